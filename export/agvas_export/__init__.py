@@ -1,0 +1,1 @@
+"""Checkpoint -> bundle: graphs, manifest, hashes."""

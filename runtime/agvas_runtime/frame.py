@@ -1,0 +1,31 @@
+"""One frame on its way from a source to a verdict."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agvas_core.contract.errors import AgvasError
+
+__all__ = ["Frame"]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A picture, or the reason why there is none.
+
+    Exactly one of ``image`` and ``error`` is set: a part that could not be read still has its frame, and so its NO_VERDICT.
+    """
+
+    name: str
+    """Path as the user gave it, ``clip.mp4#000120`` for a video, ``camera-0#000007`` for a camera."""
+    index: int
+    """Counts from 0 within a run."""
+    image: NDArray[np.uint8] | None = None
+    """RGB, [H, W, 3]."""
+    error: AgvasError | None = None
+    path: Path | None = None
+    """The file it came from, where there is one."""
+    read_ms: float = 0.0
+    """Time spent reading and decoding."""

@@ -1,0 +1,49 @@
+"""The three stages, and what passes between them.
+
+One implementation per engine, one file each; a segmenter may mix them. Arrays are NumPy on the CPU for now; shapes follow
+the manifest's graph specifications.
+"""
+
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["DecoderStage", "Features", "LmmStage", "VisionStage"]
+
+Float = NDArray[np.float32]
+
+
+class Features(NamedTuple):
+    """Output of the vision stage."""
+
+    f_s: Float
+    """Semantic tokens, [B, N, D]."""
+    f_align: Float
+    """Aligned tokens (eq. 2), [B, N, D]."""
+    decoder: dict[str, Float]
+    """What the decoder needs, by input name: ``f_p`` [B, C, h, w] and any finer features."""
+
+
+class VisionStage(Protocol):
+    """Joint 1: views to features."""
+
+    def __call__(self, semantic_image: NDArray[np.uint8], pixel_image: NDArray[np.uint8]) -> Features:
+        """uint8 RGB [B, Hs, Ws, 3] and [B, Hp, Wp, 3] to features."""
+        ...
+
+
+class LmmStage(Protocol):
+    """Joint 2: features and words to the three anchor states."""
+
+    def __call__(self, features: Features, instruction: str) -> Float:
+        """Anchor states [B, 3, D] in anchor order, from one prefill with the fixed answer appended (direct mode)."""
+        ...
+
+
+class DecoderStage(Protocol):
+    """Joint 3: anchor states and pixel features to mask logits."""
+
+    def __call__(self, anchor_states: Float, features: Features) -> Float:
+        """Logits [B, 3, Hm, Wm] in anchor order, covering the whole pixel view."""
+        ...
