@@ -1,0 +1,166 @@
+"""A bundle of three real ONNX graphs, small enough to write down, whose masks can be told beforehand.
+
+It finds what is *dark*: brightness below the middle is anomalous, above it is normal. The word ``bright`` in the instruction turns
+that round, so the words demonstrably reach the mask; the word ``broken`` makes the logits NaN. If the anchors' positions or ids are
+wrong the logits are zero and nothing is found. One view holds 64 x 64 px, so frames beyond 192 px per side are tiled.
+"""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx.parser
+import pytest
+from numpy.typing import NDArray
+from tokenizers import AddedToken, Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.normalizers import Lowercase
+from tokenizers.pre_tokenizers import Whitespace
+
+from agvas_core.contract.anchors import ANCHOR_TOKENS
+from agvas_core.contract.manifest import GraphSpec, Manifest, PromptSpec, TensorSpec, TilingSpec, sha256_of, write_manifest
+from agvas_core.contract.preprocess import ViewSpec
+from agvas_core.contract.prompts import QWEN_CHAT
+
+WORDS = ["please", "segment", "find", "the", "dark", "bright", "broken", "spots", "anomalies", "in", "this", "image", "user",
+         "assistant", "sure", "it", "is", ".", ","]  # fmt: skip
+SPECIAL = (*ANCHOR_TOKENS, "<|im_start|>", "<|im_end|>")
+IDS = {token: index for index, token in enumerate(("[UNK]", *SPECIAL, *WORDS))}
+HEADER = '<ir_version: 9, opset_import: ["": 17]>\n'
+
+VISION = """
+vision (uint8[batch,32,32,3] semantic_image, uint8[batch,pixel_height,pixel_width,3] pixel_image)
+    => (float[batch,4,3] f_s, float[batch,4,3] f_align, float[batch,1,coarse_height,coarse_width] f_p,
+        float[batch,1,fine_height,fine_width] f_detail)
+<float[1] white = {255.0}, float[1] one = {1.0}, int64[3] tokens = {0, 3, -1}> {
+    semantic_float = Cast<to: int = 1>(semantic_image)
+    semantic_chw = Transpose<perm: ints = [0, 3, 1, 2]>(semantic_float)
+    semantic_grid = AveragePool<kernel_shape: ints = [16, 16], strides: ints = [16, 16]>(semantic_chw)
+    semantic_flat = Reshape(semantic_grid, tokens)
+    semantic_tokens = Transpose<perm: ints = [0, 2, 1]>(semantic_flat)
+    f_s = Div(semantic_tokens, white)
+    f_align = Sub(one, f_s)
+    pixel_float = Cast<to: int = 1>(pixel_image)
+    grey = ReduceMean<axes: ints = [3], keepdims: int = 1>(pixel_float)
+    grey_chw = Transpose<perm: ints = [0, 3, 1, 2]>(grey)
+    brightness = Div(grey_chw, white)
+    darkness = Sub(one, brightness)
+    f_detail = AveragePool<kernel_shape: ints = [2, 2], strides: ints = [2, 2]>(darkness)
+    f_p = AveragePool<kernel_shape: ints = [4, 4], strides: ints = [4, 4]>(darkness)
+}
+"""
+
+# polarity = (right anchors) * (-1 where "bright" was said), NaN where "broken" was said; the features enter with weight zero.
+LMM = f"""
+lmm (float[batch,4,3] f_s, float[batch,4,3] f_align, int64[batch,length_before] ids_before, int64[batch,length_after] ids_after,
+     int64[batch,3] anchor_positions) => (float[batch,3,3] anchor_states)
+<int64[1,3] anchors = {{{IDS["[NOR]"]}, {IDS["[ANO]"]}, {IDS["[SEG]"]}}}, int64[1] bright = {{{IDS["bright"]}}},
+ int64[1] broken = {{{IDS["broken"]}}}, int64[1] start = {{{IDS["<|im_start|>"]}}}, float[1] one = {{1.0}}, float[1] two = {{2.0}},
+ float[1] zero = {{0.0}}, int64[1] last = {{2}}> {{
+    said = GatherElements<axis: int = 1>(ids_after, anchor_positions)
+    right = Equal(said, anchors)
+    right_float = Cast<to: int = 1>(right)
+    is_bright = Equal(ids_after, bright)
+    is_bright_float = Cast<to: int = 1>(is_bright)
+    flipped = ReduceMax<axes: ints = [1], keepdims: int = 1>(is_bright_float)
+    twice = Mul(flipped, two)
+    sign = Sub(one, twice)
+    is_broken = Equal(ids_after, broken)
+    is_broken_float = Cast<to: int = 1>(is_broken)
+    poisoned = ReduceMax<axes: ints = [1], keepdims: int = 1>(is_broken_float)
+    sound = Sub(one, poisoned)
+    poison = Div(sound, sound)
+    is_start = Equal(ids_before, start)
+    is_start_float = Cast<to: int = 1>(is_start)
+    started = ReduceMax<axes: ints = [1], keepdims: int = 1>(is_start_float)
+    turned = Mul(right_float, sign)
+    begun = Mul(turned, started)
+    polarity = Mul(begun, poison)
+    polarity_column = Unsqueeze(polarity, last)
+    seen = Add(f_s, f_align)
+    seen_mean = ReduceMean<axes: ints = [1], keepdims: int = 1>(seen)
+    nothing = Mul(seen_mean, zero)
+    anchor_states = Add(polarity_column, nothing)
+}}
+"""
+
+# logits = polarity * 40 * (-1, 1, 1) * (darkness - 1/2), darkness being the mean of the coarse and the fine feature.
+DECODER = """
+decoder (float[batch,3,3] anchor_states, float[batch,1,coarse_height,coarse_width] f_p,
+         float[batch,1,fine_height,fine_width] f_detail) => (float[batch,3,fine_height,fine_width] logits)
+<float[1,3,1,1] slope = {-40.0, 40.0, 40.0}, float[1] half = {0.5}, float[4] enlarge = {1.0, 1.0, 2.0, 2.0}, int64[1] last = {3}> {
+    polarity = ReduceMean<axes: ints = [2], keepdims: int = 1>(anchor_states)
+    polarity_map = Unsqueeze(polarity, last)
+    coarse = Resize<mode: string = "nearest">(f_p, , enlarge)
+    sum = Add(coarse, f_detail)
+    darkness = Mul(sum, half)
+    centred = Sub(darkness, half)
+    scaled = Mul(polarity_map, slope)
+    logits = Mul(scaled, centred)
+}
+"""
+
+
+def make_tiny_bundle(folder: Path) -> Path:
+    """Writes the bundle into ``folder`` (made if need be) and returns it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    specs = {name: _write_graph(folder, name, text) for name, text in (("vision", VISION), ("lmm", LMM), ("decoder", DECODER))}
+    tokenizer = Tokenizer(WordLevel(IDS, unk_token="[UNK]"))
+    tokenizer.normalizer = Lowercase()
+    tokenizer.pre_tokenizer = Whitespace()
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    numbers = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+    manifest = Manifest(
+        name="tiny",
+        created=datetime(2026, 1, 1, tzinfo=UTC).isoformat(),
+        anchor_ids=(IDS["[NOR]"], IDS["[ANO]"], IDS["[SEG]"]),
+        semantic_view=ViewSpec.model_validate({"fit": "stretch", "size_px": 32, **numbers}),
+        pixel_view=ViewSpec.model_validate({"fit": "area", "size_px": 64, "multiple_px": 16, **numbers}),
+        prompt=PromptSpec(chat=QWEN_CHAT, max_tokens=64),
+        tiling=TilingSpec(max_downscale=3.0, overlap=0.25),
+        files={path.name: sha256_of(path) for path in sorted(folder.iterdir()) if path.name != "manifest.json"},
+        **specs,
+    )
+    write_manifest(folder, manifest)
+    return folder
+
+
+def _write_graph(folder: Path, name: str, text: str) -> GraphSpec:
+    model = onnx.parser.parse_model(HEADER + text)
+    onnx.checker.check_model(model)
+    onnx.save(model, folder / f"{name}.onnx")
+    return GraphSpec(
+        file=f"{name}.onnx",
+        inputs=tuple(_tensor(value) for value in model.graph.input),
+        outputs=tuple(_tensor(value) for value in model.graph.output),
+    )
+
+
+def _tensor(value: onnx.ValueInfoProto) -> TensorSpec:
+    kind = value.type.tensor_type
+    dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)).name
+    shape = tuple(dim.dim_param or dim.dim_value for dim in kind.shape.dim)
+    return TensorSpec.model_validate({"name": value.name, "dtype": dtype, "shape": shape})
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the tiny bundle; read it only, copy it to change it."""
+    return make_tiny_bundle(tmp_path_factory.mktemp("bundle") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def make_part() -> Callable[..., NDArray[np.uint8]]:
+    """``make_part(height, width, spots=[(x, y, radius), ...])``: a light part, RGB uint8, with dark discs."""
+
+    def part(height: int = 96, width: int = 128, spots: list[tuple[int, int, int]] | None = None) -> NDArray[np.uint8]:
+        image = np.full((height, width, 3), 210, np.uint8)
+        rows, columns = np.ogrid[:height, :width]
+        for x, y, radius in spots or []:
+            image[(columns - x) ** 2 + (rows - y) ** 2 <= radius**2] = 20
+        return image
+
+    return part
