@@ -1,0 +1,63 @@
+# make demo    install into .venv (no torch) and run the bundled model on examples/parts
+# make test    install into .venv-dev (with torch) and run the tests
+# make check   format, lint, types, import contracts, promises of the repository
+# make bench   the figures of docs/benchmarks.md
+# make clean   remove what the above made
+#
+# PYTHON=python3.12 picks the interpreter, TORCH="torch" another build of torch, ARGS="-k prompt" goes to pytest or the bench.
+
+# torch is pinned here, and not in pyproject.toml, because the tests need one build of it and users many.
+TORCH ?= torch==2.13.0
+PYTHON ?=
+ARGS ?=
+export PYTHON
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+BASE := .venv
+DEV := .venv-dev
+PACKAGES := agvas_core export/agvas_export runtime/agvas_runtime
+SOURCES := $(shell find $(PACKAGES) -name __pycache__ -prune -o -type f -print)
+PACKAGING := pyproject.toml CMakeLists.txt README.md LICENSE
+
+.PHONY: help demo test check bench clean
+.DELETE_ON_ERROR:
+
+help:
+	@sed -n 's/^# make/make/p' Makefile
+
+demo: $(BASE)/installed
+	$(BASE)/bin/agvas-run examples/parts --out runs/demo --overwrite
+
+test: $(DEV)/installed
+	$(DEV)/bin/python -m pytest --ignore=tests/repo $(ARGS)
+
+check: $(DEV)/installed
+	$(DEV)/bin/ruff format --check .
+	$(DEV)/bin/ruff check .
+	$(DEV)/bin/mypy
+	$(DEV)/bin/lint-imports --no-logo
+	$(DEV)/bin/python -m pytest tests/repo $(ARGS)
+
+bench: $(DEV)/installed
+	$(DEV)/bin/python scripts/bench.py $(ARGS)
+
+clean:
+	rm -rf $(BASE) $(DEV) build dist runs .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find $(PACKAGES) tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Python by scripts/find_python.sh, which ends with one clear sentence where there is none.
+%/bin/pip:
+	@python=$$(scripts/find_python.sh) && echo "$$python -m venv $*" && "$$python" -m venv --clear $*
+
+# An installed copy, as a user has it; so it is made again whenever a source changes.
+$(BASE)/installed: $(PACKAGING) $(SOURCES) | $(BASE)/bin/pip
+	@echo "installing agvas into $(BASE); about 450 MB, a minute the first time"
+	@$(BASE)/bin/pip install --quiet .
+	@touch $@
+
+# Editable: sources are read where they lie. torch first, or a dependency would draw in a build of several gigabytes.
+$(DEV)/installed: $(PACKAGING) agvas_core/__init__.py | $(DEV)/bin/pip
+	@echo "installing agvas and its tools into $(DEV); about 1.5 GB, some minutes the first time"
+	@$(DEV)/bin/pip install --quiet "$(TORCH)"
+	@$(DEV)/bin/pip install --quiet --editable '.[dev]'
+	@touch $@
