@@ -1,0 +1,163 @@
+"""Training objectives (paper 3.2, eq. 9-11): functions of tensors, independent of the model's size.
+
+Everything is computed in float32 from logits, whatever dtype comes in: a saturated sigmoid in half precision has no
+gradient, and the sum over a mask's pixels leaves float16's range at 256 x 256.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from agvas_core.contract.anchors import Anchor
+from agvas_core.contract.errors import UsageError
+
+__all__ = ["DICE_SMOOTHING", "IGNORED_TARGET", "SegmentationWeights", "segmentation_loss", "text_loss", "total_loss"]
+
+IGNORED_TARGET: Final = -100
+"""Target id of a token that is not supervised: the prompt, the image, the padding (as in transformers)."""
+
+DICE_SMOOTHING: Final = 1.0
+"""Added to both halves of the Dice quotient, in pixels; the paper names none."""
+
+
+@dataclass(frozen=True)
+class SegmentationWeights:
+    """Weights of eq. 10; the paper's unless given.
+
+    From scratch the paper's own weights collapse to empty masks (``dice_on_empty`` rewards them). What learns there is
+    ``SegmentationWeights(bce=2.0, dice=0.5, positive_weight=5.0, dice_on_empty=False)``.
+    """
+
+    bce: float = 0.5  # sec. 3.2
+    dice: float = 2.0  # sec. 3.2
+    positive_weight: float = 1.0
+    """Weight of an anomalous pixel in BCE; a normal one weighs 1."""
+    dice_on_empty: bool = True
+    """Whether an image without an anomalous pixel takes part in Dice."""
+
+    def __post_init__(self) -> None:
+        for name in ("bce", "dice", "positive_weight"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise UsageError(f"{name}={value} is no weight: give a finite number of at least 0")
+
+
+def text_loss(logits: Tensor, targets: Tensor, ignore_index: int = IGNORED_TARGET) -> Tensor:
+    """Autoregressive cross-entropy (eq. 9), the mean over all target tokens of the batch.
+
+    Shifted as in transformers: ``targets`` stand where the input ids stand, and position t of ``logits`` is compared with
+    position t + 1 of ``targets``. Anchor tokens are targets like any other.
+
+    Args:
+        logits: float [B, L, V], of any float dtype.
+        targets: int64 [B, L], token ids, ``ignore_index`` where nothing is supervised.
+        ignore_index: the id that marks such places.
+
+    Returns:
+        float32 scalar; exactly 0 with the gradient path intact where no token is a target.
+    """
+    if logits.shape[:2] != targets.shape:
+        raise UsageError(
+            f"targets are {list(targets.shape)}, logits {list(logits.shape)}: give one target per position, unshifted"
+        )
+    following = targets[:, 1:]  # [B, L - 1]
+    supervised = following != ignore_index
+    # Only what is supervised goes to float32: at 150,000 words the whole would be gigabytes.
+    chosen = logits[:, :-1][supervised].float()  # [T, V]
+    summed = F.cross_entropy(chosen, following[supervised], reduction="sum")
+    return summed / supervised.sum().clamp(min=1)
+
+
+def segmentation_loss(
+    logits: Tensor,
+    target: Tensor,
+    weights: SegmentationWeights | None = None,
+    supervise: Tensor | None = None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """BCE and Dice summed over the three anchors (eq. 10), with the probabilities of eq. 6 and 7.
+
+    Per anchor both terms are means over the images that supervise it: one general-segmentation image among many does not
+    thin out NOR and ANO. M_NOR is the complement of M.
+
+    Args:
+        logits: float [B, 3, H, W], in anchor order, of any float dtype.
+        target: float [B, H, W], the anomaly mask M (eq. 10: M_SEG = M_ANO), 0..1; soft edges allowed.
+        weights: of eq. 10; the paper's where None.
+        supervise: bool [B, 3], which anchors each image supervises; all where None (table 5: general segmentation
+            supervises SEG only, conversation none).
+
+    Returns:
+        The weighted sum, float32 scalar, exactly 0 with the gradient path intact where nothing is supervised; and its
+        unweighted, detached parts ``bce_nor``, ``dice_nor``, ``bce_ano``, ... for the log.
+    """
+    weights = weights or SegmentationWeights()
+    batch = _checked_batch(logits, target)
+    if supervise is None:
+        supervise = torch.ones(batch, len(Anchor), dtype=torch.bool, device=logits.device)
+    elif supervise.shape != (batch, len(Anchor)):
+        raise UsageError(
+            f"supervise is {list(supervise.shape)}, the batch needs {[batch, len(Anchor)]}: one flag per image and anchor"
+        )
+
+    mask = target.float()
+    complement = 1 - mask
+    l_seg = logits[:, Anchor.SEG].float()  # [B, H, W]
+    l_ano = logits[:, Anchor.ANO].float() - logits[:, Anchor.NOR].float()  # softmax over two = sigmoid of the difference
+    p_seg, p_ano, p_nor = l_seg.sigmoid(), l_ano.sigmoid(), (-l_ano).sigmoid()
+
+    bce_relative = _bce(l_ano, mask, weights.positive_weight)  # [B]; of NOR and of ANO: only Dice tells them apart
+    bce = {Anchor.NOR: bce_relative, Anchor.ANO: bce_relative, Anchor.SEG: _bce(l_seg, mask, weights.positive_weight)}
+    dice = {Anchor.NOR: _dice(p_nor, complement), Anchor.ANO: _dice(p_ano, mask), Anchor.SEG: _dice(p_seg, mask)}
+
+    in_dice = supervise
+    if not weights.dice_on_empty:
+        in_dice = supervise & (mask.amax(dim=(1, 2)) > 0)[:, None]  # [B, 3]
+
+    total = logits.new_zeros((), dtype=torch.float32)
+    parts: dict[str, Tensor] = {}
+    for anchor in Anchor:
+        bce_mean = _mean_where(bce[anchor], supervise[:, anchor])
+        dice_mean = _mean_where(dice[anchor], in_dice[:, anchor])
+        total = total + weights.bce * bce_mean + weights.dice * dice_mean
+        parts[f"bce_{anchor.name.lower()}"] = bce_mean.detach()
+        parts[f"dice_{anchor.name.lower()}"] = dice_mean.detach()
+    return total, parts
+
+
+def total_loss(text: Tensor, segmentation: Tensor) -> Tensor:
+    """Eq. 11: the plain sum."""
+    return text + segmentation
+
+
+def _bce(logit: Tensor, mask: Tensor, positive_weight: float) -> Tensor:
+    """Binary cross-entropy from logits, the mean over pixels: [B, H, W] twice -> [B]."""
+    # -log sigmoid(z) = softplus(-z), finite at any z.
+    per_pixel = positive_weight * mask * F.softplus(-logit) + (1 - mask) * F.softplus(logit)
+    return per_pixel.mean(dim=(1, 2))
+
+
+def _dice(probability: Tensor, mask: Tensor) -> Tensor:
+    """Soft Dice loss per image, smoothed by :data:`DICE_SMOOTHING`: [B, H, W] twice -> [B], 0..1."""
+    common = (probability * mask).sum(dim=(1, 2))
+    sizes = probability.sum(dim=(1, 2)) + mask.sum(dim=(1, 2))
+    return 1 - (2 * common + DICE_SMOOTHING) / (sizes + DICE_SMOOTHING)
+
+
+def _mean_where(value: Tensor, chosen: Tensor) -> Tensor:
+    """Mean of ``value`` [B] over the images ``chosen``, 0 where there are none; the others get a gradient of exactly 0."""
+    return torch.where(chosen, value, 0.0).sum() / chosen.sum().clamp(min=1)
+
+
+def _checked_batch(logits: Tensor, target: Tensor) -> int:
+    if logits.ndim != 4 or logits.shape[1] != len(Anchor):
+        raise UsageError(f"logits are {list(logits.shape)}; the loss needs [B, 3, H, W] in the order {[a.name for a in Anchor]}")
+    batch, _, height, width = logits.shape
+    if target.shape != (batch, height, width):
+        raise UsageError(
+            f"the mask is {list(target.shape)}, the logits need {[batch, height, width]}: resize the mask to the logits, or the logits to the mask"
+        )
+    return batch
