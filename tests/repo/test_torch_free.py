@@ -1,0 +1,38 @@
+"""The runtime and the contract never draw torch in, not even where it is installed."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+TRAINING_ONLY = ["accelerate", "matplotlib", "onnx", "onnxscript", "peft", "safetensors", "torch", "transformers"]
+
+IMPORT_AND_TELL = """
+import importlib, json, pkgutil, sys
+package = importlib.import_module(sys.argv[1])
+names = [package.__name__]
+if sys.argv[2] == "whole":
+    names += [found.name for found in pkgutil.walk_packages(package.__path__, package.__name__ + ".")]
+for name in names:
+    importlib.import_module(name)
+print(json.dumps({"imported": names, "drawn": sorted(set(json.loads(sys.argv[3])) & sys.modules.keys())}))
+"""
+
+
+@pytest.mark.parametrize(
+    ("package", "extent", "expected"),
+    [
+        ("agvas_runtime", "top", "agvas_runtime"),
+        ("agvas_runtime", "whole", "agvas_runtime.result"),
+        ("agvas_core", "top", "agvas_core"),
+        ("agvas_core.contract", "whole", "agvas_core.contract.manifest"),
+    ],
+)
+def test_importing_leaves_torch_out(package: str, extent: str, expected: str) -> None:
+    command = [sys.executable, "-c", IMPORT_AND_TELL, package, extent, json.dumps(TRAINING_ONLY)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert expected in told["imported"]
+    assert told["drawn"] == []
