@@ -130,7 +130,9 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST_NAME
     if not path.is_file():
-        raise BundleError(f"{folder} has no {MANIFEST_NAME}: it is not a bundle; make one with agvas-export bundle CHECKPOINT -o DIR")
+        raise BundleError(
+            f"{folder} has no {MANIFEST_NAME}: it is not a bundle; make one with agvas-export bundle CHECKPOINT -o DIR"
+        )
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -147,7 +149,9 @@ def read_manifest(folder: Path) -> Manifest:
         where = ".".join(str(part) for part in first["loc"])
         raise BundleError(f"{path}: {where}: {first['msg']}: copy or export the bundle again") from error
     if manifest.anchor_tokens != ANCHOR_TOKENS:
-        raise BundleError(f"{path} orders the anchors {manifest.anchor_tokens}; this agvas uses {ANCHOR_TOKENS}: export the bundle again")
+        raise BundleError(
+            f"{path} orders the anchors {manifest.anchor_tokens}; this agvas uses {ANCHOR_TOKENS}: export the bundle again"
+        )
     return manifest
 
 

@@ -1,0 +1,134 @@
+"""How every command of ours ends: one line on stderr and an exit code, never a traceback for a foreseeable failure.
+
+0    fine
+1    rejects were found (agvas-run --fail-on-reject)
+2    usage
+3    environment: a missing package, an unusable bundle, an output folder that cannot be written
+4    an export that does not give the model's own answer
+5    a camera or stream that is not there, or stopped
+70   a bug of ours, with its traceback (EX_SOFTWARE of sysexits.h, so that it is never read as "rejects found")
+130  interrupted
+141  the reader of our output went away (128 + SIGPIPE)
+"""
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NoReturn
+
+import typer
+
+from agvas_core.contract.errors import EXIT_OK, AgvasError, SetupError
+
+__all__ = [
+    "EXIT_BROKEN_PIPE",
+    "EXIT_BUG",
+    "EXIT_INTERRUPTED",
+    "EXTRA_OF_PACKAGE",
+    "exit_code_of",
+    "missing_package",
+    "run_command",
+]
+
+EXIT_BUG = 70
+EXIT_INTERRUPTED = 130
+EXIT_BROKEN_PIPE = 141
+
+EXTRA_OF_PACKAGE: Final[dict[str, str]] = {
+    "torch": "train",
+    "transformers": "train",
+    "peft": "train",
+    "accelerate": "train",
+    "safetensors": "train",
+    "matplotlib": "train",
+    "onnx": "export",
+    "onnxscript": "export",
+    "tensorrt": "trt",
+    "tensorrt_rtx": "trt-check",
+    "cuda": "gpu",
+    "vllm": "vllm",
+    "pycuda": "pycuda",
+    "paho": "line",
+    "asyncua": "line",
+    "pymodbus": "line",
+    "fastapi": "web",
+    "uvicorn": "web",
+    "ray": "scale",
+    "deepspeed": "deepspeed",
+}
+"""Name one imports -> the extra of pyproject.toml that brings it."""
+
+_BASE_PACKAGES = ("cv2", "numpy", "onnxruntime", "pydantic", "rich", "tokenizers")
+
+
+def missing_package(error: ModuleNotFoundError) -> SetupError | None:
+    """The error to show for a package that is not installed; None where the module is none of our dependencies (a bug)."""
+    package = (error.name or "").partition(".")[0]
+    if package in EXTRA_OF_PACKAGE:
+        return SetupError(f"{package} is not installed: pip install 'agvas[{EXTRA_OF_PACKAGE[package]}]'")
+    if package in _BASE_PACKAGES:
+        return SetupError(f"{package} is not installed though agvas needs it everywhere: pip install --force-reinstall agvas")
+    return None
+
+
+def exit_code_of(load: Callable[[], Any], *, name: str, arguments: Sequence[str]) -> int:
+    """Runs a command to its end and says how it ended; failures are printed on stderr as ``name: message``.
+
+    Args:
+        load: returns the ``typer.Typer``, command or plain function to run. It is called here, so that a package which its
+            module needs and which is missing is reported like any other failure.
+        name: what the user typed, ``agvas-run`` or ``agvas train``.
+        arguments: what followed it.
+    """
+    try:
+        return _invoke(load(), name, list(arguments))
+    except AgvasError as error:
+        _complain(name, error)
+        return error.exit_code
+    except ModuleNotFoundError as error:
+        missing = missing_package(error)
+        if missing is None:
+            return _bug(name)
+        _complain(name, missing)
+        return missing.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        print(f"{name}: interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # The interpreter flushes stdout once more at exit, and would complain again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_BROKEN_PIPE
+    except Exception:  # the last stop before the shell: report it and give it an exit code of its own
+        return _bug(name)
+
+
+def run_command(load: Callable[[], Any], *, name: str) -> NoReturn:
+    """The whole of a ``main()``: runs the command with the arguments of this process and leaves with its exit code."""
+    sys.exit(exit_code_of(load, name=name, arguments=sys.argv[1:]))
+
+
+def _invoke(command: Any, name: str, arguments: list[str]) -> int:
+    if not isinstance(command, typer.Typer) and not hasattr(command, "make_context"):
+        function, command = command, typer.Typer(add_completion=False, rich_markup_mode=None)
+        command.command()(function)
+    if isinstance(command, typer.Typer):
+        command = typer.main.get_command(command)
+    # Typer carries a click of its own since 0.26 and uses the real one before: this finds the class in both.
+    usage_error: type[Any] = next(parent for parent in typer.BadParameter.__mro__ if parent.__name__ == "ClickException")
+    try:
+        code = command.main(args=arguments, prog_name=name, standalone_mode=False)
+    except usage_error as error:
+        error.show()
+        return int(error.exit_code)
+    return code if isinstance(code, int) else EXIT_OK
+
+
+def _complain(name: str, error: AgvasError) -> None:
+    print(f"{name}: {error}", file=sys.stderr)
+
+
+def _bug(name: str) -> int:
+    traceback.print_exc()
+    print(f"{name}: this is a bug in agvas; please report it with the lines above", file=sys.stderr)
+    return EXIT_BUG

@@ -1,0 +1,47 @@
+"""From a sample to one exchange: instruction, answer, and the mask that the answer's anchors stand for (paper 3.1, B.1)."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agvas_core.contract.anchors import ANCHOR_TOKENS
+from agvas_core.contract.prompts import DEFAULT_INSTRUCTION, FIXED_ANSWER
+from agvas_core.data.captions import absent_kind, describe, referring
+from agvas_core.data.synthesis import Sample
+
+__all__ = ["DESCRIBE_INSTRUCTION", "Dialogue", "Task", "make_dialogue"]
+
+Task = Literal["direct", "describe", "referring", "absent"]
+
+# sec. 3.1, explicit mode
+DESCRIBE_INSTRUCTION = (
+    "What anomalies are present in this image? Please describe the anomalies and then output the segmentation map."
+)
+_ANCHORS = "".join(ANCHOR_TOKENS)
+
+
+@dataclass(frozen=True)
+class Dialogue:
+    """``mask`` is bool [H, W]; None where the answer has no anchors, and so no mask to learn from."""
+
+    instruction: str
+    answer: str
+    mask: NDArray[np.bool_] | None
+
+
+def make_dialogue(sample: Sample, task: Task, rng: np.random.Generator) -> Dialogue:
+    """One exchange about ``sample``; a task that the sample cannot serve becomes ``direct``."""
+    if task == "describe" and sample.defects:
+        answer = f"There is {describe(sample.defects)}, as indicated by {_ANCHORS}."
+        return Dialogue(DESCRIBE_INSTRUCTION, answer, sample.mask)
+    if task == "describe":
+        return Dialogue(DESCRIBE_INSTRUCTION, "There are no anomalies in this image.", None)
+    if task == "referring" and (reference := referring(sample, rng)) is not None:
+        instruction, mask = reference
+        return Dialogue(instruction, FIXED_ANSWER, mask)
+    if task == "absent" and (kind := absent_kind(sample, rng)) is not None:
+        return Dialogue(f"Please segment the {kind} in this image.", f"There is no {kind} in this image.", None)
+    # A defect-free part gets the same answer and an empty mask: rejection by the mask, so that direct mode stays one prefill.
+    return Dialogue(DEFAULT_INSTRUCTION, FIXED_ANSWER, sample.mask)

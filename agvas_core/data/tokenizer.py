@@ -1,0 +1,48 @@
+"""A tiny byte-level BPE tokenizer for models that are trained from scratch.
+
+Learned from the words the dialogues use; any other text falls back to bytes. Models that start from a published LMM use that
+model's own tokenizer instead.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from agvas_core.contract.anchors import ANCHOR_TOKENS
+from agvas_core.contract.prompts import IMAGE_TOKEN
+from agvas_core.data.dialogue import DESCRIBE_INSTRUCTION, make_dialogue
+from agvas_core.data.synthesis import synthesize
+
+__all__ = ["SPECIAL_TOKENS", "train_tokenizer"]
+
+SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", IMAGE_TOKEN, *ANCHOR_TOKENS)  # ids 0, 1, 2, ...
+
+
+def corpus(samples: int) -> Iterator[str]:
+    """Dialogues about small synthetic images, and the fixed sentences."""
+    rng = np.random.default_rng(0)
+    yield from ("user\nassistant\n", DESCRIBE_INSTRUCTION)
+    for index in range(samples):
+        sample = synthesize(0, index, (96, 96))
+        for task in ("direct", "describe", "referring", "absent"):
+            dialogue = make_dialogue(sample, task, rng)  # type: ignore[arg-type]
+            for anchor in ANCHOR_TOKENS:
+                dialogue = type(dialogue)(dialogue.instruction, dialogue.answer.replace(anchor, ""), None)
+            yield dialogue.instruction
+            yield dialogue.answer
+
+
+def train_tokenizer(vocab_size: int, samples: int = 600) -> Tokenizer:
+    """A tokenizer of exactly ``vocab_size`` entries at most, always the same."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(corpus(samples), trainer)
+    return tokenizer

@@ -1,0 +1,104 @@
+"""Anchor-Guided Mask Decoder (paper 3.1, B.4, eq. 4-6): anchors and pixel features to the logits of three masks."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from agvas_core.model.two_way import TwoWayTransformer
+
+__all__ = ["Agmd", "DensePosition"]
+
+
+class LayerNorm2d(nn.Module):
+    """Layer norm over the channels of [B, C, H, W]."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(channels, eps=1e-6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)  # type: ignore[no-any-return]
+
+
+class DensePosition(nn.Module):
+    """SAM's random Fourier features of pixel positions; drawn once and kept with the weights."""
+
+    frequencies: Tensor
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.register_buffer("frequencies", torch.randn(2, dim // 2))
+
+    def forward(self, f_p: Tensor) -> Tensor:
+        """Positions for a grid like that of f_p [B, C, h, w]: [1, hw, C]."""
+        height, width = f_p.shape[-2:]
+        y = (torch.arange(height, device=f_p.device, dtype=self.frequencies.dtype) + 0.5) / height
+        x = (torch.arange(width, device=f_p.device, dtype=self.frequencies.dtype) + 0.5) / width
+        across = (2 * x - 1)[None, :, None] * self.frequencies[0]  # [1, w, C/2]
+        down = (2 * y - 1)[:, None, None] * self.frequencies[1]  # [h, 1, C/2]
+        phase = 2 * math.pi * (across + down)  # [h, w, C/2]
+        return torch.cat([phase.sin(), phase.cos()], -1).flatten(0, 1)[None]  # [1, hw, C]
+
+
+class Agmd(nn.Module):
+    """Two-way decoder with three learnable queries.
+
+    Args:
+        dim: channels C of f_p and width of the tokens.
+        depth: L of eq. 5.
+        upscale: 4 as in SAM (the paper leaves it open), or 1 for the literal eq. 6.
+        mask_dim: channels of the product in eq. 6; SAM's dim / 8 when upscaling, dim otherwise.
+        detail: add the pixel encoder's finer features ``f_detail`` [B, mask_dim, 4h, 4w] before the product.
+    """
+
+    def __init__(
+        self,
+        dim: int = 256,
+        depth: int = 2,
+        heads: int = 8,
+        mlp_dim: int = 2048,
+        upscale: int = 4,
+        mask_dim: int | None = None,
+        detail: bool = False,
+    ) -> None:
+        super().__init__()
+        if upscale not in (1, 4):
+            raise ValueError(f"upscale is {upscale}; AGMD knows 4 (as SAM) and 1 (eq. 6 as written)")
+        if detail and upscale == 1:
+            raise ValueError("detail needs upscale=4: finer features have no place in a mask at the resolution of f_p")
+        out_dim = mask_dim or (dim // 8 if upscale == 4 else dim)
+        self.t_learn = nn.Parameter(torch.randn(3, dim) * 0.02)  # t_nor, t_ano, t_seg
+        self.position = DensePosition(dim)
+        self.bi_attn = TwoWayTransformer(dim, depth, heads, mlp_dim)
+        self.upscale = (
+            nn.Sequential(
+                nn.ConvTranspose2d(dim, dim // 4, 2, 2),
+                LayerNorm2d(dim // 4),
+                nn.GELU(),
+                nn.ConvTranspose2d(dim // 4, out_dim, 2, 2),
+            )
+            if upscale == 4
+            else nn.Identity()
+            if out_dim == dim
+            else nn.Conv2d(dim, out_dim, 1)
+        )
+        self.merge = nn.Conv2d(out_dim, out_dim, 3, padding=1) if detail else None
+        self.to_mask = nn.ModuleList(
+            nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, out_dim))
+            for _ in range(3)
+        )
+        self.bias = nn.Parameter(torch.zeros(3))  # not in the paper: lets a mask be empty without a feature that says so
+
+    def forward(self, h_anchor: Tensor, f_p: Tensor, f_detail: Tensor | None = None) -> Tensor:
+        """h [B, 3, C], f_p [B, C, h, w], f_detail [B, C', 4h, 4w] -> mask logits [B, 3, 4h, 4w] in anchor order."""
+        batch, channels, height, width = f_p.shape
+        z0 = torch.cat([self.t_learn.expand(batch, -1, -1), h_anchor], 1)  # eq. 4: [B, 6, C]
+        z, pixels = self.bi_attn(z0, f_p.flatten(2).transpose(1, 2), self.position(f_p))  # eq. 5: [B, 6, C], [B, hw, C]
+        f_out = self.upscale(pixels.transpose(1, 2).reshape(batch, channels, height, width))  # [B, C', 4h, 4w]
+        if self.merge is not None:
+            assert f_detail is not None, "this AGMD was built with detail=True"
+            f_out = self.merge(nn.functional.gelu(f_out + f_detail))
+        t_out = torch.stack([mlp(z[:, i]) for i, mlp in enumerate(self.to_mask)], 1)  # [B, 3, C']
+        logits: Tensor = (t_out @ f_out.flatten(2)).view(batch, 3, *f_out.shape[-2:])  # eq. 6, 7 before sigmoid and softmax
+        return logits + self.bias.view(1, 3, 1, 1)

@@ -1,0 +1,129 @@
+"""What a model is made of, as data. Only ``build.py`` reads it; the modules take plain arguments.
+
+Presets are TOML files in ``agvas_core/presets``.
+"""
+
+import difflib
+import tomllib
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from agvas_core.contract.errors import UsageError
+from agvas_core.contract.manifest import Decision, TilingSpec
+from agvas_core.contract.preprocess import ViewSpec
+
+__all__ = ["AgmdConfig", "ModelConfig", "PixelConfig", "SpamConfig", "load_preset", "parse_config", "preset_names"]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class LmmConfig(_Part):
+    """The large multimodal model: a transformers configuration, written out, so that no hub is needed to build it."""
+
+    family: Literal["llava-onevision", "llava-1.5"]
+    vision: dict[str, Any]
+    """SiglipVisionConfig or CLIPVisionConfig, by keyword."""
+    text: dict[str, Any]
+    """Qwen2Config or LlamaConfig, by keyword; ``vocab_size`` is that of the original tokenizer."""
+    chat: Literal["qwen", "vicuna"]
+    vocab_size: int
+    """With the anchors."""
+    anchor_ids: tuple[int, int, int]
+    image_token_id: int
+    pad_token_id: int
+    end_token_id: int
+
+
+class PixelConfig(_Part):
+    """The pixel encoder."""
+
+    kind: Literal["nano", "sam"]
+    channels: int
+    """C of f_p."""
+    arguments: dict[str, Any] = {}
+    """Keyword arguments of the encoder."""
+
+
+class SpamConfig(_Part):
+    heads: int
+    bottleneck: int | None = None
+
+
+class AgmdConfig(_Part):
+    depth: int = 2  # L of eq. 5
+    heads: int = 8
+    mlp_dim: int = 2048
+    upscale: int = 4
+    mask_dim: int | None = None
+    detail: bool = False
+
+
+class ModelConfig(_Part):
+    """One AG-VAS model."""
+
+    name: str
+    semantic_view: ViewSpec
+    pixel_view: ViewSpec
+    lmm: LmmConfig
+    pixel: PixelConfig
+    spam: SpamConfig
+    agmd: AgmdConfig = AgmdConfig()
+    decision: Decision = Decision()
+    tiling: TilingSpec = TilingSpec()
+    trained: tuple[str, ...] = Field(default=("lmm.embeddings", "lmm.head", "linear_p", "spam", "refiner", "agmd"))
+    """Parts that get gradients; ``all`` for training from scratch. LoRA is added by the training."""
+
+
+def preset_names() -> list[str]:
+    """Names of the presets that ship with the package."""
+    return sorted(
+        path.name.removesuffix(".toml") for path in resources.files("agvas_core.presets").iterdir() if path.name.endswith(".toml")
+    )
+
+
+def load_preset(name: str | Path) -> dict[str, Any]:
+    """The tables of a preset, by name or as a path of a TOML file.
+
+    Raises:
+        UsageError: no such preset, or not TOML.
+    """
+    path = Path(name)
+    if path.suffix == ".toml":
+        if not path.is_file():
+            raise UsageError(f"no configuration {path}: give a preset ({', '.join(preset_names())}) or an existing .toml file")
+        text = path.read_text(encoding="utf-8")
+    elif str(name) in preset_names():
+        text = (resources.files("agvas_core.presets") / f"{name}.toml").read_text(encoding="utf-8")
+    else:
+        near = difflib.get_close_matches(str(name), preset_names(), 1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise UsageError(f"no preset {name!r}; there are {', '.join(preset_names())}{hint}")
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{name} is not TOML: {error}") from error
+
+
+def parse_config(table: dict[str, Any]) -> ModelConfig:
+    """Validates the ``model`` table of a preset or a checkpoint.
+
+    Raises:
+        UsageError: names the key, and for an unknown key the nearest that exists.
+    """
+    try:
+        return ModelConfig.model_validate(table)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        near = (
+            difflib.get_close_matches(str(first["loc"][-1]), ModelConfig.model_fields, 1)
+            if first["type"] == "extra_forbidden"
+            else []
+        )
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise UsageError(f"model configuration: {where}: {first['msg']}{hint}") from error

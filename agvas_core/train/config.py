@@ -1,0 +1,96 @@
+"""The ``train`` table of a preset."""
+
+import difflib
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from agvas_core.contract.errors import UsageError
+from agvas_core.model.losses import SegmentationWeights
+
+__all__ = ["Cut", "LossConfig", "Phase", "TrainConfig", "parse_train_config"]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Cut(_Part):
+    """How one batch's images come about: drawn at ``canvas``, then cropped or resized to ``size`` (height, width in px)."""
+
+    weight: float = Field(gt=0)
+    canvas: tuple[int, int]
+    size: tuple[int, int]
+    how: Literal["crop", "resize"]
+
+
+class Phase(_Part):
+    """A part of the run."""
+
+    share: float = Field(gt=0, le=1)
+    """Of the images of the run."""
+    batch: int = Field(gt=0)
+    cuts: tuple[Cut, ...]
+
+
+class LossConfig(_Part):
+    """Weights of eq. 10, and what to do with them (losses.py)."""
+
+    bce: float = 0.5  # sec. 3.2
+    dice: float = 2.0  # sec. 3.2
+    positive_weight: float = 1.0
+    dice_on_empty: bool = True
+
+    def weights(self) -> SegmentationWeights:
+        """As the loss takes them."""
+        return SegmentationWeights(**self.model_dump())
+
+
+class TrainConfig(_Part):
+    """A run from scratch on procedural images."""
+
+    seed: int = 0
+    images: int = Field(gt=0)
+    learning_rate: float = 3e-4  # sec. 4.1
+    weight_decay: float = 0.0
+    warmup_steps: int = 100  # sec. B.2
+    clip_norm: float = 1.0
+    ema_decay: float = Field(default=0.995, ge=0, lt=1)
+    workers: int = Field(default=1, ge=0)
+    loss: LossConfig = LossConfig()
+    phases: tuple[Phase, ...]
+    tasks: dict[Literal["direct", "describe", "referring", "absent"], float] = {"direct": 1.0}
+
+    def schedule(self) -> list[tuple[int, Phase]]:
+        """First step of each phase, and the phase; the last entry's phase ends at ``steps()``."""
+        total = sum(phase.share for phase in self.phases)
+        rows, step = [], 0
+        for phase in self.phases:
+            rows.append((step, phase))
+            step += max(1, round(self.images * phase.share / total / phase.batch))
+        return rows
+
+    def steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        total = sum(phase.share for phase in self.phases)
+        return sum(max(1, round(self.images * phase.share / total / phase.batch)) for phase in self.phases)
+
+
+def parse_train_config(table: dict[str, Any]) -> TrainConfig:
+    """Validates the table.
+
+    Raises:
+        UsageError: names the key, and for an unknown key the nearest that exists.
+    """
+    try:
+        return TrainConfig.model_validate(table)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        near = (
+            difflib.get_close_matches(str(first["loc"][-1]), TrainConfig.model_fields, 1)
+            if first["type"] == "extra_forbidden"
+            else []
+        )
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise UsageError(f"training configuration: {where}: {first['msg']}{hint}") from error

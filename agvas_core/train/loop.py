@@ -1,0 +1,180 @@
+"""Training from scratch on procedural images: the nano preset."""
+
+import json
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from tokenizers import Tokenizer
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from agvas_core import __version__
+from agvas_core.contract.errors import SetupError, UsageError
+from agvas_core.data.tokenizer import train_tokenizer
+from agvas_core.model.agvas import AgVas
+from agvas_core.model.build import build_model
+from agvas_core.model.checkpoint import save_checkpoint, unique
+from agvas_core.model.config import ModelConfig
+from agvas_core.model.losses import SegmentationWeights, segmentation_loss, text_loss, total_loss
+from agvas_core.train.batches import Batch, SyntheticBatches
+from agvas_core.train.config import TrainConfig
+from agvas_core.train.state import load_state, save_state
+
+__all__ = ["STATE", "LogRow", "train_model"]
+
+STATE, LOG = "state.safetensors", "log.jsonl"
+LogRow = dict[str, float]
+
+
+def learning_rate(config: TrainConfig, step: int) -> float:
+    """Linear warm-up, then a cosine down to a hundredth."""
+    warm = min(1.0, (step + 1) / max(1, config.warmup_steps))
+    return config.learning_rate * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / config.steps())))
+
+
+def batch_loss(model: AgVas, batch: Batch, weights: SegmentationWeights) -> tuple[Tensor, LogRow]:
+    """eq. 11 for one batch, and its parts."""
+    output = model(batch.semantic, batch.pixel, batch.input_ids, batch.attention, batch.answer_start)
+    text = text_loss(output.text_logits, batch.labels)  # eq. 9
+    logits = F.interpolate(output.mask_logits, size=batch.mask.shape[-2:], mode="bilinear", align_corners=False)
+    masks, parts = segmentation_loss(logits, batch.mask, weights, batch.has_mask[:, None].expand(-1, 3))  # eq. 10
+    loss = total_loss(text, masks)
+    return loss, {
+        "loss": loss.item(),
+        "text": text.item(),
+        "masks": masks.item(),
+        **{name: part.item() for name, part in parts.items()},
+    }
+
+
+def train_model(
+    model_config: ModelConfig,
+    train_config: TrainConfig,
+    out: Path,
+    *,
+    resume: bool = False,
+    save_every_s: float = 120.0,
+    progress: Callable[[int, int, LogRow], None] | None = None,
+) -> Path:
+    """Trains and writes a checkpoint folder; returns it.
+
+    ``out`` gets ``log.jsonl`` (one line for each 10 steps), ``state.safetensors`` (to resume) and the checkpoint itself, whose
+    weights are the moving average of the run.
+
+    Args:
+        progress: called after each step with images seen, images in all, and the last log row.
+
+    Raises:
+        UsageError: ``out`` holds a run and ``resume`` is not set; or it holds one with another configuration.
+        SetupError: the loss is not finite (the step and the seed are named: the batch can be made again).
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    if (out / STATE).exists() and not resume:
+        raise UsageError(f"{out} already holds a run: pass --resume to go on with it, or another --out")
+    torch.manual_seed(train_config.seed)
+    tokenizer = train_tokenizer(model_config.lmm.vocab_size)
+    model = build_model(model_config).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, betas=(0.9, 0.95), weight_decay=train_config.weight_decay)
+    ema = {name: tensor.detach().clone() for name, tensor in unique(model.state_dict()).items()}
+    run = {"model": model_config.model_dump(mode="json"), "train": train_config.model_dump(mode="json", exclude={"workers"})}
+    start = load_state(out / STATE, model, ema, optimizer, run) if resume and (out / STATE).exists() else 0
+    trim_log(out / LOG, start)
+
+    data = SyntheticBatches(train_config, model_config, tokenizer)
+    loader = DataLoader(
+        data,
+        batch_size=None,
+        sampler=range(start, len(data)),
+        num_workers=train_config.workers,
+        prefetch_factor=4 if train_config.workers else None,
+    )
+    weights, total = train_config.loss.weights(), images_before(train_config, len(data))
+    began, saved, row = time.monotonic(), time.monotonic(), LogRow()
+    with (out / LOG).open("a", encoding="utf-8") as log:
+        for step, batch in enumerate(loader, start):
+            rate = learning_rate(train_config, step)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            loss, parts = batch_loss(model, batch, weights)
+            if not math.isfinite(parts["loss"]):
+                raise SetupError(
+                    f"the loss is {parts['loss']} at step {step} (seed {train_config.seed}); the last good state is in {out}: "
+                    "lower learning_rate and train again, or look at that batch with SyntheticBatches(...)[step]"
+                )
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), train_config.clip_norm)
+            optimizer.step()
+            average(ema, model, min(train_config.ema_decay, (step + 1) / (step + 10)))
+            seen = images_before(train_config, step + 1)
+            row = {"step": step + 1, "images": seen, "learning_rate": rate, "grad_norm": norm.item(), **parts}
+            if (step + 1) % 10 == 0:
+                log.write(json.dumps({name: round(value, 6) for name, value in row.items()}) + "\n")
+                log.flush()
+            if progress:
+                progress(seen, total, row)
+            if time.monotonic() - saved > save_every_s:
+                save_state(out / STATE, step + 1, model, ema, optimizer, run)
+                write_checkpoint(out, ema, model_config, train_config, tokenizer, step + 1, row)
+                saved = time.monotonic()
+    save_state(out / STATE, len(data), model, ema, optimizer, run)
+    write_checkpoint(out, ema, model_config, train_config, tokenizer, len(data), row, time.monotonic() - began)
+    return out
+
+
+def write_checkpoint(
+    out: Path,
+    ema: dict[str, Tensor],
+    model_config: ModelConfig,
+    train_config: TrainConfig,
+    tokenizer: Tokenizer,
+    step: int,
+    row: LogRow,
+    seconds: float | None = None,
+) -> None:
+    """The averaged weights with what made them."""
+    training: dict[str, Any] = {
+        "agvas": __version__,
+        "torch": torch.__version__,
+        "step": step,
+        "steps": train_config.steps(),
+        "images": images_before(train_config, step),
+        "last": row,
+        "seconds_of_last_session": seconds,
+        "train": train_config.model_dump(mode="json"),
+    }
+    save_checkpoint(out, ema, model_config, tokenizer, training)
+
+
+def images_before(config: TrainConfig, step: int) -> int:
+    """Images seen in the first ``step`` steps."""
+    schedule = config.schedule()
+    ends = [first for first, _ in schedule[1:]] + [config.steps()]
+    return sum(phase.batch * max(0, min(step, end) - first) for (first, phase), end in zip(schedule, ends, strict=True))
+
+
+@torch.no_grad()
+def average(ema: dict[str, Tensor], model: AgVas, decay: float) -> None:
+    """ema = decay * ema + (1 - decay) * weights; counters are copied."""
+    state = model.state_dict()
+    for name, tensor in ema.items():
+        if tensor.dtype.is_floating_point:
+            tensor.lerp_(state[name], 1 - decay)
+        else:
+            tensor.copy_(state[name])
+
+
+def trim_log(path: Path, step: int) -> None:
+    """Drops rows past ``step``: they were logged after the last saved state and will be logged again."""
+    if path.exists():
+        rows = [
+            line
+            for line in path.read_text(encoding="utf-8").splitlines()
+            if line.endswith("}") and json.loads(line)["step"] <= step
+        ]
+        path.write_text("".join(line + "\n" for line in rows), encoding="utf-8")
