@@ -52,7 +52,7 @@ def build_model(config: ModelConfig, device: str = "cpu") -> AgVas:
             lmm=Lmm(
                 language_model=llava.model.language_model,
                 head=llava.lm_head,
-                image_token_id=config.lmm.image_token_id,
+                image_token_index=config.lmm.image_token_id,
                 anchor_ids=config.lmm.anchor_ids,
             ),
             refiner=TokenRefiner(width, config.pixel.channels),
@@ -63,13 +63,12 @@ def build_model(config: ModelConfig, device: str = "cpu") -> AgVas:
 def build_llava(config: LmmConfig) -> Any:
     """The transformers model that tower, projector, language model and head are taken from."""
     text: dict[str, Any] = {**config.text, "vocab_size": config.vocab_size, "pad_token_id": config.pad_token_id}
-    # attention: "sdpa" everywhere; eager is for export, which asks for it.
     if config.family == "llava-onevision":
         return LlavaOnevisionForConditionalGeneration(
             LlavaOnevisionConfig(
                 vision_config=SiglipVisionConfig(**config.vision),
                 text_config=Qwen2Config(**text),
-                image_token_id=config.image_token_id,
+                image_token_index=config.image_token_id,
                 tie_word_embeddings=text.get("tie_word_embeddings", False),
             )
         )
@@ -77,7 +76,7 @@ def build_llava(config: LmmConfig) -> Any:
         LlavaConfig(
             vision_config=CLIPVisionConfig(**config.vision),
             text_config=LlamaConfig(**text),
-            image_token_id=config.image_token_id,
+            image_token_index=config.image_token_id,
             tie_word_embeddings=False,
         )
     )

@@ -124,4 +124,5 @@ def cut_out(
 def recolour(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
     """Contrast and brightness; no change that would make the words of a dialogue wrong (no inversion, no mirroring)."""
     gain, shift = rng.uniform(0.7, 1.3), rng.uniform(-20, 20)
-    return np.clip((image.astype(np.float32) - 127.5) * gain + 127.5 + shift, 0, 255).astype(np.uint8)
+    changed = (image.astype(np.float32) - 127.5) * gain + 127.5 + shift
+    return np.asarray(changed.clip(0, 255), np.uint8)

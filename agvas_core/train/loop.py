@@ -107,7 +107,7 @@ def train_model(
                     "lower learning_rate and train again, or look at that batch with SyntheticBatches(...)[step]"
                 )
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             norm = torch.nn.utils.clip_grad_norm_(model.parameters(), train_config.clip_norm)
             optimizer.step()
             average(ema, model, min(train_config.ema_decay, (step + 1) / (step + 10)))

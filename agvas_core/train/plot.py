@@ -3,11 +3,8 @@
 import json
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402 - the backend must be chosen first
-import numpy as np  # noqa: E402
+import numpy as np
+from matplotlib.figure import Figure
 
 __all__ = ["plot_log"]
 
@@ -18,7 +15,8 @@ def plot_log(log: Path, picture: Path) -> None:
     if not rows:
         return
     images = np.array([row["images"] for row in rows]) / 1000
-    figure, (top, bottom) = plt.subplots(2, 1, figsize=(8, 6), sharex=True, height_ratios=(4, 1), layout="constrained")
+    figure = Figure(figsize=(8, 6), layout="constrained")
+    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
     for name, label in (("masks", "masks (eq. 10)"), ("text", "text (eq. 9)")):
         values = np.array([row[name] for row in rows])
         (line,) = top.plot(images, values, alpha=0.2, linewidth=0.8)
@@ -31,4 +29,3 @@ def plot_log(log: Path, picture: Path) -> None:
     bottom.plot(images, [row["learning_rate"] for row in rows], color="gray")
     bottom.set(xlabel="images seen (thousands)", ylabel="learning rate")
     figure.savefig(picture, dpi=110)
-    plt.close(figure)

@@ -20,7 +20,7 @@ def save_state(
     path: Path, step: int, model: nn.Module, ema: dict[str, Tensor], optimizer: torch.optim.AdamW, run: dict[str, Any]
 ) -> None:
     """Written aside and renamed: a kill leaves the last complete state."""
-    names = {parameter: name for name, parameter in model.named_parameters()}
+    names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
     tensors = {f"model.{name}": tensor for name, tensor in unique(model.state_dict()).items()}
     tensors |= {f"ema.{name}": tensor for name, tensor in ema.items()}
     for parameter, moments in optimizer.state.items():
