@@ -52,7 +52,7 @@ def build_model(config: ModelConfig, device: str = "cpu") -> AgVas:
             lmm=Lmm(
                 language_model=llava.model.language_model,
                 head=llava.lm_head,
-                image_token_index=config.lmm.image_token_id,
+                image_token_id=config.lmm.image_token_id,
                 anchor_ids=config.lmm.anchor_ids,
             ),
             refiner=TokenRefiner(width, config.pixel.channels),
