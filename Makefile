@@ -49,15 +49,15 @@ clean:
 %/bin/pip:
 	@python=$$(scripts/find_python.sh) && echo "$$python -m venv $*" && "$$python" -m venv --clear $*
 
-# An installed copy, as a user has it; so it is made again whenever a source changes.
+# An installed copy, as a user has it; so it is made again whenever a source changes. pip -qq prints errors only.
 $(BASE)/installed: $(PACKAGING) $(SOURCES) | $(BASE)/bin/pip
-	@echo "installing agvas into $(BASE); about 450 MB, a minute the first time"
-	@$(BASE)/bin/pip install --quiet .
+	@echo "installing agvas into $(BASE); about 400 MB, half a minute the first time"
+	@$(BASE)/bin/pip install -qq .
 	@touch $@
 
 # Editable: sources are read where they lie. torch first, or a dependency would draw in a build of several gigabytes.
 $(DEV)/installed: $(PACKAGING) agvas_core/__init__.py | $(DEV)/bin/pip
-	@echo "installing agvas and its tools into $(DEV); about 1.5 GB, some minutes the first time"
-	@$(DEV)/bin/pip install --quiet "$(TORCH)"
-	@$(DEV)/bin/pip install --quiet --editable '.[dev]'
+	@echo "installing agvas and its tools into $(DEV); about 1.7 GB, two minutes the first time"
+	@$(DEV)/bin/pip install -qq "$(TORCH)"
+	@$(DEV)/bin/pip install -qq --editable '.[dev]'
 	@touch $@
