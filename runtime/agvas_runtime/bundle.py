@@ -1,0 +1,137 @@
+"""Finding a bundle by name, folder or zip, and refusing one that is not whole.
+
+    bundle = load_bundle("nano")         # shipped inside this package
+    bundle = load_bundle("exports/run3") # a folder, or a .zip, made by agvas-export
+
+Nothing in a bundle is opened before every hash of its manifest was compared.
+"""
+
+import atexit
+import difflib
+import shutil
+import stat
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from agvas_core.contract.errors import BundleError, UsageError
+from agvas_core.contract.manifest import MANIFEST_NAME, Manifest, TensorSpec, read_manifest, sha256_of, verify_files
+
+__all__ = ["BUNDLED", "Bundle", "bundled_names", "find_bundle", "load_bundle"]
+
+BUNDLED = Path(__file__).parent / "bundles"
+
+# A zip is unpacked before its manifest can be trusted, so its size is bounded; larger bundles travel as folders.
+MAX_ZIP_BYTES = 4 * 1024**3
+MAX_ZIP_FILES = 1000
+
+_WORDS = ("ids_before", "ids_after", "anchor_positions")  # what the LMM graph takes from the tokenizer
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A verified bundle."""
+
+    folder: Path
+    manifest: Manifest
+    identity: str
+    """Name and first 12 hex digits of the manifest's sha256: ``nano@0123456789ab``."""
+
+
+def bundled_names() -> list[str]:
+    """Names of the bundles that ship inside this package."""
+    return sorted(path.parent.name for path in BUNDLED.glob(f"*/{MANIFEST_NAME}"))
+
+
+def find_bundle(model: str | Path) -> Path:
+    """The folder or zip that ``model`` means: a bundled name first, else a path (``./nano`` is always a path).
+
+    Raises:
+        UsageError: neither a bundled name nor a path that exists.
+    """
+    names = bundled_names()
+    if str(model) in names:
+        return BUNDLED / str(model)
+    path = Path(model).expanduser()
+    if path.is_dir() or (path.is_file() and path.suffix.lower() == ".zip"):
+        return path
+    bundled = ", ".join(names) or "none"
+    if path.is_file():
+        raise UsageError(
+            f"{model} is a file, and a bundle is a folder or a .zip: make one with agvas-export bundle CHECKPOINT -o DIR"
+        )
+    nearest = difflib.get_close_matches(str(model), names, n=1)
+    meant = f"did you mean {nearest[0]}? " if nearest else ""
+    raise UsageError(f"there is no model {str(model)!r}: {meant}bundled are {bundled}; or give the folder of a bundle")
+
+
+def load_bundle(model: str | Path) -> Bundle:
+    """Finds a bundle and verifies every file of it.
+
+    Raises:
+        UsageError: there is no such bundle.
+        BundleError: it is incomplete, changed, newer than this package, or its graphs do not fit each other.
+    """
+    folder = find_bundle(model)
+    if folder.is_file():
+        folder = _unpack(folder)
+    manifest = read_manifest(folder)
+    verify_files(folder, manifest)
+    _check_joints(folder, manifest)
+    return Bundle(folder, manifest, f"{manifest.name}@{sha256_of(folder / MANIFEST_NAME)[:12]}")
+
+
+def _unpack(archive: Path) -> Path:
+    """Unpacks a zipped bundle into a temporary folder that goes away with the process."""
+    try:
+        with zipfile.ZipFile(archive) as file:
+            entries = [entry for entry in file.infolist() if not entry.is_dir()]
+            _check_entries(archive, entries)
+            folder = Path(tempfile.mkdtemp(prefix="agvas-bundle-"))
+            atexit.register(shutil.rmtree, folder, ignore_errors=True)
+            for entry in entries:
+                file.extract(entry, folder)
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:  # damaged, unknown compression, encrypted
+        raise BundleError(f"{archive} cannot be unpacked ({error}): copy or export the bundle again") from error
+    inner = [path for path in folder.iterdir() if path.is_dir()]
+    # A folder zipped as a whole has everything one level down.
+    return inner[0] if not (folder / MANIFEST_NAME).is_file() and len(inner) == 1 else folder
+
+
+def _check_entries(archive: Path, entries: list[zipfile.ZipInfo]) -> None:
+    total = sum(entry.file_size for entry in entries)
+    if len(entries) > MAX_ZIP_FILES or total > MAX_ZIP_BYTES:
+        raise BundleError(
+            f"{archive} unpacks to {len(entries)} files and {total / 1e9:.1f} GB; a zipped bundle may have "
+            f"{MAX_ZIP_FILES} and {MAX_ZIP_BYTES / 1e9:.1f} GB: unpack it yourself and give the folder"
+        )
+    for entry in entries:
+        parts = PurePosixPath(entry.filename.replace("\\", "/"))
+        if parts.is_absolute() or ".." in parts.parts or ":" in entry.filename or stat.S_ISLNK(entry.external_attr >> 16):
+            raise BundleError(f"{archive} holds {entry.filename!r}, a link or a path outside the bundle: do not use this bundle")
+
+
+def _check_joints(folder: Path, manifest: Manifest) -> None:
+    """What one graph gives, the next one must take, under the same name and dtype."""
+    given = {spec.name: spec.dtype for graph in (manifest.vision, manifest.lmm) for spec in graph.outputs}
+    for name, graph in (("lmm", manifest.lmm), ("decoder", manifest.decoder)):
+        for spec in graph.inputs:
+            if spec.name in _WORDS:
+                continue
+            if given.get(spec.name) != spec.dtype:
+                raise BundleError(
+                    f"{folder / MANIFEST_NAME}: the {name} graph takes {spec.name} as {spec.dtype}, the graphs before it give "
+                    f"{given.get(spec.name, 'nothing of that name')}: export the bundle again"
+                )
+    for name, graph, inputs, outputs in (
+        ("vision", manifest.vision, {"semantic_image", "pixel_image"}, {"f_s", "f_align"}),
+        ("lmm", manifest.lmm, {"f_s", "f_align", *_WORDS}, {"anchor_states"}),
+        ("decoder", manifest.decoder, {"anchor_states"}, {"logits"}),
+    ):
+        if missing := sorted((inputs - _names(graph.inputs)) | (outputs - _names(graph.outputs))):
+            raise BundleError(f"{folder / MANIFEST_NAME}: the {name} graph lacks {missing[0]}: export the bundle again")
+
+
+def _names(specs: tuple[TensorSpec, ...]) -> set[str]:
+    return {spec.name for spec in specs}

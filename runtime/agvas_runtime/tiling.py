@@ -1,0 +1,113 @@
+"""A frame that is too large for one view is cut into overlapping tiles, and their maps are put together without seams.
+
+Along each axis the tiles' weights are differences of neighbouring steps that rise from 0 to 1 as a raised cosine over the
+overlap. They telescope, so they sum to one at every pixel whatever the sizes are.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+from math import ceil, floor
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agvas_core.contract.manifest import TilingSpec
+from agvas_core.contract.preprocess import ViewSpec, view_size
+
+__all__ = ["Blend", "Tile", "Tiles", "plan_tiles"]
+
+Float = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One tile: where it lies and what it weighs."""
+
+    rows: slice
+    columns: slice
+    row_weight: Float
+    """[h]"""
+    column_weight: Float
+    """[w]"""
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Tiles of one frame, all of ``size`` = (h, w) px; ``tops`` and ``lefts`` are the first pixels of each row and column of them."""
+
+    height: int
+    width: int
+    size: tuple[int, int]
+    tops: tuple[int, ...]
+    lefts: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.tops) * len(self.lefts)
+
+    def __iter__(self) -> Iterator[Tile]:
+        height, width = self.size
+        row_weights = _weights(self.tops, height)
+        column_weights = _weights(self.lefts, width)
+        for (top, row_weight), (left, column_weight) in product(
+            zip(self.tops, row_weights, strict=True), zip(self.lefts, column_weights, strict=True)
+        ):
+            yield Tile(slice(top, top + height), slice(left, left + width), row_weight, column_weight)
+
+
+def plan_tiles(height: int, width: int, view: ViewSpec, tiling: TilingSpec, *, enabled: bool = True) -> Tiles:
+    """Tiles of a ``height`` x ``width`` px frame; one tile, the frame itself, where the view does not shrink it too much."""
+    shown = view_size(view, height, width)
+    if not enabled or max(height / shown[0], width / shown[1]) <= tiling.max_downscale:
+        return Tiles(height, width, (height, width), (0,), (0,))
+    longest = max(1, floor(view.size_px * tiling.max_downscale))  # side of a square tile that is shrunk by just max_downscale
+    tall, tops = _cut(height, longest, tiling.overlap)
+    wide, lefts = _cut(width, longest, tiling.overlap)
+    return Tiles(height, width, (tall, wide), tops, lefts)
+
+
+class Blend:
+    """Weighted sum of the tiles' maps at frame size; holds one float32 [H, W] per channel and nothing else."""
+
+    def __init__(self, tiles: Tiles, channels: int) -> None:
+        self.maps: list[Float] = [np.zeros((tiles.height, tiles.width), np.float32) for _ in range(channels)]
+        self._single = len(tiles) == 1
+
+    def add(self, tile: Tile, values: Sequence[Float]) -> None:
+        """Adds the maps of one tile, one [h, w] per channel."""
+        for whole, part in zip(self.maps, values, strict=True):
+            place = whole[tile.rows, tile.columns]
+            if self._single:
+                place[:] = part
+                continue
+            weighted = part * tile.row_weight[:, None]  # [h, w]
+            weighted *= tile.column_weight
+            place += weighted
+
+
+def _cut(length: int, longest: int, overlap: float) -> tuple[int, tuple[int, ...]]:
+    """Side and starts of equal tiles no longer than ``longest`` that cover ``length`` exactly."""
+    if length <= longest:
+        return length, (0,)
+    count = max(2, ceil((length / longest - overlap) / (1 - overlap)))
+    side = min(longest, ceil(length / (count - (count - 1) * overlap)))
+    return side, tuple(round(index * (length - side) / (count - 1)) for index in range(count))
+
+
+def _weights(starts: tuple[int, ...], side: int) -> list[Float]:
+    """Weight along one axis of each tile, [side]; they sum to one at every pixel."""
+    weights: list[Float] = []
+    for index, start in enumerate(starts):
+        centres = start + 0.5 + np.arange(side, dtype=np.float64)
+        weight = np.ones(side, np.float64)
+        if index > 0:
+            weight = _step(centres, start, starts[index - 1] + side)
+        if index + 1 < len(starts):
+            weight = weight - _step(centres, starts[index + 1], start + side)
+        weights.append(weight.astype(np.float32))
+    return weights
+
+
+def _step(x: NDArray[np.float64], begin: int, end: int) -> NDArray[np.float64]:
+    """Rises from 0 at ``begin`` to 1 at ``end`` as a raised cosine; at once where the two are the same."""
+    return 0.5 - 0.5 * np.cos(np.pi * np.clip((x - begin) / max(end - begin, 1e-9), 0.0, 1.0))

@@ -1,0 +1,95 @@
+"""Tiles cover a frame exactly, and putting them together changes nothing."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agvas_core.contract.manifest import TilingSpec
+from agvas_core.contract.preprocess import ViewSpec, view_size
+from agvas_runtime.tiling import Blend, Tiles, plan_tiles
+
+VIEW = ViewSpec(fit="area", size_px=64, multiple_px=16, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+
+sides = st.integers(1, 900)
+overlaps = st.floats(0.01, 0.49)
+
+
+def plan(height: int, width: int, overlap: float = 0.25) -> Tiles:
+    return plan_tiles(height, width, VIEW, TilingSpec(max_downscale=3.0, overlap=overlap))
+
+
+def weight_sum(tiles: Tiles) -> np.ndarray:
+    blend = Blend(tiles, 1)
+    for tile in tiles:
+        blend.add(tile, [np.ones(tiles.size, np.float32)])
+    return blend.maps[0]
+
+
+@settings(max_examples=80, deadline=None)
+@given(sides, sides, overlaps)
+def test_a_constant_map_stays_constant_and_no_pixel_is_left_out(height: int, width: int, overlap: float) -> None:
+    assert np.abs(weight_sum(plan(height, width, overlap)) - 1).max() < 1e-6
+
+
+@settings(max_examples=80, deadline=None)
+@given(sides, sides, overlaps)
+def test_tiles_are_equal_and_lie_inside_the_frame(height: int, width: int, overlap: float) -> None:
+    tiles = plan(height, width, overlap)
+    for tile in tiles:
+        assert tile.rows.start >= 0 and tile.rows.stop <= height
+        assert tile.columns.start >= 0 and tile.columns.stop <= width
+        assert (tile.rows.stop - tile.rows.start, tile.columns.stop - tile.columns.start) == tiles.size
+        assert tile.row_weight.min() >= -1e-6 and tile.column_weight.min() >= -1e-6
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(2, 700), st.integers(2, 700))
+def test_blended_crops_of_a_map_are_the_map(height: int, width: int) -> None:
+    rows, columns = np.mgrid[:height, :width]
+    whole = (5 * np.sin(rows / 17) + 3 * np.cos(columns / 23) - rows * columns / 1e5).astype(np.float32)
+    tiles = plan(height, width)
+    blend = Blend(tiles, 2)
+    for tile in tiles:
+        crop = whole[tile.rows, tile.columns]
+        blend.add(tile, [crop, -crop])
+    np.testing.assert_allclose(blend.maps[0], whole, atol=1e-5)
+    np.testing.assert_allclose(blend.maps[1], -whole, atol=1e-5)
+
+
+def test_a_step_between_two_tiles_is_spread_over_their_overlap() -> None:
+    tiles = plan(100, 600)
+    blend = Blend(tiles, 1)
+    for index, tile in enumerate(tiles):
+        blend.add(tile, [np.full(tiles.size, float(index), np.float32)])
+    assert len(tiles) > 2
+    assert np.abs(np.diff(blend.maps[0], axis=1)).max() < 0.1  # a hard seam would be a jump of 1
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(64, 3000), st.integers(64, 3000))
+def test_no_tile_is_shrunk_much_more_than_allowed(height: int, width: int) -> None:
+    tiles = plan(height, width)
+    shown = view_size(VIEW, *tiles.size)
+    # Rounding to multiples of 16 px in a view of 64 px can take a third away.
+    assert max(tiles.size[0] / shown[0], tiles.size[1] / shown[1]) <= 3.0 * 1.35
+
+
+def test_a_frame_that_fits_is_one_tile() -> None:
+    assert len(plan(192, 192)) == 1
+    assert len(plan(193, 400)) > 1
+    assert len(plan_tiles(5000, 5000, VIEW, TilingSpec(), enabled=False)) == 1
+
+
+def test_a_long_strip_is_cut_along_its_length_only() -> None:
+    tiles = plan(40, 20_000)
+    assert tiles.size[0] == 40
+    assert len(tiles.tops) == 1 and len(tiles.lefts) > 50
+    assert tiles.lefts[-1] + tiles.size[1] == 20_000
+
+
+@pytest.mark.parametrize("length", [193, 336, 337, 500, 1000])
+def test_neighbours_share_about_the_asked_overlap(length: int) -> None:
+    tiles = plan(length, length)
+    shared = [tiles.size[1] - (right - left) for left, right in zip(tiles.lefts, tiles.lefts[1:], strict=False)]
+    assert min(shared) >= 0.2 * tiles.size[1]
