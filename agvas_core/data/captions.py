@@ -1,0 +1,216 @@
+"""Words for defects: captions, their reading back, and instructions that refer to some defects and not to others.
+
+    describe(sample.defects)        # "a small dark scratch at the top left and a large stain ..."
+    parse(caption)                  # what it says, as (size, tone, kind, place), for measuring captions
+    referring(sample, rng)          # ("Please segment the scratch in this image.", mask)
+
+The vocabulary is small and plain on purpose: the smallest model has 512 words.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from agvas_core.data.chance import chance, pick
+from agvas_core.data.defects import KINDS
+from agvas_core.data.raster import Mask
+from agvas_core.data.sample import PLACES, SIZES, TONES, Defect, Sample
+
+__all__ = ["KINDS", "NOUNS", "NO_DEFECT", "SYNONYMS", "Mention", "absent_kind", "describe", "kind_of", "parse", "referring"]
+
+NO_DEFECT = "no anomaly"
+MAX_MENTIONS = 3
+GROUP = 3  # from this many of one kind on, they are told as a group
+
+# kind -> (one, many) as captions say it
+NOUNS: dict[str, tuple[str, str]] = {
+    "line": ("scratch", "scratches"),
+    "crack": ("crack", "cracks"),
+    "hole": ("hole", "holes"),
+    "spots": ("cluster of spots", "clusters of spots"),
+    "stain": ("stain", "stains"),
+    "patch": ("patch", "patches"),
+    "dent": ("dent", "dents"),
+    "thread": ("thread", "threads"),
+    "worn": ("worn area", "worn areas"),
+}
+# other word -> kind, as people on a line say it
+SYNONYMS: dict[str, str] = {
+    "line": "line",
+    "scratch": "line",
+    "score": "line",
+    "scrape": "line",
+    "crack": "crack",
+    "fracture": "crack",
+    "hole": "hole",
+    "pit": "hole",
+    "chip": "hole",
+    "blowhole": "hole",
+    "spots": "spots",
+    "cluster of spots": "spots",
+    "specks": "spots",
+    "stain": "stain",
+    "discoloration": "stain",
+    "contamination": "stain",
+    "patch": "patch",
+    "missing piece": "patch",
+    "foreign material": "patch",
+    "misalignment": "patch",
+    "dent": "dent",
+    "bump": "dent",
+    "deformation": "dent",
+    "thread": "thread",
+    "fiber": "thread",
+    "hair": "thread",
+    "worn area": "worn",
+    "worn": "worn",
+    "rough area": "worn",
+    "abrasion": "worn",
+}
+# Kinds that an honest eye may take for one another: asking for one where the other is present is no clear refusal.
+_ALIKE: tuple[frozenset[str], ...] = (
+    frozenset({"line", "crack", "thread"}),
+    frozenset({"hole", "spots", "stain"}),
+    frozenset({"patch", "worn", "stain", "dent"}),
+)
+_REFERRED_WORDS = {  # what an instruction may call a kind; one word each time, so that the kind is learned under all of them
+    "line": ("scratch", "line"),
+    "crack": ("crack", "fracture"),
+    "hole": ("hole", "pit"),
+    "spots": ("spots", "specks"),
+    "stain": ("stain", "discoloration"),
+    "patch": ("patch",),
+    "dent": ("dent", "deformation"),
+    "thread": ("thread", "fiber"),
+    "worn": ("worn area",),
+}
+
+
+class Mention(NamedTuple):
+    """What a caption says of one defect or one group; ``place`` is empty where it is spread over the part."""
+
+    size: str
+    tone: str
+    kind: str
+    place: str
+    group: bool
+
+
+def kind_of(word: str) -> str | None:
+    """The kind that ``word`` means, singular or plural; None where it is none of ours."""
+    word = word.strip().lower()
+    for one, many in NOUNS.values():
+        if word == many:
+            word = one
+    return SYNONYMS.get(word) or SYNONYMS.get(word.removesuffix("s")) or SYNONYMS.get(word.removesuffix("es"))
+
+
+def _article(phrase: str) -> str:
+    return f"an {phrase}" if phrase[0] in "aeiou" else f"a {phrase}"
+
+
+def _most_common(values: Sequence[str]) -> str:
+    return max(sorted(set(values)), key=values.count)
+
+
+def _mentions(defects: Sequence[Defect]) -> list[Mention]:
+    """Largest first; defects of a kind that comes three times or more are one mention."""
+    by_kind: dict[str, list[Defect]] = {}
+    for defect in defects:
+        by_kind.setdefault(defect.kind, []).append(defect)
+    found: list[tuple[float, Mention]] = []
+    for kind, members in by_kind.items():
+        if len(members) >= GROUP:
+            places = {member.place for member in members}
+            size, tone = _most_common([m.size for m in members]), _most_common([m.tone for m in members])
+            place = places.pop() if len(places) == 1 else ""
+            found.append((sum(m.area_fraction for m in members), Mention(size, tone, kind, place, True)))
+        else:
+            found += [(m.area_fraction, Mention(m.size, m.tone, kind, m.place, False)) for m in members]
+    return [mention for _, mention in sorted(found, key=lambda item: -item[0])][:MAX_MENTIONS]
+
+
+def describe(defects: Sequence[Defect]) -> str:
+    """The defects in one phrase, largest first, at most three: "a small dark scratch at the top left and ..."."""
+    phrases = []
+    for mention in _mentions(defects):
+        noun = NOUNS[mention.kind][mention.group]
+        phrase = f"{mention.size} {mention.tone} {noun}"
+        phrase = f"a group of {phrase}" if mention.group else _article(phrase)
+        phrases.append(phrase + (f" at the {mention.place}" if mention.place else " in several places"))
+    if not phrases:
+        return NO_DEFECT
+    return phrases[0] if len(phrases) == 1 else f"{', '.join(phrases[:-1])} and {phrases[-1]}"
+
+
+_NOUN_PATTERN = "|".join(sorted((noun for pair in NOUNS.values() for noun in pair), key=len, reverse=True))
+_PLACE_PATTERN = "|".join(sorted(PLACES, key=len, reverse=True))
+_MENTION = re.compile(
+    rf"an? (?P<group>group of )?(?P<size>{'|'.join(SIZES)}) (?P<tone>{'|'.join(TONES)}) (?P<noun>{_NOUN_PATTERN})"
+    rf"(?: at the (?P<place>{_PLACE_PATTERN})| in several places)"
+)
+
+
+def parse(caption: str) -> tuple[Mention, ...]:
+    """What ``caption`` says, in its order; phrases that are not ours are passed over."""
+    return tuple(
+        Mention(found["size"], found["tone"], kind_of(found["noun"]) or "", found["place"] or "", bool(found["group"]))
+        for found in _MENTION.finditer(caption)
+    )
+
+
+def _far_apart(place: str, other: str) -> bool:
+    """Two cells of the grid that nobody confuses: at least one whole cell lies between them."""
+    a, b = divmod(PLACES.index(place), 3), divmod(PLACES.index(other), 3)
+    return max(abs(a[0] - b[0]), abs(a[1] - b[1])) >= 2
+
+
+def _clear_size(size: str, other: str) -> bool:
+    return {size, other} == {"small", "large"}
+
+
+_CLEAR: dict[str, Callable[[str, str], bool]] = {"place": _far_apart, "size": _clear_size, "tone": lambda a, b: a != b}
+
+
+def _instruction(rng: np.random.Generator, target: str) -> str:
+    return pick(rng, ("Please segment the {} in this image.", "Segment the {}.", "Where is the {}? Please segment it.")).format(
+        target
+    )
+
+
+def referring(sample: Sample, rng: np.random.Generator) -> tuple[str, Mask] | None:
+    """An instruction that means some of the defects and no other, and their mask; None without a defect.
+
+    A property is used only where each other defect clearly lacks it: places at least a cell apart, small against large.
+    Where nothing tells the defects apart, and where there is one alone, it is asked for by its kind.
+    """
+    if not sample.defects:
+        return None
+    options: list[tuple[str, list[Defect]]] = []
+    for kind in dict.fromkeys(defect.kind for defect in sample.defects):
+        chosen = [defect for defect in sample.defects if defect.kind == kind]
+        words = _REFERRED_WORDS[kind]
+        word = words[0] if len(words) == 1 or chance(rng, 0.7) else words[1]
+        options += [(word, chosen)] * 2
+        if len({defect.place for defect in chosen}) == 1 and len(chosen) == 1 and chance(rng, 0.5):
+            options.append((f"{word} at the {chosen[0].place}", chosen))
+    if len(sample.defects) > 1:
+        for attribute, clear in _CLEAR.items():
+            for value in dict.fromkeys(getattr(defect, attribute) for defect in sample.defects):
+                chosen = [defect for defect in sample.defects if getattr(defect, attribute) == value]
+                others = [defect for defect in sample.defects if getattr(defect, attribute) != value]
+                if others and all(clear(value, getattr(other, attribute)) for other in others):
+                    target = f"anomaly at the {value}" if attribute == "place" else f"{value} anomaly"
+                    options.append((target, chosen))
+    target, chosen = pick(rng, options)
+    return _instruction(rng, target), np.isin(sample.labels, [defect.label for defect in chosen])
+
+
+def absent_kind(sample: Sample, rng: np.random.Generator) -> str | None:
+    """The noun of a kind that the sample does not show, and nothing in it resembles; None where every kind is near."""
+    present = {defect.kind for defect in sample.defects}
+    near = present.union(*(group for group in _ALIKE if group & present)) if present else present
+    absent = [kind for kind in KINDS if kind not in near]
+    return NOUNS[pick(rng, absent)][0] if absent else None
