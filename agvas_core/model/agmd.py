@@ -47,7 +47,7 @@ class Agmd(nn.Module):
     Args:
         dim: channels C of f_p and width of the tokens.
         depth: L of eq. 5.
-        upscale: 4 as in SAM (the paper leaves it open), or 1 for the literal eq. 6.
+        upscale: 4 as in SAM (the paper leaves it open), or 1 for the product at the resolution of f_p, as eq. 6 is written.
         mask_dim: channels of the product in eq. 6; SAM's dim / 8 when upscaling, dim otherwise.
         detail: add the pixel encoder's finer features ``f_detail`` [B, mask_dim, 4h, 4w] before the product.
     """
@@ -99,6 +99,8 @@ class Agmd(nn.Module):
         if self.merge is not None:
             assert f_detail is not None, "this AGMD was built with detail=True"
             f_out = self.merge(nn.functional.gelu(f_out + f_detail))
+        elif f_out.shape[-1] != width:  # as in SAM
+            f_out = nn.functional.gelu(f_out)
         t_out = torch.stack([mlp(z[:, i]) for i, mlp in enumerate(self.to_mask)], 1)  # [B, 3, C']
         logits: Tensor = (t_out @ f_out.flatten(2)).view(batch, 3, *f_out.shape[-2:])  # eq. 6, 7 before sigmoid and softmax
         return logits + self.bias.view(1, 3, 1, 1)

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from agvas_core.contract.preprocess import make_view
 from agvas_core.contract.prompts import DEFAULT_INSTRUCTION
 from agvas_core.data.dialogue import Dialogue, make_dialogue
-from agvas_core.data.synthesis import Sample, synthesize
+from agvas_core.data.synthesis import Sample, SynthesisSpec, synthesize
 from agvas_core.model.build import chat_format, semantic_tokens
 from agvas_core.model.config import ModelConfig
 from agvas_core.model.losses import IGNORED_TARGET
@@ -66,6 +66,7 @@ class SyntheticBatches(Dataset[Batch]):
     def __init__(self, train: TrainConfig, model: ModelConfig, tokenizer: Tokenizer) -> None:
         self.train, self.model, self.tokenizer = train, model, tokenizer
         self.schedule = train.schedule()
+        self.spec = SynthesisSpec(held_out_families=train.held_out_families)
 
     def __len__(self) -> int:
         return self.train.steps()
@@ -79,7 +80,7 @@ class SyntheticBatches(Dataset[Batch]):
         tasks, shares = list(self.train.tasks), np.array(list(self.train.tasks.values()))
         images, masks, dialogues, views = [], [], [], []
         for row in range(phase.batch):
-            sample = synthesize(self.train.seed, step * 1024 + row, cut.canvas)
+            sample = synthesize(self.train.seed, step * 1024 + row, cut.canvas, self.spec)
             dialogue = make_dialogue(sample, tasks[rng.choice(len(tasks), p=shares / shares.sum())], rng)
             # Words about place and number are true of the whole image only.
             whole = dialogue.instruction != DEFAULT_INSTRUCTION

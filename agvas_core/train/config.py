@@ -59,6 +59,8 @@ class TrainConfig(_Part):
     workers: int = Field(default=1, ge=0)
     loss: LossConfig = LossConfig()
     phases: tuple[Phase, ...]
+    held_out_families: tuple[str, ...] = ()
+    """Texture families that are never shown, kept to measure on."""
     tasks: dict[Literal["direct", "describe", "referring", "absent"], float] = {"direct": 1.0}
 
     def schedule(self) -> list[tuple[int, Phase]]:

@@ -77,7 +77,8 @@ class LoopReference:
                     "upscale.1.norm.bias"
                 ]
                 f[y, x] = [0.5 * value * (1 + math.erf(value / math.sqrt(2))) for value in v]  # GELU
-        return self.doubled("upscale.3", f)
+        f = self.doubled("upscale.3", f)
+        return 0.5 * f * (1 + np.vectorize(math.erf)(f / math.sqrt(2)))  # GELU
 
     def __call__(self, z: Array, pixels: Array, upscale: int) -> Array:
         f = pixels.reshape(*GRID, DIM)
