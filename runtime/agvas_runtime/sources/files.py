@@ -1,0 +1,107 @@
+"""Files, folders, globs and a list on stdin: images and videos, in a settled order, none left out silently."""
+
+import dataclasses
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TextIO
+
+from agvas_core.contract.errors import ImageError, UsageError
+from agvas_runtime.frame import Frame
+from agvas_runtime.image_file import MAX_PIXELS, read_image
+from agvas_runtime.sources.listing import list_files
+from agvas_runtime.sources.video import VIDEO_SUFFIXES, VideoSource
+
+__all__ = ["FileSource"]
+
+
+class FileSource:
+    """Images and the frames of videos, in the order given; see ``list_files`` for what may be named.
+
+    Frames are named by path as the user gave it. Reading goes on past any file that cannot be used.
+    """
+
+    live = False
+
+    def __init__(
+        self,
+        paths: Sequence[str | Path],
+        *,
+        every: int = 1,
+        max_pixels: int = MAX_PIXELS,
+        bits: int | None = None,
+        stdin: TextIO | None = None,
+    ) -> None:
+        """``every``: of all images and video frames, each n-th; what lies between is not decoded. ``bits``: see ``read_image``.
+
+        Raises UsageError for a path that is not there and for a folder without images.
+        """
+        if every < 1:
+            raise UsageError(f"every is {every}; 1 is the least: 1 reads every frame")
+        if bits is not None and not 8 <= bits <= 16:
+            raise UsageError(f"bits is {bits}; 8 to 16 are possible: leave it out for the full range")
+        self.notes: list[str] = []
+        self.files = list_files(paths, self.notes, stdin)
+        self._every, self._max_pixels, self._bits = every, max_pixels, bits
+        self._total: int | None = None
+        self._counted = False
+        self._depth_noted = False
+
+    @property
+    def total(self) -> int | None:
+        """Exact for images; for videos, what their containers say. Looked up once."""
+        if not self._counted:
+            self._counted = True
+            counts = [VideoSource(path).total if _is_video(path) else 1 for path in self.files]
+            known = [count for count in counts if count is not None]
+            self._total = -(-sum(known) // self._every) if len(known) == len(counts) else None
+        return self._total
+
+    def __iter__(self) -> Iterator[Frame]:
+        index = 0
+        passed = 0  # images and video frames so far, with those left out
+        for path in self.files:
+            skip = -passed % self._every
+            if not _is_video(path):
+                if skip == 0:
+                    yield self._image(path, index)
+                    index += 1
+                passed += 1
+                continue
+            video = VideoSource(path, every=self._every, skip=skip, max_pixels=self._max_pixels)
+            for frame in video:
+                yield dataclasses.replace(frame, name=printable(frame.name), index=index)
+                index += 1
+            passed += video.decoded
+
+    def _image(self, path: Path, index: int) -> Frame:
+        start = time.perf_counter()
+        name = printable(str(path))
+        try:
+            image = read_image(path, max_pixels=self._max_pixels, bits=self._bits, note=lambda text: self._note_depth(name, text))
+        except ImageError as error:
+            return Frame(name, index, error=error, path=path, read_ms=(time.perf_counter() - start) * 1000)
+        return Frame(name, index, image=image, path=path, read_ms=(time.perf_counter() - start) * 1000)
+
+    def _note_depth(self, name: str, text: str) -> None:
+        if not self._depth_noted:  # once is enough: it is about the camera, not the picture
+            self._depth_noted = True
+            self.notes.append(f"{name}: {text}")
+
+    def close(self) -> None:
+        """Nothing to do: files are open only while they are read."""
+
+    def __enter__(self) -> "FileSource":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _is_video(path: Path) -> bool:
+    return path.suffix.lower() in VIDEO_SUFFIXES
+
+
+def printable(name: str) -> str:
+    """``name`` with bytes that are no UTF-8, which Linux allows in file names, written as ``\\udc..``."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")

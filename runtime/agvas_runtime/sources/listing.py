@@ -1,0 +1,141 @@
+"""From what the user names to a list of files."""
+
+import difflib
+import glob
+import os
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TextIO
+
+from agvas_core.contract.errors import SetupError, UsageError
+from agvas_runtime.image_file import IMAGE_SUFFIXES
+from agvas_runtime.sources.video import VIDEO_SUFFIXES
+
+__all__ = ["list_files", "natural_key"]
+
+MASK_FOLDER = "ground_truth"
+"""Where MVTec-like data sets keep their masks, which are no parts."""
+
+
+def list_files(paths: Sequence[str | Path], notes: list[str], stdin: TextIO | None = None) -> list[Path]:
+    """Files named by ``paths``, in order.
+
+    A path is a file (taken whatever its suffix), a folder (its images, recursively, in natural order: 2 before 10), a glob (as the
+    shell would expand it, but files that are neither image nor video are left out), or ``-``: one path a line on ``stdin``, read
+    to its end first. In folders, hidden files and ``ground_truth`` are skipped. What was left out is said in ``notes``.
+
+    Raises UsageError (nothing there; a folder without images) and SetupError (a folder that may not be listed).
+    """
+    if not paths:
+        raise UsageError("no source is given; at least one is needed: name a file, a folder, a glob, or - for a list on stdin")
+    files: list[Path] = []
+    for path in paths:
+        if str(path) == "-":
+            lines = (line.rstrip("\r\n") for line in (stdin or sys.stdin))
+            named = [line for line in lines if line.strip()]
+            if not named:
+                raise UsageError("stdin gives 0 paths; at least one is needed: write one path a line")
+            for line in named:
+                files += _files(line, notes)
+        else:
+            files += _files(path, notes)
+    return files
+
+
+def _files(spec: str | Path, notes: list[str]) -> list[Path]:
+    path = Path(spec)
+    try:
+        if path.is_dir():
+            return _folder(path, notes)
+        # A name that exists is no pattern, whatever signs it holds; pipes and devices are refused when they are read.
+        if os.path.lexists(path) and str(spec):
+            return [path]
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{str(spec)!r} cannot be a path ({error}): check it") from error
+    if isinstance(spec, str) and glob.has_magic(spec):
+        return _glob(spec, notes)
+    raise UsageError(_not_there(path, str(spec)))
+
+
+def _folder(root: Path, notes: list[str]) -> list[Path]:
+    images: list[Path] = []
+    videos: list[Path] = []
+    masks = 0
+    seen: set[tuple[int, int]] = set()  # folders may be linked in a circle
+    for folder, subfolders, names in os.walk(root, onerror=_cannot_list, followlinks=True):
+        status = os.stat(folder)
+        if (status.st_dev, status.st_ino) in seen:
+            subfolders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        masks += MASK_FOLDER in subfolders
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith(".") and name != MASK_FOLDER)
+        for name in names:
+            if not name.startswith("."):
+                suffix = os.path.splitext(name)[1].lower()
+                (images if suffix in IMAGE_SUFFIXES else videos if suffix in VIDEO_SUFFIXES else []).append(Path(folder, name))
+    if masks:
+        notes.append(
+            f"{root}: skipped {masks} folder{'s' * (masks > 1)} named {MASK_FOLDER} (masks, not parts); name it to read it"
+        )
+    video_note = f"{root} holds {len(videos)} video file{'s' * (len(videos) > 1)}, which are read only when named: {root}/*"
+    if not images:
+        raise UsageError(
+            f"folder {root} holds 0 images; at least one is needed: files that count end in {' '.join(sorted(IMAGE_SUFFIXES))}"
+            + (f". {video_note}" if videos else "")
+        )
+    if videos:
+        notes.append(video_note)
+    return sorted(images, key=natural_key)
+
+
+def _cannot_list(error: OSError) -> None:
+    raise SetupError(f"folder {error.filename} cannot be listed ({error.strerror}): grant permission to read it") from error
+
+
+def _glob(pattern: str, notes: list[str]) -> list[Path]:
+    files: list[Path] = []
+    others = 0
+    found = [Path(match) for match in glob.glob(pattern, recursive=True)]
+    for path in sorted(found, key=natural_key):
+        if path.is_dir():
+            if "**" not in pattern:  # ** matches the files of a folder as well as the folder
+                files += _folder(path, notes)
+        elif path.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES:
+            files.append(path)
+        else:
+            others += 1
+    if others:
+        notes.append(f"{pattern}: left out {others} file{'s' * (others > 1)} that are neither image nor video by suffix")
+    if not files:
+        raise UsageError(
+            f"pattern {pattern!r} matches {len(found)} paths and 0 images or videos; at least one is needed: check it"
+        )
+    return files
+
+
+def natural_key(path: Path) -> tuple[tuple[tuple[int, int, str], ...], ...]:
+    """Sorts ``part2`` before ``part10``, folder by folder."""
+    return tuple(
+        tuple((0, int(piece), "") if piece.isdecimal() else (1, 0, piece) for piece in re.split("([0-9]+)", part) if piece)
+        for part in path.parts
+    )
+
+
+def _not_there(path: Path, spec: str) -> str:
+    """Says how far the path goes, and what is there instead."""
+    existing = path.absolute().parent
+    missing = path.name
+    while not existing.is_dir() and existing != existing.parent:
+        missing, existing = existing.name, existing.parent
+    try:
+        near = difflib.get_close_matches(missing, os.listdir(existing), n=3, cutoff=0.5)
+    except OSError:
+        near = []
+    place = f"{existing} has no {missing!r}"
+    remedy = f"did you mean {', '.join(near)}?" if near else "check the path"
+    if re.fullmatch("[0-9]+", spec):
+        remedy = f"for a camera, pass --camera {spec}"
+    return f"no such file or folder: {spec!r} ({place}): {remedy}"

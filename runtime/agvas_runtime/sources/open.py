@@ -1,0 +1,88 @@
+"""From whatever the user calls a source to a Source."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TextIO, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agvas_core.contract.errors import UsageError
+from agvas_runtime.frame import Frame
+from agvas_runtime.image_file import MAX_PIXELS
+from agvas_runtime.sources.arrays import ArraySource
+from agvas_runtime.sources.camera import CameraSource
+from agvas_runtime.sources.files import FileSource
+from agvas_runtime.sources.prefetch import limit as limit_frames
+from agvas_runtime.sources.protocol import Source
+
+__all__ = ["open_source"]
+
+CAMERA_SCHEMES = ("rtsp://", "rtsps://", "http://", "https://")
+
+
+def open_source(
+    spec: object,
+    *,
+    every: int = 1,
+    limit: int | None = None,
+    max_pixels: int = MAX_PIXELS,
+    bits: int | None = None,
+    stdin: TextIO | None = None,
+) -> Source:
+    """A Source of ``spec``.
+
+    * path, folder, glob or ``-`` (list on stdin), or a sequence of these: FileSource
+    * int, ``/dev/video*``, ``rtsp://``, ``http://``: CameraSource (with other timeouts, make one and pass it)
+    * array, Frame, or an iterable of these: ArraySource
+    * a Source: itself
+
+    ``every``: each n-th frame. ``limit``: no more than this many frames. ``bits``: used bits of 16-bit samples.
+    Raises UsageError where ``spec`` is none of these, or names what is not there.
+    """
+    source = _source(spec, every, max_pixels, bits, stdin)
+    return source if limit is None else limit_frames(source, limit)
+
+
+def _source(spec: object, every: int, max_pixels: int, bits: int | None, stdin: TextIO | None) -> Source:
+    if _is_source(spec):
+        if every != 1:
+            raise UsageError(f"every is {every}; a ready-made source takes only 1 here: give it to the source itself")
+        return cast(Source, spec)
+    if isinstance(spec, int) and not isinstance(spec, bool):
+        return CameraSource(spec, every=every, max_pixels=max_pixels)
+    if isinstance(spec, str) and _is_camera(spec):
+        return CameraSource(spec, every=every, max_pixels=max_pixels)
+    if isinstance(spec, str | Path):
+        return FileSource([spec], every=every, max_pixels=max_pixels, bits=bits, stdin=stdin)
+    if isinstance(spec, Frame):
+        return ArraySource([spec], every=every, bits=bits)
+    if isinstance(spec, np.ndarray):
+        return ArraySource(cast(NDArray[np.generic], spec), every=every, bits=bits)
+    if isinstance(spec, Sequence) and spec and any(isinstance(item, str | Path) for item in spec):
+        return _of_paths(spec, every, max_pixels, bits, stdin)
+    if isinstance(spec, Iterable) and not isinstance(spec, bytes | bytearray | dict):
+        return ArraySource(cast(Iterable[NDArray[np.generic] | Frame], spec), every=every, bits=bits)
+    raise UsageError(f"a source is a path, a camera, an array, or several paths or arrays, not {type(spec).__name__}")
+
+
+def _of_paths(spec: Sequence[object], every: int, max_pixels: int, bits: int | None, stdin: TextIO | None) -> Source:
+    paths = [item for item in spec if isinstance(item, str | Path)]
+    if len(paths) < len(spec):
+        raise UsageError("a source of several is either all paths or all arrays: split the run")
+    cameras = [path for path in paths if isinstance(path, str) and _is_camera(path)]
+    if not cameras:
+        return FileSource(paths, every=every, max_pixels=max_pixels, bits=bits, stdin=stdin)
+    if len(paths) > 1:
+        raise UsageError(
+            f"{len(paths)} sources are given and {len(cameras)} of them live; a camera runs alone: start one run each"
+        )
+    return CameraSource(cameras[0], every=every, max_pixels=max_pixels)
+
+
+def _is_camera(spec: str) -> bool:
+    return spec.lower().startswith(CAMERA_SCHEMES) or spec.startswith("/dev/video")
+
+
+def _is_source(spec: object) -> bool:
+    return all(hasattr(spec, part) for part in ("__iter__", "close", "total", "notes", "live"))
