@@ -1,5 +1,6 @@
 """From mask logits to the score map P (paper eq. 7 and 8)."""
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -42,6 +43,6 @@ def _sigmoid(x: Float) -> Float:
     # 1 / (1 + exp(-x)) keeps small probabilities apart, where tanh would round them all to zero; exp(80) still fits float32.
     out = np.clip(x, -80.0, 80.0)
     np.negative(out, out=out)
-    np.exp(out, out=out)
+    cv2.exp(out, out)  # several times faster than NumPy's
     out += np.float32(1.0)
     return np.reciprocal(out, out=out)

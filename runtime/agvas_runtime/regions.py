@@ -24,29 +24,41 @@ def find_regions(
     Pixels that touch at a corner belong together (8-connectivity). Coordinates are those of pixel centres: a region of one pixel
     is a polygon of one point, a straight line one pixel wide has two.
     """
-    if not mask.any():
-        return mask.copy(), []
-    count, found, stats, centroids = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8, ltype=cv2.CV_32S)
-    labels = np.asarray(found, np.int32)  # [H, W]
+    cleaned = np.zeros_like(mask)
+    x0, y0, width, height = cv2.boundingRect(mask.astype(np.uint8))
+    if width == 0:
+        return cleaned, []
+    part = np.s_[y0 : y0 + height, x0 : x0 + width]  # anomalies are small: labelling all of a large frame is the slow part
+    count, found, stats, centroids = cv2.connectedComponentsWithStats(
+        mask[part].astype(np.uint8), connectivity=8, ltype=cv2.CV_32S
+    )
+    labels = np.asarray(found, np.int32)  # [h, w]
     kept = stats[:, cv2.CC_STAT_AREA] >= min_area_px
     kept[0] = False  # label 0 is what lies outside the mask
-    regions = [_region(label, labels, stats[label], centroids[label], score_map) for label in range(1, count) if kept[label]]
+    cleaned[part] = kept[labels]
+    regions = [
+        _region(labels, label, stats[label], centroids[label], score_map[part], (x0, y0))
+        for label in range(1, count)
+        if kept[label]
+    ]
     regions.sort(key=lambda region: (-region.area_px, region.box))
-    cleaned = mask.copy() if kept[1:].all() else kept[labels]
     return cleaned, regions
 
 
 def _region(
-    label: int,
     labels: NDArray[np.int32],
+    label: int,
     stats: NDArray[np.int32],
     centroid: NDArray[np.float64],
     score_map: NDArray[np.float32],
+    origin: tuple[int, int],
 ) -> Region:
+    """One region of a part of the frame whose first pixel is ``origin`` = (x, y)."""
     x, y, width, height, area = (int(value) for value in stats)
     window = np.s_[y : y + height, x : x + width]
     inside = labels[window] == label
     scores = score_map[window][inside]
+    x, y = x + origin[0], y + origin[1]
     contours, hierarchy = cv2.findContours(inside.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE, offset=(x, y))
     outlines = [cv2.approxPolyDP(contour, SIMPLIFY_PX, closed=True).reshape(-1, 2).tolist() for contour in contours]
     parents = np.asarray(hierarchy).reshape(-1, 4)[:, 3]  # -1: an outer contour, of which one component has exactly one
@@ -55,7 +67,7 @@ def _region(
         holes=[outline for outline, parent in zip(outlines, parents, strict=True) if parent >= 0],
         box=(x, y, width, height),
         area_px=area,
-        centroid=(float(centroid[0]), float(centroid[1])),
+        centroid=(float(centroid[0]) + origin[0], float(centroid[1]) + origin[1]),
         mean_score=float(scores.mean(dtype=np.float64)),
         max_score=float(scores.max()),
     )
