@@ -24,10 +24,7 @@ from agvas_runtime.regions import find_regions
 from agvas_runtime.result import Result, Verdict
 from agvas_runtime.rgb import to_rgb
 from agvas_runtime.scoring import Clock, Scorer
-from agvas_runtime.sources.files import FileSource
-from agvas_runtime.sources.open import open_source
-from agvas_runtime.sources.prefetch import prefetch
-from agvas_runtime.sources.protocol import Source
+from agvas_runtime.sources import FileSource, Source, open_source, prefetch
 from agvas_runtime.stages.protocol import DecoderStage, LmmStage, VisionStage
 
 __all__ = ["Segmenter"]
