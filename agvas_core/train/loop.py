@@ -92,6 +92,7 @@ def train_model(
         sampler=range(start, len(data)),
         num_workers=train_config.workers,
         prefetch_factor=4 if train_config.workers else None,
+        multiprocessing_context="spawn" if train_config.workers else None,  # OpenCV's and torch's threads do not survive a fork
     )
     weights, total = train_config.loss.weights(), images_before(train_config, len(data))
     began, saved, row = time.monotonic(), time.monotonic(), LogRow()
