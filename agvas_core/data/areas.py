@@ -107,7 +107,7 @@ def stain(rng: np.random.Generator, look: np.random.Generator, ground: Ground, c
 
 def lesion(rng: np.random.Generator, look: np.random.Generator, ground: Ground, centre: Centre, radius: float) -> Painting:
     """A pigmented or rusted spot with a texture of its own, in one or two shades."""
-    window, image, away = _blob(rng, ground, centre, radius, look.uniform(0.05, 0.4))
+    window, image, away = _blob(rng, ground, centre, radius, look.uniform(0.02, 0.28))
     h, w = away.shape
     film = np.clip((1 - away) * look.uniform(2, 14), 0, 1)
     base = image.mean((0, 1))

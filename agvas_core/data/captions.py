@@ -175,7 +175,7 @@ _CLEAR: dict[str, Callable[[str, str], bool]] = {"place": _far_apart, "size": _c
 
 
 def _instruction(rng: np.random.Generator, target: str) -> str:
-    return pick(rng, ("Please segment the {} in this image.", "Segment the {}.", "Where is the {}? Please segment it.")).format(
+    return pick(rng, ("Please segment the {} in this image.", "Segment the {}.", "Please find the {} and segment it.")).format(
         target
     )
 
@@ -193,8 +193,10 @@ def referring(sample: Sample, rng: np.random.Generator) -> tuple[str, Mask] | No
         chosen = [defect for defect in sample.defects if defect.kind == kind]
         words = _REFERRED_WORDS[kind]
         word = words[0] if len(words) == 1 or chance(rng, 0.7) else words[1]
+        if len(chosen) > 1 and kind != "spots":
+            word = f"{word}es" if word.endswith(("ch", "s")) else f"{word}s"
         options += [(word, chosen)] * 2
-        if len({defect.place for defect in chosen}) == 1 and len(chosen) == 1 and chance(rng, 0.5):
+        if len(chosen) == 1 and chance(rng, 0.5):
             options.append((f"{word} at the {chosen[0].place}", chosen))
     if len(sample.defects) > 1:
         for attribute, clear in _CLEAR.items():

@@ -31,7 +31,7 @@ class Recipe:
 PAINTERS: dict[str, tuple[Recipe, ...]] = {
     "line": (
         Recipe(lines.scratch, 0.1, 0.9, may_repeat=True),
-        Recipe(lines.streak, 0.2, 1.1, weight=0.35),
+        Recipe(lines.streak, 0.2, 1.1, weight=0.35, may_repeat=True),
     ),
     "crack": (Recipe(lines.crack, 0.15, 1.0), Recipe(lines.hairline, 0.1, 1.2, weight=1.6)),
     "hole": (
@@ -91,6 +91,7 @@ def paint(
     recipe: Recipe | None = None,
     look_seed: int | None = None,
     radius: float | None = None,
+    centre: tuple[float, float] | None = None,
 ) -> tuple[Ground, Painting, Mask] | None:
     """One defect of ``kind``; None where, after a few attempts, none could be seen.
 
@@ -104,12 +105,12 @@ def paint(
         region = ground.part & ground.free
         if chosen.at_edge:
             region &= grown(~ground.part, max(1, round(2 * ground.unit)))
-        centre = centre_in(rng, region)
-        if centre is None:
+        at = centre or centre_in(rng, region)
+        if at is None:
             return None
         size = draw_radius(rng, chosen, ground, large) if radius is None else radius * rng.uniform(0.6, 1.4)
         look = np.random.default_rng(int(rng.integers(2**32)) if look_seed is None else look_seed)
-        painting = chosen.painter(rng, look, ground, centre, size)
+        painting = chosen.painter(rng, look, ground, at, size)
         done = None if painting is None else settled(ground, painting)
         if done is not None:
             return ground.after(*done), done[0], done[1]

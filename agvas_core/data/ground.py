@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 
 from agvas_core.data.noise import unit_px
+from agvas_core.data.photometry import Photometry
 from agvas_core.data.raster import Image, Mask, blurred, closed, grey_level, greyed, largest_channel
 from agvas_core.data.scenes import Scene
 
@@ -25,7 +26,7 @@ class Ground:
     """An image that is being painted on.
 
     ``image`` float32 [H, W, 3]; ``part`` where the part is; ``free`` where no defect lies yet. ``spread`` is the deviation
-    of the part's brightness, ``noise`` and ``softness_px`` what the camera will add: a defect must stand out of both.
+    of the part's brightness. ``noise``, ``softness_px`` and ``gamma`` are what the camera will do: a defect must survive it.
     """
 
     image: Image
@@ -36,6 +37,7 @@ class Ground:
     brightness: float
     noise: float
     softness_px: float
+    gamma: float
     grey: bool
     families: Sequence[str]
 
@@ -88,15 +90,25 @@ class Painting:
 Painter = Callable[[np.random.Generator, np.random.Generator, Ground, tuple[float, float], float], Painting | None]
 
 
-def ground_of(scene: Scene, noise: float, softness_px: float, grey: bool, families: Sequence[str]) -> Ground:
+def ground_of(scene: Scene, exposure: Photometry, families: Sequence[str]) -> Ground:
     """An untouched ground."""
     image = scene.image
-    if grey:
+    if exposure.grey:
         image = greyed(image)
     sample = image[::4, ::4][scene.part[::4, ::4]]
     spread, brightness = (float(sample.std(0).mean()), float(sample.mean())) if len(sample) else (0.1, 0.5)
     return Ground(
-        image, scene.part, np.ones_like(scene.part), scene.backdrop, spread, brightness, noise, softness_px, grey, families
+        image=image,
+        part=scene.part,
+        free=np.ones_like(scene.part),
+        backdrop=scene.backdrop,
+        spread=spread,
+        brightness=brightness,
+        noise=exposure.noise,
+        softness_px=exposure.blur_px,
+        gamma=exposure.gamma,
+        grey=exposure.grey,
+        families=families,
     )
 
 
@@ -137,7 +149,8 @@ def _line_shows(ground: Ground, before: Image, change: Image, mask: Mask) -> boo
         return False
     grain = np.abs(before - blurred(before, 1.5))[mask].mean()
     floor = max(MIN_LINE_CONTRAST, 1.2 * float(np.hypot(grain, 0.8 * ground.noise)))
-    return bool(change[mask].mean() > floor * np.sqrt(1 + (ground.softness_px / 1.2) ** 2))
+    contrast = float(change[mask].mean()) * min(1.0, _gain(ground, before, mask, float(change[mask].mean())))
+    return bool(contrast > floor * np.sqrt(1 + (ground.softness_px / 1.2) ** 2))
 
 
 def _area_shows(ground: Ground, before: Image, after: Image, mask: Mask) -> bool:
@@ -151,6 +164,7 @@ def _area_shows(ground: Ground, before: Image, after: Image, mask: Mask) -> bool
     radius = np.sqrt(mask.sum() / np.pi)
     drift = largest_channel(np.abs(blurred(after - before, max(1.0, 0.2 * radius))))[mask].mean()
     local_spread = float(before[mask].std(0).mean())
+    drift *= min(1.0, _gain(ground, before, mask, float(drift)))
     if drift > max(MIN_AREA_CONTRAST, 0.35 * min(local_spread, 2 * ground.spread), 0.5 * ground.noise):
         return True
     if radius < 4:  # too small to show a grain of its own
@@ -162,6 +176,12 @@ def _area_shows(ground: Ground, before: Image, after: Image, mask: Mask) -> bool
     if max(old, new) > 1.5 * min(old, new) + 0.25 * floor:
         return True
     return bool(min(old, new) > 2 * floor and np.linalg.norm(old_way - new_way) > 0.4)
+
+
+def _gain(ground: Ground, before: Image, mask: Mask, change: float) -> float:
+    """By how much the camera's gamma stretches a contrast here: a dark part under a gamma above 1 shows next to nothing."""
+    level = max(float(before[mask].mean()), change, 0.02)
+    return float(ground.gamma * level ** (ground.gamma - 1))
 
 
 def _grain(image: Image, mask: Mask) -> tuple[float, "np.ndarray[tuple[int], np.dtype[np.float32]]"]:

@@ -125,7 +125,8 @@ def hairline(
     """A crack one pixel wide, sometimes broken; its label is as thin as the line."""
     unit = ground.unit
     wobble = pick(look, (0.02, 0.1, 0.3, 0.5))
-    main = _through(curve(rng, np.zeros(2), length, wobble, unit), centre)
+    heading = pick(look, (look.uniform(0, 2 * math.pi), 0.0, math.pi / 2), (0.6, 0.25, 0.15))  # many follow the grain
+    main = _through(curve(rng, np.zeros(2), length, wobble, unit, heading), centre)
     paths: Paths = [main]
     for _ in range(pick(rng, (0, 0, 1, 3))):
         paths.append(curve(rng, main[int(rng.integers(len(main)))], length * rng.uniform(0.1, 0.35), 0.4, unit))

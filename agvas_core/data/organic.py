@@ -51,7 +51,7 @@ def organic_scene(rng: np.random.Generator, h: int, w: int) -> Scene:
     image = (
         base
         + rng.uniform(0.01, 0.05) * mottle
-        + rng.uniform(0, 0.15) * value_noise(rng, h, w, count_between(rng, 2, 4))[..., None]
+        + rng.uniform(0, 0.09) * value_noise(rng, h, w, count_between(rng, 2, 4))[..., None]
     )
     if chance(rng, 0.35):  # folds
         ridges = blurred(np.abs(fractal_noise(rng, h, w, count_between(rng, 2, 4), 2)), 3 * unit)
@@ -61,7 +61,7 @@ def organic_scene(rng: np.random.Generator, h: int, w: int) -> Scene:
     dim: Image | None = None
     if chance(rng, 0.35):
         corners = _vignette(rng, h, w)
-        part, dim = np.asarray(corners < 0.5, np.bool_), 1 - corners
+        part, dim = np.asarray(corners < 0.3, np.bool_), 1 - corners
     hairs = _hairs(rng, h, w) if chance(rng, 0.3) else None
     glints = _glints(rng, h, w) if chance(rng, 0.3) else None
 

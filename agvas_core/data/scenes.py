@@ -104,8 +104,8 @@ def _structure(rng: np.random.Generator, h: int, w: int, shape: Silhouette) -> I
     return field
 
 
-def _holder(rng: np.random.Generator, h: int, w: int, shape: Silhouette) -> Callable[[Image], Image]:
-    """A rod or wire that holds the part, with its shadow: in front of it, and normal."""
+def _holder(rng: np.random.Generator, h: int, w: int, shape: Silhouette) -> tuple[Callable[[Image], Image], Mask]:
+    """A rod or wire that holds the part, with its shadow: in front of it, and normal. -> what draws it, and where it is"""
     unit = unit_px(h, w)
     start = np.array(shape.centre) + rng.normal(0, 0.15, 2) * shape.radius_px
     end = start + np.array([rng.normal(0, 0.3), pick(rng, (-1.5, -0.6))]) * shape.radius_px
@@ -120,7 +120,7 @@ def _holder(rng: np.random.Generator, h: int, w: int, shape: Silhouette) -> Call
         image = image * (1 - shadow[..., None])
         return np.asarray(image + (grey - image) * rod[..., None], np.float32)
 
-    return cover
+    return cover, np.asarray(rod > 0.2, np.bool_)
 
 
 def _rotation(angle_rad: float) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
@@ -150,8 +150,11 @@ def object_scene(rng: np.random.Generator, h: int, w: int, families: Sequence[st
         backdrop = backdrop * (1 - shadow[..., None])
     edge = blurred(shape.alpha, rng.uniform(0.4, 1.5))[..., None]
     image = np.asarray(backdrop + (surface - backdrop) * edge, np.float32)
-    cover = _holder(rng, h, w, shape) if chance(rng, 0.08) else None
-    return Scene(image, shrunk(part, 1), "object", f"{shape.name}/{family}", np.asarray(backdrop, np.float32), cover)
+    part, cover = shrunk(part, 1), None
+    if chance(rng, 0.08):
+        cover, hidden = _holder(rng, h, w, shape)
+        part = part & ~hidden
+    return Scene(image, part, "object", f"{shape.name}/{family}", np.asarray(backdrop, np.float32), cover)
 
 
 def _banded_frame(rng: np.random.Generator, h: int, w: int, families: Sequence[str]) -> Image:
@@ -177,7 +180,7 @@ def _tile_frame(rng: np.random.Generator, h: int, w: int) -> Image:
     x = np.linspace(-1, 1, w, dtype=np.float32)
     knots = np.linspace(-1, 1, 9)
     glow = np.interp(x, knots, rng.normal(0, rng.uniform(0.03, 0.15), 9)).astype(np.float32)
-    slow = 1 + np.float32(rng.uniform(0.1, 0.4)) * value_noise(rng, h, w, pick(rng, (1, 2, 3)))
+    slow = 1 + np.float32(rng.uniform(0.05, 0.28)) * value_noise(rng, h, w, pick(rng, (1, 2, 3)))
     image = image * slow[..., None] + blurred(np.repeat(glow[None], h, 0), 4 * unit_px(h, w))[..., None]
     if chance(rng, 0.6):  # the tile's own left and right border
         margin = np.abs(x + rng.normal(0, 0.03)) - rng.uniform(0.85, 1.02)

@@ -40,7 +40,7 @@ MIN_SIDE_PX, MAX_SIDE_PX = 96, 2048
 # Cracks and lines are most of what real sets hold; threads least.
 KIND_WEIGHTS = {
     "line": 1.3,
-    "crack": 1.6,
+    "crack": 2.0,
     "hole": 1.1,
     "spots": 1.0,
     "stain": 1.3,
@@ -67,7 +67,7 @@ def synthesize(seed: int, index: int, size: tuple[int, int] = (256, 256), spec: 
     rng = np.random.default_rng(np.random.SeedSequence([seed, index]))
     scene = _draw_scene(rng, h, w, spec)
     exposure = Photometry.draw(rng, h, w)
-    ground = ground_of(scene, exposure.noise, exposure.blur_px, exposure.grey, spec.shown_families)
+    ground = ground_of(scene, exposure, spec.shown_families)
     canvas = _Canvas(ground)
     if not chance(rng, spec.normal_fraction):
         _add_defects(rng, canvas, scene, spec)
@@ -139,8 +139,11 @@ def _add_defects(rng: np.random.Generator, canvas: _Canvas, scene: Scene, spec: 
 def _add_lesion(rng: np.random.Generator, canvas: _Canvas) -> None:
     """One pigmented or raised area, often a large one."""
     kind, recipe = ("dent", PAINTERS["dent"][1]) if chance(rng, 0.2) else ("stain", PAINTERS["stain"][1])
-    radius = rng.uniform(0.06, 0.36) * min(canvas.ground.shape)
-    canvas.add(kind, paint(rng, canvas.ground, kind, recipe=recipe, radius=radius))
+    h, w = canvas.ground.shape
+    radius = rng.uniform(0.06, 0.36) * min(h, w)
+    # What is examined is mostly in the middle of the picture, as in dermatoscopy.
+    centre = (w * float(np.clip(rng.normal(0.5, 0.15), 0, 0.99)), h * float(np.clip(rng.normal(0.5, 0.15), 0, 0.99)))
+    canvas.add(kind, paint(rng, canvas.ground, kind, recipe=recipe, radius=radius, centre=centre if chance(rng, 0.7) else None))
 
 
 def _add_repeated(rng: np.random.Generator, canvas: _Canvas, spec: SynthesisSpec) -> None:
