@@ -18,7 +18,7 @@ from agvas_core.data.defects import KINDS
 from agvas_core.data.raster import Mask
 from agvas_core.data.sample import PLACES, SIZES, TONES, Defect, Sample
 
-__all__ = ["KINDS", "NOUNS", "NO_DEFECT", "SYNONYMS", "Mention", "absent_kind", "describe", "kind_of", "parse", "referring"]
+__all__ = ["KINDS", "NOUNS", "NO_DEFECT", "SYNONYMS", "Mention", "absent_kind", "describe", "instruction_for", "kind_of", "parse", "referring"]
 
 NO_DEFECT = "no anomaly"
 MAX_MENTIONS = 3
@@ -174,7 +174,7 @@ def _clear_size(size: str, other: str) -> bool:
 _CLEAR: dict[str, Callable[[str, str], bool]] = {"place": _far_apart, "size": _clear_size, "tone": lambda a, b: a != b}
 
 
-def _instruction(rng: np.random.Generator, target: str) -> str:
+def instruction_for(rng: np.random.Generator, target: str) -> str:
     return pick(rng, ("Please segment the {} in this image.", "Segment the {}.", "Please find the {} and segment it.")).format(
         target
     )
@@ -207,7 +207,7 @@ def referring(sample: Sample, rng: np.random.Generator) -> tuple[str, Mask] | No
                     target = f"anomaly at the {value}" if attribute == "place" else f"{value} anomaly"
                     options.append((target, chosen))
     target, chosen = pick(rng, options)
-    return _instruction(rng, target), np.isin(sample.labels, [defect.label for defect in chosen])
+    return instruction_for(rng, target), np.isin(sample.labels, [defect.label for defect in chosen])
 
 
 def absent_kind(sample: Sample, rng: np.random.Generator) -> str | None:

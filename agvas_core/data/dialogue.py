@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from agvas_core.contract.anchors import ANCHOR_TOKENS
 from agvas_core.contract.prompts import DEFAULT_INSTRUCTION, FIXED_ANSWER
-from agvas_core.data.captions import absent_kind, describe, referring
+from agvas_core.data.captions import absent_kind, describe, instruction_for, referring
 from agvas_core.data.synthesis import Sample
 
 __all__ = ["DESCRIBE_INSTRUCTION", "Dialogue", "Task", "make_dialogue"]
@@ -42,6 +42,6 @@ def make_dialogue(sample: Sample, task: Task, rng: np.random.Generator) -> Dialo
         instruction, mask = reference
         return Dialogue(instruction, FIXED_ANSWER, mask)
     if task == "absent" and (kind := absent_kind(sample, rng)) is not None:
-        return Dialogue(f"Please segment the {kind} in this image.", f"There is no {kind} in this image.", None)
+        return Dialogue(instruction_for(rng, kind), f"There is no {kind} in this image.", None)
     # A defect-free part gets the same answer and an empty mask: rejection by the mask, so that direct mode stays one prefill.
     return Dialogue(DEFAULT_INSTRUCTION, FIXED_ANSWER, sample.mask)
