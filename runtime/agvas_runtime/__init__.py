@@ -5,8 +5,25 @@ for result in Segmenter.load("nano").predict("parts/", stream=True):
     print(result.name, result.verdict, len(result.regions))
 """
 
-from agvas_runtime.frame import Frame
-from agvas_runtime.result import Region, Result, Verdict
-from agvas_runtime.segmenter import Segmenter
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from agvas_runtime.frame import Frame
+    from agvas_runtime.result import Region, Result, Verdict
+    from agvas_runtime.segmenter import Segmenter
 
 __all__ = ["Frame", "Region", "Result", "Segmenter", "Verdict"]
+
+_HOMES = {"Frame": "frame", "Region": "result", "Result": "result", "Segmenter": "segmenter", "Verdict": "result"}
+
+
+def __getattr__(name: str) -> object:
+    """Imports a name when it is first used: `agvas-run --help` must not wait for OpenCV."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

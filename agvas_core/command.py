@@ -1,0 +1,78 @@
+"""The ``agvas`` command: a list of subcommands, none of which is imported before it is asked for.
+
+Each package brings its own through the entry points of group ``agvas.commands``, so that no package imports another.
+"""
+
+import ast
+import importlib.util
+from collections.abc import Callable
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import NoReturn
+
+import typer
+
+from agvas_core import __version__
+from agvas_core.contract.command_line import exit_code_of, run_command
+
+__all__ = ["build", "main", "summary"]
+
+GROUP = "agvas.commands"
+
+# Everything after the subcommand's name belongs to the subcommand, its --help too.
+_PASS_ON = {"ignore_unknown_options": True, "allow_extra_args": True, "allow_interspersed_args": False, "help_option_names": []}
+
+
+def build(commands: list[EntryPoint]) -> typer.Typer:
+    """The command group over the given entry points."""
+    app = typer.Typer(
+        name="agvas",
+        help="Zero-shot visual anomaly segmentation: data, training, models. To look at pictures, use agvas-run.",
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode=None,
+    )
+
+    @app.callback(invoke_without_command=True)
+    def top(version: bool = typer.Option(False, "--version", help="Print the version and leave.")) -> None:
+        if version:
+            print(f"agvas {__version__}")
+            raise typer.Exit
+
+    for entry in sorted(commands, key=lambda entry: entry.name):
+        app.command(entry.name, help=summary(entry), context_settings=dict(_PASS_ON))(_runner(entry))
+    return app
+
+
+def _runner(entry: EntryPoint) -> Callable[[typer.Context], None]:
+    def run(context: typer.Context) -> None:
+        raise typer.Exit(exit_code_of(entry.load, name=f"agvas {entry.name}", arguments=context.args))
+
+    return run
+
+
+def summary(entry: EntryPoint) -> str:
+    """First sentence of a subcommand's docstring, read from the source: importing it may need torch."""
+    top, _, rest = entry.module.partition(".")
+    found = importlib.util.find_spec(top)
+    folders = list(found.submodule_search_locations or []) if found else []
+    for folder in map(Path, folders):
+        stem = folder.joinpath(*rest.split("."))
+        for path in (stem.with_name(stem.name + ".py"), stem / "__init__.py"):
+            if path.is_file():
+                try:
+                    return _docstring(ast.parse(path.read_text(encoding="utf-8")), entry.attr)
+                except SyntaxError:  # it says so when it is run; the list of commands is for the others, too
+                    return ""
+    return ""
+
+
+def _docstring(module: ast.Module, attribute: str) -> str:
+    functions = [node for node in module.body if isinstance(node, ast.FunctionDef) and node.name == attribute]
+    text = (ast.get_docstring(functions[0]) if functions else None) or ast.get_docstring(module) or ""
+    return text.partition("\n\n")[0].replace("\n", " ")
+
+
+def main() -> NoReturn:
+    """Entry point of ``agvas``."""
+    run_command(lambda: build(list(entry_points(group=GROUP))), name="agvas")

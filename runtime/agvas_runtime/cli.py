@@ -1,0 +1,140 @@
+"""``agvas-run``: finds anomalies in files, folders, videos or a camera.
+
+Only options are read here, and nothing heavy is imported before they are known to make sense; ``inspection`` does the work.
+"""
+
+import difflib
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from agvas_core import __version__
+from agvas_core.contract.command_line import run_command
+from agvas_core.contract.errors import UsageError
+
+__all__ = ["app", "main"]
+
+SAVE_KINDS = ("mask", "overlay", "jsonl", "report", "score", "score-npy")
+SAVE_DEFAULT = "mask,overlay,jsonl,report"
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+
+class Tiling(StrEnum):
+    """Whether large images are cut into tiles."""
+
+    auto = "auto"
+    off = "off"
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"agvas-run {__version__}")
+        raise typer.Exit
+
+
+def parse_save(text: str) -> tuple[str, ...]:
+    """The kinds in a comma list, each once; ``none`` alone saves nothing.
+
+    Raises:
+        UsageError: a kind that does not exist.
+    """
+    kinds = [kind.strip().lower() for kind in text.split(",") if kind.strip()]
+    if kinds == ["none"]:
+        return ()
+    for kind in kinds:
+        if kind not in SAVE_KINDS:
+            near = difflib.get_close_matches(kind, SAVE_KINDS, n=1)
+            meant = f"did you mean {near[0]}? " if near else ""
+            raise UsageError(f"--save has {kind!r}: {meant}it takes {', '.join(SAVE_KINDS)}, or none alone")
+    if not kinds:
+        raise UsageError(f"--save is empty: it takes {', '.join(SAVE_KINDS)}, or none to save nothing")
+    return tuple(kind for kind in SAVE_KINDS if kind in kinds)
+
+
+@app.command()
+def run(
+    context: typer.Context,
+    sources: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="SOURCE", help="Image and video files, folders, globs in quotes, or - for a list of paths on stdin."
+        ),
+    ] = None,
+    camera: Annotated[
+        str | None, typer.Option(metavar="URI", help="A camera in place of SOURCE: index, device, rtsp:// or http:// (MJPEG).")
+    ] = None,
+    prompt: Annotated[str | None, typer.Option(help="What to look for, in words.")] = None,
+    model: Annotated[str, typer.Option(metavar="NAME|FOLDER", help="A bundled model, or the folder of a bundle.")] = "nano",
+    threshold: Annotated[float | None, typer.Option(help="A pixel counts as anomalous above this score, 0 to 1.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder for the results; the next free runs/run-001 by default.")
+    ] = None,
+    save: Annotated[
+        str,
+        typer.Option(
+            metavar="KINDS", help="Comma list of mask, overlay, jsonl, report, score (16-bit PNG), score-npy (float32); or none."
+        ),
+    ] = SAVE_DEFAULT,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the files of an earlier run in --out.")] = False,
+    fail_on_reject: Annotated[
+        bool, typer.Option("--fail-on-reject", help="Exit with 1 if any image is FAIL or NO_VERDICT.")
+    ] = False,
+    json_lines: Annotated[bool, typer.Option("--json", help="Results as JSON lines on stdout, all else on stderr.")] = False,
+    limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="Stop after N images.")] = None,
+    every: Annotated[int, typer.Option(min=1, metavar="N", help="Take every N-th image or video frame.")] = 1,
+    max_pixels: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Larger images get NO_VERDICT; 100 million by default.")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(min=1, metavar="N", help="CPU threads; all cores by default.")] = None,
+    tiling: Annotated[Tiling, typer.Option(help="Cut large images into tiles, or shrink them whole.")] = Tiling.auto,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    """Finds what does not belong on a part: verdict, mask and report for every image.
+
+    Exit codes: 0 fine, 1 rejects found (--fail-on-reject), 2 usage, 3 environment (model, packages, output folder), 5 source lost, 130
+    interrupted.
+    """
+    if not sources and camera is None:
+        print(context.get_help(), file=sys.stderr)
+        raise typer.Exit(2)
+    if sources and camera is not None:
+        raise UsageError(f"both SOURCE ({sources[0]}) and --camera are given; one run looks at one of them: leave one out")
+    kinds = parse_save(save)
+
+    from agvas_runtime.inspection import Job, inspect  # numpy, OpenCV and ONNX Runtime come with it
+
+    job = Job(
+        sources=tuple(sources or ()),
+        camera=camera,
+        model=model,
+        prompt=prompt,
+        threshold=threshold,
+        threads=threads,
+        tiling=tiling.value,
+        max_pixels=max_pixels,
+        limit=limit,
+        every=every,
+        out=out,
+        save=kinds,
+        overwrite=overwrite,
+        fail_on_reject=fail_on_reject,
+        json_lines=json_lines,
+        quiet=quiet,
+    )
+    raise typer.Exit(inspect(job))
+
+
+def _load() -> Any:
+    return app
+
+
+def main() -> NoReturn:
+    """Entry point of ``agvas-run``."""
+    run_command(_load, name="agvas-run")

@@ -1,0 +1,192 @@
+"""One run of ``agvas-run``: source -> segmenter -> files, report and summary, whatever happens on the way."""
+
+import logging
+import os
+import platform
+import re
+import shlex
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import chain, islice
+from pathlib import Path
+from typing import Literal
+
+from rich.console import Console
+
+from agvas_core import __version__
+from agvas_core.contract.command_line import EXIT_INTERRUPTED
+from agvas_core.contract.errors import EXIT_OK, EXIT_REJECTS, SourceError
+from agvas_runtime.frame import Frame
+from agvas_runtime.image_file import MAX_PIXELS
+from agvas_runtime.progress import RunProgress, print_summary, printable
+from agvas_runtime.report import Report
+from agvas_runtime.result import Verdict
+from agvas_runtime.segmenter import Segmenter
+from agvas_runtime.sinks.image_files import ImageFiles
+from agvas_runtime.sinks.output_names import OutputNames, common_root
+from agvas_runtime.sinks.run_folder import REPORT_NAME, RunFolder, encode_line
+from agvas_runtime.sources import CameraSource, Source, open_source, prefetch
+
+__all__ = ["Job", "inspect"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the options of ``agvas-run`` ask for."""
+
+    sources: tuple[str, ...] = ()
+    camera: str | None = None
+    model: str = "nano"
+    prompt: str | None = None
+    threshold: float | None = None
+    threads: int | None = None
+    tiling: Literal["auto", "off"] = "auto"
+    max_pixels: int | None = None
+    limit: int | None = None
+    every: int = 1
+    out: Path | None = None
+    save: tuple[str, ...] = ()
+    overwrite: bool = False
+    fail_on_reject: bool = False
+    json_lines: bool = False
+    quiet: bool = False
+
+
+def inspect(job: Job) -> int:
+    """Runs the job and returns the exit code.
+
+    What was done before an interrupt or the loss of the source is kept, and the report says that it is not all.
+
+    Raises:
+        AgvasError: a source, model or folder that cannot be used; a source that was lost (after the report was written).
+    """
+    console = Console(stderr=True)
+    # Everything that may be refused is, before the first file is written.
+    folder = RunFolder(job.out, overwrite=job.overwrite, keep_lines="jsonl" in job.save) if job.save else None
+    if folder is not None:
+        folder.check()
+    with _warnings_on(console), _open(job) as source:
+        segmenter = Segmenter.load(
+            job.model,
+            threads=job.threads,
+            threshold=job.threshold,
+            prompt=job.prompt,
+            tiling=job.tiling,
+            max_pixels=job.max_pixels or MAX_PIXELS,
+        )
+        frames = iter(source)
+        first = list(islice(frames, 1))  # a camera that is not there says so here, before there is a folder
+        facts = _facts(job, segmenter)
+        if folder is not None:
+            folder.open(facts)
+        report = Report(facts, total=source.total)
+        progress = RunProgress(console, total=source.total, quiet=job.quiet)
+        notes: list[str] = []
+        stopped: BaseException | None = None
+        try:
+            with progress:
+                _inspect_all(job, chain(first, frames), segmenter, folder, report, progress)
+        except (KeyboardInterrupt, BrokenPipeError, SourceError) as error:
+            stopped = error
+            notes.append(_why(error, progress.done))
+        finally:
+            if folder is not None:
+                folder.close()
+        notes += source.notes
+    page = None
+    if folder is not None and "report" in job.save:
+        folder.store(REPORT_NAME, report.render(elapsed_s=progress.elapsed_s, notes=notes).encode("utf-8"))
+        page = folder.path / REPORT_NAME
+    if not job.quiet:
+        print_summary(
+            console if job.json_lines else Console(),
+            progress,
+            stage_medians=report.stage_medians(),
+            report=page,
+            folder=folder.path if folder else None,
+            notes=notes,
+        )
+    if isinstance(stopped, KeyboardInterrupt):
+        return EXIT_INTERRUPTED
+    if stopped is not None:
+        raise stopped
+    rejects = progress.counts[Verdict.FAIL] + progress.counts[Verdict.NO_VERDICT]  # NO_VERDICT is never PASS
+    return EXIT_REJECTS if job.fail_on_reject and rejects else EXIT_OK
+
+
+def _inspect_all(
+    job: Job, frames: Iterable[Frame], segmenter: Segmenter, folder: RunFolder | None, report: Report, progress: RunProgress
+) -> None:
+    images = ImageFiles(folder, OutputNames(common_root(job.sources)), job.save) if folder is not None else None
+    for frame in frames:
+        result = segmenter.segment(frame)
+        files = images.write(result) if images is not None else {}
+        record = result.to_dict() | {"files": files}
+        if folder is not None:
+            folder.add(record)
+        report.add(result, files)
+        if job.json_lines:
+            sys.stdout.buffer.write(encode_line(record))
+            sys.stdout.buffer.flush()
+        progress.advance(result)
+
+
+def _open(job: Job) -> Source:
+    max_pixels = job.max_pixels or MAX_PIXELS
+    # A number is a camera here, and would be a file's name to open_source.
+    camera = CameraSource(job.camera, every=job.every, max_pixels=max_pixels) if job.camera is not None else None
+    return prefetch(
+        open_source(camera, limit=job.limit)
+        if camera is not None
+        else open_source(job.sources, every=job.every, limit=job.limit, max_pixels=max_pixels)
+    )
+
+
+def _facts(job: Job, segmenter: Segmenter) -> dict[str, str]:
+    """What was run, for the report and ``run.json``."""
+    asked = ["agvas-run", *sys.argv[1:]]
+    return {
+        "model": segmenter.bundle.identity,
+        "prompt": segmenter.prompt,
+        "threshold": f"{segmenter.threshold:g}",
+        "date": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
+        "source": _without_password(job.camera or " ".join(job.sources)),
+        "command": _without_password(shlex.join(asked)),
+        "folder": os.getcwd(),
+        "agvas": f"{__version__}, {platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores",
+    }
+
+
+def _without_password(text: str) -> str:
+    return re.sub(r"://[^/@\s']+@", "://***@", printable(text))
+
+
+def _why(error: BaseException, done: int) -> str:
+    match error:
+        case SourceError():
+            return f"The source was lost after {done:,} images: {error}"
+        case BrokenPipeError():
+            return f"Stopped after {done:,} images: whoever read the results went away."
+        case _:
+            return f"Interrupted after {done:,} images; what follows is not the whole."
+
+
+@contextmanager
+def _warnings_on(console: Console) -> Iterator[None]:
+    """Warnings of the package go to stderr, above the bar, while a run lasts."""
+
+    class Lines(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            console.print(
+                f"agvas-run: {printable(record.getMessage())}", style="yellow", markup=False, highlight=False, soft_wrap=True
+            )
+
+    log, handler = logging.getLogger("agvas"), Lines(logging.WARNING)
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
