@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import cv2
 import numpy as np
@@ -102,14 +102,22 @@ def _decode(data: bytes, header: ImageHeader, bits: int | None, note: Callable[[
     fewer = looks_like_fewer_bits(pixels) if bits is None and header.sample_max is None else None
     if note is not None and fewer is not None:
         note(f"16-bit samples use only the lowest {fewer} bits: if the camera gives {fewer} bits, pass --bits {fewer}")
-    if pixels.ndim == 3 and pixels.shape[2] >= 3:  # BGR(A) -> RGB(A)
-        pixels = pixels[..., [2, 1, 0, 3] if pixels.shape[2] == 4 else [2, 1, 0]]
+    pixels = _rgb_order(pixels)
     if header.format == "bmp" and pixels.ndim == 3 and pixels.shape[2] == 4 and not pixels[..., 3].any():
         pixels = pixels[..., :3]  # the fourth byte of most 32-bit BMPs is unused and zero, not transparency
     # libtiff multiplies straight alpha in on the 8-bit path only; see image_header.
     premultiplied = header.premultiplied and pixels.dtype == np.uint8
     rgb = to_rgb(pixels, bits=bits, sample_max=header.sample_max, premultiplied=premultiplied)
     return _upright(rgb, exif_orientation(data, header.format))
+
+
+def _rgb_order(pixels: NDArray[np.generic]) -> NDArray[np.generic]:
+    if pixels.ndim == 2 or pixels.shape[2] < 3:
+        return pixels
+    if pixels.dtype in (np.uint8, np.uint16, np.float32):  # what cvtColor takes; six times as fast as NumPy
+        code = cv2.COLOR_BGRA2RGBA if pixels.shape[2] == 4 else cv2.COLOR_BGR2RGB
+        return cv2.cvtColor(cast(NDArray[np.uint8], pixels), code)
+    return pixels[..., [2, 1, 0, 3]] if pixels.shape[2] == 4 else pixels[..., ::-1]
 
 
 def _opencv_decode(data: bytes) -> NDArray[np.generic] | None:

@@ -34,7 +34,7 @@ def picture() -> Rgb:
     return np.stack([rows * 10, columns * 6, 255 - rows * 5 - columns], axis=-1).astype(np.uint8)
 
 
-def encode(suffix: str, rgb: NDArray[np.generic], *options: int) -> bytes:
+def encode(suffix: str, rgb: NDArray[np.integer | np.floating], *options: int) -> bytes:
     order = {3: [2, 1, 0], 4: [2, 1, 0, 3]}
     swapped = rgb[..., order[rgb.shape[2]]] if rgb.ndim == 3 else rgb
     if suffix == ".webp" and not options:
@@ -142,7 +142,7 @@ def test_twelve_bits_are_scaled_when_asked_for_and_hinted_at_when_not() -> None:
     notes: list[str] = []
     decode_image(data, note=notes.append)
     assert len(notes) == 1 and "--bits 12" in notes[0]
-    with pytest.raises(ImageError, match="4095.*1023"):
+    with pytest.raises(ImageError, match=r"4095.*1023"):
         decode_image(data, bits=10)
 
 
@@ -247,7 +247,7 @@ def test_a_jpeg_closed_before_its_last_rows_is_an_error(options: tuple[int, ...]
     rng = np.random.default_rng(6)
     data = encode(".jpg", rng.integers(0, 256, (64, 64, 3), dtype=np.uint8), *options)
     for kept in (0.3, 0.5, 0.8):
-        with pytest.raises(ImageError, match="fewer pixels|cannot be decoded"):
+        with pytest.raises(ImageError, match=r"fewer pixels|cannot be decoded"):
             decode_image(data[: int(len(data) * kept)].rstrip(b"\xff") + b"\xff\xd9")
 
 

@@ -142,7 +142,7 @@ class _Reader:
         self._changed = threading.Condition()
         self._newest: tuple[int, Picture, float] | None = None
         self._error: BaseException | None = None
-        self._stopped = False
+        self._closed = False
         self._opened = False
         self._grabbed = self._dropped = 0
         self._heard_s = time.monotonic()
@@ -156,7 +156,7 @@ class _Reader:
             with self._changed:
                 self._opened, self._heard_s = True, time.monotonic()
                 self._changed.notify_all()
-            while not self._stopped:
+            while not self._closed:
                 self._grabber.grab()
                 start = time.perf_counter()
                 image = self._grabber.retrieve() if self._grabbed % self._every == 0 else None
@@ -167,7 +167,6 @@ class _Reader:
             self._grabber.close()
             with self._changed:
                 self._error = error
-                self._stopped = True
                 self._changed.notify_all()
 
     def _put(self, image: Picture | None, read_ms: float) -> None:
@@ -182,17 +181,17 @@ class _Reader:
     def take(self) -> tuple[int, Picture, float, int] | None:
         """The newest frame, waited for: (number, image or ImageError, milliseconds, dropped so far); None after ``stop``."""
         with self._changed:
-            while self._newest is None:
+            while self._newest is None and not self._closed:
                 if self._error is not None:
                     self._raise_end(self._error)
-                if self._stopped:
-                    return None
                 limit_s = self._stall_timeout_s if self._opened else self._open_timeout_s
                 # The clock starts anew with each frame; a bit more than the grabber's own limit, whose reason says more.
                 left_s = self._heard_s + limit_s + GRABBER_GRACE_S - time.monotonic()
                 if left_s <= 0:
                     self._raise_end(SourceError("it is silent"))
                 self._changed.wait(left_s)
+            if self._newest is None or self._closed:
+                return None
             number, image, read_ms = self._newest
             self._newest = None
             return number, image, read_ms, self._dropped
@@ -213,8 +212,7 @@ class _Reader:
     def stop(self) -> None:
         """Ends the thread. A read under way ends by its own timeout; past that, the thread is left to end by itself."""
         with self._changed:
-            self._stopped = True
-            self._newest = None
+            self._closed = True
             self._changed.notify_all()
         if self._thread is not threading.current_thread():
             self._thread.join(self._stall_timeout_s + CLOSE_GRACE_S)

@@ -46,11 +46,13 @@ def list_files(paths: Sequence[str | Path], notes: list[str], stdin: TextIO | No
 
 def _files(spec: str | Path, notes: list[str]) -> list[Path]:
     path = Path(spec)
+    if not str(spec):  # an unset variable of the shell, which must not mean the current folder
+        raise UsageError("a source is '', an empty name: name a file or a folder (. is the current one)")
     try:
         if path.is_dir():
             return _folder(path, notes)
         # A name that exists is no pattern, whatever signs it holds; pipes and devices are refused when they are read.
-        if os.path.lexists(path) and str(spec):
+        if os.path.lexists(path):
             return [path]
     except (OSError, ValueError) as error:
         raise UsageError(f"{str(spec)!r} cannot be a path ({error}): check it") from error
