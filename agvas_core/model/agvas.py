@@ -12,7 +12,7 @@ from agvas_core.model.spam import Spam
 
 __all__ = ["EMPTY_LOGIT", "AgVas", "AgVasOutput", "Vision"]
 
-EMPTY_LOGIT = 30.0  # sigmoid(-30) < 1e-13: a reply without anchors has an empty mask at any threshold
+EMPTY_LOGIT = 200.0  # sigmoid(-200) is 0 in float32: a reply without anchors has an empty mask at any threshold
 
 
 class Vision(NamedTuple):

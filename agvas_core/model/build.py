@@ -1,5 +1,8 @@
 """ModelConfig -> AgVas. The only place that turns a configuration into modules."""
 
+import dataclasses
+import inspect
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -15,10 +18,11 @@ from transformers import (
     SiglipVisionConfig,
 )
 
+from agvas_core.contract.errors import UsageError
 from agvas_core.contract.prompts import QWEN_CHAT, VICUNA_CHAT, ChatFormat
 from agvas_core.model.agmd import Agmd
 from agvas_core.model.agvas import AgVas
-from agvas_core.model.config import LmmConfig, ModelConfig, PixelConfig
+from agvas_core.model.config import LmmConfig, ModelConfig, PixelConfig, did_you_mean
 from agvas_core.model.encoders import LinearP, Normalize, PixelEncoder, SemanticEncoder
 from agvas_core.model.lmm import Lmm
 from agvas_core.model.nano_encoder import NanoEncoder
@@ -62,8 +66,15 @@ def build_model(config: ModelConfig, device: str = "cpu") -> AgVas:
 
 def build_llava(config: LmmConfig) -> Any:
     """The transformers model that tower, projector, language model and head are taken from."""
+    is_onevision = config.family == "llava-onevision"
+    # transformers swallows keys that it does not know, and a mistyped size becomes its default.
+    # (SigLIP reads vision_use_head without declaring it; the two keys of the text stand in [lmm].)
+    only_known(
+        "lmm.vision", config.vision, keys_of(SiglipVisionConfig if is_onevision else CLIPVisionConfig) | {"vision_use_head"}
+    )
+    only_known("lmm.text", config.text, keys_of(Qwen2Config if is_onevision else LlamaConfig) - {"vocab_size", "pad_token_id"})
     text: dict[str, Any] = {**config.text, "vocab_size": config.vocab_size, "pad_token_id": config.pad_token_id}
-    if config.family == "llava-onevision":
+    if is_onevision:
         return LlavaOnevisionForConditionalGeneration(
             LlavaOnevisionConfig(
                 vision_config=SiglipVisionConfig(**config.vision),
@@ -84,9 +95,20 @@ def build_llava(config: LmmConfig) -> Any:
 
 def build_pixel_backbone(config: PixelConfig) -> nn.Module:
     """The pixel encoder without its normalisation."""
-    if config.kind == "nano":
-        return NanoEncoder(out_dim=config.channels, **config.arguments)
-    return SamImageEncoder(out_dim=config.channels, **config.arguments)
+    encoder: type[NanoEncoder] | type[SamImageEncoder] = NanoEncoder if config.kind == "nano" else SamImageEncoder
+    only_known("pixel.arguments", config.arguments, inspect.signature(encoder).parameters.keys() - {"out_dim"})
+    return encoder(out_dim=config.channels, **config.arguments)
+
+
+def keys_of(config_type: type[Any]) -> set[str]:
+    """What a transformers configuration declares."""
+    return {field.name for field in dataclasses.fields(config_type)}
+
+
+def only_known(where: str, given: dict[str, Any], known: Iterable[str]) -> None:
+    """Refuses keys that would be ignored."""
+    for key in given.keys() - set(known):
+        raise UsageError(f"model configuration: {where}.{key}: there is no such key{did_you_mean(key, known)}")
 
 
 def chat_format(config: LmmConfig) -> ChatFormat:

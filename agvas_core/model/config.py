@@ -5,17 +5,28 @@ Presets are TOML files in ``agvas_core/presets``.
 
 import difflib
 import tomllib
+from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from agvas_core.contract.errors import UsageError
 from agvas_core.contract.manifest import Decision, TilingSpec
 from agvas_core.contract.preprocess import ViewSpec
 
-__all__ = ["AgmdConfig", "ModelConfig", "PixelConfig", "SpamConfig", "load_preset", "parse_config", "preset_names"]
+__all__ = [
+    "AgmdConfig",
+    "LmmConfig",
+    "ModelConfig",
+    "PixelConfig",
+    "SpamConfig",
+    "did_you_mean",
+    "load_preset",
+    "parse_config",
+    "preset_names",
+]
 
 
 class _Part(BaseModel):
@@ -29,14 +40,23 @@ class LmmConfig(_Part):
     vision: dict[str, Any]
     """SiglipVisionConfig or CLIPVisionConfig, by keyword."""
     text: dict[str, Any]
-    """Qwen2Config or LlamaConfig, by keyword; ``vocab_size`` is that of the original tokenizer."""
+    """Qwen2Config or LlamaConfig, by keyword; without ``vocab_size`` and ``pad_token_id``, which stand here."""
     chat: Literal["qwen", "vicuna"]
     vocab_size: int
-    """With the anchors."""
+    """Rows of embeddings and head: all of the tokenizer's, the anchors', and those that no token uses yet."""
     anchor_ids: tuple[int, int, int]
     image_token_id: int
     pad_token_id: int
     end_token_id: int
+
+    @model_validator(mode="after")
+    def _ids_have_rows(self) -> Self:
+        special = (*self.anchor_ids, self.image_token_id, self.pad_token_id, self.end_token_id)
+        if not 0 <= min(special) <= max(special) < self.vocab_size:
+            raise ValueError(f"token ids {special} do not lie in 0..{self.vocab_size - 1}: raise vocab_size or change the ids")
+        if len(set(special[:4])) < 4:
+            raise ValueError(f"anchor_ids {self.anchor_ids} and image_token_id {self.image_token_id} must all differ")
+        return self
 
 
 class PixelConfig(_Part):
@@ -100,9 +120,8 @@ def load_preset(name: str | Path) -> dict[str, Any]:
     elif str(name) in preset_names():
         text = (resources.files("agvas_core.presets") / f"{name}.toml").read_text(encoding="utf-8")
     else:
-        near = difflib.get_close_matches(str(name), preset_names(), 1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise UsageError(f"no preset {name!r}; there are {', '.join(preset_names())}{hint}")
+        names = preset_names()
+        raise UsageError(f"no preset {str(name)!r}; there are {', '.join(names)}{did_you_mean(str(name), names)}")
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -120,10 +139,22 @@ def parse_config(table: dict[str, Any]) -> ModelConfig:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        near = (
-            difflib.get_close_matches(str(first["loc"][-1]), ModelConfig.model_fields, 1)
-            if first["type"] == "extra_forbidden"
-            else []
-        )
-        hint = f"; did you mean {near[0]}?" if near else ""
+        hint = did_you_mean(str(first["loc"][-1]), _keys_at(first["loc"][:-1])) if first["type"] == "extra_forbidden" else ""
         raise UsageError(f"model configuration: {where}: {first['msg']}{hint}") from error
+
+
+def did_you_mean(key: str, known: Iterable[str]) -> str:
+    """End of a message about an unknown key: the nearest that exists, or nothing."""
+    near = difflib.get_close_matches(key, list(known), 1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def _keys_at(where: tuple[str | int, ...]) -> Iterable[str]:
+    """Keys of the table that ``where`` leads to."""
+    table: type[BaseModel] = ModelConfig
+    for part in where:
+        inner = table.model_fields[str(part)].annotation
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            return ()
+        table = inner
+    return table.model_fields

@@ -57,7 +57,7 @@ class Lmm(nn.Module):
 
     def embed(self, input_ids: Tensor, f_s: Tensor, f_align: Tensor) -> Tensor:
         """Concat(f_s, f_align, f_txt): ids [B, L] with 2N image tokens in each row -> [B, L, D]."""
-        f_txt: Tensor = self.language_model.get_input_embeddings()(input_ids)  # type: ignore[operator]  # [B, L, D]
+        f_txt = self.embed_text(input_ids)  # [B, L, D]
         visual = torch.cat([f_s, f_align], 1).to(f_txt.dtype)  # [B, 2N, D]
         is_image = input_ids == self.image_token_id
         if (counts := is_image.sum(1)).ne(visual.shape[1]).any():
@@ -65,6 +65,11 @@ class Lmm(nn.Module):
                 f"rows have {counts.tolist()} image tokens; f_s and f_align give {visual.shape[1]}: tokenize with that many image tokens"
             )
         return f_txt.masked_scatter(is_image[..., None], visual)
+
+    def embed_text(self, input_ids: Tensor) -> Tensor:
+        """f_txt: ids [B, L] -> [B, L, D]."""
+        f_txt: Tensor = self.language_model.get_input_embeddings()(input_ids)  # type: ignore[operator]
+        return f_txt
 
     def forward(
         self, embeddings: Tensor, attention_mask: Tensor | None = None, *, with_logits: bool = True, cache: Any = None
