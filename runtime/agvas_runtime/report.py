@@ -26,8 +26,10 @@ __all__ = ["MAX_ROWS", "MAX_THUMBNAILS", "Report", "headline", "reason"]
 MAX_THUMBNAILS = 500  # about 15 KB each: the page stays under 15 MB
 MAX_ROWS = 20_000  # a table beyond that is no longer read by people; results.jsonl has all
 MAX_ERRORS = 200
-MAX_REGIONS_SHOWN = 50  # per frame, in the enlarged view
+MAX_REGIONS_SHOWN = 6  # per frame, in the enlarged view
 RECENT_TIMINGS = 10_000
+
+MAX_OUTLINES = 400  # the largest ones; a frame of pure noise has thousands
 
 THUMBNAIL_PX = 360
 FEW = 60
@@ -198,7 +200,7 @@ def _thumbnail(result: Result, side_px: int) -> dict[str, Any]:
         "w": width,
         "h": height,
         "src": _data_uri(np.ascontiguousarray(small[:, :, ::-1]), THUMBNAIL_JPEG_QUALITY),
-        "d": "".join(_outline(region, scale) for region in result.regions),
+        "d": "".join(_outline(region, scale) for region in result.regions[:MAX_OUTLINES]),
         "r": [[*region.box, region.area_px, round(region.mean_score, 3)] for region in result.regions[:MAX_REGIONS_SHOWN]],
     }
     if result.score_map is not None:
