@@ -32,6 +32,16 @@ def gabor_bank(wavelengths: tuple[float, ...] = (4.0, 7.0), orientations: int = 
     return torch.stack(filters)[:, None]
 
 
+def local_mean(x: Tensor, size: int) -> Tensor:
+    """Mean over ``size`` x ``size`` px, of what lies inside the image: [B, C, h, w] -> the same shape.
+
+    Rows, then columns: as one 15 x 15 pool it took a third of the exported vision graph's time.
+    """
+    pad = size // 2
+    rows = F.avg_pool2d(x, (size, 1), 1, (pad, 0), count_include_pad=False)
+    return F.avg_pool2d(rows, (1, size), 1, (0, pad), count_include_pad=False)
+
+
 def spd_inverse(matrix: Tensor, ridge: float, iterations: int = 14) -> Tensor:
     """Inverse of [..., C, C] + ridge * mean(diagonal) * I by Newton-Schulz.
 
@@ -70,9 +80,7 @@ class ImagePrior(nn.Module):
     @torch.no_grad()
     def forward(self, pixels: Tensor) -> Tensor:
         f = self.local_features(pixels.contiguous())  # [B, F, h, w]
-        pooled = F.interpolate(
-            F.avg_pool2d(F.avg_pool2d(f, 4), 7, 1, 3, count_include_pad=False), scale_factor=4.0, mode="bilinear"
-        )
+        pooled = F.interpolate(local_mean(F.avg_pool2d(f, 4), 7), scale_factor=4.0, mode="bilinear")
         mirrored = [f - f.flip(dims) for dims in ((3,), (2,), (2, 3))]
         variants = torch.stack([f, f - pooled, *mirrored], 1)  # [B, 5, F, h, w]
         z, distance, inverse = self.mahalanobis(variants)  # [B, F, h, w], [B, 5, h, w], [B, F, F]
@@ -87,7 +95,7 @@ class ImagePrior(nn.Module):
         """[B, 3, H, W] -> [B, F, H/2, W/2]."""
         half = F.conv2d(F.avg_pool2d(pixels, 2), self.to_opponent)  # [B, 3, h, w]
         grey = half[:, :1]
-        contrast = (grey - F.avg_pool2d(grey, 15, 1, 7, count_include_pad=False)).abs()
+        contrast = (grey - local_mean(grey, 15)).abs()
         energies = [self.energy(grey), F.interpolate(self.energy(F.avg_pool2d(grey, 2)), scale_factor=2.0, mode="bilinear")]
         smooth = F.avg_pool2d(half, 3, 1, 1, count_include_pad=False)
         return torch.cat([smooth, *energies, F.avg_pool2d(contrast, 3, 1, 1, count_include_pad=False)], 1)
