@@ -70,7 +70,7 @@ def load_checkpoint(folder: str | Path) -> Checkpoint:
     try:
         config = parse_config(json.loads((folder / CONFIG).read_text(encoding="utf-8")))
         state = load_file(folder / WEIGHTS)
-        tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
+        tokenizer = read_tokenizer(folder / TOKENIZER)
         training = json.loads((folder / TRAINING).read_text(encoding="utf-8")) if (folder / TRAINING).is_file() else {}
     except (ValueError, OSError, SafetensorError) as error:
         raise SetupError(f"{folder} is damaged ({error}): copy the checkpoint again") from error
@@ -79,13 +79,21 @@ def load_checkpoint(folder: str | Path) -> Checkpoint:
     return Checkpoint(model.eval(), config, tokenizer, training, folder)
 
 
+def read_tokenizer(path: Path) -> Tokenizer:
+    """Reads ``tokenizer.json``; ValueError where it is none."""
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # tokenizers raises nothing narrower
+        raise ValueError(f"{path.name}: {error}") from error
+
+
 def load_state(model: AgVas, state: dict[str, torch.Tensor], folder: Path) -> None:
     """Loads weights and names what does not fit."""
     own = model.state_dict()
     tied = own.keys() - unique(own).keys()
     missing = sorted(own.keys() - state.keys() - tied)
     unexpected = sorted(state.keys() - own.keys())
-    shapes = [name for name in state.keys() & own.keys() if state[name].shape != own[name].shape]
+    shapes = sorted(name for name in state.keys() & own.keys() if state[name].shape != own[name].shape)
     if missing or unexpected or shapes:
         detail = "; ".join(
             f"{len(names)} {what} (first: {names[0]})"
