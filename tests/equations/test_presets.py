@@ -95,7 +95,7 @@ BY_HAND = {
     },
 }
 
-# Base LMMs as the hub counts them, in billions, and the layer's end-of-line embedding that one view does not need.
+# The base LMMs as published, in billions. (They hold one row more, the end-of-line embedding, which a single view does not use.)
 PUBLISHED_BILLIONS = {"ov-0.5b": "0.89", "ov-7b": "8.03", "llava-13b": "13.35"}
 
 
