@@ -1,0 +1,33 @@
+"""How far two engines may be apart: torch, ONNX Runtime, TensorRT and native kernels give one answer, within this table.
+
+Export refuses a bundle beyond it and the tests compare with it; no other number stands anywhere else.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
+
+__all__ = ["TOLERANCES", "Tolerance"]
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """The largest error allowed at each joint.
+
+    The error of a tensor is its largest difference, divided by the reference's largest magnitude where that is above 1.
+    """
+
+    features: float
+    """f_s, f_align, f_p, f_detail."""
+    anchor_states: float
+    logits: float
+    probability: float
+    """P of eq. 8, the three graphs one after the other. Not scaled. Only pixels this close to the threshold may change sides."""
+
+
+# Seen over 20 synthetic images and noise, random weights: features 1e-5, anchor states 2e-6, logits 1e-6, P 1e-6.
+TOLERANCES: Final[Mapping[str, Tolerance]] = MappingProxyType(
+    {"fp32": Tolerance(features=5e-5, anchor_states=5e-5, logits=1e-4, probability=5e-5)}
+)
+"""Precision of the graphs -> what is allowed."""

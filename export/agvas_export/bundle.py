@@ -1,0 +1,183 @@
+"""Checkpoint -> bundle folder: three graphs, tokenizer, parity.json, manifest with the hash of every file.
+
+The folder appears whole or not at all: everything is written into a sibling and verified there, then renamed.
+"""
+
+import json
+import os
+import platform
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from agvas_core import __version__
+from agvas_core.contract.anchors import ANCHOR_TOKENS
+from agvas_core.contract.errors import BundleError, OutputError, SetupError, UsageError
+from agvas_core.contract.manifest import Manifest, PromptSpec, read_manifest, sha256_of, write_manifest
+from agvas_core.model.build import chat_format, semantic_tokens
+from agvas_core.model.checkpoint import WEIGHTS, Checkpoint, load_checkpoint
+from agvas_core.model.config import ModelConfig
+from agvas_export.graphs import export_joint
+from agvas_export.joints import make_joints
+from agvas_export.parity import Parity, compare, words
+
+__all__ = ["PARITY_NAME", "Exported", "export_bundle"]
+
+PARITY_NAME = "parity.json"
+MAX_PROMPT_TOKENS = 256
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+VERSIONED = ("torch", "transformers", "onnx", "onnxscript", "onnxruntime", "tokenizers", "numpy")
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A bundle that was written and verified."""
+
+    folder: Path
+    manifest: Manifest
+    parity: Parity
+
+
+def export_bundle(
+    checkpoint: str | Path,
+    out: str | Path,
+    *,
+    name: str | None = None,
+    overwrite: bool = False,
+    progress: Callable[[str], None] = lambda step: None,
+) -> Exported:
+    """Exports a checkpoint folder to the bundle folder ``out``.
+
+    Args:
+        name: of the bundle; the model's own by default.
+        overwrite: replace the bundle in ``out``.
+        progress: is told each step before it begins.
+
+    Raises:
+        UsageError: not a checkpoint, a name that cannot be one, or an ``out`` that must not be replaced.
+        SetupError: a damaged checkpoint.
+        OutputError: ``out`` cannot be written.
+        ParityError: the graphs do not give the model's own answer; nothing is left behind.
+    """
+    out = Path(out)
+    refuse_if_taken(out, overwrite)
+    progress("reading the checkpoint")
+    source = load_checkpoint(checkpoint)
+    name = name or source.config.name
+    if not NAME.fullmatch(name):
+        raise UsageError(f"the name {name!r} is not 1 to 64 letters, digits, dots, dashes and underscores: choose another --name")
+    check_tokenizer(source)
+    prompt = prompt_of(source.config)
+    with written_whole(out, overwrite) as folder:
+        said = words(source.tokenizer, prompt, source.config.lmm.anchor_ids)
+        specs = {}
+        for joint in make_joints(source.model, source.config, said.before.shape[1]):
+            progress(f"exporting the {joint.name} graph")
+            specs[joint.name] = export_joint(joint, folder)
+        source.tokenizer.save(str(folder / prompt.tokenizer), pretty=False)
+        manifest = Manifest(
+            name=name,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            anchor_ids=source.config.lmm.anchor_ids,
+            semantic_view=source.config.semantic_view,
+            pixel_view=source.config.pixel_view,
+            prompt=prompt,
+            **specs,
+            decision=source.config.decision,
+            tiling=source.config.tiling,
+            provenance=provenance_of(source),
+            files={},
+        )
+        progress("comparing the graphs with the model")
+        parity = compare(folder, manifest, source)
+        (folder / PARITY_NAME).write_text(json.dumps(parity.as_dict(), indent=2) + "\n", encoding="utf-8")
+        files = {path.name: sha256_of(path) for path in sorted(folder.iterdir())}
+        manifest = manifest.model_copy(update={"files": files})
+        write_manifest(folder, manifest)
+    return Exported(out, manifest, parity)
+
+
+def prompt_of(config: ModelConfig) -> PromptSpec:
+    """The prompt of direct mode, no longer than the language model has positions for."""
+    positions = int(config.lmm.text.get("max_position_embeddings", 4096))
+    room = positions - 2 * semantic_tokens(config)
+    return PromptSpec(chat=chat_format(config.lmm), max_tokens=max(16, min(MAX_PROMPT_TOKENS, room)))
+
+
+def check_tokenizer(source: Checkpoint) -> None:
+    """Raises SetupError where the tokenizer's anchors are not the model's."""
+    ids = tuple(source.tokenizer.token_to_id(token) for token in ANCHOR_TOKENS)
+    if ids != source.config.lmm.anchor_ids:
+        raise SetupError(
+            f"the tokenizer of {source.folder} gives {', '.join(ANCHOR_TOKENS)} the ids {ids}, its configuration says "
+            f"{source.config.lmm.anchor_ids}: use the tokenizer that the model was trained with"
+        )
+
+
+def provenance_of(source: Checkpoint) -> dict[str, Any]:
+    """Where the weights come from and what made the graphs."""
+    training = source.training
+    recipe = training.get("train", {})
+    from_scratch = "all" in source.config.trained
+    return {
+        "checkpoint": {"name": source.folder.resolve().name, "sha256": sha256_of(source.folder / WEIGHTS)},
+        "model": source.config.model_dump(mode="json"),
+        "training": {key: training[key] for key in ("agvas", "torch", "step", "steps", "images") if key in training}
+        | {"seed": recipe.get("seed"), "config": recipe},
+        "versions": {"agvas": __version__, "python": platform.python_version()} | {name: version(name) for name in VERSIONED},
+        "licence": {
+            "software": "Apache-2.0",
+            # Procedural images only: no one else's rights are in the weights.
+            "weights": training.get("licence")
+            or ("Apache-2.0" if from_scratch else "those of the base model and of the training data; see training"),
+        },
+    }
+
+
+def refuse_if_taken(out: Path, overwrite: bool) -> None:
+    """Before the minutes of work: raises UsageError where ``out`` is taken and must not be replaced."""
+    if not out.exists() and not out.is_symlink():
+        return
+    if not out.is_dir() or out.is_symlink():
+        raise UsageError(f"{out} exists and is not a folder: choose another folder for -o")
+    if not any(out.iterdir()):
+        return
+    if not overwrite:
+        raise UsageError(f"{out} exists and is not empty: choose another folder, or add --overwrite to replace the bundle in it")
+    try:
+        read_manifest(out)
+    except BundleError as error:  # --overwrite must never delete somebody's pictures
+        raise UsageError(
+            f"{out} is not empty and holds no bundle ({error}): choose another folder, or empty it yourself"
+        ) from error
+
+
+@contextmanager
+def written_whole(out: Path, overwrite: bool) -> Iterator[Path]:
+    """A folder beside ``out`` that takes its place if the block ends well, and goes away if not."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    except OSError as error:
+        raise OutputError(f"{out.parent} cannot be written ({error.strerror}): choose another folder for -o") from error
+    new, old = aside / "new", aside / "old"
+    try:
+        new.mkdir()  # not the temporary folder itself, which only its owner may read
+        yield new
+        refuse_if_taken(out, overwrite)  # it may have been filled meanwhile
+        if out.exists():
+            out.rename(old)
+        os.replace(new, out)
+    except OSError as error:
+        raise OutputError(f"{out} cannot be written ({error}): free space, or choose another folder for -o") from error
+    finally:
+        if old.exists() and not out.exists():
+            old.rename(out)
+        shutil.rmtree(aside, ignore_errors=True)

@@ -1,0 +1,112 @@
+"""A tiny model with every part of nano, whose language model has learned to say the fixed answer, and its bundle."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import nn
+
+from agvas_core.contract.command_line import exit_code_of
+from agvas_core.contract.prompts import DEFAULT_INSTRUCTION, FIXED_ANSWER
+from agvas_core.data.dialogue import Dialogue
+from agvas_core.data.tokenizer import SPECIAL_TOKENS
+from agvas_core.model.agvas import AgVas
+from agvas_core.model.build import build_model
+from agvas_core.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from agvas_core.model.config import ModelConfig, load_preset, parse_config
+from agvas_core.train.batches import encode_dialogues
+from agvas_export.cli import app
+
+torch.set_num_threads(1)
+
+SMALL: dict[str, Any] = {
+    "name": "tiny",
+    "semantic_view": {"size_px": 64},
+    "lmm": {
+        "vision": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "image_size": 64},
+        "text": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2},
+    },
+    "pixel": {"channels": 32, "arguments": {"widths": [4, 8, 8, 12], "prior_dim": 6, "detail_dim": 8}},
+    "agmd": {"depth": 1, "mlp_dim": 32, "mask_dim": 8},
+}
+
+
+def merged(table: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """``table`` with ``changes`` in it, table by table."""
+    result = copy.deepcopy(table)
+    for key, value in changes.items():
+        result[key] = merged(result[key], value) if isinstance(value, dict) and isinstance(result.get(key), dict) else value
+    return result
+
+
+def make_tokenizer() -> Tokenizer:
+    """Byte-level BPE with the special tokens first; no generator needed."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    special = [AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=320, special_tokens=special, initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator([DEFAULT_INSTRUCTION, "Sure, it is", "user\nassistant\n"] * 20, trainer)
+    return tokenizer
+
+
+def make_model(config: ModelConfig) -> AgVas:
+    """Random weights, far from their start: batch norms that have seen something, and masks with both sides."""
+    torch.manual_seed(7)
+    model = build_model(config).eval()
+    with torch.no_grad():
+        for part in model.modules():
+            if isinstance(part, nn.BatchNorm2d):
+                part.running_mean.normal_(0, 0.2)
+                part.running_var.uniform_(0.5, 1.5)
+                part.weight.uniform_(0.7, 1.3)
+                part.bias.normal_(0, 0.2)
+        for mlp in model.agmd.to_mask:
+            mlp[-1].weight.mul_(8)
+    return model
+
+
+def teach_fixed_answer(model: AgVas, config: ModelConfig, tokenizer: Tokenizer) -> None:
+    """Fits the language model alone to one sentence, about any image."""
+    ids, _, labels, _ = encode_dialogues([Dialogue(DEFAULT_INSTRUCTION, FIXED_ANSWER, None)], tokenizer, config)
+    visual = int((ids == config.lmm.image_token_id).sum()) // 2
+    optimizer = torch.optim.Adam(model.lmm.parameters(), 5e-3)
+    for _ in range(60):
+        f_s, f_align = torch.randn(2, 4, visual, config.lmm.text["hidden_size"])
+        rows = ids.expand(4, -1)
+        _, logits = model.lmm(model.lmm.embed(rows, f_s, f_align))
+        assert logits is not None
+        loss = nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels.expand(4, -1)[:, 1:].flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the tiny checkpoint; read it only."""
+    folder = tmp_path_factory.mktemp("checkpoint") / "tiny"
+    config = parse_config(merged(load_preset("nano")["model"], SMALL))
+    tokenizer, model = make_tokenizer(), make_model(config)
+    teach_fixed_answer(model, config, tokenizer)
+    training = {"images": 240, "train": {"seed": 7}}
+    save_checkpoint(folder, model.state_dict(), config, tokenizer, training)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tiny_checkpoint_folder: Path) -> Checkpoint:
+    return load_checkpoint(tiny_checkpoint_folder)
+
+
+@pytest.fixture(scope="session")
+def exported_folder(tiny_checkpoint_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle of the tiny checkpoint, made by the command; read it only, copy it to change it."""
+    out = tmp_path_factory.mktemp("bundle") / "tiny"
+    code = exit_code_of(lambda: app, name="agvas-export", arguments=["bundle", str(tiny_checkpoint_folder), "-o", str(out)])
+    assert code == 0
+    return out

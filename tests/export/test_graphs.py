@@ -1,0 +1,174 @@
+"""Each exported graph gives the model's own tensors, at any size and batch."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+from torch import Tensor, nn
+from torch.export import Dim
+
+from agvas_core.contract.manifest import Manifest, read_manifest
+from agvas_core.contract.preprocess import make_view
+from agvas_core.contract.tolerances import TOLERANCES
+from agvas_core.data.synthesis import synthesize
+from agvas_core.model.build import build_model
+from agvas_core.model.checkpoint import Checkpoint
+from agvas_core.model.config import ModelConfig, load_preset, parse_config
+from agvas_export.graphs import eager_attention, export_joint
+from agvas_export.joints import Axis, Joint, VisionJoint, make_joints
+from agvas_export.parity import Frames, Graphs, Words, answer_of, reference, words
+
+FP32 = TOLERANCES["fp32"]
+SIZES = [(64, 64), (96, 320), (320, 320), (416, 224)]
+
+
+@pytest.fixture(scope="module")
+def manifest(exported_folder: Path) -> Manifest:
+    return read_manifest(exported_folder)
+
+
+@pytest.fixture(scope="module")
+def graphs(exported_folder: Path, manifest: Manifest) -> Graphs:
+    return Graphs(exported_folder, manifest)
+
+
+@pytest.fixture(scope="module")
+def said(tiny_checkpoint: Checkpoint, manifest: Manifest) -> Words:
+    return words(tiny_checkpoint.tokenizer, manifest.prompt, manifest.anchor_ids)
+
+
+def frames_of(config: ModelConfig, batch: int, size: tuple[int, int], noise: bool) -> Frames:
+    if noise:
+        images = list(np.random.default_rng(3).integers(0, 256, (batch, *size, 3), np.uint8))
+    else:
+        images = [synthesize(5, index, (416, 416)).image[: size[0], : size[1]] for index in range(batch)]
+    semantic = np.stack([make_view(config.semantic_view, image).pixels for image in images])
+    return Frames(torch.from_numpy(semantic), torch.from_numpy(np.stack(images)))
+
+
+def given_to(frames: Frames, said: Words) -> dict[str, Tensor]:
+    ids = {name: row.expand(len(frames.pixel), -1) for name, row in zip(("ids_before", "ids_after", "anchor_positions"), said)}
+    return {"semantic_image": frames.semantic, "pixel_image": frames.pixel} | ids
+
+
+def assert_near(value: Tensor, truth: Tensor, tolerance: float) -> None:
+    assert value.shape == truth.shape
+    torch.testing.assert_close(value, truth, rtol=0, atol=tolerance * max(1.0, float(truth.abs().max())))
+
+
+@pytest.mark.parametrize("noise", [False, True], ids=["synthetic", "noise"])
+@pytest.mark.parametrize("batch", [1, 2, 3])
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_every_joint_gives_the_models_own_tensors(
+    graphs: Graphs, said: Words, tiny_checkpoint: Checkpoint, size: tuple[int, int], batch: int, noise: bool
+) -> None:
+    frames = frames_of(tiny_checkpoint.config, batch, size, noise)
+    truth = reference(tiny_checkpoint.model, frames, said)
+    given = given_to(frames, said) | truth
+    seen = graphs.run("vision", given)
+    assert seen.keys() == {"f_s", "f_align", "f_p", "f_detail"}
+    for name, value in seen.items():
+        assert_near(value, truth[name], FP32.features)
+    assert_near(graphs.run("lmm", given)["anchor_states"], truth["anchor_states"], FP32.anchor_states)
+    assert_near(graphs.run("decoder", given)["logits"], truth["logits"], FP32.logits)
+
+
+def test_a_batch_gives_what_its_images_give_alone(graphs: Graphs, said: Words, tiny_checkpoint: Checkpoint) -> None:
+    frames = frames_of(tiny_checkpoint.config, 3, (96, 160), noise=False)
+    together = answer_of(graphs, given_to(frames, said))["logits"]
+    for row in range(3):
+        alone = Frames(*(view[row : row + 1] for view in frames))
+        assert_near(together[row : row + 1], answer_of(graphs, given_to(alone, said))["logits"], FP32.logits)
+
+
+def test_the_number_of_words_is_open(graphs: Graphs, said: Words, tiny_checkpoint: Checkpoint) -> None:
+    frames = frames_of(tiny_checkpoint.config, 1, (64, 64), noise=False)
+    longer = Words(said.before, torch.cat([torch.arange(20, 60)[None], said.after], 1), said.positions + 40)
+    truth = reference(tiny_checkpoint.model, frames, longer)
+    states = graphs.run("lmm", given_to(frames, longer) | truth)["anchor_states"]
+    assert_near(states, truth["anchor_states"], FP32.anchor_states)
+
+
+def test_folding_linear_p_into_spam_changes_nothing_and_leaves_the_model_alone(tiny_checkpoint: Checkpoint) -> None:
+    model = tiny_checkpoint.model
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    frames = frames_of(tiny_checkpoint.config, 2, (64, 96), noise=False)
+    with torch.no_grad():
+        assert_near(VisionJoint(model)(*frames)[1], model.see(*frames).f_align, 1e-6)
+    assert model.spam.to_k.in_features == model.linear_p.linear.out_features
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_the_models_attention_is_what_it_was_after_export(tiny_checkpoint: Checkpoint) -> None:
+    config = tiny_checkpoint.model.lmm.language_model.config
+    assert config._attn_implementation == "sdpa"
+    with eager_attention(tiny_checkpoint.model):
+        assert config._attn_implementation == "eager"
+    assert config._attn_implementation == "sdpa"
+
+
+class TinyConstants(nn.Module):
+    """log of what may be zero, as the prior has it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x + 1e-12).log() + (x.square() + 1e-8).sqrt()
+
+
+def test_a_constant_below_1e_8_survives_the_export(tmp_path: Path) -> None:
+    x, module = torch.tensor([[0.0, 1e-5, 1.0]]), TinyConstants().eval()
+    joint = Joint("constants", module, {"x": x}, {"y": module(x)}, {"x": {0: Axis("batch", Dim("batch"))}, "y": {}})
+    export_joint(joint, tmp_path)
+    result = onnx.reference.ReferenceEvaluator(str(tmp_path / "constants.onnx")).run(None, {"x": x.numpy()})
+    assert_near(torch.from_numpy(result[0]), module(x), 1e-6)
+
+
+def test_the_graphs_name_nothing_of_this_machine(exported_folder: Path) -> None:
+    for path in exported_folder.glob("*.onnx"):
+        content = path.read_bytes()
+        assert b"site-packages" not in content and b".py" not in content, path.name
+
+
+def test_each_weight_is_in_the_bundle_once(exported_folder: Path, tiny_checkpoint: Checkpoint) -> None:
+    graphs = sum(path.stat().st_size for path in exported_folder.glob("*.onnx"))
+    initializers = sum(
+        numpy_helper.to_array(tensor).nbytes for path in exported_folder.glob("*.onnx") for tensor in onnx.load(path).graph.initializer
+    )
+    weights = sum(parameter.nbytes for parameter in tiny_checkpoint.model.parameters())
+    assert initializers < 1.1 * weights + 40_000  # the prior's filters and the attention masks are constants, not weights
+    assert graphs < initializers + 400_000
+
+
+def test_batch_norms_are_folded(exported_folder: Path) -> None:
+    kinds = {node.op_type for node in onnx.load(exported_folder / "vision.onnx").graph.node}
+    assert "Conv" in kinds and "BatchNormalization" not in kinds
+
+
+def test_an_encoder_of_one_size_has_closed_axes_and_no_detail(tmp_path: Path, tiny_checkpoint: Checkpoint) -> None:
+    table = tiny_checkpoint.config.model_dump(mode="json")
+    table["pixel_view"] |= {"fit": "letterbox", "size_px": 64}
+    arguments = {"image_px": 64, "dim": 16, "depth": 2, "heads": 2, "window": 3, "global_blocks": [1]}
+    table["pixel"] = {"kind": "sam", "channels": 32, "arguments": arguments}
+    table["agmd"] |= {"mask_dim": None, "detail": False}
+    config = parse_config(table)
+    torch.manual_seed(1)
+    model = build_model(config).eval()
+    joints = {joint.name: joint for joint in make_joints(model, config, before=3)}
+    vision = export_joint(joints["vision"], tmp_path)
+    assert {spec.name: spec.shape for spec in vision.outputs} == {
+        "f_s": ("batch", 16, 32),
+        "f_align": ("batch", 16, 32),
+        "f_p": ("batch", 32, 4, 4),
+    }
+    decoder = export_joint(joints["decoder"], tmp_path)
+    assert [spec.name for spec in decoder.inputs] == ["anchor_states", "f_p"]
+    assert decoder.outputs[0].shape == ("batch", 3, 16, 16)
+
+
+def test_nano_and_tiny_have_the_same_parts(tiny_checkpoint: Checkpoint) -> None:
+    """What is tested on the tiny model holds for nano only as long as one is the other made small."""
+    nano = build_model(parse_config(load_preset("nano")["model"]), device="meta")
+    kinds = [{type(part).__name__ for part in model.modules()} for model in (nano, tiny_checkpoint.model)]
+    assert kinds[0] == kinds[1]
