@@ -67,6 +67,7 @@ class ImagePrior(nn.Module):
 
     bank: Tensor
     to_opponent: Tensor
+    reflection: Tensor
     ridge = 0.02
 
     def __init__(self) -> None:
@@ -76,12 +77,15 @@ class ImagePrior(nn.Module):
         self.register_buffer("to_opponent", opponent[:, :, None, None], persistent=False)
         self.features = 3 + 2 * (len(self.bank) // 2) + 1
         self.channels = self.features + 6
+        turned = [3 + group + (4 - angle) % 4 for group in range(0, len(self.bank), 4) for angle in range(4)]
+        self.register_buffer("reflection", torch.tensor([0, 1, 2, *turned, self.features - 1]), persistent=False)
 
     @torch.no_grad()
     def forward(self, pixels: Tensor) -> Tensor:
         f = self.local_features(pixels.contiguous())  # [B, F, h, w]
         pooled = F.interpolate(local_mean(F.avg_pool2d(f, 4), 7), scale_factor=4.0, mode="bilinear")
-        mirrored = [f - f.flip(dims) for dims in ((3,), (2,), (2, 3))]
+        reflected = f[:, self.reflection]  # a mirror turns 45 degrees into 135; half a turn does not
+        mirrored = [f - reflected.flip(3), f - reflected.flip(2), f - f.flip((2, 3))]
         variants = torch.stack([f, f - pooled, *mirrored], 1)  # [B, 5, F, h, w]
         z, distance, inverse = self.mahalanobis(variants)  # [B, F, h, w], [B, 5, h, w], [B, F, F]
         symmetric = distance[:, 2:].amin(1, keepdim=True)
