@@ -171,3 +171,14 @@ def test_nothing_in_it_is_trained(prior: ImagePrior) -> None:
     assert not list(prior.parameters())
     assert not prior.state_dict()
     assert not prior(texture().requires_grad_()).requires_grad
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("axis", [2, 3])
+def test_a_mirror_symmetric_part_is_its_own_mirror_image(axis: int) -> None:
+    torch.manual_seed(5)
+    half = torch.randn(1, 3, 128, 64) if axis == 3 else torch.randn(1, 3, 64, 128)
+    prior = ImagePrior()
+    symmetric = prior(torch.cat([half, half.flip(axis)], axis))[:, prior.features + 2]
+    other = prior(torch.randn(1, 3, 128, 128))[:, prior.features + 2]
+    assert symmetric.max() < 1e-3 < other.min()
