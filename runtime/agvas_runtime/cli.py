@@ -89,6 +89,9 @@ def run(
     max_pixels: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Larger images get NO_VERDICT; 100 million by default.")
     ] = None,
+    bits: Annotated[
+        int | None, typer.Option(min=9, max=16, metavar="N", help="Bits that 16-bit images use, 12 say; 16 by default.")
+    ] = None,
     threads: Annotated[int | None, typer.Option(min=1, metavar="N", help="CPU threads; all cores by default.")] = None,
     tiling: Annotated[Tiling, typer.Option(help="Cut large images into tiles, or shrink them whole.")] = Tiling.auto,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
@@ -119,6 +122,7 @@ def run(
         threads=threads,
         tiling=tiling.value,
         max_pixels=max_pixels,
+        bits=bits,
         limit=limit,
         every=every,
         out=out,

@@ -45,6 +45,7 @@ class Job:
     threads: int | None = None
     tiling: Literal["auto", "off"] = "auto"
     max_pixels: int | None = None
+    bits: int | None = None
     limit: int | None = None
     every: int = 1
     out: Path | None = None
@@ -141,7 +142,7 @@ def _open(job: Job) -> Source:
     return prefetch(
         open_source(camera, limit=job.limit)
         if camera is not None
-        else open_source(job.sources, every=job.every, limit=job.limit, max_pixels=max_pixels)
+        else open_source(job.sources, every=job.every, limit=job.limit, max_pixels=max_pixels, bits=job.bits)
     )
 
 

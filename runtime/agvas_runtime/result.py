@@ -7,7 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Region", "Result", "Verdict"]
+__all__ = ["RUN_FILE", "Region", "Result", "Verdict"]
+
+RUN_FILE = "run.json"
+"""Marks a folder of results: ``--overwrite`` touches no other, and none is read as a folder of parts."""
 
 
 class Verdict(StrEnum):

@@ -58,6 +58,16 @@ def test_mask_folders_are_skipped_unless_named(tmp_path: Path) -> None:
     assert open_source(tmp_path / "bottle/ground_truth").total == 1
 
 
+def test_results_of_earlier_runs_are_skipped_unless_named(tmp_path: Path) -> None:
+    put(tmp_path / "a.png")
+    put(tmp_path / "runs/run-001/masks/a.png")
+    (tmp_path / "runs/run-001/run.json").write_text("{}")
+    source = open_source(tmp_path)
+    assert source.total == 1
+    assert len(source.notes) == 1 and "earlier runs" in source.notes[0]
+    assert open_source(tmp_path / "runs/run-001").total == 1
+
+
 def test_videos_in_a_folder_are_pointed_out(tmp_path: Path) -> None:
     (tmp_path / "clip.mp4").touch()
     with pytest.raises(UsageError, match=r"0 images.*1 video file, which are read only when named"):

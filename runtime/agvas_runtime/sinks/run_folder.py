@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from agvas_core.contract.errors import OutputError, UsageError
+from agvas_runtime.result import RUN_FILE
 
-__all__ = ["ABOUT_NAME", "REPORT_NAME", "RESULTS_NAME", "RunFolder"]
+__all__ = ["REPORT_NAME", "RESULTS_NAME", "RUN_FILE", "RunFolder"]
 
 RESULTS_NAME = "results.jsonl"
 REPORT_NAME = "report.html"
-ABOUT_NAME = "run.json"  # marks a folder as ours; --overwrite touches no other
 PART_SUFFIX = ".part"
 
 OWN_FOLDERS: Final = ("masks", "overlays", "scores")
@@ -92,7 +92,7 @@ class RunFolder:
         except OSError as error:
             raise self._error(path or Path("runs"), error) from error
         record = {"tool": "agvas-run", **about}
-        self.store(ABOUT_NAME, (json.dumps(record, indent=2) + "\n").encode("utf-8", "backslashreplace"))
+        self.store(RUN_FILE, (json.dumps(record, indent=2) + "\n").encode("utf-8", "backslashreplace"))
         if self.keep_lines:
             try:
                 self._lines = os.open(
@@ -178,7 +178,7 @@ def _next_run(runs: Path) -> Path:
 
 def _is_a_run(path: Path) -> bool:
     try:
-        about = json.loads((path / ABOUT_NAME).read_text(encoding="utf-8"))
+        about = json.loads((path / RUN_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
     return isinstance(about, dict) and about.get("tool") == "agvas-run"
@@ -197,5 +197,5 @@ def _clear(path: Path) -> None:
                     Path(place, name).unlink()
             with contextlib.suppress(OSError):  # not empty: something there is not ours
                 Path(place).rmdir()
-    for name in (RESULTS_NAME, REPORT_NAME, ABOUT_NAME):
+    for name in (RESULTS_NAME, REPORT_NAME, RUN_FILE):
         (path / name).unlink(missing_ok=True)

@@ -11,6 +11,7 @@ from typing import TextIO
 
 from agvas_core.contract.errors import SetupError, UsageError
 from agvas_runtime.image_file import IMAGE_SUFFIXES
+from agvas_runtime.result import RUN_FILE
 from agvas_runtime.sources.video import VIDEO_SUFFIXES
 
 __all__ = ["list_files", "natural_key"]
@@ -24,7 +25,7 @@ def list_files(paths: Sequence[str | Path], notes: list[str], stdin: TextIO | No
 
     A path is a file (taken whatever its suffix), a folder (its images, recursively, in natural order: 2 before 10), a glob (as the
     shell would expand it, but files that are neither image nor video are left out), or ``-``: one path a line on ``stdin``, read
-    to its end first. In folders, hidden files and ``ground_truth`` are skipped. What was left out is said in ``notes``.
+    to its end first. In folders, hidden files, ``ground_truth`` and results of earlier runs are skipped. What was left out is said in ``notes``.
 
     Raises UsageError (nothing there; a folder without images) and SetupError (a folder that may not be listed).
     """
@@ -64,7 +65,7 @@ def _files(spec: str | Path, notes: list[str]) -> list[Path]:
 def _folder(root: Path, notes: list[str]) -> list[Path]:
     images: list[Path] = []
     videos: list[Path] = []
-    masks = 0
+    masks = runs = 0
     seen: set[tuple[int, int]] = set()  # folders may be linked in a circle
     for folder, subfolders, names in os.walk(root, onerror=_cannot_list, followlinks=True):
         status = os.stat(folder)
@@ -72,6 +73,10 @@ def _folder(root: Path, notes: list[str]) -> list[Path]:
             subfolders.clear()
             continue
         seen.add((status.st_dev, status.st_ino))
+        if RUN_FILE in names and Path(folder) != root:
+            runs += 1
+            subfolders.clear()
+            continue
         masks += MASK_FOLDER in subfolders
         subfolders[:] = sorted(name for name in subfolders if not name.startswith(".") and name != MASK_FOLDER)
         for name in names:
@@ -82,6 +87,8 @@ def _folder(root: Path, notes: list[str]) -> list[Path]:
         notes.append(
             f"{root}: skipped {masks} folder{'s' * (masks > 1)} named {MASK_FOLDER} (masks, not parts); name it to read it"
         )
+    if runs:
+        notes.append(f"{root}: skipped {runs} folder{'s' * (runs > 1)} with results of earlier runs ({RUN_FILE}); name it to read it")
     video_note = f"{root} holds {len(videos)} video file{'s' * (len(videos) > 1)}, which are read only when named: {root}/*"
     if not images:
         raise UsageError(
