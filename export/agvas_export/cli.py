@@ -33,7 +33,10 @@ def bundle(
     name: Annotated[str | None, typer.Option(help="Name of the bundle; the model's own by default.", show_default=False)] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the bundle in --out.")] = False,
 ) -> None:
-    """Export three ONNX graphs, tokenizer and manifest, and compare them with the model before the folder appears."""
+    """Export a checkpoint to a bundle.
+
+    Three ONNX graphs, tokenizer and manifest; they are compared with the model before the folder appears.
+    """
     from rich.console import Console
 
     from agvas_export.bundle import export_bundle

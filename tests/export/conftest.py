@@ -61,12 +61,12 @@ def make_model(config: ModelConfig) -> AgVas:
     with torch.no_grad():
         for part in model.modules():
             if isinstance(part, nn.BatchNorm2d):
-                part.running_mean.normal_(0, 0.2)
-                part.running_var.uniform_(0.5, 1.5)
+                part.get_buffer("running_mean").normal_(0, 0.2)
+                part.get_buffer("running_var").uniform_(0.5, 1.5)
                 part.weight.uniform_(0.7, 1.3)
                 part.bias.normal_(0, 0.2)
-        for mlp in model.agmd.to_mask:
-            mlp[-1].weight.mul_(8)
+        for index in range(3):
+            model.agmd.get_parameter(f"to_mask.{index}.4.weight").mul_(8)
     return model
 
 
@@ -82,7 +82,7 @@ def teach_fixed_answer(model: AgVas, config: ModelConfig, tokenizer: Tokenizer) 
         assert logits is not None
         loss = nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels.expand(4, -1)[:, 1:].flatten())
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
 

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from agvas_core.contract.anchors import ANCHOR_TOKENS
+from agvas_core.contract.manifest import sha256_of
 from agvas_core.contract.prompts import DEFAULT_INSTRUCTION, FIXED_ANSWER
 from agvas_core.contract.tolerances import TOLERANCES
 from agvas_core.data.dialogue import Dialogue
@@ -66,6 +67,10 @@ def torch_scorer(checkpoint: Checkpoint, bundle: Bundle) -> Scorer:
     return Scorer(bundle.manifest, model.vision, model.lmm, model.decoder)
 
 
+def stages(bundle: Bundle) -> tuple[OnnxVision, OnnxLmm, OnnxDecoder]:
+    return OnnxVision(bundle, threads=1), OnnxLmm(bundle, threads=1), OnnxDecoder(bundle, threads=1)
+
+
 @pytest.fixture(scope="module")
 def bundle(exported_folder: Path) -> Bundle:
     return load_bundle(exported_folder)
@@ -92,7 +97,9 @@ def test_the_runtime_gives_the_models_own_score_map_and_mask(bundle: Bundle, tin
     np.testing.assert_array_equal((result.score_map > segmenter.threshold)[clear], (expected > segmenter.threshold)[clear])
 
 
-@pytest.mark.parametrize("instruction", ["Please segment the anomalies in this image.", "Find the scratch at the top left, ünïcode!"])
+@pytest.mark.parametrize(
+    "instruction", ["Please segment the anomalies in this image.", "Find the scratch at the top left, ünïcode!"]
+)
 def test_the_runtime_tokenizes_as_training_did(bundle: Bundle, tiny_checkpoint: Checkpoint, instruction: str) -> None:
     said = OnnxLmm(bundle, threads=1).words(instruction)
     ids, _, _, _ = encode_dialogues(
@@ -115,7 +122,7 @@ def generated(checkpoint: Checkpoint, features: Features, frame: tuple[Rgb, Rgb]
 
 
 def test_one_prefill_equals_greedy_generation_where_it_says_the_fixed_answer(bundle: Bundle, tiny_checkpoint: Checkpoint) -> None:
-    vision, lmm, decoder = (stage(bundle, threads=1) for stage in (OnnxVision, OnnxLmm, OnnxDecoder))
+    vision, lmm, decoder = stages(bundle)
     agreed = 0
     for index in range(4):
         pixel = synthesize(12, index, (96, 128)).image[None]
@@ -148,8 +155,6 @@ def nano_bundle() -> Bundle:
 
 
 def test_the_bundle_that_ships_is_of_the_checkpoint_that_ships(nano: Checkpoint, nano_bundle: Bundle) -> None:
-    from agvas_core.contract.manifest import sha256_of
-
     assert nano_bundle.manifest.provenance["checkpoint"]["sha256"] == sha256_of(CHECKPOINT / "model.safetensors")
 
 
@@ -166,7 +171,7 @@ def test_masks_of_the_demo_images_are_identical_in_torch_and_in_the_runtime(nano
 
 
 def test_nano_says_the_fixed_answer_and_its_one_prefill_gives_the_same_mask(nano: Checkpoint, nano_bundle: Bundle) -> None:
-    vision, lmm, decoder = (stage(nano_bundle, threads=1) for stage in (OnnxVision, OnnxLmm, OnnxDecoder))
+    vision, lmm, decoder = stages(nano_bundle)
     agreed = 0
     for index in range(3):
         pixel = synthesize(13, index, (256, 256)).image[None]
