@@ -1,0 +1,205 @@
+"""The evaluation of sets: images in parallel, then the metrics of each category, each kept as soon as it is known.
+
+    result = evaluate(find_sets(Path("data")), Model(find_opener(), "nano"), find_protocol("native"), out=Path("runs/eval"))
+
+A second call with the same ``out`` takes up where the first one was killed, and reads what has not changed from there.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from agvas_core.contract.errors import OutputError, UsageError
+from agvas_core.evaluation import cross_check as checks
+from agvas_core.evaluation.durable import write_whole
+from agvas_core.evaluation.image_score import ImageRecord, ImageScorer, Unusable
+from agvas_core.evaluation.item import DataSet, Item
+from agvas_core.evaluation.metrics import auroc, mean_of, rank
+from agvas_core.evaluation.predictor import MapSource
+from agvas_core.evaluation.protocol import Protocol
+from agvas_core.evaluation.result import CategoryResult, SetResult
+from agvas_core.evaluation.runs import CHUNK, merge, open_run, remove_run, run_is_there
+from agvas_core.evaluation.truth import examine
+from agvas_core.evaluation.workers import Workers
+
+__all__ = ["Job", "evaluate"]
+
+LISTED = 10
+Advance = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Job:
+    """How to score."""
+
+    protocol: Protocol
+    out: Path
+    """Folder for results and for what a later call goes on from."""
+    threshold: float | None = None
+    """M = P > threshold; None is the protocol's, and then maps outside of 0..1 give no IoU."""
+    jobs: int = 1
+    cross_check: bool = False
+    skip_unusable: bool = False
+    """Leave out images that cannot be scored, and say so, in place of refusing the set."""
+    chunk: int = CHUNK
+
+
+def evaluate(
+    sets: Sequence[DataSet], sources: Mapping[str, MapSource], job: Job, advance: Advance = lambda _: None
+) -> tuple[SetResult, ...]:
+    """Scores all sets.
+
+    Args:
+        sources: name of a set -> where its maps come from.
+        advance: called with "check" and "score", once for each image.
+
+    Raises:
+        UsageError: images, masks or maps that cannot be scored, listed.
+        ParityError: --cross-check found a difference.
+        OutputError: the folder cannot be written.
+    """
+    folder = job.out / "images"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with Workers(job.jobs) as workers:
+            usable = [_usable(one, job, workers, advance) for one in sets]
+            return tuple(
+                SetResult(data.name, data.layout, tuple(_categories(data, left_out, sources[data.name], job, workers, advance)))
+                for data, left_out in usable
+            )
+    except BrokenPipeError:  # of the terminal, not of the folder
+        raise
+    except OSError as error:
+        why = error.strerror or error
+        raise OutputError(f"cannot write into {job.out}: {why}; choose a folder with space and write permission") from error
+
+
+def _usable(data: DataSet, job: Job, workers: Workers, advance: Advance) -> tuple[DataSet, dict[str, list[Unusable]]]:
+    """The set without what cannot be scored, and that by category; refused unless it may be left out."""
+    left_out: dict[str, list[Unusable]] = {}
+    kept = []
+    for item, reason in zip(data.items, workers.map(examine, data.items), strict=True):
+        advance("check")
+        if reason is None:
+            kept.append(item)
+        else:
+            left_out.setdefault(item.category, []).append(Unusable(item.name, reason))
+    _refuse([one for listed in left_out.values() for one in listed], data, job)
+    if not kept:
+        raise UsageError(f"no image of {data.name} can be scored: {next(iter(left_out.values()))[0].reason}")
+    return DataSet(data.name, data.layout, data.root, tuple(kept)), left_out
+
+
+def _refuse(unusable: Sequence[Unusable], data: DataSet, job: Job) -> None:
+    if not unusable or job.skip_unusable:
+        return
+    listed = "".join(f"\n  {one.reason}" for one in unusable[:LISTED])
+    more = f"\n  and {len(unusable) - LISTED} more" if len(unusable) > LISTED else ""
+    raise UsageError(
+        f"{len(unusable)} of the {len(data.items)} images of {data.name} cannot be scored; mend them, or pass --skip-unusable to "
+        f"leave them out of every figure:{listed}{more}"
+    )
+
+
+def _categories(
+    data: DataSet,
+    left_out: Mapping[str, list[Unusable]],
+    source: MapSource,
+    job: Job,
+    workers: Workers,
+    advance: Advance,
+) -> Iterator[CategoryResult]:
+    threshold = job.protocol.threshold if job.threshold is None else job.threshold
+    scorer = ImageScorer(source, job.protocol, threshold, job.out / "images", job.cross_check)
+    by_category: dict[str, list[Item]] = {}
+    for item in data.items:
+        by_category.setdefault(item.category, []).append(item)
+    for name, items in sorted(by_category.items()):
+        records: list[ImageRecord] = []
+        refused: list[Unusable] = []
+        for outcome in workers.map(scorer, items):
+            advance("score")
+            if isinstance(outcome, ImageRecord):
+                records.append(outcome)
+            else:
+                refused.append(outcome)
+        _refuse(refused, data, job)
+        yield _category(data, name, records, (*left_out.get(name, []), *refused), scorer, job, workers)
+
+
+def _category(
+    data: DataSet,
+    name: str,
+    records: list[ImageRecord],
+    left_out: tuple[Unusable, ...],
+    scorer: ImageScorer,
+    job: Job,
+    workers: Workers,
+) -> CategoryResult:
+    whole = hashlib.sha256(" ".join(record.key for record in records).encode()).hexdigest()[:24]
+    path = job.out / "images" / f"category-{whole}.json"
+    if path.is_file():
+        known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    else:
+        known = _ranked(f"{data.name}/{name}", records, {item.name: item for item in data.items}, scorer, job, workers)
+        write_whole(path, json.dumps(known))
+    for record in records:
+        remove_run(job.out / "images" / record.key)  # 4 bytes a pixel, of no more use
+    good = [record for record in records if not record.anomalous]
+    # 0.5 says nothing about maps on another scale; a threshold that was asked for is another matter.
+    on_scale = job.threshold is not None or all(record.lowest >= 0 and record.score <= 1 for record in records)
+    metrics: dict[str, float | None] = {
+        **known["metrics"],
+        "iou_ano": mean_of(record.iou for record in records) if on_scale else None,
+        "iou_nor": sum(record.mask_px == 0 for record in good) / len(good) if good and on_scale else None,
+    }
+    if job.cross_check:
+        figures = {key: value for key, value in known["checks"].items() if on_scale or not key.startswith("iou")}
+        checks.compare(f"{data.name}/{name}", metrics, figures)
+    return CategoryResult(
+        name=name,
+        metrics=metrics,
+        f1_threshold=known["f1_threshold"],
+        curve=[(recall, precision) for recall, precision in known["curve"]],
+        records=tuple(records),
+        left_out=left_out,
+        checks=known["checks"],
+    )
+
+
+def _ranked(
+    where: str, records: list[ImageRecord], items: Mapping[str, Item], scorer: ImageScorer, job: Job, workers: Workers
+) -> dict[str, Any]:
+    """Whatever needs the runs: ranking metrics, curve, figures of other libraries."""
+    folder = job.out / "images"
+    gone = [items[record.name] for record in records if not run_is_there(folder / record.key)]
+    for outcome in workers.map(_Again(scorer), gone):
+        if isinstance(outcome, Unusable):
+            raise UsageError(f"{where}: {outcome.reason}")
+    runs = [open_run(folder / record.key) for record in records]
+    pixels = sum(record.size[0] * record.size[1] for record in records)
+    anomalous = sum(record.truth_px for record in records)
+    regions = sum(len(record.regions) for record in records)
+    ranking = rank(merge(runs, job.chunk), normal=pixels - anomalous, anomalous=anomalous, regions=regions)
+    scores = np.array([record.score for record in records], np.float32)
+    whole_images = auroc(scores, np.array([record.anomalous for record in records], bool))
+    return {
+        "metrics": {"ap": ranking.ap, "f1_max": ranking.f1_max, "auroc": ranking.auroc, "aupro": ranking.aupro}
+        | {"image_auroc": whole_images},
+        "f1_threshold": ranking.f1_threshold,
+        "curve": ranking.curve,
+        "checks": checks.recompute(runs, records) if job.cross_check else {},
+    }
+
+
+@dataclass(frozen=True)
+class _Again:
+    scorer: ImageScorer
+
+    def __call__(self, item: Item) -> ImageRecord | Unusable:
+        return self.scorer(item, again=True)

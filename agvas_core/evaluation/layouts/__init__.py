@@ -1,0 +1,1 @@
+"""One file per published folder layout: each tells its own folders, and lists their items."""

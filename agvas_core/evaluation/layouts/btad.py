@@ -1,0 +1,25 @@
+"""BTAD: 01/test/ok/0000.bmp, 01/test/ko/0000.bmp, 01/ground_truth/ko/0000.png."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from agvas_core.evaluation.item import GOOD, Item
+from agvas_core.evaluation.layouts.pairing import folders, images, inside, pair
+
+__all__ = ["NAME", "items", "matches"]
+
+NAME = "btad"
+
+
+def matches(root: Path) -> bool:
+    """Whether any folder of ``root`` has test/ko."""
+    return any((path / "test" / "ko").is_dir() for path in folders(root))
+
+
+def items(root: Path) -> Iterator[Item]:
+    """The test half, product by product."""
+    for category in folders(root):
+        for picture, mask in pair(images(category / "test" / "ko"), images(category / "ground_truth" / "ko"), ("", "_mask")):
+            yield Item(picture, mask, category.name, "ko", True, inside(root, picture))
+        for picture, _ in pair(images(category / "test" / "ok"), [], ("",)):
+            yield Item(picture, None, category.name, GOOD, False, inside(root, picture))

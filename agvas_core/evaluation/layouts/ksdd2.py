@@ -1,0 +1,42 @@
+"""KolektorSDD2: test/20000.png with test/20000_GT.png beside it; a black mask says that the image is good."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+
+from agvas_core.contract.errors import UsageError
+from agvas_core.evaluation.item import GOOD, Item
+from agvas_core.evaluation.layouts.pairing import images, inside, pair
+
+__all__ = ["NAME", "items", "matches"]
+
+NAME = "ksdd2"
+MASK_SUFFIX = "_GT"
+
+
+def matches(root: Path) -> bool:
+    """Whether ``root``/test has masks that end in _GT."""
+    return any(path.stem.endswith(MASK_SUFFIX) for path in images(root / "test"))
+
+
+def items(root: Path) -> Iterator[Item]:
+    """The test half."""
+    files = images(root / "test")
+    masks = [path for path in files if path.stem.endswith(MASK_SUFFIX)]
+    pictures = [path for path in files if not path.stem.endswith(MASK_SUFFIX)]
+    for picture, mask in pair(pictures, masks, (MASK_SUFFIX,)):
+        name = inside(root, picture)
+        if mask is None:  # good or not: nobody knows
+            raise UsageError(f"{picture} has no {picture.stem}{MASK_SUFFIX}.png beside it: copy the set again")
+        if _empty(mask):
+            yield Item(picture, None, "surface", GOOD, False, name)
+        else:
+            yield Item(picture, mask, "surface", "defect", True, name)
+
+
+def _empty(path: Path) -> bool:
+    mask = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+    if mask is None:
+        raise UsageError(f"{path} cannot be decoded: copy the set again")
+    return cv2.countNonZero(mask) == 0

@@ -1,0 +1,36 @@
+"""MVTec-AD, and the many sets that follow it (MPDD among them).
+
+CATEGORY/test/good/000.png, CATEGORY/test/KIND/000.png, CATEGORY/ground_truth/KIND/000_mask.png
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from agvas_core.evaluation.item import GOOD, Item
+from agvas_core.evaluation.layouts.pairing import folders, images, inside, pair
+
+__all__ = ["NAME", "items", "matches"]
+
+NAME = "mvtec"
+MASK_SUFFIXES = ("_mask", "")
+
+
+def matches(root: Path) -> bool:
+    """Whether ``root``, or every folder of it that holds a test half, has this layout."""
+    return any(images(kind) for category in _categories(root) for kind in folders(category / "test"))
+
+
+def items(root: Path) -> Iterator[Item]:
+    """The test half, category by category."""
+    for category in _categories(root):
+        for kind in folders(category / "test"):
+            anomalous = kind.name != GOOD
+            masks = images(category / "ground_truth" / kind.name) if anomalous else []
+            for picture, mask in pair(images(kind), masks, MASK_SUFFIXES):
+                yield Item(picture, mask, category.name, kind.name, anomalous, inside(root, picture))
+
+
+def _categories(root: Path) -> list[Path]:
+    if (root / "test").is_dir():  # a single category was named
+        return [root]
+    return [path for path in folders(root) if (path / "test").is_dir()]

@@ -1,0 +1,53 @@
+"""Images and their masks by name."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from agvas_core.contract.errors import UsageError
+from agvas_core.evaluation.item import IMAGE_SUFFIXES
+
+__all__ = ["folders", "images", "inside", "pair"]
+
+
+def folders(parent: Path) -> list[Path]:
+    """Folders in ``parent`` that are not hidden, by name."""
+    if not parent.is_dir():
+        return []
+    return sorted(path for path in parent.iterdir() if path.is_dir() and not path.name.startswith((".", "_")))
+
+
+def images(folder: Path) -> list[Path]:
+    """Image files directly in ``folder``, by name."""
+    if not folder.is_dir():
+        return []
+    files = (path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("."))
+    return sorted(path for path in files if path.is_file())
+
+
+def inside(root: Path, path: Path) -> str:
+    """``path`` relative to ``root``, with ``/``."""
+    return path.relative_to(root).as_posix()
+
+
+def pair(pictures: Iterable[Path], masks: Iterable[Path], suffixes: tuple[str, ...]) -> Iterator[tuple[Path, Path | None]]:
+    """Each picture with the mask of its name.
+
+    Args:
+        suffixes: what a mask's stem has more than its picture's, ``_mask`` or nothing.
+
+    Raises:
+        UsageError: two pictures of one name, or two masks for one picture: whichever were taken would be a guess.
+    """
+    by_stem: dict[str, list[Path]] = defaultdict(list)
+    for mask in masks:
+        by_stem[mask.stem].append(mask)
+    seen: dict[str, Path] = {}
+    for picture in pictures:
+        if picture.stem in seen:
+            raise UsageError(f"{seen[picture.stem]} and {picture.name} have one name, so their masks cannot be told: rename one")
+        seen[picture.stem] = picture
+        found = [mask for suffix in dict.fromkeys(suffixes) for mask in by_stem.get(picture.stem + suffix, [])]
+        if len(found) > 1:
+            raise UsageError(f"{picture} has two masks, {found[0]} and {found[1].name}: remove one")
+        yield picture, found[0] if found else None

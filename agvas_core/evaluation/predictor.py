@@ -1,0 +1,112 @@
+"""Where score maps come from. A model comes in through an entry point, so that the core imports no runtime.
+
+A package that can segment registers a function under the group ``agvas.predictors``; the runtime's is ``bundle``:
+
+    predictor = find_opener("bundle")("nano")
+    score_map, mask, verdict = predictor.predict(path)
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agvas_core.contract.errors import ImageError, SetupError, UsageError
+from agvas_core.evaluation.item import Item
+
+__all__ = ["GROUP", "MapSource", "Model", "Predictor", "find_opener"]
+
+GROUP = "agvas.predictors"
+
+
+class Predictor(Protocol):
+    """A model that segments files."""
+
+    name: str
+    identity: str
+    """Changes whenever its answers may: name and hash."""
+
+    def predict(self, path: Path) -> tuple[NDArray[np.float32], NDArray[np.bool_], str]:
+        """Score map float32 [H, W] and mask bool [H, W] at the image's own resolution, and the verdict.
+
+        Raises:
+            ImageError: there is no verdict on this image.
+        """
+        ...
+
+
+class MapSource(Protocol):
+    """Score maps by item; goes to other processes by pickling."""
+
+    @property
+    def identity(self) -> str:
+        """What the result calls it."""
+        ...
+
+    def fingerprint(self, item: Item) -> str:
+        """Changes whenever the item's map does."""
+        ...
+
+    def read(self, item: Item) -> tuple[NDArray[np.float32], NDArray[np.bool_] | None]:
+        """Score map float32 [h, w], and the source's own mask where it has one.
+
+        Raises:
+            ImageError: there is no usable map for this item.
+        """
+        ...
+
+
+_opened: dict[tuple[object, ...], Predictor] = {}
+
+
+@dataclass(frozen=True)
+class Model:
+    """Maps made by a model, which is opened where it is first needed: once in every process, whoever asks."""
+
+    opener: Callable[..., Predictor]
+    model: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def predictor(self) -> Predictor:
+        """The opened model."""
+        key = (self.opener, self.model, repr(sorted(self.options.items())))
+        if key not in _opened:
+            _opened[key] = self.opener(self.model, **self.options)
+        return _opened[key]
+
+    @property
+    def identity(self) -> str:
+        """The model's own, with what it was asked."""
+        return self.predictor.identity
+
+    def fingerprint(self, item: Item) -> str:
+        """The same for every item; the image's own hash is added elsewhere."""
+        return f"{self.identity} {sorted(self.options.items())}"
+
+    def read(self, item: Item) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Asks the model."""
+        score_map, mask, _ = self.predictor.predict(item.image_path)
+        if not np.isfinite(score_map).all():
+            raise ImageError(f"{item.name}: {self.identity} gave values that are NaN or infinite")
+        return score_map, mask
+
+
+def find_opener(name: str = "bundle") -> Callable[..., Predictor]:
+    """The function that opens models of that sort.
+
+    Raises:
+        UsageError: nobody registered it.
+        SetupError: nobody registered anything.
+    """
+    found = {entry.name: entry for entry in entry_points(group=GROUP)}
+    if not found:
+        raise SetupError(f"no installed package can open a model (group {GROUP}): pip install --force-reinstall agvas")
+    if name not in found:
+        raise UsageError(f"--predictor is {name!r}; installed are {', '.join(sorted(found))}")
+    opener: Callable[..., Predictor] = found[name].load()
+    return opener

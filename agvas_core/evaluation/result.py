@@ -1,0 +1,105 @@
+"""What an evaluation found: per category, per set, over all sets."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from agvas_core.evaluation.image_score import ImageRecord, Unusable
+from agvas_core.evaluation.metrics import METRICS, mean_of
+
+__all__ = ["CategoryResult", "Evaluation", "SetResult"]
+
+Metrics = dict[str, float | None]
+
+
+@dataclass(frozen=True)
+class CategoryResult:
+    """Metrics of one category; None where one does not exist, which is neither 0 nor 1."""
+
+    name: str
+    metrics: Metrics
+    f1_threshold: float | None
+    curve: list[tuple[float, float]]
+    records: tuple[ImageRecord, ...]
+    left_out: tuple[Unusable, ...] = ()
+    checks: dict[str, float] = field(default_factory=dict)
+    """"ap scikit-learn" -> the other library's figure."""
+
+    @property
+    def anomalous(self) -> int:
+        """Number of images with a defect."""
+        return sum(record.anomalous for record in self.records)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For the JSON file."""
+        return {
+            "category": self.name,
+            "images": len(self.records),
+            "anomalous": self.anomalous,
+            "metrics": self.metrics,
+            "f1_threshold": self.f1_threshold,
+            "checks": self.checks,
+            "left_out": [{"name": item.name, "reason": item.reason} for item in self.left_out],
+            "curve": [[round(recall, 5), round(precision, 5)] for recall, precision in self.curve],
+            "per_image": [
+                {"name": one.name, "specie": one.specie, "iou": one.iou, "score": one.score, "mask_px": one.mask_px}
+                for one in self.records
+            ],
+        }
+
+
+@dataclass(frozen=True)
+class SetResult:
+    """The categories of one set."""
+
+    name: str
+    layout: str
+    categories: tuple[CategoryResult, ...]
+
+    @property
+    def mean(self) -> Metrics:
+        """Over the categories that have the metric (4.1: per category, then the mean)."""
+        return {key: mean_of(category.metrics[key] for category in self.categories) for key in METRICS}
+
+    @property
+    def images(self) -> int:
+        """Images scored."""
+        return sum(len(category.records) for category in self.categories)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All sets, and how they were scored."""
+
+    subject: str
+    """Model or predictions."""
+    protocol: dict[str, Any]
+    threshold: float
+    sets: tuple[SetResult, ...]
+    facts: dict[str, Any]
+    """Version, date, limit, seed and the like."""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def mean(self) -> Metrics:
+        """Over the sets that have the metric."""
+        return {key: mean_of(one.mean[key] for one in self.sets) for key in METRICS}
+
+    def to_dict(self) -> dict[str, Any]:
+        """For the JSON file."""
+        return {
+            "subject": self.subject,
+            "protocol": self.protocol,
+            "threshold": self.threshold,
+            **self.facts,
+            "notes": list(self.notes),
+            "mean_of_sets": self.mean,
+            "sets": [
+                {
+                    "set": one.name,
+                    "layout": one.layout,
+                    "mean": one.mean,
+                    "categories": [category.to_dict() for category in one.categories],
+                }
+                for one in self.sets
+            ],
+        }

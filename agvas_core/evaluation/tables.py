@@ -1,0 +1,134 @@
+"""The result as rows: on the terminal, as CSV, Markdown and LaTeX."""
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from agvas_core.evaluation.metrics import METRICS
+from agvas_core.evaluation.paper import paper_rows, source
+from agvas_core.evaluation.result import Evaluation, Metrics
+
+__all__ = ["Row", "csv_text", "latex_text", "markdown_text", "percent", "rows", "terminal_table"]
+
+MEAN = "mean"
+ABSENT = "-"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of every table."""
+
+    dataset: str
+    category: str
+    """Name, or ``mean``."""
+    images: int | None
+    good: int | None
+    metrics: Metrics
+    method: str | None = None
+    """Named for rows of the paper, None for our own."""
+
+
+def rows(result: Evaluation, *, beside_paper: bool = False) -> list[Row]:
+    """Category by category, then the mean of the set; where there are several sets, their mean is last."""
+    lines: list[Row] = []
+    for one in result.sets:
+        theirs = list(paper_rows(one.name, [category.name for category in one.categories])) if beside_paper else []
+        for category in one.categories:
+            good = len(category.records) - category.anomalous
+            lines.append(Row(one.name, category.name, len(category.records), good, category.metrics))
+            lines += [
+                Row(r.dataset, category.name, None, None, r.metrics, r.method) for r in theirs if r.category == category.name
+            ]
+        if len(one.categories) > 1 or theirs:
+            lines.append(Row(one.name, MEAN, one.images, None, one.mean))
+        lines += [Row(r.dataset, MEAN, None, None, r.metrics, r.method) for r in theirs if r.category is None]
+    if len(result.sets) > 1:
+        lines.append(Row("all sets", MEAN, sum(one.images for one in result.sets), None, result.mean))
+    return lines
+
+
+def percent(value: float | None) -> str:
+    """``51.0`` for .51; ``-`` for what does not exist."""
+    return ABSENT if value is None else f"{100 * value:.1f}"
+
+
+def terminal_table(result: Evaluation, lines: Sequence[Row]) -> Table:
+    """For rich; the paper's rows are dim, and marked."""
+    table = Table(title=f"{result.subject}, protocol {result.protocol['name']}, in %", box=box.SIMPLE, pad_edge=False)
+    table.add_column("set")
+    table.add_column("category")
+    table.add_column("images", justify="right")
+    for title in METRICS.values():
+        table.add_column(title, justify="right", no_wrap=True)
+    for line in lines:
+        style = "dim" if line.method else "bold" if line.category == MEAN else ""
+        cells = [_dataset(line), _category(line), "" if line.images is None else f"{line.images:,}"]
+        table.add_row(*(Text(cell) for cell in (*cells, *map(percent, _values(line)))), style=style)
+    if any(line.method for line in lines):
+        table.caption = f"Rows marked (paper) are figures of {source()}; this software did not measure them."
+    return table
+
+
+def csv_text(lines: Sequence[Row]) -> str:
+    """Full precision, shares of 1; an empty cell for what does not exist."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["origin", "set", "category", "images", "good", *METRICS])
+    for line in lines:
+        counts = ["" if count is None else count for count in (line.images, line.good)]
+        values = ["" if value is None else repr(value) for value in _values(line)]
+        writer.writerow([f"paper: {line.method}" if line.method else "measured", line.dataset, line.category, *counts, *values])
+    return out.getvalue()
+
+
+def markdown_text(lines: Sequence[Row]) -> str:
+    """A table for a README."""
+    head = ["set", "category", "images", *METRICS.values()]
+    text = [_bar(head), _bar(["---", "---", *["---:"] * (len(head) - 2)])]
+    for line in lines:
+        count = "" if line.images is None else str(line.images)
+        name = (_dataset(line), _category(line))
+        cells = [cell.replace("|", "\\|") for cell in (*name, count, *map(percent, _values(line)))]
+        text.append(_bar([f"*{cell}*" if line.method and cell else cell for cell in cells]))
+    if any(line.method for line in lines):
+        text += ["", f"Rows in italics are figures of {source()}; this software did not measure them."]
+    return "\n".join(text) + "\n"
+
+
+def latex_text(lines: Sequence[Row]) -> str:
+    """Rows for a tabular with ``ll`` and a column for each number; the head stands in a comment."""
+    text = [f"% set & category & images & {' & '.join(METRICS.values())}; in percent"]
+    for line in lines:
+        count = "" if line.images is None else str(line.images)
+        cells = [_tex(_dataset(line)), _tex(_category(line)), count, *("--" if v is None else percent(v) for v in _values(line))]
+        text.append(" & ".join(rf"\textit{{{cell}}}" if line.method and cell else cell for cell in cells) + r" \\")
+    if any(line.method for line in lines):
+        text.append(f"% rows in italics are figures of {source()}; this software did not measure them")
+    return "\n".join(text) + "\n"
+
+
+def _values(line: Row) -> list[float | None]:
+    return [line.metrics[key] for key in METRICS]
+
+
+def _category(line: Row) -> str:
+    return f"{line.category}, {line.method}" if line.method else line.category
+
+
+def _dataset(line: Row) -> str:
+    return f"{line.dataset} (paper)" if line.method else line.dataset
+
+
+def _bar(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _tex(text: str) -> str:
+    for special in "\\&%$#_{}":
+        text = text.replace(special, r"\textbackslash " if special == "\\" else f"\\{special}")
+    return text

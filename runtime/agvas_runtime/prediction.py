@@ -1,0 +1,53 @@
+"""The runtime as a predictor for ``agvas eval``, which finds it by its entry point (group ``agvas.predictors``).
+
+predictor = open_predictor("nano")
+score_map, mask, verdict = predictor.predict(Path("part.png"))
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agvas_core.contract.errors import ImageError
+from agvas_runtime.frame import Frame
+from agvas_runtime.image_file import read_image
+from agvas_runtime.segmenter import Segmenter
+
+__all__ = ["BundlePredictor", "open_predictor"]
+
+
+class BundlePredictor:
+    """A segmenter, one file at a time."""
+
+    def __init__(self, segmenter: Segmenter) -> None:
+        self.segmenter = segmenter
+        self.name = segmenter.bundle.manifest.name
+        self.identity = segmenter.bundle.identity
+
+    def predict(self, path: Path) -> tuple[NDArray[np.float32], NDArray[np.bool_], str]:
+        """Score map float32 [H, W] in 0..1 and mask bool [H, W] at the image's own resolution, and the verdict.
+
+        Raises:
+            ImageError: there is no verdict on this image.
+        """
+        image = read_image(path, max_pixels=self.segmenter.max_pixels)
+        result = self.segmenter.segment(Frame(name=str(path), index=0, image=image, path=path))
+        if result.score_map is None or result.mask is None:
+            raise ImageError(f"{path}: {result.error}")
+        return result.score_map, result.mask, str(result.verdict)
+
+
+def open_predictor(model: str | Path = "nano", **options: Any) -> BundlePredictor:
+    """Opens a bundle on ONNX Runtime.
+
+    Args:
+        model: a bundled name, or the folder or zip of a bundle.
+        options: of ``Segmenter.load``: threads, threshold, prompt, tiling, max_pixels.
+
+    Raises:
+        UsageError: no such model, or an option out of range.
+        BundleError: a bundle that is broken, foreign or too new.
+    """
+    return BundlePredictor(Segmenter.load(model, **options))

@@ -1,0 +1,190 @@
+"""``agvas eval`` from the command line: what is printed, what is written, and a model behind an entry point."""
+
+import csv
+import html.parser
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from agvas_core.contract.command_line import exit_code_of
+from agvas_core.contract.errors import UsageError
+from agvas_core.evaluation.cli import evaluate
+from agvas_core.evaluation.paper import paper_rows
+from agvas_core.evaluation.predictor import find_opener
+
+DARK_IS_ANOMALOUS = '''
+import cv2
+
+class Dark:
+    """A model that finds what is dark."""
+    def __init__(self, model, options):
+        self.name, self.identity, self.threshold = model, f"{model}@1", options.get("threshold", 0.5)
+
+    def predict(self, path):
+        scores = (255 - cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)).astype("float32") / 255
+        mask = scores > self.threshold
+        return scores, mask, "FAIL" if mask.any() else "PASS"
+
+def open_dark(model, **options):
+    return Dark(model, options)
+'''
+
+
+@pytest.fixture
+def dark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of a predictor that an installed package brings."""
+    site = tmp_path / "site"
+    info = site / "agvas_test_dark-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: agvas-test-dark\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[agvas.predictors]\ndark = agvas_test_dark:open_dark\n")
+    (site / "agvas_test_dark.py").write_text(DARK_IS_ANOMALOUS)
+    monkeypatch.syspath_prepend(site)
+    return "dark"
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Two sets, one of them under a name that the paper has as well; grey noise with dark squares."""
+    chance = np.random.default_rng(0)
+    for name, category in (("mvtec", "bottle"), ("<b>mine", "a_part")):
+        for kind, number in (("good", 0), ("good", 1), ("hole", 0), ("hole", 1)):
+            image = chance.integers(140, 256, (40, 50), dtype=np.uint8)
+            mask = np.zeros((40, 50), np.uint8)
+            if kind == "hole":
+                mask[5 : 15 + number, 10:20] = 255
+                image[mask > 0] = chance.integers(0, 160, int((mask > 0).sum()))
+            folder = tmp_path / "data" / name / category
+            pictures = {folder / "test" / kind / f"{number}.png": image}
+            if kind == "hole":
+                pictures[folder / "ground_truth" / kind / f"{number}_mask.png"] = mask
+            for path, pixels in pictures.items():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                assert cv2.imwrite(str(path), pixels)
+    return tmp_path / "data"
+
+
+def agvas_eval(*arguments: object) -> int:
+    return exit_code_of(lambda: evaluate, name="agvas eval", arguments=[str(argument) for argument in arguments])
+
+
+def test_a_model_is_scored_and_everything_is_written(
+    dark: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    code = agvas_eval("--model", "night", "--predictor", dark, "--data", data, "--out", out, "--beside-paper")
+    said = capsys.readouterr()
+    assert code == 0, said.err
+    assert "night@1" in said.out and "bottle" in said.out and "(paper)" in said.out and "all sets" in said.out
+    result = json.loads((out / "result.json").read_text())
+    assert result["subject"] == "night@1" and result["protocol"]["name"] == "native"
+    assert [one["set"] for one in result["sets"]] == ["<b>mine", "mvtec"]
+    assert 0.9 < result["mean_of_sets"]["ap"] <= 1 and result["mean_of_sets"]["iou_nor"] == 1
+    with (out / "result.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    measured = [line for line in lines if line["origin"] == "measured"]
+    assert [(line["set"], line["category"]) for line in measured] == [
+        ("<b>mine", "a_part"), ("mvtec", "bottle"), ("mvtec", "mean"), ("all sets", "mean"),
+    ]  # fmt: skip
+    assert float(measured[-1]["ap"]) == result["mean_of_sets"]["ap"]
+    theirs = [line for line in lines if line["origin"].startswith("paper: ")]
+    assert theirs[0]["category"] == "bottle" and theirs[0]["ap"] == "0.458" and theirs[0]["auroc"] == ""
+    assert all(line["set"] == "MVTec-AD" for line in theirs)
+    assert (out / "result.md").read_text().count("\n| ") >= 6
+    assert r"a\_part" in (out / "result.tex").read_text() and "arXiv" in (out / "result.tex").read_text()
+
+
+def test_the_page_needs_nothing_but_itself_and_survives_names(dark: str, data: Path, tmp_path: Path) -> None:
+    assert agvas_eval("--model", "<i>", "--predictor", dark, "--data", data, "--out", tmp_path / "out", "--quiet") == 0
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "&lt;b&gt;mine" in page and "<b>mine" not in page and "<i>@1" not in page
+    assert "http" not in page.replace("http-equiv", "")
+
+    class Balanced(html.parser.HTMLParser):
+        def __init__(self) -> None:
+            super().__init__()
+            self.open: list[str] = []
+            self.pictures = 0
+
+        def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+            if tag not in ("meta", "br"):
+                self.open.append(tag)
+
+        def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+            self.pictures += tag == "image" and (dict(attrs)["href"] or "").startswith("data:image/jpeg;base64,")
+
+        def handle_endtag(self, tag: str) -> None:
+            assert self.open.pop() == tag
+
+    seen = Balanced()
+    seen.feed(page)
+    assert seen.open == [] and seen.pictures == 8  # every image of the small sets is among the worst or the best
+
+
+def test_limit_and_set_are_kept_to_and_written_down(dark: str, data: Path, tmp_path: Path) -> None:
+    options = ["--limit", "1", "--seed", "3", "--set", "mvtec", "--protocol", "resized-256", "--quiet"]
+    assert agvas_eval("--model", "night", "--predictor", dark, "--data", data, "--out", tmp_path / "out", *options) == 0
+    result = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert [one["set"] for one in result["sets"]] == ["mvtec"]
+    assert result["sets"][0]["categories"][0]["images"] == 2
+    assert (result["limit per kind"], result["seed"], result["protocol"]["size_px"]) == (1, 3, 256)
+
+
+def test_predictions_are_scored_without_any_model(data: Path, tmp_path: Path) -> None:
+    for path in data.glob("*/*/test/*/*.png"):
+        target = (tmp_path / "maps" / path.relative_to(data)).with_suffix(".npy")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        np.save(target, np.full((20, 25), 0.25, np.float32))
+    out = tmp_path / "out"
+    assert agvas_eval("--predictions", tmp_path / "maps", "--data", data, "--out", out, "--jobs", "1", "--quiet") == 0
+    result = json.loads((out / "result.json").read_text())
+    assert result["mean_of_sets"]["auroc"] == 0.5 and result["mean_of_sets"]["iou_ano"] == 0
+    assert any("resized" in note for note in result["notes"])
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["--model", "a", "--predictions", "b"],
+        ["--model", "a", "--protocol", "mine"],
+        ["--model", "a", "--predictor", "nobody"],
+        ["--model", "a", "--predictor", "dark", "--prompt", "find", "--predictions", "b"],
+        ["--predictions", "nowhere"],
+    ],
+)
+def test_what_cannot_be_meant_is_2(
+    arguments: list[str], dark: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert agvas_eval(*arguments, "--data", data, "--out", tmp_path / "out") == 2
+    assert capsys.readouterr().err.startswith("agvas eval: ")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_predictor_that_nobody_brings_is_refused(dark: str) -> None:
+    with pytest.raises(UsageError, match=r"installed are.* dark"):
+        find_opener("nobody")
+
+
+def test_the_paper_s_rows_are_its_own_and_add_up() -> None:
+    categories = "bottle cable capsule carpet grid hazelnut leather metal_nut pill screw tile toothbrush transistor wood zipper"
+    rows = list(paper_rows("mvtec", categories.split()))
+    single = [row for row in rows if row.category]
+    mean = next(row for row in rows if row.category is None)
+    assert len(single) == 15 and all(row.method == mean.method for row in single)
+    for key in ("ap", "f1_max", "iou_ano", "iou_nor"):
+        values = [row.metrics[key] for row in single]
+        assert np.mean([value for value in values if value is not None]) == pytest.approx(mean.metrics[key], abs=6e-4), key
+    assert list(paper_rows("neu", ["steel"])) == []
+    assert next(paper_rows("isic", [])).metrics["iou_nor"] is None
+
+
+def test_evaluation_leaves_torch_and_the_runtime_unimported() -> None:
+    code = "import sys, agvas_core.evaluation.cli\nprint([m for m in ('torch', 'sklearn', 'agvas_runtime') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
