@@ -5,6 +5,7 @@ model's own tokenizer instead.
 """
 
 from collections.abc import Iterator
+from functools import cache
 
 import numpy as np
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -33,6 +34,7 @@ def corpus(samples: int) -> Iterator[str]:
             yield dialogue.answer
 
 
+@cache
 def train_tokenizer(vocab_size: int, samples: int = 600) -> Tokenizer:
     """A tokenizer of exactly ``vocab_size`` entries at most, always the same."""
     tokenizer = Tokenizer(models.BPE())

@@ -22,13 +22,14 @@ from agvas_core.contract.errors import UsageError
 from agvas_core.contract.prompts import QWEN_CHAT, VICUNA_CHAT, ChatFormat
 from agvas_core.model.agmd import Agmd
 from agvas_core.model.agvas import AgVas
-from agvas_core.model.config import LmmConfig, ModelConfig, PixelConfig, did_you_mean
+from agvas_core.model.config import LmmConfig, ModelConfig, PixelConfig
 from agvas_core.model.encoders import LinearP, Normalize, PixelEncoder, SemanticEncoder
 from agvas_core.model.lmm import Lmm
 from agvas_core.model.nano_encoder import NanoEncoder
 from agvas_core.model.refiner import TokenRefiner
 from agvas_core.model.sam_encoder import SamImageEncoder
 from agvas_core.model.spam import Spam
+from agvas_core.model.validation import did_you_mean
 
 __all__ = ["build_model", "chat_format", "semantic_tokens"]
 

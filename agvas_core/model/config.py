@@ -3,18 +3,17 @@
 Presets are TOML files in ``agvas_core/presets``.
 """
 
-import difflib
 import tomllib
-from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from agvas_core.contract.errors import UsageError
 from agvas_core.contract.manifest import Decision, TilingSpec
 from agvas_core.contract.preprocess import ViewSpec
+from agvas_core.model.validation import did_you_mean, validated
 
 __all__ = [
     "AgmdConfig",
@@ -22,7 +21,6 @@ __all__ = [
     "ModelConfig",
     "PixelConfig",
     "SpamConfig",
-    "did_you_mean",
     "load_preset",
     "parse_config",
     "preset_names",
@@ -134,27 +132,4 @@ def parse_config(table: dict[str, Any]) -> ModelConfig:
     Raises:
         UsageError: names the key, and for an unknown key the nearest that exists.
     """
-    try:
-        return ModelConfig.model_validate(table)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        hint = did_you_mean(str(first["loc"][-1]), _keys_at(first["loc"][:-1])) if first["type"] == "extra_forbidden" else ""
-        raise UsageError(f"model configuration: {where}: {first['msg']}{hint}") from error
-
-
-def did_you_mean(key: str, known: Iterable[str]) -> str:
-    """End of a message about an unknown key: the nearest that exists, or nothing."""
-    near = difflib.get_close_matches(key, list(known), 1)
-    return f"; did you mean {near[0]}?" if near else ""
-
-
-def _keys_at(where: tuple[str | int, ...]) -> Iterable[str]:
-    """Keys of the table that ``where`` leads to."""
-    table: type[BaseModel] = ModelConfig
-    for part in where:
-        inner = table.model_fields[str(part)].annotation
-        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
-            return ()
-        table = inner
-    return table.model_fields
+    return validated(ModelConfig, table, "model configuration")

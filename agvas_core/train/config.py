@@ -1,12 +1,11 @@
 """The ``train`` table of a preset."""
 
-import difflib
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from agvas_core.contract.errors import UsageError
 from agvas_core.model.losses import SegmentationWeights
+from agvas_core.model.validation import validated
 
 __all__ = ["Cut", "LossConfig", "Phase", "TrainConfig", "parse_train_config"]
 
@@ -84,15 +83,4 @@ def parse_train_config(table: dict[str, Any]) -> TrainConfig:
     Raises:
         UsageError: names the key, and for an unknown key the nearest that exists.
     """
-    try:
-        return TrainConfig.model_validate(table)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        near = (
-            difflib.get_close_matches(str(first["loc"][-1]), TrainConfig.model_fields, 1)
-            if first["type"] == "extra_forbidden"
-            else []
-        )
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise UsageError(f"training configuration: {where}: {first['msg']}{hint}") from error
+    return validated(TrainConfig, table, "training configuration")

@@ -43,8 +43,7 @@ def load_state(path: Path, model: nn.Module, ema: dict[str, Tensor], optimizer: 
     """
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
-        saved = json.loads(metadata["run"])
-        current = json.loads(json.dumps(run))
+        saved, current = flat(json.loads(metadata["run"])), flat(json.loads(json.dumps(run)))
         if differing := sorted(key for key in saved.keys() | current.keys() if saved.get(key) != current.get(key)):
             key = differing[0]
             raise UsageError(
@@ -64,3 +63,11 @@ def load_state(path: Path, model: nn.Module, ema: dict[str, Tensor], optimizer: 
                         "exp_avg_sq": file.get_tensor(f"exp_avg_sq.{name}").to(parameter.device),
                     }
     return step
+
+
+def flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """``{"a": {"b": 1}}`` as ``{"a.b": 1}``."""
+    rows: dict[str, Any] = {}
+    for key, value in table.items():
+        rows |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return rows
