@@ -63,6 +63,7 @@ def by_size(records: Iterable[ImageRecord]) -> list[SizeRow]:
 def worst_and_best(records: Iterable[ImageRecord], count: int) -> tuple[list[ImageRecord], list[ImageRecord]]:
     """The images with the lowest and the highest IoU; a good image counts by its mask: none is best, the larger the worse."""
     ordered = sorted(records, key=_merit)
+    count = min(count, (len(ordered) + 1) // 2)  # of a handful, half are the worst and half the best
     anomalous = [record for record in ordered if record.anomalous]
     best = list(reversed(anomalous or ordered))[:count]  # good images with an empty mask have nothing to show
     chosen = {record.key for record in best}

@@ -26,7 +26,11 @@ def render_page(result: Evaluation, lines: Sequence[Row]) -> str:
     title = f"{result.subject}: evaluation"
     facts = [
         f"Protocol <b>{_text(result.protocol['name'])}</b>: {_text(result.protocol['about'])}; threshold {result.threshold:g}.",
-        *(f"{_text(key)}: {_text(value)}" for key, value in result.facts.items() if value not in (None, [], {})),
+        *(
+            f"{_text(key)}: {_text(', '.join(value) if isinstance(value, list) else value)}"
+            for key, value in result.facts.items()
+            if value not in (None, [], {})
+        ),
         *map(_text, result.notes),
     ]
     parts = [
@@ -59,7 +63,7 @@ def _results(lines: Sequence[Row]) -> str:
         body.append(f"<tr class={kind}>{_cells('td', [*cells, *(percent(line.metrics[key]) for key in METRICS)])}</tr>")
     theirs = f"<p>Rows marked (paper) are figures of {_text(source())}; this software did not measure them.</p>"
     note = theirs if any(line.method for line in lines) else ""
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table><p>In percent.</p>{note}"
+    return f"<table class=results><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table><p>In percent.</p>{note}"
 
 
 def _category(one: SetResult, category: CategoryResult, count: int) -> str:

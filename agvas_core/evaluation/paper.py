@@ -11,6 +11,7 @@ from agvas_core.evaluation.metrics import METRICS
 
 __all__ = ["PaperRow", "paper_rows", "source"]
 
+MVTEC = "MVTec-AD"
 _METRICS = ("ap", "f1_max", "iou_ano", "iou_nor")
 
 
@@ -30,14 +31,15 @@ def paper_rows(set_name: str, categories: list[str]) -> Iterator[PaperRow]:
     dataset = data["names"].get(set_name.lower())
     if dataset is None:
         return
-    if dataset == "MVTec-AD":
+    if dataset == MVTEC:
         method = next(iter(data["mean"]))
         for category in categories:
             if category in data["mvtec"]:
                 yield PaperRow(method, dataset, category, _metrics(data["mvtec"][category]))
     for method, sets in data["mean"].items():
         if dataset in sets:
-            yield PaperRow(method, dataset, None, _metrics(sets[dataset]))
+            whole = f"{dataset}, {len(data['mvtec'])} categories" if dataset == MVTEC else dataset  # ours may be fewer
+            yield PaperRow(method, whole, None, _metrics(sets[dataset]))
 
 
 def source() -> str:
