@@ -18,7 +18,19 @@ from agvas_core.data.defects import KINDS
 from agvas_core.data.raster import Mask
 from agvas_core.data.sample import PLACES, SIZES, TONES, Defect, Sample
 
-__all__ = ["KINDS", "NOUNS", "NO_DEFECT", "SYNONYMS", "Mention", "absent_kind", "describe", "instruction_for", "kind_of", "parse", "referring"]
+__all__ = [
+    "KINDS",
+    "NOUNS",
+    "NO_DEFECT",
+    "SYNONYMS",
+    "Mention",
+    "absent_kind",
+    "describe",
+    "instruction_for",
+    "kind_of",
+    "parse",
+    "referring",
+]
 
 NO_DEFECT = "no anomaly"
 MAX_MENTIONS = 3

@@ -27,7 +27,7 @@ def corpus(samples: int) -> Iterator[str]:
     for index in range(samples):
         sample = synthesize(0, index, (96, 96))
         for task in ("direct", "describe", "referring", "absent"):
-            dialogue = make_dialogue(sample, task, rng)  # type: ignore[arg-type]
+            dialogue = make_dialogue(sample, task, rng)
             for anchor in ANCHOR_TOKENS:
                 dialogue = type(dialogue)(dialogue.instruction, dialogue.answer.replace(anchor, ""), None)
             yield dialogue.instruction

@@ -114,7 +114,7 @@ def cut_out(
     image, target = sample.image, (np.zeros(sample.image.shape[:2]) if mask is None else mask).astype(np.float32)
     height, width = size
     if how == "resize":
-        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+        image = np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
         target = (cv2.resize(target, (width, height), interpolation=cv2.INTER_AREA) > 0.4).astype(np.float32)
     else:
         top, left = (int(rng.integers(have - want + 1)) for have, want in zip(image.shape[:2], size, strict=True))

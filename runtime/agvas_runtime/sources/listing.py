@@ -88,7 +88,9 @@ def _folder(root: Path, notes: list[str]) -> list[Path]:
             f"{root}: skipped {masks} folder{'s' * (masks > 1)} named {MASK_FOLDER} (masks, not parts); name it to read it"
         )
     if runs:
-        notes.append(f"{root}: skipped {runs} folder{'s' * (runs > 1)} with results of earlier runs ({RUN_FILE}); name it to read it")
+        notes.append(
+            f"{root}: skipped {runs} folder{'s' * (runs > 1)} with results of earlier runs ({RUN_FILE}); name it to read it"
+        )
     video_note = f"{root} holds {len(videos)} video file{'s' * (len(videos) > 1)}, which are read only when named: {root}/*"
     if not images:
         raise UsageError(
