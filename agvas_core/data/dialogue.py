@@ -32,7 +32,11 @@ class Dialogue:
 
 
 def make_dialogue(sample: Sample, task: Task, rng: np.random.Generator) -> Dialogue:
-    """One exchange about ``sample``; a task that the sample cannot serve becomes ``direct``."""
+    """One exchange about ``sample``; a task that the sample cannot serve becomes ``direct``.
+
+    direct: segment everything (3.1, implicit mode). describe: words first, then the mask (3.1, explicit mode). referring: only the
+    defects of a kind, place, size or tone. absent: a kind that is not there; the answer says so and has no anchors.
+    """
     if task == "describe" and sample.defects:
         answer = f"There is {describe(sample.defects)}, as indicated by {_ANCHORS}."
         return Dialogue(DESCRIBE_INSTRUCTION, answer, sample.mask)

@@ -28,7 +28,7 @@ def corpus(samples: int) -> Iterator[str]:
         sample = synthesize(0, index, (96, 96))
         for task in ("direct", "describe", "referring", "absent"):
             dialogue = make_dialogue(sample, task, rng)
-            for anchor in ANCHOR_TOKENS:
+            for anchor in ANCHOR_TOKENS:  # they are tokens of their own; no word must be learned from their letters
                 dialogue = type(dialogue)(dialogue.instruction, dialogue.answer.replace(anchor, ""), None)
             yield dialogue.instruction
             yield dialogue.answer
@@ -36,7 +36,7 @@ def corpus(samples: int) -> Iterator[str]:
 
 @cache
 def train_tokenizer(vocab_size: int, samples: int = 600) -> Tokenizer:
-    """A tokenizer of exactly ``vocab_size`` entries at most, always the same."""
+    """A tokenizer of at most ``vocab_size`` entries, always the same."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()

@@ -1,17 +1,21 @@
 """The model, in the order of the paper. Read it top to bottom:
 
-    encoders   eq. 1     images -> f_s and f_p              (sam_encoder, nano_encoder with prior: two pixel encoders)
+    encoders   eq. 1     images -> f_s and f_p
+                         two pixel encoders: sam_encoder (its published weights: sam_checkpoint), nano_encoder (with prior)
     spam       eq. 2     f_align = MHCA(Q=f_s, K=f_p, V=f_p)
-    lmm        eq. 3     Concat(f_s, f_align, f_txt) -> text and the three anchor states
+    lmm        eq. 3     Concat(f_s, f_align, f_txt) -> text logits and the three anchor states
     refiner    3.1, B.4  anchor states -> h_nor, h_ano, h_seg
     two_way    eq. 5     BiAttn
-    agmd       eq. 4-6   [t, h] and f_p -> mask logits
+    agmd       eq. 4-7   [t, h] and f_p -> mask logits, before sigmoid and softmax
     fusion     eq. 6-8   logits -> P_seg, P_nor, P_ano, P, M
-    losses     eq. 9-11
-    agvas      the whole path in one forward()
-    build      a ModelConfig -> modules; generation: greedy text
+    losses     eq. 9-11  text, masks, and their sum
+    agvas      fig. 3    the whole path in one forward()
+    generation 3.1, B.2  greedy text, where the answer is not known beforehand
+
+Around them: config (a preset's table, checked by validation) -> build (the modules) -> checkpoint (weights, configuration and
+tokenizer as a folder).
 
 Letters in the shape comments:
-    B batch   N semantic tokens   L sequence length   V vocabulary   D width of the LMM   C channels of f_p
-    h, w grid of f_p   H, W pixels   3 always the anchors in the order NOR, ANO, SEG
+    B batch   N semantic tokens   L sequence length (eq. 5: number of two-way blocks)   V vocabulary
+    D width of the LMM   C channels of f_p   h, w grid of f_p   H, W pixels   3 the anchors, always in the order NOR, ANO, SEG
 """

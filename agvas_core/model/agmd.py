@@ -1,4 +1,7 @@
-"""Anchor-Guided Mask Decoder (paper 3.1, B.4, eq. 4-6): anchors and pixel features to the logits of three masks."""
+"""Anchor-Guided Mask Decoder (paper 3.1, B.4, eq. 4-7): anchors and pixel features to the logits of three masks.
+
+Sigmoid and softmax of eq. 6 and 7 are taken in ``fusion``.
+"""
 
 import math
 
@@ -11,7 +14,7 @@ __all__ = ["Agmd", "DensePosition"]
 
 
 class LayerNorm2d(nn.Module):
-    """Layer norm over the channels of [B, C, H, W]."""
+    """Layer norm over the channels of [B, C, H, W]: that of ``sam_encoder`` but for the names of its parameters."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -47,7 +50,8 @@ class Agmd(nn.Module):
     Args:
         dim: channels C of f_p and width of the tokens.
         depth: L of eq. 5.
-        upscale: 4 as in SAM (the paper leaves it open), or 1 for the product at the resolution of f_p, as eq. 6 is written.
+        upscale: 4 as in SAM, or 1 for the product at the resolution of f_p, as eq. 6 is written (the paper leaves it open: B.4
+            multiplies with "the refined pixel features").
         mask_dim: channels of the product in eq. 6; SAM's dim / 8 when upscaling, dim otherwise.
         detail: add the pixel encoder's finer features ``f_detail`` [B, mask_dim, 4h, 4w] before the product.
     """
@@ -68,7 +72,7 @@ class Agmd(nn.Module):
         if detail and upscale == 1:
             raise ValueError("detail needs upscale=4: finer features have no place in a mask at the resolution of f_p")
         out_dim = mask_dim or (dim // 8 if upscale == 4 else dim)
-        self.t_learn = nn.Parameter(torch.randn(3, dim) * 0.02)  # t_nor, t_ano, t_seg
+        self.t_learn = nn.Parameter(torch.randn(3, dim) * 0.02)  # t_nor, t_ano, t_seg: T_learn of eq. 4
         self.position = DensePosition(dim)
         self.bi_attn = TwoWayTransformer(dim, depth, heads, mlp_dim)
         self.upscale = (
@@ -91,7 +95,10 @@ class Agmd(nn.Module):
         self.bias = nn.Parameter(torch.zeros(3))  # not in the paper: lets a mask be empty without a feature that says so
 
     def forward(self, h_anchor: Tensor, f_p: Tensor, f_detail: Tensor | None = None) -> Tensor:
-        """h [B, 3, C], f_p [B, C, h, w], f_detail [B, C', 4h, 4w] -> mask logits [B, 3, 4h, 4w] in anchor order."""
+        """h [B, 3, C], f_p [B, C, h, w], f_detail [B, C', 4h, 4w] -> mask logits [B, 3, 4h, 4w] in anchor order.
+
+        With ``upscale=1`` the logits are [B, 3, h, w].
+        """
         batch, channels, height, width = f_p.shape
         z0 = torch.cat([self.t_learn.expand(batch, -1, -1), h_anchor], 1)  # eq. 4: [B, 6, C]
         z, pixels = self.bi_attn(z0, f_p.flatten(2).transpose(1, 2), self.position(f_p))  # eq. 5: [B, 6, C], [B, hw, C]
@@ -99,7 +106,7 @@ class Agmd(nn.Module):
         if self.merge is not None:
             assert f_detail is not None, "this AGMD was built with detail=True"
             f_out = self.merge(nn.functional.gelu(f_out + f_detail))
-        elif f_out.shape[-1] != width:  # as in SAM
+        elif f_out.shape[-1] != width:  # SAM's last step of upscaling, so only where there was one
             f_out = nn.functional.gelu(f_out)
         t_out = torch.stack([mlp(z[:, i]) for i, mlp in enumerate(self.to_mask)], 1)  # [B, 3, C']
         logits: Tensor = (t_out @ f_out.flatten(2)).view(batch, 3, *f_out.shape[-2:])  # eq. 6, 7 before sigmoid and softmax

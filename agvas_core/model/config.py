@@ -73,9 +73,9 @@ class SpamConfig(_Part):
 
 
 class AgmdConfig(_Part):
-    depth: int = 2  # L of eq. 5
-    heads: int = 8
-    mlp_dim: int = 2048
+    depth: int = 2  # L of eq. 5; B.4
+    heads: int = 8  # as SAM; the paper leaves it open
+    mlp_dim: int = 2048  # as SAM
     upscale: int = 4
     mask_dim: int | None = None
     detail: bool = False
@@ -94,7 +94,8 @@ class ModelConfig(_Part):
     decision: Decision = Decision()
     tiling: TilingSpec = TilingSpec()
     trained: tuple[str, ...] = Field(default=("lmm.embeddings", "lmm.head", "linear_p", "spam", "refiner", "agmd"))
-    """Parts that get gradients; ``all`` for training from scratch. LoRA is added by the training."""
+    """Parts that get gradients besides the LoRA weights (B.2; Linear_p and the refiner are not in its list, but nothing else could
+    learn them); ``all`` for training from scratch, which is the only training there is yet."""
 
 
 def preset_names() -> list[str]:

@@ -1,7 +1,7 @@
 """Semantic and pixel encoding (paper 3.1, eq. 1): f_s = Linear_s(F_s(x)), f_p = Linear_p(F_p(x)).
 
-Linear_s is the LMM's own projector. The pixel encoder's features are used twice: as they are by the mask decoder, and
-through Linear_p by SPAM.
+Linear_s is the LMM's own projector. The paper writes f_p for two things: here ``f_p`` are the pixel encoder's own features
+[B, C, h, w], which the mask decoder takes (B.4: SAM's 256 channels), and Linear_p brings them to the LMM's width for SPAM alone.
 """
 
 from typing import NamedTuple
@@ -28,6 +28,7 @@ class Normalize(nn.Module):
         self.register_buffer("shift", (-torch.tensor(mean) / deviation).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, image: Tensor) -> Tensor:
+        """uint8 [B, H, W, 3] -> float [B, 3, H, W]."""
         # Cast first: TensorRT does not transpose uint8.
         return image.to(self.scale.dtype).permute(0, 3, 1, 2) * self.scale + self.shift
 
@@ -86,7 +87,7 @@ class PixelEncoder(nn.Module):
 
 
 class LinearP(nn.Module):
-    """Linear_p: [B, C, h, w] -> tokens [B, h*w, D].
+    """Linear_p: f_p [B, C, h, w] -> tokens [B, h*w, D], row by row.
 
     The paper has no norm here; SAM's features vary in scale between images, so they are normalised first. Norm before, not
     after: Linear_p then folds into SPAM's keys and values at export, exactly.

@@ -27,5 +27,5 @@ def anomaly_probability(logits: Tensor, alpha: float = 0.5) -> Tensor:
 
 
 def binary_mask(probability: Tensor, threshold: float = 0.5) -> Tensor:
-    """sec. 3.1: M = P > 0.5, bool."""
+    """sec. 3.1: M = P > 0.5, bool [B, H, W]; a pixel at the threshold itself is normal."""
     return probability > threshold

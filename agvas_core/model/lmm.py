@@ -23,8 +23,8 @@ def find_anchors(input_ids: Tensor, anchor_ids: tuple[int, int, int], start: Ten
     """Positions of the three anchors in each row.
 
     The last occurrence of each counts, at or after ``start`` (where the answer begins, [B]). A row in which any of the three
-    is missing has no anchors: its mask is empty (the rule ``no anchors, empty mask``). Positions are absolute, so rows may
-    be padded on either side.
+    is missing has no anchors: its mask is empty (the rule ``no anchors, empty mask``). Positions are counted from the
+    row's first column, padding included, so rows may be padded on either side.
 
     Returns:
         positions [B, 3] in anchor order (0 where not found), found [B] bool.
@@ -74,7 +74,14 @@ class Lmm(nn.Module):
     def forward(
         self, embeddings: Tensor, attention_mask: Tensor | None = None, *, with_logits: bool = True, cache: Any = None
     ) -> LmmOutput:
-        """Embeddings [B, L, D], mask [B, L] (1 where there is a token; None: everywhere)."""
+        """One pass.
+
+        Args:
+            embeddings: [B, L, D]; with a cache, of the positions that are new.
+            attention_mask: [B, L], with a cache [B, all positions so far]; 1 where there is a token, everywhere if None.
+            with_logits: also the text's; at 150,000 words they are the largest tensor of all.
+            cache: keys and values of earlier positions, as transformers keeps them; for generation.
+        """
         positions = None
         if attention_mask is not None:  # left padding must not shift the positions
             positions = (attention_mask.long().cumsum(1) - 1).clamp(min=0)[:, -embeddings.shape[1] :]

@@ -35,9 +35,9 @@ class SegmentationWeights:
     bce: float = 0.5  # sec. 3.2
     dice: float = 2.0  # sec. 3.2
     positive_weight: float = 1.0
-    """Weight of an anomalous pixel in BCE; a normal one weighs 1."""
+    """Weight of an anomalous pixel in BCE; a normal one weighs 1. The paper weighs all alike."""
     dice_on_empty: bool = True
-    """Whether an image without an anomalous pixel takes part in Dice."""
+    """Whether an image without an anomalous pixel takes part in Dice. The paper does not say; its eq. 10 makes no exception."""
 
     def __post_init__(self) -> None:
         for name in ("bce", "dice", "positive_weight"):
@@ -87,8 +87,8 @@ def segmentation_loss(
         logits: float [B, 3, H, W], in anchor order, of any float dtype.
         target: float [B, H, W], the anomaly mask M (eq. 10: M_SEG = M_ANO), 0..1; soft edges allowed.
         weights: of eq. 10; the paper's where None.
-        supervise: bool [B, 3], which anchors each image supervises; all where None (table 5: general segmentation
-            supervises SEG only, conversation none).
+        supervise: bool [B, 3], which anchors each image supervises; all where None (B.1, B.2: general segmentation
+            supervises SEG only; conversation has no mask).
 
     Returns:
         The weighted sum, float32 scalar, exactly 0 with the gradient path intact where nothing is supervised; and its

@@ -1,7 +1,7 @@
 """The pixel encoder of the nano preset: a small convolutional U-Net that sees the image and its prior.
 
 It takes the place that SAM has in the paper (eq. 1). Unlike SAM it is trained from scratch, on procedural images only, and
-also gives finer features for the decoder: hairline cracks are lost at stride 8.
+also gives finer features (stride 2) for the decoder: hairline cracks are lost at f_p's stride of 8.
 """
 
 import torch
@@ -24,7 +24,7 @@ def conv(in_dim: int, out_dim: int, stride: int = 1, kernel: int = 3, dilation: 
 
 
 class Residual(nn.Module):
-    """x + two convolutions."""
+    """ReLU(x + two convolutions)."""
 
     def __init__(self, dim: int, dilation: int = 1) -> None:
         super().__init__()
@@ -45,7 +45,10 @@ class NanoEncoder(nn.Module):
 
     Args:
         widths: channels at strides 2, 4, 8, 16; 32 has the width of 16.
-        prior_dim: channels that the prior is reduced to.
+        prior_dim: channels that the prior is reduced to, by a learned 1x1 convolution.
+        out_dim: C of f_p.
+        detail_dim: channels of f_detail; AGMD's ``mask_dim``.
+
     H and W are multiples of 32.
     """
 
@@ -87,7 +90,10 @@ class NanoEncoder(nn.Module):
 
     @staticmethod
     def coordinates(x: Tensor) -> Tensor:
-        """y and x in -1..1, [B, 2, h, w]: f_p must know its place, as SAM's features do, for SPAM to align by place."""
+        """y and x in -1..1 on the grid of x: [B, C, h, w] -> [B, 2, h, w].
+
+        f_p must know its place, as SAM's features do, for SPAM to align by place.
+        """
         batch, _, height, width = x.shape
         y = torch.linspace(-1, 1, 2, device=x.device, dtype=x.dtype)  # corner values; interpolation follows any grid
         grid = torch.stack([y[:, None].expand(2, 2), y[None].expand(2, 2)])[None]

@@ -1,8 +1,9 @@
 """What is unusual within this one image, without learning: the nano pixel encoder's second input.
 
 "Normal" is what the rest of the image looks like. Fixed local features (colour, Gabor energy over two octaves, local
-contrast) are compared with the image's own robust mean and covariance. nano.md has the measurements: with these channels a
-small network finds defects on surfaces it never saw; without them it does not.
+contrast) are compared with the image's own robust mean and covariance. docs/experiments.md has the measurements: with these
+channels a small network finds defects on surfaces it never saw; without them it does not. The paper has nothing of the kind: SAM's
+features make it unnecessary there.
 
 Everything is matrix products and pooling, without sorting, quantiles or factorisations, so that ONNX and TensorRT take it.
 """
@@ -45,7 +46,8 @@ def local_mean(x: Tensor, size: int) -> Tensor:
 def spd_inverse(matrix: Tensor, ridge: float, iterations: int = 14) -> Tensor:
     """Inverse of [..., C, C] + ridge * mean(diagonal) * I by Newton-Schulz.
 
-    The condition number is at most C (1 + ridge) / ridge (about 1,000 here), for which 14 doublings are exact in fp32.
+    The condition number is at most (C + ridge) / ridge (about 1,000 here: 20 features, ridge 0.02), for which 14 doublings are
+    exact in fp32.
     """
     size = matrix.shape[-1]
     identity = torch.eye(size, device=matrix.device, dtype=matrix.dtype)

@@ -11,7 +11,7 @@ class Spam(nn.Module):
     Args:
         dim: width D of both inputs.
         heads: must divide the inner width.
-        bottleneck: inner width, ``dim`` if None. The paper leaves it open; 7B uses 28 heads of 128.
+        bottleneck: inner width, ``dim`` if None. The paper leaves heads and inner width open; our 7B preset has 28 heads of 128.
     """
 
     def __init__(self, dim: int, heads: int, bottleneck: int | None = None) -> None:
@@ -27,7 +27,7 @@ class Spam(nn.Module):
         self.to_out = nn.Linear(inner, dim)
 
     def forward(self, f_s: Tensor, f_p: Tensor) -> Tensor:
-        """f_s [B, N, D], f_p tokens [B, hw, D] -> f_align [B, N, D]."""
+        """f_s [B, N, D], Linear_p(f_p) [B, hw, D] -> f_align [B, N, D]."""
         q = self._split(self.to_q(self.norm(f_s)))  # [B, heads, N, d]
         k = self._split(self.to_k(f_p))  # [B, heads, hw, d]
         v = self._split(self.to_v(f_p))  # [B, heads, hw, d]

@@ -1,4 +1,7 @@
-"""Bidirectional cross-attention blocks (paper 3.1, eq. 5): Z_L, f'_p = BiAttn^L(Z_0, f_p), after SAM's mask decoder."""
+"""Bidirectional cross-attention blocks (paper 3.1, B.4, eq. 5): Z_L, f'_p = BiAttn^L(Z_0, f_p).
+
+The blocks of SAM's mask decoder, and its names of parameters.
+"""
 
 from torch import Tensor, nn
 
@@ -6,7 +9,7 @@ __all__ = ["TwoWayTransformer"]
 
 
 class Attention(nn.Module):
-    """Attention whose inner width is ``dim // downsample``."""
+    """Multi-head attention whose inner width is ``dim // downsample``, as in SAM."""
 
     def __init__(self, dim: int, heads: int, downsample: int = 1) -> None:
         super().__init__()
@@ -60,7 +63,8 @@ class TwoWayBlock(nn.Module):
         self.skip_first_pe = skip_first_pe
 
     def forward(self, z: Tensor, f_p: Tensor, z_pe: Tensor, f_pe: Tensor) -> tuple[Tensor, Tensor]:
-        if self.skip_first_pe:  # in the first block the tokens are their own position
+        """Tokens z and their positions z_pe [B, n, C], pixels f_p [B, hw, C] and theirs f_pe [1, hw, C] -> both, updated."""
+        if self.skip_first_pe:  # the tokens' positions are Z_0 itself: in the first block they would be added to themselves
             z = self.norm1(self.self_attn(z, z, z))
         else:
             q = z + z_pe
@@ -81,7 +85,7 @@ class TwoWayTransformer(nn.Module):
         self.norm_final_attn = nn.LayerNorm(dim)
 
     def forward(self, z0: Tensor, f_p: Tensor, f_pe: Tensor) -> tuple[Tensor, Tensor]:
-        """z0 [B, n, C], f_p and its positions [B, hw, C] -> Z_L [B, n, C], f'_p [B, hw, C]."""
+        """Z_0 [B, n, C], f_p [B, hw, C] and its positions [1, hw, C] -> Z_L [B, n, C], f'_p [B, hw, C]."""
         z = z0
         for layer in self.layers:
             z, f_p = layer(z, f_p, z0, f_pe)

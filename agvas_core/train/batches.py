@@ -41,7 +41,11 @@ class Batch:
 def encode_dialogues(
     dialogues: list[Dialogue], tokenizer: Tokenizer, config: ModelConfig
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Right-padded ids, attention, labels [B, L] and the answers' starts [B]. Only the answer (and its end) has labels."""
+    """Right-padded ids, attention, labels [B, L] and the answers' starts [B]. Only the answer (and its end) has labels.
+
+    Prompt and answer are tokenized apart, so no token spans the start of the answer. The runtime tokenizes them in one;
+    export compares the two.
+    """
     chat, visual = chat_format(config.lmm), [config.lmm.image_token_id] * (2 * semantic_tokens(config))
     rows: list[tuple[list[int], int]] = []
     for dialogue in dialogues:
@@ -80,9 +84,10 @@ class SyntheticBatches(Dataset[Batch]):
         tasks, shares = list(self.train.tasks), np.array(list(self.train.tasks.values()))
         images, masks, dialogues, views = [], [], [], []
         for row in range(phase.batch):
+            # A batch has at most 1024 images (config.py), so no image comes twice.
             sample = synthesize(self.train.seed, step * 1024 + row, cut.canvas, self.spec)
             dialogue = make_dialogue(sample, tasks[rng.choice(len(tasks), p=shares / shares.sum())], rng)
-            # Words about place and number are true of the whole image only.
+            # Words about place and number are true of the whole image only: no cropping.
             whole = dialogue.instruction != DEFAULT_INSTRUCTION
             image, mask = cut_out(sample, dialogue.mask, cut.size, "resize" if whole else cut.how, rng)
             image = recolour(image, rng)
@@ -110,7 +115,10 @@ def cut_out(
     how: Literal["crop", "resize"],
     rng: np.random.Generator,
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Image and mask at the batch's size. A shrunk mask is 1 where at least 40 % of a pixel is anomalous."""
+    """Image and mask at the batch's size.
+
+    A shrunk mask is 1 where more than 40 % of a pixel is anomalous; at a half, thin lines would break.
+    """
     image, target = sample.image, (np.zeros(sample.image.shape[:2]) if mask is None else mask).astype(np.float32)
     height, width = size
     if how == "resize":
