@@ -18,6 +18,8 @@ from agvas_core.model.config import ModelConfig, parse_config
 
 __all__ = ["Checkpoint", "load_checkpoint", "save_checkpoint"]
 
+BUNDLED = Path(__file__).parent.parent / "checkpoints"
+
 CONFIG, WEIGHTS, TOKENIZER, TRAINING = "config.json", "model.safetensors", "tokenizer.json", "training.json"
 
 
@@ -57,13 +59,13 @@ def unique(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def load_checkpoint(folder: str | Path) -> Checkpoint:
-    """Reads a checkpoint folder.
+    """Reads a checkpoint folder, or a bundled checkpoint by its name (``nano``); a folder of that name goes first.
 
     Raises:
         UsageError: not a checkpoint.
         SetupError: files that are damaged, or weights that do not fit the configuration.
     """
-    folder = Path(folder)
+    folder = Path(folder) if Path(folder).exists() or not (BUNDLED / folder).is_dir() else BUNDLED / folder
     missing = [name for name in (CONFIG, WEIGHTS, TOKENIZER) if not (folder / name).is_file()]
     if missing:
         raise UsageError(f"{folder} lacks {', '.join(missing)}: it is not a checkpoint; agvas train --out DIR writes one")

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from agvas_core.model.losses import SegmentationWeights
 from agvas_core.model.validation import validated
 
-__all__ = ["Cut", "LossConfig", "Phase", "TrainConfig", "parse_train_config"]
+__all__ = ["CalibrationConfig", "Cut", "LossConfig", "Phase", "TrainConfig", "parse_train_config"]
 
 
 class _Part(BaseModel):
@@ -27,8 +27,9 @@ class Phase(_Part):
     """A part of the run."""
 
     share: float = Field(gt=0, le=1)
-    """Of the images of the run."""
-    batch: int = Field(gt=0)
+    """Of the images of the run; the shares of all phases are scaled to add up to 1."""
+    batch: int = Field(gt=0, le=1024)
+    """Images of a step; the bound is that of batches.py's numbering."""
     cuts: tuple[Cut, ...]
 
 
@@ -45,6 +46,14 @@ class LossConfig(_Part):
         return SegmentationWeights(**self.model_dump())
 
 
+class CalibrationConfig(_Part):
+    """What the masks' bias is set on after training (calibration.py)."""
+
+    images: int = Field(default=240, ge=1)
+    size: tuple[int, int] = (320, 320)
+    """Height and width in px."""
+
+
 class TrainConfig(_Part):
     """A run from scratch on procedural images."""
 
@@ -53,17 +62,20 @@ class TrainConfig(_Part):
     learning_rate: float = 3e-4  # sec. 4.1
     weight_decay: float = 0.0
     warmup_steps: int = 100  # sec. B.2
-    clip_norm: float = 1.0
+    clip_norm: float = 1.0  # this and the moving average are ours; the paper names neither
     ema_decay: float = Field(default=0.995, ge=0, lt=1)
     workers: int = Field(default=1, ge=0)
     loss: LossConfig = LossConfig()
+    calibration: CalibrationConfig | None = None
+    """None leaves the biases as trained."""
     phases: tuple[Phase, ...]
     held_out_families: tuple[str, ...] = ()
     """Texture families that are never shown, kept to measure on."""
     tasks: dict[Literal["direct", "describe", "referring", "absent"], float] = {"direct": 1.0}
+    """How often each task of dialogue.py is asked for; scaled to add up to 1."""
 
     def schedule(self) -> list[tuple[int, Phase]]:
-        """First step of each phase, and the phase; the last entry's phase ends at ``steps()``."""
+        """First step of each phase, and the phase; the last one ends at ``steps()``."""
         total = sum(phase.share for phase in self.phases)
         rows, step = [], 0
         for phase in self.phases:

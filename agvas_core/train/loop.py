@@ -22,17 +22,19 @@ from agvas_core.model.checkpoint import save_checkpoint, unique
 from agvas_core.model.config import ModelConfig
 from agvas_core.model.losses import SegmentationWeights, segmentation_loss, text_loss, total_loss
 from agvas_core.train.batches import Batch, SyntheticBatches
+from agvas_core.train.calibration import Calibration, calibrate, lowered
 from agvas_core.train.config import TrainConfig
 from agvas_core.train.state import load_state, save_state
 
 __all__ = ["STATE", "LogRow", "train_model"]
 
 STATE, LOG = "state.safetensors", "log.jsonl"
+BIAS = "agmd.bias"  # what calibration moves
 LogRow = dict[str, float]
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
-    """Linear warm-up, then a cosine down to a hundredth."""
+    """Linear warm-up times a cosine down to a hundredth. (B.2 decays linearly; the cosine is ours.)"""
     warm = min(1.0, (step + 1) / max(1, config.warmup_steps))
     return config.learning_rate * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / config.steps())))
 
@@ -64,10 +66,11 @@ def train_model(
     """Trains and writes a checkpoint folder; returns it.
 
     ``out`` gets ``log.jsonl`` (one line for each 10 steps), ``state.safetensors`` (to resume) and the checkpoint itself, whose
-    weights are the moving average of the run.
+    weights are the moving average of the run. Same configuration, threads and machine: same weights, resumed or not.
 
     Args:
-        progress: called after each step with images seen, images in all, and the last log row.
+        save_every_s: state and checkpoint are written when so many seconds have passed, and at the end.
+        progress: called after each step with images seen, images in all, and that step's row of the log.
 
     Raises:
         UsageError: ``out`` holds a run and ``resume`` is not set; or it holds one with another configuration.
@@ -81,7 +84,10 @@ def train_model(
     model = build_model(model_config).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, betas=(0.9, 0.95), weight_decay=train_config.weight_decay)
     ema = {name: tensor.detach().clone() for name, tensor in unique(model.state_dict()).items()}
-    run = {"model": model_config.model_dump(mode="json"), "train": train_config.model_dump(mode="json", exclude={"workers"})}
+    run = {
+        "model": model_config.model_dump(mode="json"),
+        "train": train_config.model_dump(mode="json", exclude={"workers", "calibration"}),
+    }
     start = load_state(out / STATE, model, ema, optimizer, run) if resume and (out / STATE).exists() else 0
     trim_log(out / LOG, start)
 
@@ -95,7 +101,7 @@ def train_model(
         multiprocessing_context="spawn" if train_config.workers else None,  # OpenCV's and torch's threads do not survive a fork
     )
     weights, total = train_config.loss.weights(), images_before(train_config, len(data))
-    began, saved, row = time.monotonic(), time.monotonic(), LogRow()
+    saved = time.monotonic()
     with (out / LOG).open("a", encoding="utf-8") as log:
         for step, batch in enumerate(loader, start):
             rate = learning_rate(train_config, step)
@@ -111,7 +117,7 @@ def train_model(
             loss.backward()  # type: ignore[no-untyped-call]
             norm = torch.nn.utils.clip_grad_norm_(model.parameters(), train_config.clip_norm)
             optimizer.step()
-            average(ema, model, min(train_config.ema_decay, (step + 1) / (step + 10)))
+            average(ema, model, min(train_config.ema_decay, (step + 1) / (step + 10)))  # young averages forget the random start
             seen = images_before(train_config, step + 1)
             row = {"step": step + 1, "images": seen, "learning_rate": rate, "grad_norm": norm.item(), **parts}
             if (step + 1) % 10 == 0:
@@ -121,10 +127,15 @@ def train_model(
                 progress(seen, total, row)
             if time.monotonic() - saved > save_every_s:
                 save_state(out / STATE, step + 1, model, ema, optimizer, run)
-                write_checkpoint(out, ema, model_config, train_config, tokenizer, step + 1, row)
+                write_checkpoint(out, ema, model_config, train_config, tokenizer, step + 1)
                 saved = time.monotonic()
     save_state(out / STATE, len(data), model, ema, optimizer, run)
-    write_checkpoint(out, ema, model_config, train_config, tokenizer, len(data), row, time.monotonic() - began)
+    calibration = None
+    if train_config.calibration is not None:
+        model.load_state_dict(ema, strict=False)
+        calibration = calibrate(model.eval(), model_config, train_config, tokenizer, train_config.calibration)
+        ema = ema | {BIAS: lowered(ema[BIAS].view(3, 1, 1), calibration.shift).view(3)}
+    write_checkpoint(out, ema, model_config, train_config, tokenizer, len(data), calibration)
     return out
 
 
@@ -135,8 +146,7 @@ def write_checkpoint(
     train_config: TrainConfig,
     tokenizer: Tokenizer,
     step: int,
-    row: LogRow,
-    seconds: float | None = None,
+    calibration: Calibration | None = None,
 ) -> None:
     """The averaged weights with what made them."""
     training: dict[str, Any] = {
@@ -145,9 +155,9 @@ def write_checkpoint(
         "step": step,
         "steps": train_config.steps(),
         "images": images_before(train_config, step),
-        "last": row,
-        "seconds_of_last_session": seconds,
+        "last": last_row(out / LOG),
         "train": train_config.model_dump(mode="json"),
+        "calibration": calibration.to_dict() if calibration else None,
     }
     save_checkpoint(out, ema, model_config, tokenizer, training)
 
@@ -168,6 +178,12 @@ def average(ema: dict[str, Tensor], model: AgVas, decay: float) -> None:
             tensor.lerp_(state[name], 1 - decay)
         else:
             tensor.copy_(state[name])
+
+
+def last_row(path: Path) -> LogRow | None:
+    """The newest line of the log."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return json.loads(lines[-1]) if lines else None  # type: ignore[no-any-return]
 
 
 def trim_log(path: Path, step: int) -> None:

@@ -28,7 +28,9 @@ def top(version: Annotated[bool, typer.Option("--version", help="Print the versi
 
 @app.command()
 def bundle(
-    checkpoint: Annotated[Path, typer.Argument(help="Folder that agvas train wrote.", show_default=False)],
+    checkpoint: Annotated[
+        Path, typer.Argument(help="Folder that agvas train wrote, or nano, the bundled one.", show_default=False)
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the bundle.", show_default=False)],
     name: Annotated[str | None, typer.Option(help="Name of the bundle; the model's own by default.", show_default=False)] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the bundle in --out.")] = False,

@@ -17,7 +17,9 @@ from agvas_core.contract.errors import SetupError, UsageError
 from agvas_core.data.tokenizer import train_tokenizer
 from agvas_core.model.checkpoint import load_checkpoint
 from agvas_core.model.config import ModelConfig, load_preset, parse_config
+from agvas_core.model.fusion import anomaly_probability
 from agvas_core.train.batches import SyntheticBatches
+from agvas_core.train.calibration import lowered
 from agvas_core.train.config import TrainConfig, parse_train_config
 from agvas_core.train.loop import STATE, train_model
 from agvas_core.train.plot import plot_log
@@ -41,6 +43,7 @@ def configs() -> tuple[ModelConfig, TrainConfig]:
     table["train"] |= {
         "images": 2 * STEPS,
         "workers": 0,
+        "calibration": {"images": 6, "size": [96, 96]},
         "phases": [
             {"share": 0.5, "batch": 2, "cuts": [{"weight": 1.0, "canvas": [96, 96], "size": [64, 64], "how": "crop"}]},
             {"share": 0.5, "batch": 2, "cuts": [{"weight": 1.0, "canvas": [96, 128], "size": [96, 128], "how": "crop"}]},
@@ -69,6 +72,26 @@ def test_a_run_leaves_a_checkpoint_its_log_and_a_plot(configs: tuple[ModelConfig
     assert [row["step"] for row in rows] == [10, 20]
     plot_log(whole_run / "log.jsonl", whole_run / "loss.png")
     assert (whole_run / "loss.png").stat().st_size > 5000
+
+
+def test_calibration_moves_the_bias_of_the_masks_and_nothing_else(
+    configs: tuple[ModelConfig, TrainConfig], whole_run: Path
+) -> None:
+    calibration = load_checkpoint(whole_run).training["calibration"]
+    balance = [ano + nor for ano, nor in zip(calibration["iou_ano"], calibration["iou_nor"], strict=True)]
+    assert calibration["shift"] == calibration["shifts"][balance.index(max(balance))]
+    trained, shipped = load_file(whole_run / STATE), load_file(whole_run / "model.safetensors")
+    changed = [name for name in shipped if not torch.equal(shipped[name], trained[f"ema.{name}"])]
+    assert changed == (["agmd.bias"] if calibration["shift"] else [])
+
+
+def test_lowered_logits_lower_the_map_everywhere() -> None:
+    logits = torch.randn(2, 3, 8, 8)
+    before, after = anomaly_probability(logits), anomaly_probability(lowered(logits, 1.5))
+    assert (after < before).all()
+    assert torch.equal(lowered(logits, 0.0), logits)
+    raised = torch.logit(before) - torch.logit(after)
+    assert raised.min() > 0.5 and raised.max() < 2.5  # P mixes two sigmoids, each lowered by 1.5
 
 
 def test_the_same_seed_gives_the_same_weights(configs: tuple[ModelConfig, TrainConfig], whole_run: Path, tmp_path: Path) -> None:
