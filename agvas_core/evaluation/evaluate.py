@@ -1,6 +1,7 @@
 """The evaluation of sets: images in parallel, then the metrics of each category, each kept as soon as it is known.
 
-    result = evaluate(find_sets(Path("data")), Model(find_opener(), "nano"), find_protocol("native"), out=Path("runs/eval"))
+    sets, model = find_sets(Path("data")), Model(find_opener(), "nano")
+    results = evaluate(sets, {one.name: model for one in sets}, Job(find_protocol("native"), out=Path("runs/eval")))
 
 A second call with the same ``out`` takes up where the first one was killed, and reads what has not changed from there.
 """
