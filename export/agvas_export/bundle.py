@@ -69,7 +69,7 @@ def export_bundle(
     out = Path(out)
     refuse_if_taken(out, overwrite)
     progress("reading the checkpoint")
-    source = load_checkpoint(checkpoint)
+    source, sha256 = read_checkpoint(Path(checkpoint))
     name = name or source.config.name
     if not NAME.fullmatch(name):
         raise UsageError(f"the name {name!r} is not 1 to 64 letters, digits, dots, dashes and underscores: choose another --name")
@@ -92,7 +92,7 @@ def export_bundle(
             **specs,
             decision=source.config.decision,
             tiling=source.config.tiling,
-            provenance=provenance_of(source),
+            provenance=provenance_of(source, sha256),
             files={},
         )
         progress("comparing the graphs with the model")
@@ -121,13 +121,23 @@ def check_tokenizer(source: Checkpoint) -> None:
         )
 
 
-def provenance_of(source: Checkpoint) -> dict[str, Any]:
+def read_checkpoint(folder: Path) -> tuple[Checkpoint, str]:
+    """The checkpoint and the digest of the very weights that were read: a training may be writing into the same folder."""
+    weights = folder / WEIGHTS
+    sha256 = sha256_of(weights) if weights.is_file() else ""
+    source = load_checkpoint(folder)
+    if sha256_of(weights) != sha256:
+        raise SetupError(f"{weights} changed while it was read: let the training end, or copy its folder and export the copy")
+    return source, sha256
+
+
+def provenance_of(source: Checkpoint, sha256: str) -> dict[str, Any]:
     """Where the weights come from and what made the graphs."""
     training = source.training
     recipe = training.get("train", {})
     from_scratch = "all" in source.config.trained
     return {
-        "checkpoint": {"name": source.folder.resolve().name, "sha256": sha256_of(source.folder / WEIGHTS)},
+        "checkpoint": {"name": source.folder.resolve().name, "sha256": sha256},
         "model": source.config.model_dump(mode="json"),
         "training": {key: training[key] for key in ("agvas", "torch", "step", "steps", "images") if key in training}
         | {"seed": recipe.get("seed"), "config": recipe},

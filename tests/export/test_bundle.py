@@ -14,7 +14,7 @@ from agvas_core.contract.command_line import exit_code_of
 from agvas_core.contract.errors import BundleError, OutputError, ParityError, SetupError, UsageError
 from agvas_core.contract.manifest import MANIFEST_NAME, read_manifest, sha256_of, verify_files
 from agvas_core.contract.prompts import FIXED_ANSWER, QWEN_CHAT
-from agvas_core.model.checkpoint import Checkpoint
+from agvas_core.model.checkpoint import Checkpoint, load_checkpoint
 from agvas_export.bundle import PARITY_NAME, export_bundle, refuse_if_taken, written_whole
 from agvas_export.cli import app
 from agvas_export.parity import compare
@@ -112,6 +112,22 @@ def test_damaged_weights_are_refused(tiny_checkpoint_folder: Path, tmp_path: Pat
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(SetupError, match="damaged"):
         export_bundle(damaged, tmp_path / "out")
+
+
+def test_weights_that_change_while_they_are_read_are_refused(
+    tiny_checkpoint_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A training writes its checkpoint every few minutes; the digest in the manifest must be of the weights in the graphs."""
+    folder = shutil.copytree(tiny_checkpoint_folder, tmp_path / "training")
+
+    def load_then_save(path: Path) -> Checkpoint:
+        checkpoint = load_checkpoint(path)
+        (path / "model.safetensors").write_bytes(b"the next ones")
+        return checkpoint
+
+    monkeypatch.setattr("agvas_export.bundle.load_checkpoint", load_then_save)
+    with pytest.raises(SetupError, match="changed while it was read"):
+        export_bundle(folder, tmp_path / "out")
 
 
 def test_a_tokenizer_with_other_anchors_is_refused(tiny_checkpoint_folder: Path, tmp_path: Path) -> None:

@@ -128,6 +128,16 @@ def test_a_constant_below_1e_8_survives_the_export(tmp_path: Path) -> None:
     assert_near(torch.from_numpy(session.run(None, {"x": x.numpy()})[0]), module(x), 1e-6)
 
 
+def test_weights_too_large_for_a_graph_lie_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agvas_export.graphs.MAX_EMBEDDED_BYTES", 1000)
+    x, module = torch.randn(2, 64), nn.Linear(64, 64).eval().requires_grad_(False)
+    joint = Joint("linear", module, {"x": x}, {"y": module(x)}, {"x": {0: Axis("batch", Dim("batch"))}, "y": {}})
+    export_joint(joint, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["linear.onnx", "linear.onnx.data"]
+    session = ort.InferenceSession(str(tmp_path / "linear.onnx"), providers=["CPUExecutionProvider"])
+    assert_near(torch.from_numpy(session.run(None, {"x": x.numpy()})[0]), module(x), 1e-5)
+
+
 def test_the_graphs_name_nothing_of_this_machine(exported_folder: Path) -> None:
     for path in exported_folder.glob("*.onnx"):
         content = path.read_bytes()
