@@ -41,6 +41,7 @@ def save_checkpoint(
     folder.mkdir(parents=True, exist_ok=True)
     weights = folder / (WEIGHTS + ".part")
     save_file({name: tensor.contiguous() for name, tensor in unique(state).items()}, weights)
+    weights.chmod(0o644)  # safetensors writes for the owner alone
     os.replace(weights, folder / WEIGHTS)
     for name, text in (
         (CONFIG, json.dumps(config.model_dump(mode="json"), indent=2)),
