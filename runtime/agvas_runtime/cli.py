@@ -142,3 +142,7 @@ def _load() -> Any:
 def main() -> NoReturn:
     """Entry point of ``agvas-run``."""
     run_command(_load, name="agvas-run")
+
+
+if __name__ == "__main__":
+    main()
