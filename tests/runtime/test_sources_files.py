@@ -291,3 +291,18 @@ def test_limit_around_prefetch_and_prefetch_around_limit(tmp_path: Path) -> None
         assert len(list(source)) == 4
     with prefetch(open_source(tmp_path, limit=4)) as other:
         assert len(list(other)) == 4
+
+
+def test_prefetch_carries_over_an_error_before_the_first_frame() -> None:
+    class Locked(ArraySource):
+        def __iter__(self) -> Iterator[Frame]:
+            raise OSError("locked")
+
+    with pytest.raises(OSError, match="locked"), prefetch(Locked([])) as source:
+        list(source)
+
+
+def test_a_limit_beyond_any_count_is_no_limit(tmp_path: Path) -> None:
+    put(tmp_path / "a.png")
+    with prefetch(open_source(tmp_path, limit=10**30)) as source:
+        assert len(list(source)) == 1

@@ -1,6 +1,7 @@
 """Around a source: reading ahead, and stopping after a number of frames."""
 
 import queue
+import sys
 import threading
 from collections.abc import Iterator
 from itertools import islice
@@ -45,7 +46,7 @@ class _Limit:
         return self._most if total is None and self.live else None if total is None else min(total, self._most)
 
     def __iter__(self) -> Iterator[Frame]:
-        return islice(self._source, self._most)
+        return islice(self._source, min(self._most, sys.maxsize))
 
     def close(self) -> None:
         self._source.close()
@@ -106,8 +107,9 @@ class _Reader:
         self._thread.start()
 
     def _run(self, source: Source) -> None:
-        frames = iter(source)
+        frames: Iterator[Frame] = iter(())
         try:
+            frames = iter(source)
             for frame in frames:
                 self.items.put(frame)
                 if self._stopped.is_set():
