@@ -298,6 +298,9 @@ def test_prefetch_carries_over_an_error_before_the_first_frame() -> None:
         def __iter__(self) -> Iterator[Frame]:
             raise OSError("locked")
 
+        def __enter__(self) -> "Locked":
+            return self
+
     with pytest.raises(OSError, match="locked"), prefetch(Locked([])) as source:
         list(source)
 
