@@ -51,5 +51,7 @@ def train(
         folder = train_model(
             parse_config(tables["model"]), parse_train_config(tables["train"]), out, resume=resume, progress=show
         )
-    plot_log(folder / "log.jsonl", folder / "loss.png")
-    typer.echo(f"checkpoint: {folder}\nloss plot:  {folder / 'loss.png'}\nnext:       agvas-export bundle {folder} -o DIR")
+    typer.echo(f"checkpoint: {folder}")
+    if plot_log(folder / "log.jsonl", folder / "loss.png"):
+        typer.echo(f"loss plot:  {folder / 'loss.png'}")
+    typer.echo(f"next:       agvas-export bundle {folder} -o DIR")

@@ -9,11 +9,14 @@ from matplotlib.figure import Figure
 __all__ = ["plot_log"]
 
 
-def plot_log(log: Path, picture: Path) -> None:
-    """Draws ``log.jsonl``: total, text and mask losses (faint: each row; strong: mean of 25), and the learning rate."""
+def plot_log(log: Path, picture: Path) -> bool:
+    """Draws ``log.jsonl``: total, text and mask losses (faint: each row; strong: mean of 25), and the learning rate.
+
+    False, and no picture, where the log has no row: a run of fewer than 10 steps.
+    """
     rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     if not rows:
-        return
+        return False
     images = np.array([row["images"] for row in rows]) / 1000
     figure = Figure(figsize=(8, 6), layout="constrained")
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
@@ -29,3 +32,4 @@ def plot_log(log: Path, picture: Path) -> None:
     bottom.plot(images, [row["learning_rate"] for row in rows], color="gray")
     bottom.set(xlabel="images seen (thousands)", ylabel="learning rate")
     figure.savefig(picture, dpi=110)
+    return True

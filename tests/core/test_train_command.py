@@ -1,0 +1,68 @@
+"""``agvas train``, as a user types it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from agvas_core.model.config import load_preset, parse_config
+
+pytestmark = pytest.mark.slow
+
+TRAIN = """
+[train]
+images = 10
+workers = 0
+learning_rate = 1.0e-3
+warmup_steps = 2
+loss = { bce = 2.0, dice = 0.5, positive_weight = 5.0, dice_on_empty = false }
+phases = [{ share = 1.0, batch = 1, cuts = [{ weight = 1.0, canvas = [96, 96], size = [64, 64], how = "crop" }] }]
+"""
+
+
+def train(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from agvas_core.command import main; main()", "train", "--preset", "small.toml"]
+    plain = {**os.environ, "TERM": "dumb", "COLUMNS": "200"}
+    return subprocess.run([*command, "--threads", "1", *arguments], cwd=folder, env=plain, capture_output=True, text=True)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with ``small.toml``: nano's model, and a run of ten steps."""
+    preset = Path(__file__).parents[2] / "agvas_core/presets/nano.toml"
+    model, train_table, _ = preset.read_text(encoding="utf-8").partition("\n[train]\n")
+    assert train_table, "the preset of nano has lost its [train] table"
+    (tmp_path / "small.toml").write_text(model + TRAIN, encoding="utf-8")
+    return tmp_path
+
+
+def test_a_run_shows_its_progress_ends_with_a_plot_and_goes_on_when_asked(folder: Path) -> None:
+    assert parse_config(load_preset(folder / "small.toml")["model"]).name == "nano"
+    done = train(folder, "--out", "run")
+    assert done.returncode == 0, done.stderr
+    assert "10/10" in done.stdout and "images" in done.stdout and "loss" in done.stdout
+    assert "agvas-export bundle run" in done.stdout
+    made = {path.name for path in (folder / "run").iterdir()}
+    assert made >= {
+        "config.json",
+        "log.jsonl",
+        "loss.png",
+        "model.safetensors",
+        "state.safetensors",
+        "tokenizer.json",
+        "training.json",
+    }
+
+    again = train(folder, "--out", "run")
+    assert again.returncode == 2 and "--resume" in again.stderr and "Traceback" not in again.stderr
+    weights = (folder / "run/model.safetensors").read_bytes()
+    assert train(folder, "--out", "run", "--resume").returncode == 0
+    assert (folder / "run/model.safetensors").read_bytes() == weights, "a finished run has nothing left to do"
+
+
+def test_a_run_too_short_for_a_plot_names_none(folder: Path) -> None:
+    done = train(folder, "--out", "run", "--images", "2")
+    assert done.returncode == 0, done.stderr
+    assert "loss plot" not in done.stdout and not (folder / "run/loss.png").exists()
