@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -128,6 +129,32 @@ def test_lines_are_on_disk_as_soon_as_they_are_added(tmp_path: Path) -> None:
         assert [json.loads(line)["index"] for line in lines] == list(range(index + 1))
     assert folder.saved == 3
     folder.close()
+
+
+@pytest.mark.parametrize("what", ["removed", "moved", "taken"])
+def test_a_folder_that_is_no_longer_ours_gets_nothing_more(tmp_path: Path, what: str) -> None:
+    path = tmp_path / "run"
+    folder = RunFolder(path)
+    folder.open({})
+    folder.store("masks/a.png", b"a")
+    folder.add({"index": 0})
+    if what == "removed":
+        shutil.rmtree(path)
+    elif what == "moved":
+        path.rename(tmp_path / "elsewhere")
+    else:
+        other = RunFolder(path, overwrite=True)
+        other.open({})
+        other.close()
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(
+        OutputError, match=r"removed, moved or taken by another run, after 1 results: run again with another --out"
+    ):
+        folder.store("masks/b.png", b"b")
+    with pytest.raises(OutputError, match="taken by another run"):
+        folder.add({"index": 1})
+    folder.close()
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_a_name_with_broken_unicode_is_still_a_line_of_json() -> None:

@@ -27,7 +27,8 @@ class RunFolder:
     """Files of one run.
 
     ``results.jsonl`` holds whole lines only, and a line stands there only after the images it names. An image is written under
-    another name and then renamed, so that no half image ever has its final name.
+    another name and then renamed, so that no half image ever has its final name. A folder that was removed, moved or taken by
+    another run is noticed before anything more is written.
     """
 
     def __init__(self, path: Path | None, *, overwrite: bool = False, keep_lines: bool = True) -> None:
@@ -42,6 +43,7 @@ class RunFolder:
         self.saved = 0
         """Results that are completely written."""
         self._path: Path | None = None
+        self._mark: int | None = None
         self._lines: int | None = None
         self._end = 0
 
@@ -93,20 +95,22 @@ class RunFolder:
             raise self._error(path or Path("runs"), error) from error
         record = {"tool": "agvas-run", **about}
         self.store(RUN_FILE, (json.dumps(record, indent=2) + "\n").encode("utf-8", "backslashreplace"))
-        if self.keep_lines:
-            try:
+        try:
+            self._mark = os.open(path / RUN_FILE, os.O_RDONLY)  # kept open, so that no other file can be taken for it
+            if self.keep_lines:
                 self._lines = os.open(
                     path / RESULTS_NAME, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0), 0o666
                 )
-            except OSError as error:
-                raise self._error(path / RESULTS_NAME, error) from error
+        except OSError as error:
+            raise self._error(path / RESULTS_NAME, error) from error
 
     def store(self, relative: str, data: bytes) -> str:
         """Writes one file, all of it or none; returns ``relative``.
 
         Raises:
-            OutputError: the disk is full, or the folder cannot be written.
+            OutputError: the disk is full, or the folder cannot be written, or it is no longer ours.
         """
+        self._check_ours()
         target = self.path / relative
         part = target.with_name(target.name + PART_SUFFIX)
         try:
@@ -125,8 +129,9 @@ class RunFolder:
         """Appends a result to ``results.jsonl``, the whole line or nothing; its images are stored before.
 
         Raises:
-            OutputError: the disk is full, or the file cannot be written.
+            OutputError: the disk is full, or the file cannot be written, or the folder is no longer ours.
         """
+        self._check_ours()
         if self._lines is not None:
             line = encode_line(record)
             try:
@@ -143,10 +148,23 @@ class RunFolder:
         self.saved += 1
 
     def close(self) -> None:
-        """Closes ``results.jsonl``; may be called twice."""
-        if self._lines is not None:
-            os.close(self._lines)
-            self._lines = None
+        """Closes ``results.jsonl``; may be called twice. Nothing is written afterwards."""
+        for open_file in (self._lines, self._mark):
+            if open_file is not None:
+                os.close(open_file)
+        self._lines = self._mark = None
+
+    def _check_ours(self) -> None:
+        if self._mark is None:
+            return
+        try:
+            ours = os.path.samestat(os.fstat(self._mark), os.stat(self.path / RUN_FILE))
+        except OSError:
+            ours = False
+        if not ours:
+            raise OutputError(
+                f"{self.path} was removed, moved or taken by another run, after {self.saved} results: run again with another --out DIR"
+            )
 
     def _error(self, path: Path, error: OSError) -> OutputError:
         reason = error.strerror or str(error)
