@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from agvas_core.contract.errors import ImageError, SourceError, UsageError
 from agvas_runtime.frame import Frame
 from agvas_runtime.image_file import MAX_PIXELS
-from agvas_runtime.sources.grabber import DeviceGrabber, Grabber, HttpGrabber, RtspGrabber
+from agvas_runtime.sources.grabber import Grabber, HttpGrabber, device_grabber, rtsp_grabber
 
 __all__ = ["CameraSource"]
 
@@ -97,8 +97,8 @@ class CameraSource:
         if self._uri.startswith("http"):
             return HttpGrabber(self._uri, self._open_timeout_s, self._stall_timeout_s, self._max_pixels)
         if self._uri.startswith("rtsp"):
-            return RtspGrabber(self._uri, self._open_timeout_s, self._stall_timeout_s)
-        return DeviceGrabber(self._uri)
+            return rtsp_grabber(self._uri, self._open_timeout_s, self._stall_timeout_s)
+        return device_grabber(self._uri)
 
     def close(self) -> None:
         """Ends the thread and frees the device; an iteration under way ends."""

@@ -1,7 +1,7 @@
 """How frames are got out of each kind of camera, one at a time; ``camera`` runs one of these in its thread."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -13,7 +13,7 @@ from agvas_core.contract.errors import ImageError, SourceError
 from agvas_runtime.image_file import decode_image, quiet_opencv
 from agvas_runtime.sources.mjpeg import MjpegStream
 
-__all__ = ["DeviceGrabber", "Grabber", "HttpGrabber", "RtspGrabber"]
+__all__ = ["Grabber", "HttpGrabber", "device_grabber", "rtsp_grabber"]
 
 Rgb = NDArray[np.uint8]
 
@@ -64,68 +64,55 @@ class HttpGrabber:
             self._stream.close()
 
 
-class RtspGrabber:
+class CaptureGrabber:
+    """A camera that OpenCV reads. ``connect`` opens the capture, or raises SourceError."""
+
+    def __init__(self, connect: Callable[[cv2.VideoCapture], None]) -> None:
+        self._connect, self._capture = connect, cv2.VideoCapture()
+
+    def open(self) -> None:
+        with quiet_opencv():
+            self._connect(self._capture)
+
+    def grab(self) -> None:
+        with quiet_opencv():
+            if not self._capture.grab():
+                raise SourceError("it sends no frames any more")
+
+    def retrieve(self) -> Rgb | ImageError:
+        with quiet_opencv():
+            decoded, bgr = self._capture.retrieve()
+        if not decoded or bgr is None:
+            return ImageError("the frame cannot be decoded")
+        rgb: Rgb = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
+        return rgb
+
+    def close(self) -> None:
+        self._capture.release()
+
+
+def rtsp_grabber(url: str, open_timeout_s: float, stall_timeout_s: float) -> Grabber:
     """RTSP through FFmpeg, over TCP where the camera offers it (OpenCV's default)."""
+    open_ms, read_ms = int(open_timeout_s * 1000), int(stall_timeout_s * 1000)
+    options = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, open_ms, cv2.CAP_PROP_READ_TIMEOUT_MSEC, read_ms]
 
-    def __init__(self, url: str, open_timeout_s: float, stall_timeout_s: float) -> None:
-        self._url = url
-        self._open_ms, self._read_ms = int(open_timeout_s * 1000), int(stall_timeout_s * 1000)
-        self._capture = cv2.VideoCapture()
+    def connect(capture: cv2.VideoCapture) -> None:
+        if not capture.open(url, cv2.CAP_FFMPEG, options):
+            raise SourceError("no RTSP stream answers")
 
-    def open(self) -> None:
-        options = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, self._open_ms, cv2.CAP_PROP_READ_TIMEOUT_MSEC, self._read_ms]
-        with quiet_opencv():
-            if not self._capture.open(self._url, cv2.CAP_FFMPEG, options):
-                raise SourceError("no RTSP stream answers")
-
-    def grab(self) -> None:
-        _grab(self._capture)
-
-    def retrieve(self) -> Rgb | ImageError:
-        return _retrieve(self._capture)
-
-    def close(self) -> None:
-        self._capture.release()
+    return CaptureGrabber(connect)
 
 
-class DeviceGrabber:
+def device_grabber(device: str) -> Grabber:
     """A camera of this machine: V4L2 on Linux, whatever OpenCV finds elsewhere."""
+    linux = sys.platform.startswith("linux")
 
-    def __init__(self, device: str) -> None:
-        self._device = device
-        self._capture = cv2.VideoCapture()
-
-    def open(self) -> None:
-        linux = sys.platform.startswith("linux")
-        if linux and not Path(self._device).exists():
+    def connect(capture: cv2.VideoCapture) -> None:
+        if linux and not Path(device).exists():
             there = sorted(str(path) for path in Path("/dev").glob("video*"))
-            raise SourceError(f"there is no {self._device} (there {'are ' + ', '.join(there) if there else 'is no /dev/video*'})")
-        with quiet_opencv():
-            index = self._device.removeprefix("/dev/video")
-            opened = self._capture.open(self._device, cv2.CAP_V4L2) if linux else self._capture.open(int(index), cv2.CAP_ANY)
-        if not opened:
-            raise SourceError(f"{self._device} cannot be opened as a camera")
+            raise SourceError(f"there is no {device} (there {'are ' + ', '.join(there) if there else 'is no /dev/video*'})")
+        index = device.removeprefix("/dev/video")
+        if not (capture.open(device, cv2.CAP_V4L2) if linux else capture.open(int(index), cv2.CAP_ANY)):
+            raise SourceError(f"{device} cannot be opened as a camera")
 
-    def grab(self) -> None:
-        _grab(self._capture)
-
-    def retrieve(self) -> Rgb | ImageError:
-        return _retrieve(self._capture)
-
-    def close(self) -> None:
-        self._capture.release()
-
-
-def _grab(capture: cv2.VideoCapture) -> None:
-    with quiet_opencv():
-        if not capture.grab():
-            raise SourceError("it sends no frames any more")
-
-
-def _retrieve(capture: cv2.VideoCapture) -> Rgb | ImageError:
-    with quiet_opencv():
-        decoded, bgr = capture.retrieve()
-    if not decoded or bgr is None:
-        return ImageError("the frame cannot be decoded")
-    rgb: Rgb = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
-    return rgb
+    return CaptureGrabber(connect)
