@@ -9,12 +9,15 @@
 70   a bug of ours, with its traceback (EX_SOFTWARE of sysexits.h, so that it is never read as "rejects found")
 130  interrupted
 141  the reader of our output went away (128 + SIGPIPE)
+143  told to end (128 + SIGTERM); a command that may be interrupted ends in the same order
 """
 
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from types import FrameType
 from typing import Any, Final, NoReturn
 
 import typer
@@ -25,8 +28,11 @@ __all__ = [
     "EXIT_BROKEN_PIPE",
     "EXIT_BUG",
     "EXIT_INTERRUPTED",
+    "EXIT_TERMINATED",
     "EXTRA_OF_PACKAGE",
+    "Terminated",
     "exit_code_of",
+    "interrupt_code",
     "missing_package",
     "run_command",
 ]
@@ -34,6 +40,7 @@ __all__ = [
 EXIT_BUG = 70
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
+EXIT_TERMINATED = 143
 
 EXTRA_OF_PACKAGE: Final[dict[str, str]] = {
     "torch": "train",
@@ -60,6 +67,15 @@ EXTRA_OF_PACKAGE: Final[dict[str, str]] = {
 """Name one imports -> the extra of pyproject.toml that brings it."""
 
 _BASE_PACKAGES = ("cv2", "numpy", "onnxruntime", "pydantic", "rich", "tokenizers")
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, as ``run_command`` raises it: whatever tidies up after Ctrl-C does so here."""
+
+
+def interrupt_code(error: BaseException) -> int:
+    """130 for Ctrl-C, 143 for SIGTERM, also where Typer's Abort stands in front of it."""
+    return EXIT_TERMINATED if isinstance(error, Terminated) or isinstance(error.__cause__, Terminated) else EXIT_INTERRUPTED
 
 
 def missing_package(error: ModuleNotFoundError) -> SetupError | None:
@@ -92,9 +108,10 @@ def exit_code_of(load: Callable[[], Any], *, name: str, arguments: Sequence[str]
             return _bug(name)
         _complain(name, missing)
         return missing.exit_code
-    except (KeyboardInterrupt, typer.Abort):
-        print(f"{name}: interrupted", file=sys.stderr)
-        return EXIT_INTERRUPTED
+    except (KeyboardInterrupt, typer.Abort) as error:
+        code = interrupt_code(error)
+        print(f"{name}: {'terminated' if code == EXIT_TERMINATED else 'interrupted'}", file=sys.stderr)
+        return code
     except (BrokenPipeError, SystemExit) as error:
         # Typer turns a broken pipe into exit code 1, which means something else here.
         if isinstance(error, SystemExit) and not isinstance(error.__context__, BrokenPipeError):
@@ -108,7 +125,14 @@ def exit_code_of(load: Callable[[], Any], *, name: str, arguments: Sequence[str]
 
 def run_command(load: Callable[[], Any], *, name: str) -> NoReturn:
     """The whole of a ``main()``: runs the command with the arguments of this process and leaves with its exit code."""
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _raise_terminated)
     sys.exit(exit_code_of(load, name=name, arguments=sys.argv[1:]))
+
+
+def _raise_terminated(number: int, frame: FrameType | None) -> NoReturn:
+    signal.signal(number, signal.SIG_DFL)  # whoever asks again does not want to wait
+    raise Terminated
 
 
 def _invoke(command: Any, name: str, arguments: list[str]) -> int:

@@ -102,7 +102,7 @@ def run(
     """Finds what does not belong on a part: verdict, mask and report for every image.
 
     Exit codes: 0 fine, 1 rejects found (--fail-on-reject), 2 usage, 3 environment (model, packages, output folder), 5 source lost, 130
-    interrupted.
+    interrupted, 143 told to end (SIGTERM).
     """
     if not sources and camera is None:
         print(context.get_help(), file=sys.stderr)

@@ -7,7 +7,7 @@ import re
 import shlex
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import chain, islice
@@ -17,7 +17,7 @@ from typing import Literal
 from rich.console import Console
 
 from agvas_core import __version__
-from agvas_core.contract.command_line import EXIT_INTERRUPTED
+from agvas_core.contract.command_line import interrupt_code
 from agvas_core.contract.errors import EXIT_OK, EXIT_REJECTS, SourceError
 from agvas_runtime.frame import Frame
 from agvas_runtime.image_file import MAX_PIXELS
@@ -67,8 +67,14 @@ def inspect(job: Job) -> int:
     console = Console(stderr=True)
     # Everything that may be refused is, before the first file is written.
     folder = RunFolder(job.out, overwrite=job.overwrite, keep_lines="jsonl" in job.save) if job.save else None
-    if folder is not None:
-        folder.check()
+    if folder is None:
+        return _inspect(job, console, None)
+    folder.check()
+    with closing(folder):
+        return _inspect(job, console, folder)
+
+
+def _inspect(job: Job, console: Console, folder: RunFolder | None) -> int:
     with _warnings_on(console), _open(job) as source:
         segmenter = Segmenter.load(
             job.model,
@@ -93,9 +99,6 @@ def inspect(job: Job) -> int:
         except (KeyboardInterrupt, BrokenPipeError, SourceError) as error:
             stopped = error
             notes.append(_why(error, progress.done))
-        finally:
-            if folder is not None:
-                folder.close()
         notes += source.notes
     page = None
     if folder is not None and "report" in job.save:
@@ -111,7 +114,7 @@ def inspect(job: Job) -> int:
             notes=notes,
         )
     if isinstance(stopped, KeyboardInterrupt):
-        return EXIT_INTERRUPTED
+        return interrupt_code(stopped)
     if stopped is not None:
         raise stopped
     rejects = progress.counts[Verdict.FAIL] + progress.counts[Verdict.NO_VERDICT]  # NO_VERDICT is never PASS

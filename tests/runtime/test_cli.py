@@ -326,13 +326,14 @@ def started(tiny_bundle: Path, url: str, folder: Path, *options: str) -> subproc
     raise AssertionError(process.communicate()[1].decode())
 
 
-def test_an_interrupt_keeps_the_results_writes_the_report_and_is_130(
-    tiny_bundle: Path, tmp_path: Path, camera: Callable[[int | None], str]
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupt_keeps_the_results_writes_the_report_and_has_its_code(
+    tiny_bundle: Path, tmp_path: Path, camera: Callable[[int | None], str], number: int, code: int
 ) -> None:
     process = started(tiny_bundle, camera(None), tmp_path)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     out, err = process.communicate(timeout=60)
-    assert process.returncode == 130, err.decode()
+    assert process.returncode == code, err.decode()
     assert b"Traceback" not in err and b"Interrupted after" in out
     assert len(lines(tmp_path / "out")) >= 3
     assert "Interrupted after" in (tmp_path / "out/report.html").read_text()
