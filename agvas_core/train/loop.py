@@ -183,7 +183,7 @@ def average(ema: dict[str, Tensor], model: AgVas, decay: float) -> None:
 def last_row(path: Path) -> LogRow | None:
     """The newest line of the log."""
     lines = path.read_text(encoding="utf-8").splitlines()
-    return json.loads(lines[-1]) if lines else None  # type: ignore[no-any-return]
+    return json.loads(lines[-1]) if lines else None
 
 
 def trim_log(path: Path, step: int) -> None:
