@@ -1,9 +1,10 @@
 """Where 0.5 lies: after training, the mask logits' bias is moved on fresh synthetic images.
 
-A positive weight w in BCE makes the model answer P / (P + (1 - P) / w), so that a threshold of 0.5 flags too much (about
-log w too high in logits; Dice moves it again). One number mends it: how far both maps' logits are lowered. It is chosen where the mean of
-IoU_ano and IoU_nor (eq. 12, 13) is highest, on images of the generator that training did not draw, and becomes part of AGMD's bias: every engine
-and every user of the weights gets it. The ranking of pixels (AP) hardly changes.
+A positive weight w in BCE makes a pixel anomalous at odds of 1 to w, so that a threshold of 0.5 flags too much (log w in
+logits; Dice moves it again). One number mends it: how far both maps' logits are lowered. It is chosen where IoU_ano times
+IoU_nor (eq. 12, 13) is highest, since neither should be bought with all of the other, on images of the generator that
+training did not draw; and it becomes part of AGMD's bias, so that every engine and every user of the weights gets it. The
+ranking of pixels (AP) hardly changes.
 """
 
 from dataclasses import asdict, dataclass
@@ -69,7 +70,7 @@ def calibrate(model: AgVas, config: ModelConfig, train: TrainConfig, tokenizer: 
             else:
                 empty[row].append(float(mask.mean() <= config.decision.min_area_fraction))
     iou_ano, iou_nor = ([float(np.mean(values)) if values else 0.0 for values in rows] for rows in (overlap, empty))
-    best = int(np.argmax(np.add(iou_ano, iou_nor)))
+    best = int(np.argmax(np.multiply(iou_ano, iou_nor)))
     return Calibration(float(SHIFTS[best]), [float(shift) for shift in SHIFTS], iou_ano, iou_nor)
 
 

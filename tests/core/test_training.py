@@ -78,7 +78,7 @@ def test_calibration_moves_the_bias_of_the_masks_and_nothing_else(
     configs: tuple[ModelConfig, TrainConfig], whole_run: Path
 ) -> None:
     calibration = load_checkpoint(whole_run).training["calibration"]
-    balance = [ano + nor for ano, nor in zip(calibration["iou_ano"], calibration["iou_nor"], strict=True)]
+    balance = [ano * nor for ano, nor in zip(calibration["iou_ano"], calibration["iou_nor"], strict=True)]
     assert calibration["shift"] == calibration["shifts"][balance.index(max(balance))]
     trained, shipped = load_file(whole_run / STATE), load_file(whole_run / "model.safetensors")
     changed = [name for name in shipped if not torch.equal(shipped[name], trained[f"ema.{name}"])]
