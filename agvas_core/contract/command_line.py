@@ -34,6 +34,7 @@ __all__ = [
     "exit_code_of",
     "interrupt_code",
     "missing_package",
+    "printable",
     "run_command",
 ]
 
@@ -119,8 +120,13 @@ def exit_code_of(load: Callable[[], Any], *, name: str, arguments: Sequence[str]
         # The interpreter flushes stdout once more at exit, and would complain again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_BROKEN_PIPE
-    except Exception:  # the last stop before the shell: report it and give it an exit code of its own
+    except BaseException:  # the last stop before the shell, where Python's own exit code would be 1; Rust panics are no Exception
         return _bug(name)
+
+
+def printable(text: str) -> str:
+    """Text of foreign origin without what could steer a terminal or cannot be encoded: control characters, broken Unicode."""
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
 
 
 def run_command(load: Callable[[], Any], *, name: str) -> NoReturn:
@@ -152,7 +158,7 @@ def _invoke(command: Any, name: str, arguments: list[str]) -> int:
 
 
 def _complain(name: str, error: AgvasError) -> None:
-    print(f"{name}: {error}", file=sys.stderr)
+    print(f"{name}: {printable(' '.join(str(error).splitlines()))}", file=sys.stderr)
 
 
 def _bug(name: str) -> int:

@@ -17,11 +17,11 @@ from typing import Literal
 from rich.console import Console
 
 from agvas_core import __version__
-from agvas_core.contract.command_line import interrupt_code
+from agvas_core.contract.command_line import interrupt_code, printable
 from agvas_core.contract.errors import EXIT_OK, EXIT_REJECTS, SourceError
 from agvas_runtime.frame import Frame
 from agvas_runtime.image_file import MAX_PIXELS
-from agvas_runtime.progress import RunProgress, print_summary, printable
+from agvas_runtime.progress import RunProgress, print_summary
 from agvas_runtime.report import Report
 from agvas_runtime.result import Verdict
 from agvas_runtime.segmenter import Segmenter

@@ -13,20 +13,16 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
+from agvas_core.contract.command_line import printable
 from agvas_runtime.report import reason
 from agvas_runtime.result import Result, Verdict
 
-__all__ = ["RunProgress", "print_summary", "printable"]
+__all__ = ["RunProgress", "print_summary"]
 
 LINE_EVERY_S = 5.0
 MAX_ERRORS = 10
 
 _STYLES = {Verdict.PASS: "bold blue", Verdict.FAIL: "bold dark_orange", Verdict.NO_VERDICT: "bold magenta"}
-
-
-def printable(text: str) -> str:
-    """A name without what could steer a terminal or cannot be encoded: control characters, broken Unicode."""
-    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
 
 
 class RunProgress:
@@ -123,6 +119,6 @@ def print_summary(
     for note in notes:
         console.print(Text(printable(note), style="yellow"), soft_wrap=True)
     if folder is not None:
-        console.print(Text(f"results  {folder}"), soft_wrap=True)
+        console.print(Text(f"results  {printable(str(folder))}"), soft_wrap=True)
     if report is not None:
-        console.print(Text(f"report   {report}"), soft_wrap=True)
+        console.print(Text(f"report   {printable(str(report))}"), soft_wrap=True)

@@ -1,0 +1,39 @@
+"""How a command ends when something hostile stands in a message, or something unheard of happens."""
+
+from pathlib import Path
+
+import pytest
+
+from agvas_core.contract.command_line import exit_code_of
+from agvas_core.contract.errors import SourceError
+from agvas_runtime.cli import app
+
+
+def test_a_message_is_one_line_that_cannot_steer_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    def work() -> None:
+        raise SourceError("the camera answers 404 \x1b[2Jnice\ntry\r\n\udcff \u202egnp")
+
+    assert exit_code_of(lambda: work, name="agvas-run", arguments=[]) == 5
+    said = capsys.readouterr().err
+    assert said == "agvas-run: the camera answers 404 \ufffd[2Jnice try \ufffd \ufffdgnp\n"
+
+
+def test_what_is_no_exception_is_a_bug_and_no_reject(capsys: pytest.CaptureFixture[str]) -> None:
+    class Panic(BaseException):  # as the Rust code of tokenizers raises
+        pass
+
+    def work() -> None:
+        raise Panic("index out of bounds")
+
+    assert exit_code_of(lambda: work, name="agvas-run", arguments=[]) == 70
+    assert "index out of bounds" in capsys.readouterr().err
+
+
+def test_a_folder_whose_name_is_no_unicode_can_be_named(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a.png").write_text("no image")
+    arguments = ["a.png", "--model", str(tiny_bundle), "--out", "o\udcff"]
+    assert exit_code_of(lambda: app, name="agvas-run", arguments=arguments) == 0
+    assert "results  o\ufffd" in capsys.readouterr().out
