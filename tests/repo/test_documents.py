@@ -56,6 +56,11 @@ def help_of(name: str, subcommand: str | None) -> str:
     return done.stdout
 
 
+def required(help_text: str) -> list[str]:
+    """The lines of a help text about options that cannot be left out."""
+    return [line for line in help_text.splitlines() if line.strip().startswith("-") and line.rstrip().endswith("[required]")]
+
+
 def words(command: str) -> list[list[str]]:
     """The words of a command line, one list for each part of a pipe."""
     parts: list[list[str]] = [[]]
@@ -131,7 +136,10 @@ def test_documented_commands_are_understood(root: Path, project: dict[str, Any],
         if name in COMMANDS:
             subcommand = None if name == "agvas-run" or arguments[0].startswith("-") else arguments[0]
             known = set(re.findall(r"(?<![\w-])--?[a-zA-Z][\w-]*", help_of(name, subcommand)))
-            assert {word for word in arguments if re.fullmatch(r"--?[a-zA-Z].*", word)} <= known
+            needed = [set(re.findall(r"(?<![\w-])--?[a-zA-Z][\w-]*", line)) for line in required(help_of(name, subcommand))]
+            given = {word for word in arguments if re.fullmatch(r"--?[a-zA-Z].*", word)}
+            assert given <= known
+            assert all(given & names for names in needed), f"{command!r} lacks one of {needed}"
 
 
 def test_every_command_of_ours_stands_in_the_readme() -> None:
