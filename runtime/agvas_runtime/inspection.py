@@ -3,7 +3,6 @@
 import logging
 import os
 import platform
-import re
 import shlex
 import sys
 from collections.abc import Iterable, Iterator
@@ -29,6 +28,7 @@ from agvas_runtime.sinks.image_files import ImageFiles
 from agvas_runtime.sinks.output_names import OutputNames, common_root
 from agvas_runtime.sinks.run_folder import REPORT_NAME, RunFolder, encode_line
 from agvas_runtime.sources import CameraSource, Source, open_source, prefetch
+from agvas_runtime.sources.camera import without_secrets
 
 __all__ = ["Job", "inspect"]
 
@@ -151,21 +151,16 @@ def _open(job: Job) -> Source:
 
 def _facts(job: Job, segmenter: Segmenter) -> dict[str, str]:
     """What was run, for the report and ``run.json``."""
-    asked = ["agvas-run", *sys.argv[1:]]
     return {
         "model": segmenter.bundle.identity,
         "prompt": segmenter.prompt,
         "threshold": f"{segmenter.threshold:g}",
         "date": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
-        "source": _without_password(job.camera or " ".join(job.sources)),
-        "command": _without_password(shlex.join(asked)),
+        "source": printable(" ".join(without_secrets(source) for source in ([job.camera] if job.camera else job.sources))),
+        "command": printable(shlex.join(["agvas-run", *map(without_secrets, sys.argv[1:])])),
         "folder": os.getcwd(),
         "agvas": f"{__version__}, {platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores",
     }
-
-
-def _without_password(text: str) -> str:
-    return re.sub(r"://[^/@\s']+@", "://***@", printable(text))
 
 
 def _why(error: BaseException, done: int) -> str:

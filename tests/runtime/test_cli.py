@@ -306,8 +306,14 @@ def test_a_camera_that_stops_ends_with_5_and_keeps_what_it_gave(
     assert "agvas-run: camera" in capsys.readouterr().err
 
 
-def test_passwords_of_cameras_are_written_nowhere(run: Run, camera: Callable[[int | None], str]) -> None:
-    assert run("--camera", camera(None), "--limit", "2", "--out", "out", "--quiet") == 0
+def test_passwords_of_cameras_are_written_nowhere(
+    run: Run, camera: Callable[[int | None], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = camera(None).replace("user:secret@", "user:p@secret@") + "?user=u&pwd=secret"
+    monkeypatch.setattr(sys, "argv", ["agvas-run", f"--camera={url}"])
+    assert run("--camera", url, "--limit", "2", "--out", "out", "--quiet") == 0
+    about = json.loads(Path("out/run.json").read_text())
+    assert about["source"] in about["command"] and about["source"].startswith("http://***@127.0.0.1:")
     for path in Path("out").rglob("*"):
         assert "secret" not in path.name and (path.is_dir() or b"secret" not in path.read_bytes())
 

@@ -294,6 +294,15 @@ def test_an_address_that_cannot_be_a_camera_is_a_usage_error(uri: str) -> None:
         CameraSource(0, stall_timeout_s=0)
 
 
+@pytest.mark.parametrize(
+    "uri", ["rtps://u:s3cret@camera/", "rtsp://u:s3cret@camera:99999/", "rtsp://u:pw/s3cret@camera/", "http://u:s3cret@c:x/"]
+)
+def test_a_password_in_a_wrong_address_is_not_shown(uri: str) -> None:
+    with pytest.raises(UsageError, match=r"://\*\*\*@c") as caught:
+        open_source([uri])
+    assert "s3cret" not in str(caught.value)
+
+
 def test_open_source_knows_a_camera_and_leaves_it_alone() -> None:
     camera = open_source("rtsp://127.0.0.1/live")
     assert isinstance(camera, CameraSource) and isinstance(open_source(0), CameraSource)

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,7 @@ from agvas_runtime.frame import Frame
 from agvas_runtime.image_file import MAX_PIXELS
 from agvas_runtime.sources.grabber import Grabber, HttpGrabber, device_grabber, rtsp_grabber
 
-__all__ = ["CameraSource"]
+__all__ = ["CameraSource", "without_secrets"]
 
 CLOSE_GRACE_S = 1.0
 GRABBER_GRACE_S = 0.25
@@ -113,6 +113,19 @@ class CameraSource:
         self.close()
 
 
+def without_secrets(text: str) -> str:
+    """``text`` with the user, password and query of an address in it as ``***``; many cameras take the password in the query.
+
+    Everything up to the last ``@`` goes: a password may hold ``/``, ``@`` or a space that should have been escaped.
+    """
+    scheme, mark, rest = text.partition("://")
+    if not mark:
+        return text
+    _, at, rest = rest.rpartition("@")
+    place, question, _ = rest.partition("?")
+    return f"{scheme}://{'***@' if at else ''}{place}{'?***' if question else ''}"
+
+
 def _understand(uri: str) -> tuple[str, str, str]:
     """(what is opened, how it is called in messages, name of its frames)."""
     if re.fullmatch("[0-9]{1,3}", uri):
@@ -122,15 +135,15 @@ def _understand(uri: str) -> tuple[str, str, str]:
     try:
         parts = urlsplit(uri)
         host, port = parts.hostname, parts.port
-    except ValueError as error:
-        raise UsageError(f"camera {uri!r} is no address ({error}): check it") from error
+    except ValueError:
+        raise UsageError(
+            f"camera {without_secrets(uri)!r} is no address: check host and port, and write / and @ in a password as %2F and %40"
+        ) from None  # its message may hold the password
     if parts.scheme not in ("rtsp", "rtsps", "http", "https") or not host:
         raise UsageError(
-            f"camera {uri!r} is not understood: give an index (0), a device (/dev/video0), rtsp://... or http://... (MJPEG)"
+            f"camera {without_secrets(uri)!r} is not understood: give an index (0), a device (/dev/video0), rtsp://... or http://... (MJPEG)"
         )
-    # A password must not reach messages, reports and file names.
-    shown = urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
-    return uri, f"camera {shown}", "camera-" + re.sub("[^A-Za-z0-9.]+", "-", host) + (f"-{port}" if port else "")
+    return uri, f"camera {without_secrets(uri)}", "camera-" + re.sub("[^A-Za-z0-9.]+", "-", host) + (f"-{port}" if port else "")
 
 
 class _Reader:

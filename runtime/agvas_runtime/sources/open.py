@@ -1,5 +1,6 @@
 """From whatever the user calls a source to a Source."""
 
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TextIO, cast
@@ -18,7 +19,7 @@ from agvas_runtime.sources.protocol import Source
 
 __all__ = ["open_source"]
 
-CAMERA_SCHEMES = ("rtsp://", "rtsps://", "http://", "https://")
+_ADDRESS = re.compile("[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 def open_source(
@@ -81,7 +82,8 @@ def _of_paths(spec: Sequence[object], every: int, max_pixels: int, bits: int | N
 
 
 def _is_camera(spec: str) -> bool:
-    return spec.lower().startswith(CAMERA_SCHEMES) or spec.startswith("/dev/video")
+    # Any scheme: the camera refuses those it does not know, and knows how to keep a password out of the message.
+    return _ADDRESS.match(spec) is not None or spec.startswith("/dev/video")
 
 
 def _is_source(spec: object) -> bool:
