@@ -88,16 +88,19 @@ class Segmenter:
         if threads is not None and threads < 1:
             raise UsageError(f"threads is {threads}; 1 is the least: leave it out to use all cores")
         bundle = load_bundle(model)
-        return cls(
+        lmm = OnnxLmm(bundle, threads=threads)
+        segmenter = cls(
             bundle,
             OnnxVision(bundle, threads=threads),
-            OnnxLmm(bundle, threads=threads),
+            lmm,
             OnnxDecoder(bundle, threads=threads),
             threshold=threshold,
             prompt=prompt,
             tiling=tiling,
             max_pixels=max_pixels,
         )
+        lmm.words(segmenter.prompt)  # a prompt that does not fit is refused now, not at the first frame
+        return segmenter
 
     @overload
     def predict(
@@ -210,6 +213,10 @@ def _instruction(prompt: str) -> str:
     """The prompt without control tokens; warns where there were any."""
     if len(prompt) > MAX_INSTRUCTION_CHARS:
         raise UsageError(f"the prompt has {len(prompt)} characters; {MAX_INSTRUCTION_CHARS} are allowed: shorten it")
+    try:
+        prompt.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(f"the prompt {prompt!r} is no valid UTF-8: check the encoding of the terminal or script") from error
     clean, removed = strip_control_tokens(prompt)
     if removed:
         log.warning("removed %s from the prompt: these belong to the model; what is left is %r", ", ".join(removed), clean)

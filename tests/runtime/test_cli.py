@@ -196,6 +196,8 @@ def test_progress_is_lines_where_there_is_no_terminal(
         (["parts", "--save", ","], 2, "--save is empty"),
         (["parts", "--threshold", "1.5"], 2, "1.5"),
         (["parts", "--limit", "0"], 2, "--limit"),
+        (["parts", "--prompt", "spots " * 200], 2, "tokens long"),
+        (["parts", "--prompt", "\udcff"], 2, "UTF-8"),
         (["parts", "--tiling", "sometimes"], 2, "--tiling"),
         (["parts", "--bogus"], 2, "--bogus"),
         (["parts", "--model", "nanno"], 2, "nanno"),

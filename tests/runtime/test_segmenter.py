@@ -87,10 +87,14 @@ def test_anchors_in_a_prompt_are_stripped_with_a_warning(
     np.testing.assert_array_equal(dirty.score_map, clean.score_map)
 
 
-@pytest.mark.parametrize("prompt", ["", "  ", "[SEG]", "x" * 2001, "spots " * 200])
-def test_a_prompt_that_cannot_be_meant_is_a_usage_error(segmenter: Segmenter, make_part: Part, prompt: str) -> None:
+@pytest.mark.parametrize("prompt", ["", "  ", "[SEG]", "x" * 2001, "spots " * 200, "spots \udcff"])
+def test_a_prompt_that_cannot_be_meant_is_a_usage_error(
+    tiny_bundle: Path, segmenter: Segmenter, make_part: Part, prompt: str
+) -> None:
     with pytest.raises(UsageError):
         segmenter.predict(make_part(), prompt=prompt)
+    with pytest.raises(UsageError):
+        Segmenter.load(tiny_bundle, prompt=prompt)
 
 
 @pytest.mark.parametrize("threshold", [0.0, 1.0, -1.0, float("nan")])

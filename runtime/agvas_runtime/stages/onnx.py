@@ -74,13 +74,14 @@ class OnnxLmm:
         ids = tuple(self._tokenizer.token_to_id(token) for token in ANCHOR_TOKENS)
         if ids != self._anchor_ids:
             raise BundleError(f"{path} gives the anchors the ids {ids}, the manifest {self._anchor_ids}: export the bundle again")
+        self._control = {id: token.content for id, token in self._tokenizer.get_added_tokens_decoder().items() if token.special}
         self.words = lru_cache(maxsize=_CACHED_INSTRUCTIONS)(self._encode)
 
     def __call__(self, features: Features, instruction: str) -> Float:
         """Anchor states [B, 3, D] in anchor order.
 
         Raises:
-            UsageError: the instruction is longer than the bundle takes.
+            UsageError: the instruction is longer than the bundle takes, or has control tokens in it.
         """
         batch = features.f_s.shape[0]
         said = {name: np.repeat(ids, batch, axis=0) for name, ids in self.words(instruction)._asdict().items()}
@@ -90,7 +91,14 @@ class OnnxLmm:
 
     def _encode(self, instruction: str) -> Words:
         # Stripped here too, so that no caller can put an anchor where the answer's anchors are looked for.
-        before, after = self._prompt.chat.prompt(strip_control_tokens(instruction)[0])
+        clean = strip_control_tokens(instruction)[0]
+        # A tokenizer may fold signs together, full-width brackets say, and so see tokens where the stripping saw none.
+        for id in self._tokenizer.encode(clean, add_special_tokens=False).ids:
+            if id in self._control:
+                raise UsageError(
+                    f"part of the prompt {clean!r} is read as the control token {self._control[id]}: write it otherwise"
+                )
+        before, after = self._prompt.chat.prompt(clean)
         ids_before = self._tokenizer.encode(before, add_special_tokens=False).ids
         ids_after = self._tokenizer.encode(after + self._prompt.answer, add_special_tokens=False).ids
         if (length := len(ids_before) + len(ids_after)) > self._prompt.max_tokens:
