@@ -128,6 +128,15 @@ def test_a_glob_is_expanded_and_a_name_with_its_signs_is_a_name(tmp_path: Path) 
         open_source(f"{tmp_path}/*.webp")
 
 
+def test_a_glob_follows_no_circle_of_links(tmp_path: Path) -> None:
+    put(tmp_path / "a/b/c.png")
+    for name in ("1", "2", "3"):  # with one way round the number of paths is 40, with three it is 3**40
+        (tmp_path / "a" / name).symlink_to(tmp_path / "a")
+    (tmp_path / "linked").symlink_to(tmp_path / "a/b")
+    assert names(open_source(f"{tmp_path}/**/*.png"), tmp_path) == ["a/b/c.png"]
+    assert names(open_source(f"{tmp_path}/linked/*.png"), tmp_path) == ["linked/c.png"]
+
+
 def test_a_list_comes_from_stdin(tmp_path: Path) -> None:
     put(tmp_path / "a b.png")
     put(tmp_path / "folder/c.png")
@@ -135,6 +144,21 @@ def test_a_list_comes_from_stdin(tmp_path: Path) -> None:
     assert names(FileSource(["-"], stdin=listed), tmp_path) == ["a b.png", "folder/c.png"]
     with pytest.raises(UsageError, match="0 paths"):
         open_source("-", stdin=io.StringIO("\n"))
+
+
+def test_a_list_may_name_files_that_are_no_utf8(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    strange = os.fsencode(tmp_path) + b"/\xff.png"
+    put(tmp_path / "a.png").rename(os.fsdecode(strange))
+    listed = io.TextIOWrapper(io.BytesIO(strange + b"\n"), encoding="utf-8", errors="strict")
+    monkeypatch.setattr("sys.stdin", listed)
+    (frame,) = open_source("-")
+    assert frame.image is not None and frame.path == Path(os.fsdecode(strange))
+
+
+def test_a_closed_stdin_is_a_usage_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", None)
+    with pytest.raises(UsageError, match="stdin is closed"):
+        open_source("-")
 
 
 def test_a_bad_image_is_a_frame_with_the_reason_and_the_others_follow(tmp_path: Path) -> None:

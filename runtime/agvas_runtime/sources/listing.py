@@ -5,7 +5,7 @@ import glob
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -34,8 +34,7 @@ def list_files(paths: Sequence[str | Path], notes: list[str], stdin: TextIO | No
     files: list[Path] = []
     for path in paths:
         if str(path) == "-":
-            lines = (line.rstrip("\r\n") for line in (stdin or sys.stdin))
-            named = [line for line in lines if line.strip()]
+            named = [line for line in _lines(stdin or sys.stdin) if line.strip()]
             if not named:
                 raise UsageError("stdin gives 0 paths; at least one is needed: write one path a line")
             for line in named:
@@ -43,6 +42,14 @@ def list_files(paths: Sequence[str | Path], notes: list[str], stdin: TextIO | No
         else:
             files += _files(path, notes)
     return files
+
+
+def _lines(stdin: TextIO | None) -> Iterator[str]:
+    if stdin is None:  # what Python makes of one that the shell closed
+        raise UsageError("stdin is closed; a list of paths is needed on it: pipe one in, or name the files")
+    # Linux allows bytes in file names that are no UTF-8, and a list of such names is not to stop at them.
+    raw: Iterable[bytes | str] = getattr(stdin, "buffer", stdin)
+    return (os.fsdecode(line).rstrip("\r\n") for line in raw)
 
 
 def _files(spec: str | Path, notes: list[str]) -> list[Path]:
@@ -66,19 +73,13 @@ def _folder(root: Path, notes: list[str]) -> list[Path]:
     images: list[Path] = []
     videos: list[Path] = []
     masks = runs = 0
-    seen: set[tuple[int, int]] = set()  # folders may be linked in a circle
-    for folder, subfolders, names in os.walk(root, onerror=_cannot_list, followlinks=True):
-        status = os.stat(folder)
-        if (status.st_dev, status.st_ino) in seen:
-            subfolders.clear()
-            continue
-        seen.add((status.st_dev, status.st_ino))
+    for folder, subfolders, names in _walk(root):
         if RUN_FILE in names and Path(folder) != root:
             runs += 1
             subfolders.clear()
             continue
         masks += MASK_FOLDER in subfolders
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith(".") and name != MASK_FOLDER)
+        subfolders[:] = [name for name in subfolders if name != MASK_FOLDER]
         for name in names:
             if not name.startswith("."):
                 suffix = os.path.splitext(name)[1].lower()
@@ -102,6 +103,19 @@ def _folder(root: Path, notes: list[str]) -> list[Path]:
     return sorted(images, key=natural_key)
 
 
+def _walk(root: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    """As ``os.walk``, into links as well but into each folder once: they may be linked in a circle. Hidden folders are left out."""
+    seen: set[tuple[int, int]] = set()
+    for folder, subfolders, names in os.walk(root, onerror=_cannot_list, followlinks=True):
+        status = os.stat(folder)
+        if (status.st_dev, status.st_ino) in seen:
+            subfolders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        yield folder, subfolders, names
+
+
 def _cannot_list(error: OSError) -> None:
     raise SetupError(f"folder {error.filename} cannot be listed ({error.strerror}): grant permission to read it") from error
 
@@ -109,7 +123,7 @@ def _cannot_list(error: OSError) -> None:
 def _glob(pattern: str, notes: list[str]) -> list[Path]:
     files: list[Path] = []
     others = 0
-    found = [Path(match) for match in glob.glob(pattern, recursive=True)]
+    found = [Path(match) for match in _expand(pattern)]
     for path in sorted(found, key=natural_key):
         if path.is_dir():
             if "**" not in pattern:  # ** matches the files of a folder as well as the folder
@@ -125,6 +139,18 @@ def _glob(pattern: str, notes: list[str]) -> list[Path]:
             f"pattern {pattern!r} matches {len(found)} paths and 0 images or videos; at least one is needed: check it"
         )
     return files
+
+
+def _expand(pattern: str) -> list[str]:
+    """As ``glob.glob``, which for ``**`` would go round and round where folders are linked in a circle."""
+    parts = Path(pattern).parts
+    if "**" not in parts:
+        return glob.glob(pattern)
+    at = parts.index("**")
+    rest = parts[at + 1 :] or ("*",)
+    roots = glob.glob(str(Path(*parts[:at]))) if at else ["."]
+    folders = [folder for root in roots if Path(root).is_dir() for folder, _, _ in _walk(Path(root))]
+    return list(dict.fromkeys(match for folder in folders for match in _expand(str(Path(glob.escape(folder), *rest)))))
 
 
 def natural_key(path: Path) -> tuple[tuple[tuple[int, int, str], ...], ...]:
