@@ -1,5 +1,6 @@
 """What video files promise: every frame, and one frame with an error where frames are missing."""
 
+import os
 import re
 from pathlib import Path
 
@@ -136,3 +137,12 @@ def test_a_video_left_early_can_be_read_again(tmp_path: Path) -> None:
             break
     assert len(list(source)) == FRAMES
     source.close()
+
+
+def test_a_pipe_or_device_named_like_a_video_is_one_error_and_never_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.mp4")
+    (tmp_path / "b.mp4").symlink_to("/dev/zero")
+    source = open_source([tmp_path / "a.mp4", tmp_path / "b.mp4"])
+    assert source.total == 2
+    errors = [str(frame.error) for frame in source]
+    assert len(errors) == 2 and all("is a device or a pipe" in error for error in errors)

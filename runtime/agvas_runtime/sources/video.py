@@ -1,6 +1,7 @@
 """The frames of a video file, every one of them."""
 
 import os
+import stat
 import time
 from collections.abc import Iterator
 from itertools import pairwise
@@ -129,6 +130,8 @@ class VideoSource:
 
 
 def _open(path: Path) -> cv2.VideoCapture:
+    if not path.is_file():  # FFmpeg would wait for the other end of a pipe, for ever and deaf to Ctrl-C
+        return cv2.VideoCapture()
     with quiet_opencv():
         # Absolute, so that no file name can be taken for a protocol.
         return cv2.VideoCapture(str(path.absolute()), cv2.CAP_FFMPEG)
@@ -144,6 +147,8 @@ def _count_by_time(stamps_ms: list[float]) -> int:
 
 def _why_not_open(path: Path) -> str:
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            return "is a device or a pipe; a video file is needed"
         with path.open("rb") as file:
             return "not a video that can be read" if file.read(1) else "the file is empty (0 bytes)"
     except OSError as error:
