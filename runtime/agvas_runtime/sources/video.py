@@ -147,7 +147,7 @@ def _count_by_time(stamps_ms: list[float]) -> int:
 
 def _why_not_open(path: Path) -> str:
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
+        if not path.is_dir() and not stat.S_ISREG(path.stat().st_mode):
             return "is a device or a pipe; a video file is needed"
         with path.open("rb") as file:
             return "not a video that can be read" if file.read(1) else "the file is empty (0 bytes)"
