@@ -63,6 +63,7 @@ class Scorer:
 
         Raises:
             ImageError: the stages fail on this frame, or give values that are not finite.
+            BundleError: the decoder's logits have another shape than the contract's.
         """
         manifest = self.manifest
         height, width = image.shape[:2]
@@ -90,6 +91,11 @@ class Scorer:
             anchor_states = self.lmm(features, instruction)  # [B, 3, D]
         with clock.stage("decoder"):
             logits = self.decoder(anchor_states, features)  # [B, 3, Hm, Wm]
+        if logits.ndim != 4 or logits.shape[:2] != (len(views), len(Anchor)) or logits.size == 0:
+            raise BundleError(
+                f"the decoder gave logits of shape {list(logits.shape)}; {[len(views), len(Anchor), 'h', 'w']} is needed: "
+                "export the bundle again"
+            )
         # A comparison with NaN is False, so NaN would read as a good part.
         if not np.isfinite(logits).all():
             raise ImageError(
