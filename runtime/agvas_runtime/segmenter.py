@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, overload
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -155,13 +156,18 @@ class Segmenter:
     def _segment(self, frame: Frame, instruction: str, threshold: float) -> Result:
         clock = Clock(frame.read_ms)
         try:
-            image = self._usable(frame)
-            score_map, tiles = self._scorer.score_map(image, instruction, clock)
+            return self._judge(frame, instruction, threshold, clock)
         except ImageError as error:
             return self._no_verdict(frame, error, instruction, threshold, clock)
-        except MemoryError:
+        except (MemoryError, cv2.error) as error:
+            if isinstance(error, cv2.error) and error.code != cv2.Error.StsNoMem:
+                raise
             short = ImageError("the image needs more memory than there is: give a smaller one, or lower max_pixels")
             return self._no_verdict(frame, short, instruction, threshold, clock)
+
+    def _judge(self, frame: Frame, instruction: str, threshold: float, clock: Clock) -> Result:
+        image = self._usable(frame)
+        score_map, tiles = self._scorer.score_map(image, instruction, clock)
         with clock.stage("postprocess"):
             min_area_px = self.bundle.manifest.decision.min_area_fraction * score_map.size
             mask, regions = find_regions(score_map > threshold, score_map, min_area_px)

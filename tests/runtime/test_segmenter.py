@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from agvas_core.contract.errors import ImageError, SourceError, UsageError
+from agvas_core.contract.errors import BundleError, ImageError, SourceError, UsageError
 from agvas_core.contract.manifest import Decision
 from agvas_core.contract.preprocess import ViewSpec
 from agvas_runtime import Frame, Result, Segmenter, Verdict
 from agvas_runtime.bundle import load_bundle
 from agvas_runtime.stages.onnx import OnnxDecoder, OnnxLmm, OnnxVision
+from agvas_runtime.stages.protocol import Features
 
 Part = Callable[..., NDArray[np.uint8]]
 
@@ -195,6 +196,34 @@ def test_an_image_beyond_the_cap_has_no_verdict(tiny_bundle: Path, make_part: Pa
         Verdict.NO_VERDICT,
         Verdict.PASS,
     ]
+
+
+@pytest.mark.parametrize(
+    "exhaust", [lambda: bytearray(1 << 62), lambda: cv2.resize(np.zeros((1, 1), np.uint8), (1 << 20, 1 << 24))]
+)
+def test_an_image_for_which_memory_runs_out_has_no_verdict(
+    tiny_bundle: Path, make_part: Part, exhaust: Callable[[], object]
+) -> None:
+    bundle = load_bundle(tiny_bundle)
+    decoder = OnnxDecoder(bundle, threads=1)
+
+    def hungry(anchor_states: NDArray[np.float32], features: Features) -> NDArray[np.float32]:
+        exhaust()
+        return decoder(anchor_states, features)
+
+    segmenter = Segmenter(bundle, OnnxVision(bundle, threads=1), OnnxLmm(bundle, threads=1), hungry)
+    (result,) = segmenter.predict(make_part())
+    assert result.verdict is Verdict.NO_VERDICT and "needs more memory than there is" in str(result.error)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 24, 32), (1, 3, 0, 32), (0, 3, 24, 32), (1, 3, 24), ()])
+def test_logits_of_another_shape_are_a_broken_bundle(tiny_bundle: Path, make_part: Part, shape: tuple[int, ...]) -> None:
+    bundle = load_bundle(tiny_bundle)
+    segmenter = Segmenter(
+        bundle, OnnxVision(bundle, threads=1), OnnxLmm(bundle, threads=1), lambda states, features: np.zeros(shape, np.float32)
+    )
+    with pytest.raises(BundleError, match="export the bundle again"):
+        segmenter.predict(make_part())
 
 
 def test_regions_below_the_least_area_are_no_regions(tiny_bundle: Path, make_part: Part) -> None:
