@@ -29,6 +29,7 @@ from agvas_runtime.rgb import looks_like_fewer_bits, to_rgb
 __all__ = ["IMAGE_SUFFIXES", "MAX_PIXELS", "decode_image", "quiet_opencv", "read_image"]
 
 MAX_PIXELS = 100_000_000  # a 100-megapixel camera fits; decoded, that is 300 MB
+MAX_SIDE_PX = 1_000_000  # libpng's limit: a longer side could be judged, but its mask not be saved
 BYTES_PER_PIXEL_MOST = 16  # four float32 channels, uncompressed
 METADATA_BYTES_MOST = 64 << 20
 
@@ -82,6 +83,8 @@ def _read(file: BinaryIO, max_pixels: int, bits: int | None, note: Callable[[str
 
 
 def _check_size(header: ImageHeader, max_pixels: int) -> None:
+    if max(header.width, header.height) > MAX_SIDE_PX:
+        raise ImageError(f"is {header.width}x{header.height} px; a side has at most {MAX_SIDE_PX}: cut it into pieces")
     pixels = header.width * header.height
     if pixels > max_pixels:
         raise ImageError(

@@ -128,6 +128,14 @@ def test_rejects_are_exit_code_1_when_asked_for(run: Run, parts: Path) -> None:
     assert run("parts/bad/text.png", "--fail-on-reject", "--quiet") == 1  # NO_VERDICT is never PASS
 
 
+def test_an_image_too_long_to_be_saved_stops_nothing(run: Run, parts: Path) -> None:
+    Path("line.pgm").write_bytes(b"P5\n1000500 1\n255\n" + b"\xd0" * 1000500)
+    assert run("line.pgm", "parts/good", "--out", "out", "--quiet") == 0
+    records = lines(Path("out"))
+    assert [record["verdict"] for record in records] == ["NO_VERDICT", "PASS"]
+    assert "1000500" in records[0]["error"] and "1000000" in records[0]["error"]
+
+
 def test_limit_and_every(run: Run, tmp_path: Path, make_part: Callable[..., NDArray[np.uint8]]) -> None:
     (tmp_path / "many").mkdir()
     for number in range(10):
