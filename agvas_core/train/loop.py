@@ -76,6 +76,11 @@ def train_model(
         UsageError: ``out`` holds a run and ``resume`` is not set; or it holds one with another configuration.
         SetupError: the loss is not finite (the step and the seed are named: the batch can be made again).
     """
+    if model_config.trained != ("all",):
+        raise UsageError(
+            f"model {model_config.name} trains only {', '.join(model_config.trained)}; this training starts from scratch and trains "
+            'everything: set trained = ["all"], or use --preset nano'
+        )
     out.mkdir(parents=True, exist_ok=True)
     if (out / STATE).exists() and not resume:
         raise UsageError(f"{out} already holds a run: pass --resume to go on with it, or another --out")

@@ -148,6 +148,13 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_batch(
         train_model(model, wild, tmp_path / "wild")
 
 
+def test_a_model_with_frozen_parts_is_refused(configs: tuple[ModelConfig, TrainConfig], tmp_path: Path) -> None:
+    model, train = configs
+    with pytest.raises(UsageError, match="trains only spam"):
+        train_model(model.model_copy(update={"trained": ("spam",)}), train, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_batch_is_a_function_of_seed_and_step(configs: tuple[ModelConfig, TrainConfig]) -> None:
     model, train = configs
     tokenizer = train_tokenizer(model.lmm.vocab_size)
