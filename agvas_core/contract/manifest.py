@@ -5,7 +5,7 @@ A bundle is a folder with ``manifest.json`` and the files it lists. Nothing in i
 
 import hashlib
 import json
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -77,7 +77,7 @@ class Decision(_Part):
 class TilingSpec(_Part):
     """When a frame is too large for one view."""
 
-    max_downscale: float = Field(default=3.0, gt=1.0)
+    max_downscale: float = Field(default=3.0, gt=1.0, allow_inf_nan=False)
     """A frame that would be shrunk by more than this (per side) is cut into tiles."""
     overlap: float = Field(default=0.25, gt=0.0, lt=0.5)
     """Share of a tile's side that it has in common with its neighbour."""
@@ -135,10 +135,10 @@ def read_manifest(folder: Path) -> Manifest:
         )
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BundleError(f"{path} cannot be read as JSON ({error}): copy or export the bundle again") from error
     version = raw.get("schema_version") if isinstance(raw, dict) else None
-    if not isinstance(version, int):
+    if not isinstance(version, int) or isinstance(version, bool):
         raise BundleError(f"{path} has no schema_version: copy or export the bundle again")
     if version > SCHEMA_VERSION:
         raise BundleError(f"{path} has schema {version}; this agvas reads up to {SCHEMA_VERSION}: pip install --upgrade agvas")
@@ -159,20 +159,28 @@ def verify_files(folder: Path, manifest: Manifest) -> None:
     """Compares every file of the bundle with its hash.
 
     Raises:
-        BundleError: a file is missing, lies outside the bundle, or differs.
+        BundleError: a file is missing, lies outside the bundle, or differs; or there is one that the manifest does not list.
     """
     needed = {manifest.vision.file, manifest.lmm.file, manifest.decoder.file, manifest.prompt.tokenizer}
     if missing := sorted(needed - manifest.files.keys()):
         raise BundleError(f"{folder / MANIFEST_NAME} lists no hash for {missing[0]}: export the bundle again")
     for name, expected in manifest.files.items():
-        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+        # Read as Windows does, which knows \ and drives beside what a POSIX path can do.
+        if PurePosixPath(name).is_absolute() or PureWindowsPath(name).anchor or ".." in PureWindowsPath(name).parts:
             raise BundleError(f"{folder / MANIFEST_NAME} names {name}, which lies outside the bundle: do not use this bundle")
         path = folder / name
-        if not path.is_file():
-            raise BundleError(f"{folder} lacks {name}: copy or export the bundle again")
-        actual = sha256_of(path)
+        try:
+            if not path.is_file():
+                raise BundleError(f"{folder} lacks {name}: copy or export the bundle again")
+            actual = sha256_of(path)
+        except OSError as error:
+            raise BundleError(f"{folder}: {name} cannot be read ({error.strerror}): check name and permissions") from error
         if actual != expected:
             raise BundleError(
                 f"{path} has sha256 {actual[:12]}..., the manifest says {expected[:12]}...: the file was changed or cut off; "
                 "copy or export the bundle again"
             )
+    # A graph may refer to files beside it: any that were not compared could be swapped under the same identity.
+    there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
+    if unknown := sorted(there - manifest.files.keys() - {MANIFEST_NAME}):
+        raise BundleError(f"{folder} has {unknown[0]}, which its manifest does not list: remove it, or export the bundle again")

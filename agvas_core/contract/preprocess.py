@@ -6,16 +6,20 @@ uint8 -> cast -> normalise.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
 __all__ = ["View", "ViewSpec", "make_view", "view_size"]
 
 Rgb = NDArray[np.uint8]
+
+MAX_VIEW_PX = 8192  # eight times SAM's; a number beyond is a slip, and would ask for more memory than there is
+
+_Deviation = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 
 
 class ViewSpec(BaseModel):
@@ -26,16 +30,16 @@ class ViewSpec(BaseModel):
     fit: Literal["stretch", "area", "letterbox"]
     """``stretch``: to a square, aspect lost. ``area``: aspect kept, about ``size_px``**2 pixels. ``letterbox``: the longer side
     is ``size_px``, padded at the right and the bottom to a square (as SAM does)."""
-    size_px: int = Field(ge=8)
-    multiple_px: int = Field(default=1, ge=1)
+    size_px: int = Field(ge=8, le=MAX_VIEW_PX)
+    multiple_px: int = Field(default=1, ge=1, le=MAX_VIEW_PX)
     """Both sides are multiples of this (``area`` only)."""
-    max_aspect: float = Field(default=4.0, ge=1.0)
+    max_aspect: float = Field(default=4.0, ge=1.0, allow_inf_nan=False)
     """Longer over shorter side at most; beyond it the aspect is squeezed (``area`` only)."""
-    max_upscale: float = Field(default=2.0, ge=1.0)
+    max_upscale: float = Field(default=2.0, ge=1.0, allow_inf_nan=False)
     """Small frames are enlarged by no more than this (``area`` only)."""
-    mean: tuple[float, float, float]
+    mean: tuple[FiniteFloat, FiniteFloat, FiniteFloat]
     """Per channel (RGB), of values in 0..1."""
-    std: tuple[float, float, float]
+    std: tuple[_Deviation, _Deviation, _Deviation]
 
 
 @dataclass(frozen=True)

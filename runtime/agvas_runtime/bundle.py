@@ -8,10 +8,13 @@ Nothing in a bundle is opened before every hash of its manifest was compared.
 
 import atexit
 import difflib
+import lzma
 import shutil
 import stat
 import tempfile
 import zipfile
+import zlib
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -25,6 +28,9 @@ BUNDLED = Path(__file__).parent / "bundles"
 # A zip is unpacked before its manifest can be trusted, so its size is bounded; larger bundles travel as folders.
 MAX_ZIP_BYTES = 4 * 1024**3
 MAX_ZIP_FILES = 1000
+
+# Damaged (each compression has its own error), unknown compression, encrypted, a name or a disk that cannot take it.
+_NOT_UNPACKED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, RuntimeError, OSError, ValueError)
 
 _WORDS = ("ids_before", "ids_after", "anchor_positions")  # what the LMM graph takes from the tokenizer
 
@@ -54,13 +60,14 @@ def find_bundle(model: str | Path) -> Path:
     if str(model) in names:
         return BUNDLED / str(model)
     path = Path(model).expanduser()
-    if path.is_dir() or (path.is_file() and path.suffix.lower() == ".zip"):
-        return path
+    with suppress(OSError, ValueError):  # a name that no path can have
+        if path.is_dir() or (path.is_file() and path.suffix.lower() == ".zip"):
+            return path
+        if path.is_file():
+            raise UsageError(
+                f"{model} is a file, and a bundle is a folder or a .zip: make one with agvas-export bundle CHECKPOINT -o DIR"
+            )
     bundled = ", ".join(names) or "none"
-    if path.is_file():
-        raise UsageError(
-            f"{model} is a file, and a bundle is a folder or a .zip: make one with agvas-export bundle CHECKPOINT -o DIR"
-        )
     nearest = difflib.get_close_matches(str(model), names, n=1)
     meant = f"did you mean {nearest[0]}? " if nearest else ""
     raise UsageError(f"there is no model {str(model)!r}: {meant}bundled are {bundled}; or give the folder of a bundle")
@@ -92,7 +99,7 @@ def _unpack(archive: Path) -> Path:
             atexit.register(shutil.rmtree, folder, ignore_errors=True)
             for entry in entries:
                 file.extract(entry, folder)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:  # damaged, unknown compression, encrypted
+    except _NOT_UNPACKED as error:
         raise BundleError(f"{archive} cannot be unpacked ({error}): copy or export the bundle again") from error
     inner = [path for path in folder.iterdir() if path.is_dir()]
     # A folder zipped as a whole has everything one level down.

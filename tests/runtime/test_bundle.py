@@ -90,6 +90,52 @@ def test_a_path_out_of_the_bundle_is_refused(bundle_copy: Path) -> None:
         load_bundle(bundle_copy)
 
 
+@pytest.mark.parametrize("name", ["C:\\outside", "..\\outside", "a" * 5000])
+def test_a_name_that_no_bundle_has_is_refused(bundle_copy: Path, name: str) -> None:
+    files = json.loads((bundle_copy / MANIFEST_NAME).read_text())["files"]
+    rewrite(bundle_copy, files={**files, name: "0" * 64})
+    with pytest.raises(BundleError):
+        load_bundle(bundle_copy)
+
+
+def test_a_file_that_the_manifest_does_not_list_is_refused(bundle_copy: Path) -> None:
+    # A graph may keep its weights beside it, where another file of that name would be another model under the same identity.
+    (bundle_copy / "weights").mkdir()
+    (bundle_copy / "weights/decoder.bin").write_bytes(b"x")
+    with pytest.raises(BundleError, match=r"weights/decoder.bin, which its manifest does not list: remove it"):
+        load_bundle(bundle_copy)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"schema_version": ' + "9" * 5000 + "}", '{"schema_version": true}', "\udcff"])
+def test_a_manifest_that_is_no_sensible_json_is_refused(bundle_copy: Path, text: str) -> None:
+    (bundle_copy / MANIFEST_NAME).write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(BundleError, match="copy or export the bundle again"):
+        load_bundle(bundle_copy)
+
+
+@pytest.mark.parametrize(
+    ("part", "field", "value"),
+    [
+        ("pixel_view", "size_px", 10**9),
+        ("pixel_view", "multiple_px", 10**9),
+        ("semantic_view", "size_px", 10**30),
+        ("pixel_view", "max_aspect", float("inf")),
+        ("pixel_view", "max_upscale", float("inf")),
+        ("semantic_view", "mean", [float("nan")] * 3),
+        ("semantic_view", "std", [0.0] * 3),
+        ("semantic_view", "std", [float("inf")] * 3),
+        ("decision", "threshold", float("nan")),
+        ("decision", "alpha", float("nan")),
+        ("tiling", "max_downscale", float("inf")),
+    ],
+)
+def test_numbers_that_cannot_be_meant_are_refused(bundle_copy: Path, part: str, field: str, value: object) -> None:
+    raw = json.loads((bundle_copy / MANIFEST_NAME).read_text())[part]
+    rewrite(bundle_copy, **{part: {**raw, field: value}})
+    with pytest.raises(BundleError, match=f"{part}.{field}"):
+        load_bundle(bundle_copy)
+
+
 def test_graphs_that_do_not_fit_each_other_are_refused(bundle_copy: Path) -> None:
     decoder = json.loads((bundle_copy / MANIFEST_NAME).read_text())["decoder"]
     decoder["inputs"][1]["name"] = "f_q"
@@ -128,3 +174,29 @@ def test_a_zip_too_large_or_damaged_is_refused(tiny_bundle: Path, tmp_path: Path
     archive.write_bytes(archive.read_bytes()[:2000])
     with pytest.raises(BundleError, match="cannot be unpacked"):
         load_bundle(archive)
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "vision.onnx/inside"])
+def test_a_zip_with_names_that_cannot_be_unpacked_is_refused(tiny_bundle: Path, tmp_path: Path, name: str) -> None:
+    archive = zipped(tiny_bundle, tmp_path / "tiny.zip")
+    with zipfile.ZipFile(archive, "a") as file:
+        file.writestr(name, "x")
+    with pytest.raises(BundleError, match="cannot be unpacked"):
+        load_bundle(archive)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_zip_with_damaged_contents_is_refused(tiny_bundle: Path, tmp_path: Path, method: int) -> None:
+    archive = tmp_path / "tiny.zip"
+    with zipfile.ZipFile(archive, "w", method) as file:
+        file.write(tiny_bundle / "vision.onnx", "vision.onnx")
+    damaged = bytearray(archive.read_bytes())
+    damaged[60:300] = bytes(byte ^ 0x55 for byte in damaged[60:300])
+    archive.write_bytes(damaged)
+    with pytest.raises(BundleError, match="cannot be unpacked"):
+        load_bundle(archive)
+
+
+def test_a_name_too_long_for_a_path_is_no_model() -> None:
+    with pytest.raises(UsageError, match="there is no model"):
+        find_bundle("a" * 5000)
