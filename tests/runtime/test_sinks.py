@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import subprocess
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -49,6 +50,17 @@ def test_names_that_differ_little_do_not_overwrite_each_other() -> None:
     stems = [names.stem(name) for name in given]
     assert len({stem.casefold() for stem in stems}) == len(given)
     assert stems[:3] == ["a/x", "b/x", "a/x.jpg"]
+
+
+def test_no_folder_is_in_the_way_of_a_file(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.open({})
+    names = OutputNames()
+    # The last two are one name to macOS: the same syllable, in parts and as a whole.
+    given_names = ("a.png.part/x.png", "a.png/x.png", "a.PART/x.png", "a.png", "A.jpg", "\u1100\u1161.png", "\uac00.png")
+    stored = [folder.store(f"masks/{names.stem(name)}.png", b"") for name in given_names]
+    assert len({unicodedata.normalize("NFC", path.casefold()) for path in stored}) == len(given_names)
+    folder.close()
 
 
 def test_a_file_whose_name_looks_like_a_video_frame_is_a_file(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import hashlib
 import itertools
 import os
 import re
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,7 +16,7 @@ MAX_PART_BYTES = 120  # ext4 and NTFS allow 255; leaves room for suffixes
 _UNSAFE = re.compile(r"[^\w.+=@ -]")
 _FRAME_NUMBER = re.compile(r"^(?P<source>.+)#(?P<number>\d+)$")
 _RESERVED = re.compile(r"^(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)  # Windows
-_OUR_SUFFIX = re.compile(r"\.(png|jpg|npy)$", re.IGNORECASE)
+_OUR_SUFFIX = re.compile(r"\.(png|jpg|npy|part)$", re.IGNORECASE)
 
 
 def common_root(sources: Sequence[str]) -> Path | None:
@@ -78,9 +79,10 @@ class OutputNames:
         numbered = (f"{candidates[-1]}-{count}" for count in itertools.count(2))
         for last in itertools.chain(candidates, numbered):
             stem = "/".join([*folders, last])
-            # Compared without case: macOS and Windows hold A.png and a.png for one file.
-            if stem.casefold() not in self._used:
-                self._used.add(stem.casefold())
+            # macOS and Windows hold A.png and a.png for one file, macOS also the two ways to write a syllable.
+            key = unicodedata.normalize("NFC", stem.casefold())
+            if key not in self._used:
+                self._used.add(key)
                 return stem
         raise AssertionError("an endless count ended")
 
