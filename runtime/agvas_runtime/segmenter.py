@@ -30,6 +30,8 @@ from agvas_runtime.stages.protocol import DecoderStage, LmmStage, VisionStage
 
 __all__ = ["Segmenter"]
 
+MAX_THREADS = 1024  # ONNX Runtime starts them all at once, however many; beyond this it is a slip
+
 log = logging.getLogger("agvas")
 
 
@@ -86,8 +88,8 @@ class Segmenter:
         """
         from agvas_runtime.stages.onnx import OnnxDecoder, OnnxLmm, OnnxVision  # one backend of several
 
-        if threads is not None and threads < 1:
-            raise UsageError(f"threads is {threads}; 1 is the least: leave it out to use all cores")
+        if threads is not None and not 1 <= threads <= MAX_THREADS:
+            raise UsageError(f"threads is {threads}; 1 to {MAX_THREADS} are possible: leave it out to use all cores")
         bundle = load_bundle(model)
         lmm = OnnxLmm(bundle, threads=threads)
         segmenter = cls(

@@ -324,6 +324,8 @@ def test_options_that_cannot_be_meant_are_refused(tiny_bundle: Path) -> None:
         Segmenter.load(tiny_bundle, tiling="on")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="threads is 0"):
         Segmenter.load(tiny_bundle, threads=0)
+    with pytest.raises(UsageError, match="threads is 1000000; 1 to 1024"):
+        Segmenter.load(tiny_bundle, threads=1_000_000)
 
 
 def test_a_changed_bundle_has_another_identity(tiny_bundle: Path, tmp_path: Path) -> None:
