@@ -284,6 +284,8 @@ def test_a_device_that_is_not_there_is_named_with_those_that_are() -> None:
         with CameraSource(uri) as camera, pytest.raises(SourceError, match=r"not there: there is no /dev/video77 \(there"):
             next(iter(camera))
         assert camera.name == "camera-77"
+    with CameraSource("/dev/" + "a" * 5000) as camera, pytest.raises(SourceError, match="not there: there is no /dev/aaa"):
+        next(iter(camera))
 
 
 @pytest.mark.parametrize("uri", ["ftp://camera/", "camera", "rtsp://", "http://[bad", "0.5", ""])

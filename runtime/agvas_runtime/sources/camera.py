@@ -225,7 +225,9 @@ class _Reader:
     def stop(self) -> None:
         """Ends the thread. A read under way ends by its own timeout; past that, the thread is left to end by itself."""
         with self._changed:
-            self._closed = True
+            again, self._closed = self._closed, True
             self._changed.notify_all()
+        if again:  # it was waited for once; a camera that hangs is not worth twice the time
+            return
         if self._thread is not threading.current_thread():
             self._thread.join(self._stall_timeout_s + CLOSE_GRACE_S)
