@@ -328,10 +328,21 @@ def test_passwords_of_cameras_are_written_nowhere(
         assert "secret" not in path.name and (path.is_dir() or b"secret" not in path.read_bytes())
 
 
+def heed_interrupts() -> None:
+    """A shell that puts its tests into the background has them ignore SIGINT, and children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def started(tiny_bundle: Path, url: str, folder: Path, *options: str) -> subprocess.Popen[bytes]:
     """The command in a process of its own, once it has written three results."""
     arguments = ["--camera", url, "--model", str(tiny_bundle), "--out", "out", "--threads", "1", *options]
-    process = subprocess.Popen([*COMMAND, *arguments], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        [*COMMAND, *arguments],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=heed_interrupts,
+    )
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and process.poll() is None:
         results = folder / "out/results.jsonl"
