@@ -38,6 +38,7 @@ IMAGE_SUFFIXES = frozenset(
 
 PNM_HEADER_BYTES = 4096  # comments may precede the size; no camera writes more than a line or two
 TIFF_TAGS_MOST = 4096
+JPEG_MARKERS_MOST = 1 << 16  # fill bytes count too; a file of nothing else would keep us busy for minutes
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class ImageHeader:
 
 def read_header(file: BinaryIO) -> ImageHeader:
     """Header of an open, seekable ``file``. Raises ImageError where the file is none of IMAGE_FORMATS or ends too early."""
-    start = file.read(32)
+    start = file.read(34)
     if not start:
         raise ImageError("file is empty (0 bytes): it was not written completely; copy or record it again")
     try:
@@ -88,7 +89,7 @@ def _dispatch(file: BinaryIO, start: bytes) -> ImageHeader:
 
 def _jpeg(file: BinaryIO) -> ImageHeader:
     position = 2
-    while True:
+    for _ in range(JPEG_MARKERS_MOST):
         file.seek(position)
         marker, length = struct.unpack(">HH", file.read(4))
         code = marker & 0xFF
@@ -105,6 +106,7 @@ def _jpeg(file: BinaryIO) -> ImageHeader:
             raise ImageError("JPEG has no frame header before its pixels: the file is broken")
         else:
             position += 2 + length
+    raise ImageError(f"JPEG has no frame header within its first {JPEG_MARKERS_MOST} markers: the file is broken")
 
 
 def _bmp(start: bytes) -> ImageHeader:
@@ -113,6 +115,8 @@ def _bmp(start: bytes) -> ImageHeader:
         width, height = struct.unpack("<HH", start[18:22])
     else:
         width, height = struct.unpack("<ii", start[18:26])
+        if struct.unpack("<I", start[30:34])[0] in (1, 2):
+            raise ImageError("BMP is run-length encoded, which may end early without telling: save it as PNG")
     return ImageHeader("bmp", width, abs(height))  # a negative height only says that rows run down
 
 

@@ -362,3 +362,17 @@ def test_changed_bytes_are_an_image_error_or_an_image(data: bytes, draw: st.Data
     except ImageError:
         return
     assert read.dtype == np.uint8 and read.ndim == 3
+
+
+def test_a_bmp_that_may_end_early_without_telling_is_refused() -> None:
+    palette = b"".join(bytes((grey, grey, grey, 0)) for grey in range(256))
+    info = struct.pack("<IiiHHIIiiII", 40, 100, 100, 1, 8, 1, 0, 0, 0, 256, 0)  # 100x100, 8 bits, run-length encoded
+    ten_rows = b"\x64\xd0\x00\x00" * 10 + b"\x00\x01"  # and the mark of the end: OpenCV gives black for the other ninety
+    with pytest.raises(ImageError, match="run-length"):
+        decode_image(struct.pack("<2sIHHI", b"BM", 0, 0, 0, 54 + 1024) + info + palette + ten_rows)
+
+
+def test_a_jpeg_that_never_comes_to_its_size_is_given_up(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"\xff\xd8" + b"\xff" * 3_000_000)
+    with pytest.raises(ImageError, match="no frame header within its first 65536 markers"):
+        read_image(tmp_path / "a.jpg")
