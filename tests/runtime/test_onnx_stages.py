@@ -10,7 +10,7 @@ import onnx
 import pytest
 
 from agvas_core.contract.anchors import ANCHOR_TOKENS
-from agvas_core.contract.errors import BundleError, SetupError, UsageError
+from agvas_core.contract.errors import BundleError, ImageError, SetupError, UsageError
 from agvas_core.contract.manifest import MANIFEST_NAME, sha256_of
 from agvas_runtime.bundle import Bundle, load_bundle
 from agvas_runtime.stages.onnx import OnnxDecoder, OnnxLmm, OnnxVision
@@ -148,3 +148,17 @@ def test_no_spelling_of_a_control_token_reaches_the_model(bundle_copy: Path, wor
     assert lmm.words("find spots")
     with pytest.raises(UsageError, match="control token"):
         lmm.words(words)
+
+
+def test_a_graph_that_fails_says_so_once_and_on_one_line(bundle_copy: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    model = onnx.load(bundle_copy / "decoder.onnx")
+    (enlarge,) = (tensor for tensor in model.graph.initializer if tensor.name == "enlarge")
+    enlarge.CopyFrom(
+        onnx.numpy_helper.from_array(np.array([1, 1, 3, 3], np.float32), "enlarge")
+    )  # fits the other feature no more
+    onnx.save(model, bundle_copy / "decoder.onnx")
+    bundle = load_bundle(rehashed(bundle_copy))
+    found = features(bundle)
+    with pytest.raises(ImageError, match=r"decoder.onnx failed on this image \(.*\): try a smaller image") as caught:
+        OnnxDecoder(bundle, threads=1)(np.zeros((1, 3, 3), np.float32), found)
+    assert "\n" not in str(caught.value) and capfd.readouterr().err == ""

@@ -135,7 +135,7 @@ class _Graph:
                 f"this onnxruntime has no {missing[0]} (it has {', '.join(ort.get_available_providers())}): pip install 'agvas[gpu]'"
             )
         options = ort.SessionOptions()
-        options.log_severity_level = 3  # errors only; the optimiser's warnings are for exporters
+        options.log_severity_level = 4  # nothing: warnings are for exporters, and what fails is in our own error
         options.intra_op_num_threads = threads or 0  # 0: as many as there are cores
         options.inter_op_num_threads = 1
         # Three sessions take turns: threads that keep spinning after a run would slow the next one down.
@@ -156,7 +156,9 @@ class _Graph:
         try:
             outputs = self.session.run(self.output_names, inputs)
         except _FAILED as error:
-            raise ImageError(f"{self.path.name} failed on this image ({error}): try a smaller image, or free memory") from error
+            raise ImageError(
+                f"{self.path.name} failed on this image ({' '.join(str(error).split())}): try a smaller image, or free memory"
+            ) from error
         return dict(zip(self.output_names, outputs, strict=True))
 
     def _check(self, kind: str, specs: tuple[TensorSpec, ...], nodes: list[Any]) -> None:
