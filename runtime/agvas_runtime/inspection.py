@@ -17,7 +17,7 @@ from rich.console import Console
 
 from agvas_core import __version__
 from agvas_core.contract.command_line import interrupt_code, printable
-from agvas_core.contract.errors import EXIT_OK, EXIT_REJECTS, SourceError
+from agvas_core.contract.errors import EXIT_OK, EXIT_REJECTS, OutputError, SetupError, SourceError, UsageError
 from agvas_runtime.frame import Frame
 from agvas_runtime.image_file import MAX_PIXELS
 from agvas_runtime.progress import RunProgress, print_summary
@@ -65,6 +65,12 @@ def inspect(job: Job) -> int:
         AgvasError: a source, model or folder that cannot be used; a source that was lost (after the report was written).
     """
     console = Console(stderr=True)
+    if job.json_lines and sys.stdout is None:
+        raise UsageError("--json is given and stdout is closed: leave one of the two out")
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise SetupError(f"the current folder was removed ({error.strerror}): cd to one that exists") from error
     # Everything that may be refused is, before the first file is written.
     folder = RunFolder(job.out, overwrite=job.overwrite, keep_lines="jsonl" in job.save) if job.save else None
     if folder is None:
@@ -105,14 +111,15 @@ def _inspect(job: Job, console: Console, folder: RunFolder | None) -> int:
         folder.store(REPORT_NAME, report.render(elapsed_s=progress.elapsed_s, notes=notes).encode("utf-8"))
         page = folder.path / REPORT_NAME
     if not job.quiet:
-        print_summary(
-            console if job.json_lines else Console(),
-            progress,
-            stage_medians=report.stage_medians(),
-            report=page,
-            folder=folder.path if folder else None,
-            notes=notes,
-        )
+        with _stdout():
+            print_summary(
+                console if job.json_lines else Console(),
+                progress,
+                stage_medians=report.stage_medians(),
+                report=page,
+                folder=folder.path if folder else None,
+                notes=notes,
+            )
     if isinstance(stopped, KeyboardInterrupt):
         return interrupt_code(stopped)
     if stopped is not None:
@@ -133,8 +140,9 @@ def _inspect_all(
             folder.add(record)
         report.add(result, files)
         if job.json_lines:
-            sys.stdout.buffer.write(encode_line(record))
-            sys.stdout.buffer.flush()
+            with _stdout():
+                sys.stdout.buffer.write(encode_line(record))
+                sys.stdout.buffer.flush()
         progress.advance(result)
 
 
@@ -171,6 +179,18 @@ def _why(error: BaseException, done: int) -> str:
             return f"Stopped after {done:,} images: whoever read the results went away."
         case _:
             return f"Interrupted after {done:,} images; what follows is not the whole."
+
+
+@contextmanager
+def _stdout() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputError(
+            f"stdout cannot be written ({error.strerror}): what is in the results folder is whole; send stdout elsewhere"
+        ) from error
 
 
 @contextmanager

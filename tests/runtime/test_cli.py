@@ -5,6 +5,7 @@ import io
 import json
 import os
 import resource
+import shlex
 import signal
 import subprocess
 import sys
@@ -376,6 +377,26 @@ def test_a_reader_that_goes_away_ends_the_run_in_order(
     process.stderr.close()
     assert process.wait(timeout=60) == 141, err.decode()
     assert err == b"" and (tmp_path / "out/report.html").exists()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+@pytest.mark.parametrize(
+    ("line", "code", "words"),
+    [
+        ("agvas-run $parts --json --quiet > /dev/full", 3, "stdout cannot be written (No space left on device)"),
+        ("agvas-run $parts > /dev/full", 3, "stdout cannot be written (No space left on device)"),
+        ("agvas-run $parts --json >&-", 2, "stdout is closed"),
+        ("agvas-run $parts --quiet >&- 2>&-", 0, ""),
+        ("mkdir gone; cd gone; rmdir ../gone; agvas-run $parts", 3, "the current folder was removed"),
+    ],
+)
+def test_a_shell_that_leaves_no_place_to_write_to_is_no_bug(
+    tiny_bundle: Path, parts: Path, tmp_path: Path, line: str, code: int, words: str
+) -> None:
+    command = f'agvas-run() {{ {shlex.join(COMMAND)} "$@" --model {tiny_bundle} --threads 1 --out {tmp_path}/out; }}; parts={parts}/good; {line}'
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == code, done.stderr
+    assert words in done.stderr and "Traceback" not in done.stderr
 
 
 def test_a_disk_without_room_is_3_and_says_how_many_results_are_safe(
