@@ -1,5 +1,6 @@
 """What training, export and runtime must agree on. Never imports torch.
 
 ``errors`` (the exception tree), ``anchors`` (their order), ``preprocess`` (frame to view), ``prompts`` (what is said),
-``manifest`` (the bundle).
+``manifest`` (the bundle), ``tolerances`` (how far engines may be apart), ``command_line`` (how a command ends), ``durable``
+(files that are whole or not there).
 """

@@ -17,6 +17,7 @@ FIXED_ANSWER = f"Sure, it is {''.join(ANCHOR_TOKENS)}."  # sec. 3.1: direct mode
 IMAGE_TOKEN = "<image>"
 
 MAX_INSTRUCTION_CHARS = 2000
+_ANCHORS = re.compile("|".join(re.escape(token) for token in ANCHOR_TOKENS), re.IGNORECASE)
 _CONTROL = re.compile(r"<\|[^|<>]{1,40}\|>|</?s>|<image>|<unk>|<pad>", re.IGNORECASE)
 
 
@@ -54,10 +55,9 @@ def strip_control_tokens(text: str) -> tuple[str, list[str]]:
     Removal is repeated until nothing is left to remove, so that ``[S[SEG]EG]`` does not become an anchor.
     """
     removed: list[str] = []
-    anchors = re.compile("|".join(re.escape(token) for token in ANCHOR_TOKENS), re.IGNORECASE)
     while True:
-        found = anchors.findall(text) + _CONTROL.findall(text)
+        found = _ANCHORS.findall(text) + _CONTROL.findall(text)
         if not found:
             return " ".join(text.split()), removed
         removed += found
-        text = _CONTROL.sub(" ", anchors.sub("", text))
+        text = _CONTROL.sub(" ", _ANCHORS.sub("", text))

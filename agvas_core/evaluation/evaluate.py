@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from agvas_core.contract.durable import write_whole
 from agvas_core.contract.errors import OutputError, UsageError
 from agvas_core.evaluation import cross_check as checks
-from agvas_core.evaluation.durable import write_whole
 from agvas_core.evaluation.image_score import ImageRecord, ImageScorer, Unusable
 from agvas_core.evaluation.item import DataSet, Item
 from agvas_core.evaluation.metrics import auroc, mean_of, rank

@@ -10,9 +10,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from agvas_core.contract.durable import write_whole
 from agvas_core.contract.errors import ImageError
 from agvas_core.contract.manifest import sha256_of
-from agvas_core.evaluation.durable import write_whole
 from agvas_core.evaluation.item import Item
 from agvas_core.evaluation.metrics import iou
 from agvas_core.evaluation.outlines import outline

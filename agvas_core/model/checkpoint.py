@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
+from agvas_core.contract.durable import write_whole
 from agvas_core.contract.errors import SetupError, UsageError
 from agvas_core.model.agvas import AgVas
 from agvas_core.model.build import build_model
@@ -48,9 +49,7 @@ def save_checkpoint(
         (TRAINING, json.dumps(training, indent=2)),
         (TOKENIZER, tokenizer.to_str(pretty=False)),
     ):
-        part = folder / (name + ".part")
-        part.write_text(text + "\n", encoding="utf-8")
-        os.replace(part, folder / name)
+        write_whole(folder / name, text + "\n")
 
 
 def unique(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -7,7 +7,7 @@ training did not draw; and it becomes part of AGMD's bias, so that every engine 
 ranking of pixels (AP) hardly changes.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -39,10 +39,6 @@ class Calibration:
     shifts: list[float]
     iou_ano: list[float]
     iou_nor: list[float]
-
-    def to_dict(self) -> dict[str, object]:
-        """For ``training.json``."""
-        return asdict(self)
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@ import json
 import math
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -162,7 +163,7 @@ def write_checkpoint(
         "images": images_before(train_config, step),
         "last": last_row(out / LOG),
         "train": train_config.model_dump(mode="json"),
-        "calibration": calibration.to_dict() if calibration else None,
+        "calibration": asdict(calibration) if calibration else None,
     }
     save_checkpoint(out, ema, model_config, tokenizer, training)
 

@@ -14,6 +14,7 @@ from torch.export import Dim
 
 from agvas_core.model.agvas import AgVas
 from agvas_core.model.config import ModelConfig
+from agvas_core.model.lmm import Lmm
 from agvas_core.model.spam import Spam
 
 __all__ = ["Axis", "DecoderJoint", "Joint", "LmmJoint", "VisionJoint", "make_joints"]
@@ -68,8 +69,7 @@ class LmmJoint(nn.Module):
             inputs_embeds=f_in, attention_mask=later[None, None], position_ids=index[None], use_cache=False
         ).last_hidden_state  # [B, L, D]
         positions = anchor_positions + (f_in.shape[1] - ids_after.shape[1])
-        anchors: Tensor = hidden.gather(1, positions[..., None].expand(-1, -1, hidden.shape[-1]))  # [B, 3, D]
-        return anchors
+        return Lmm.anchor_states(hidden, positions)  # [B, 3, D]
 
 
 class DecoderJoint(nn.Module):
