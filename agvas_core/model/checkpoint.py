@@ -17,7 +17,7 @@ from agvas_core.model.agvas import AgVas
 from agvas_core.model.build import build_model
 from agvas_core.model.config import ModelConfig, parse_config
 
-__all__ = ["Checkpoint", "load_checkpoint", "save_checkpoint"]
+__all__ = ["Checkpoint", "find_checkpoint", "load_checkpoint", "save_checkpoint"]
 
 BUNDLED = Path(__file__).parent.parent / "checkpoints"
 
@@ -58,14 +58,20 @@ def unique(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: tensor for name, tensor in state.items() if seen.setdefault(tensor.data_ptr(), name) == name}
 
 
+def find_checkpoint(folder: str | Path) -> Path:
+    """The folder that is meant: a path, or a bundled checkpoint by its name (``nano``); a path that exists goes first."""
+    bundled = BUNDLED / folder
+    return bundled if bundled.is_dir() and not Path(folder).exists() else Path(folder)
+
+
 def load_checkpoint(folder: str | Path) -> Checkpoint:
-    """Reads a checkpoint folder, or a bundled checkpoint by its name (``nano``); a folder of that name goes first.
+    """Reads a checkpoint, by its folder or its name (``find_checkpoint``).
 
     Raises:
         UsageError: not a checkpoint.
         SetupError: files that are damaged, or weights that do not fit the configuration.
     """
-    folder = Path(folder) if Path(folder).exists() or not (BUNDLED / folder).is_dir() else BUNDLED / folder
+    folder = find_checkpoint(folder)
     missing = [name for name in (CONFIG, WEIGHTS, TOKENIZER) if not (folder / name).is_file()]
     if missing:
         raise UsageError(f"{folder} lacks {', '.join(missing)}: it is not a checkpoint; agvas train --out DIR writes one")

@@ -22,7 +22,7 @@ from agvas_core.contract.anchors import ANCHOR_TOKENS
 from agvas_core.contract.errors import BundleError, OutputError, SetupError, UsageError
 from agvas_core.contract.manifest import Manifest, PromptSpec, read_manifest, sha256_of, write_manifest
 from agvas_core.model.build import chat_format, semantic_tokens
-from agvas_core.model.checkpoint import WEIGHTS, Checkpoint, load_checkpoint
+from agvas_core.model.checkpoint import WEIGHTS, Checkpoint, find_checkpoint, load_checkpoint
 from agvas_core.model.config import ModelConfig
 from agvas_export.graphs import export_joint
 from agvas_export.joints import make_joints
@@ -69,7 +69,7 @@ def export_bundle(
     out = Path(out)
     refuse_if_taken(out, overwrite)
     progress("reading the checkpoint")
-    source, sha256 = read_checkpoint(Path(checkpoint))
+    source, sha256 = read_checkpoint(checkpoint)
     name = name or source.config.name
     if not NAME.fullmatch(name):
         raise UsageError(f"the name {name!r} is not 1 to 64 letters, digits, dots, dashes and underscores: choose another --name")
@@ -121,11 +121,11 @@ def check_tokenizer(source: Checkpoint) -> None:
         )
 
 
-def read_checkpoint(folder: Path) -> tuple[Checkpoint, str]:
+def read_checkpoint(checkpoint: str | Path) -> tuple[Checkpoint, str]:
     """The checkpoint and the digest of the very weights that were read: a training may be writing into the same folder."""
-    weights = folder / WEIGHTS
+    weights = find_checkpoint(checkpoint) / WEIGHTS
     sha256 = sha256_of(weights) if weights.is_file() else ""
-    source = load_checkpoint(folder)
+    source = load_checkpoint(weights.parent)
     if sha256_of(weights) != sha256:
         raise SetupError(f"{weights} changed while it was read: let the training end, or copy its folder and export the copy")
     return source, sha256

@@ -15,7 +15,7 @@ from agvas_core.contract.errors import BundleError, OutputError, ParityError, Se
 from agvas_core.contract.manifest import MANIFEST_NAME, read_manifest, sha256_of, verify_files
 from agvas_core.contract.prompts import FIXED_ANSWER, QWEN_CHAT
 from agvas_core.model.checkpoint import Checkpoint, load_checkpoint
-from agvas_export.bundle import PARITY_NAME, export_bundle, refuse_if_taken, written_whole
+from agvas_export.bundle import PARITY_NAME, export_bundle, read_checkpoint, refuse_if_taken, written_whole
 from agvas_export.cli import app
 from agvas_export.parity import compare
 from agvas_runtime.bundle import load_bundle
@@ -112,6 +112,15 @@ def test_damaged_weights_are_refused(tiny_checkpoint_folder: Path, tmp_path: Pat
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(SetupError, match="damaged"):
         export_bundle(damaged, tmp_path / "out")
+
+
+def test_the_bundled_checkpoint_is_exported_by_its_name_and_the_bundled_bundle_came_from_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    source, sha256 = read_checkpoint("nano")
+    assert source.config.name == "nano"
+    assert load_bundle("nano").manifest.provenance["checkpoint"] == {"name": "nano", "sha256": sha256}
 
 
 def test_weights_that_change_while_they_are_read_are_refused(
