@@ -5,15 +5,53 @@ carries them, and the runtime fills them in.
 """
 
 import re
+from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict
 
 from agvas_core.contract.anchors import ANCHOR_TOKENS
 
-__all__ = ["DEFAULT_INSTRUCTION", "FIXED_ANSWER", "IMAGE_TOKEN", "QWEN_CHAT", "VICUNA_CHAT", "ChatFormat", "strip_control_tokens"]
+__all__ = [
+    "ANCHORS",
+    "DEFAULT_INSTRUCTION",
+    "FIXED_ANSWER",
+    "IMAGE_TOKEN",
+    "INSTRUCTIONS",
+    "NO_ANOMALY_ANSWER",
+    "QWEN_CHAT",
+    "VICUNA_CHAT",
+    "ChatFormat",
+    "Mode",
+    "strip_control_tokens",
+    "with_normal_look",
+]
 
+
+class Mode(StrEnum):
+    """How the model answers (paper 3.1, 4.3)."""
+
+    DIRECT = "direct"
+    """The mask at once: the answer is known, so one prefill and no decoding (implicit mode)."""
+    DESCRIBE = "describe"
+    """Words first, then the mask (describe-then-segment)."""
+    DESCRIBE_PLUS = "describe-plus"
+    """As ``describe``, with a sentence on the normal look of the part before the instruction (describe-then-segment-plus)."""
+    EXPLAIN = "explain"
+    """The mask first, then why (segment-then-explain)."""
+
+
+ANCHORS = "".join(ANCHOR_TOKENS)
 DEFAULT_INSTRUCTION = "Please segment the anomalies in this image."  # sec. 3.1, implicit mode
-FIXED_ANSWER = f"Sure, it is {''.join(ANCHOR_TOKENS)}."  # sec. 3.1: direct mode needs no decoding
+_DESCRIBE = "What anomalies are present in this image? Please describe the anomalies and then output the segmentation map."
+INSTRUCTIONS: dict[Mode, str] = {  # sec. 3.1, explicit mode; B.2; figures 9-11
+    Mode.DIRECT: DEFAULT_INSTRUCTION,
+    Mode.DESCRIBE: _DESCRIBE,
+    Mode.DESCRIBE_PLUS: _DESCRIBE,
+    Mode.EXPLAIN: "Please segment the anomalies in this image and then explain why they are anomalies.",
+}
+FIXED_ANSWER = f"Sure, it is {ANCHORS}."  # sec. 3.1: direct mode needs no decoding
+NO_ANOMALY_ANSWER = "There are no anomalies in this image."
+"""The refusal (figure 11). Its first token against that of :data:`FIXED_ANSWER` tells, without decoding, whether the model refuses."""
 IMAGE_TOKEN = "<image>"
 
 MAX_INSTRUCTION_CHARS = 2000
@@ -47,6 +85,11 @@ QWEN_CHAT = ChatFormat(  # LLaVA-OneVision and nano
     after_answer="<|im_end|>",
 )
 VICUNA_CHAT = ChatFormat(before_image="USER: ", after_image="\n", before_answer=" ASSISTANT: ", after_answer="</s>")  # LLaVA-1.5
+
+
+def with_normal_look(normal_look: str, instruction: str) -> str:
+    """The instruction of describe-then-segment-plus: how a good part looks, then what to do."""
+    return f"{normal_look.strip().rstrip('.')}. {instruction}"
 
 
 def strip_control_tokens(text: str) -> tuple[str, list[str]]:

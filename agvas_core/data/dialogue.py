@@ -6,20 +6,13 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from agvas_core.contract.anchors import ANCHOR_TOKENS
-from agvas_core.contract.prompts import DEFAULT_INSTRUCTION, FIXED_ANSWER
+from agvas_core.contract.prompts import ANCHORS, DEFAULT_INSTRUCTION, FIXED_ANSWER, INSTRUCTIONS, NO_ANOMALY_ANSWER, Mode
 from agvas_core.data.captions import absent_kind, describe, instruction_for, referring
 from agvas_core.data.synthesis import Sample
 
-__all__ = ["DESCRIBE_INSTRUCTION", "Dialogue", "Task", "make_dialogue"]
+__all__ = ["Dialogue", "Task", "make_dialogue"]
 
 Task = Literal["direct", "describe", "referring", "absent"]
-
-# sec. 3.1, explicit mode
-DESCRIBE_INSTRUCTION = (
-    "What anomalies are present in this image? Please describe the anomalies and then output the segmentation map."
-)
-_ANCHORS = "".join(ANCHOR_TOKENS)
 
 
 @dataclass(frozen=True)
@@ -38,10 +31,10 @@ def make_dialogue(sample: Sample, task: Task, rng: np.random.Generator) -> Dialo
     defects of a kind, place, size or tone. absent: a kind that is not there; the answer says so and has no anchors.
     """
     if task == "describe" and sample.defects:
-        answer = f"There is {describe(sample.defects)}, as indicated by {_ANCHORS}."
-        return Dialogue(DESCRIBE_INSTRUCTION, answer, sample.mask)
+        answer = f"There is {describe(sample.defects)}, as indicated by {ANCHORS}."
+        return Dialogue(INSTRUCTIONS[Mode.DESCRIBE], answer, sample.mask)
     if task == "describe":
-        return Dialogue(DESCRIBE_INSTRUCTION, "There are no anomalies in this image.", None)
+        return Dialogue(INSTRUCTIONS[Mode.DESCRIBE], NO_ANOMALY_ANSWER, None)
     if task == "referring" and (reference := referring(sample, rng)) is not None:
         instruction, mask = reference
         return Dialogue(instruction, FIXED_ANSWER, mask)

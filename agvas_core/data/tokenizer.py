@@ -11,8 +11,8 @@ import numpy as np
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from agvas_core.contract.anchors import ANCHOR_TOKENS
-from agvas_core.contract.prompts import IMAGE_TOKEN
-from agvas_core.data.dialogue import DESCRIBE_INSTRUCTION, make_dialogue
+from agvas_core.contract.prompts import IMAGE_TOKEN, INSTRUCTIONS, Mode
+from agvas_core.data.dialogue import make_dialogue
 from agvas_core.data.synthesis import synthesize
 
 __all__ = ["SPECIAL_TOKENS", "train_tokenizer"]
@@ -23,7 +23,7 @@ SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", IMAGE_TOKEN, *A
 def corpus(samples: int) -> Iterator[str]:
     """Dialogues about small synthetic images, and the fixed sentences."""
     rng = np.random.default_rng(0)
-    yield from ("user\nassistant\n", DESCRIBE_INSTRUCTION)
+    yield from ("user\nassistant\n", INSTRUCTIONS[Mode.DESCRIBE])
     for index in range(samples):
         sample = synthesize(0, index, (96, 96))
         for task in ("direct", "describe", "referring", "absent"):
