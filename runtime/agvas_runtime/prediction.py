@@ -14,6 +14,7 @@ from agvas_core.contract.errors import ImageError
 from agvas_runtime.frame import Frame
 from agvas_runtime.image_file import read_image
 from agvas_runtime.segmenter import Segmenter
+from agvas_runtime.stages.protocol import Features, LmmStage
 
 __all__ = ["BundlePredictor", "open_predictor"]
 
@@ -37,6 +38,37 @@ class BundlePredictor:
         if result.score_map is None or result.mask is None:
             raise ImageError(f"{path}: {result.error}")
         return result.score_map, result.mask, str(result.verdict)
+
+    def reply(
+        self, image: NDArray[np.uint8], instruction: str | None = None, mode: str = "direct", zero_anchors: bool = False
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_], str | None, float]:
+        """What the model makes of words: score map float32 [H, W], mask bool [H, W], its answer where it gave one, and acceptance.
+
+        Args:
+            image: RGB uint8 [H, W, 3].
+            instruction: what to look for; the mode's own where None.
+            mode: how the model answers (``Mode``).
+            zero_anchors: gives the decoder zeros in place of the anchors' states: what is left is what the words do not give.
+
+        Raises:
+            ImageError: there is no verdict on this image.
+            UsageError: an instruction or mode that cannot be meant.
+        """
+        segmenter = self.segmenter.with_lmm(_Silenced(self.segmenter.lmm)) if zero_anchors else self.segmenter
+        result = segmenter.segment(Frame(name="image", index=0, image=image), prompt=instruction)
+        if result.score_map is None or result.mask is None:
+            raise ImageError(str(result.error))
+        return result.score_map, result.mask, None, 1.0
+
+
+class _Silenced:
+    """A language model whose anchors carry nothing."""
+
+    def __init__(self, lmm: LmmStage) -> None:
+        self.lmm = lmm
+
+    def __call__(self, features: Features, instruction: str) -> NDArray[np.float32]:
+        return np.zeros_like(self.lmm(features, instruction))
 
 
 def open_predictor(model: str | Path = "nano", **options: Any) -> BundlePredictor:

@@ -7,6 +7,7 @@
 A frame that cannot be used gives NO_VERDICT with the reason, and the next one is taken.
 """
 
+import copy
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -144,6 +145,18 @@ class Segmenter:
         """
         instruction = self.prompt if prompt is None else _instruction(prompt)
         return self._segment(frame, instruction, self.threshold if threshold is None else _threshold(threshold))
+
+    def with_lmm(self, lmm: LmmStage) -> "Segmenter":
+        """The same segmenter with another language model behind it; the two share all else."""
+        other = copy.copy(self)
+        other._scorer = copy.copy(self._scorer)
+        other._scorer.lmm = lmm
+        return other
+
+    @property
+    def lmm(self) -> LmmStage:
+        """The language model."""
+        return self._scorer.lmm
 
     def _open(self, source: object) -> Source:
         opened = open_source(source, max_pixels=self.max_pixels)
