@@ -1,6 +1,7 @@
 """The ``agvas`` command: a list of subcommands, none of which is imported before it is asked for.
 
-Each package brings its own through the entry points of group ``agvas.commands``, so that no package imports another.
+Each package brings its own through the entry points of group ``agvas.commands``, so that no package imports another. A dot in a
+name makes a group of commands: ``data.check`` is ``agvas data check``.
 """
 
 import ast
@@ -18,6 +19,7 @@ from agvas_core.contract.command_line import exit_code_of, run_command
 __all__ = ["build", "main", "summary"]
 
 GROUP = "agvas.commands"
+GROUP_HELP = {"data": "Data sets for training: look at what is there, write instructions for it."}
 
 # Everything after the subcommand's name belongs to the subcommand, its --help too.
 _PASS_ON = {"ignore_unknown_options": True, "allow_extra_args": True, "allow_interspersed_args": False, "help_option_names": []}
@@ -39,14 +41,21 @@ def build(commands: list[EntryPoint]) -> typer.Typer:
             print(f"agvas {__version__}")
             raise typer.Exit
 
+    groups: dict[str, typer.Typer] = {}
     for entry in sorted(commands, key=lambda entry: entry.name):
-        app.command(entry.name, help=summary(entry), context_settings=dict(_PASS_ON))(_runner(entry))
+        name, dot, below = entry.name.partition(".")
+        if dot and name not in groups:
+            groups[name] = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)
+            groups[name].callback()(lambda: None)  # without it, a group of one command would be that command
+            app.add_typer(groups[name], name=name, help=GROUP_HELP.get(name, ""))
+        into = groups[name] if dot else app
+        into.command(below or name, help=summary(entry), context_settings=dict(_PASS_ON))(_runner(entry))
     return app
 
 
 def _runner(entry: EntryPoint) -> Callable[[typer.Context], None]:
     def run(context: typer.Context) -> None:
-        raise typer.Exit(exit_code_of(entry.load, name=f"agvas {entry.name}", arguments=context.args))
+        raise typer.Exit(exit_code_of(entry.load, name=f"agvas {entry.name.replace('.', ' ')}", arguments=context.args))
 
     return run
 

@@ -50,6 +50,8 @@ EXTRA_OF_PACKAGE: Final[dict[str, str]] = {
     "accelerate": "train",
     "safetensors": "train",
     "matplotlib": "train",
+    "pycocotools": "train",
+    "scipy": "train",
     "onnx": "export",
     "onnxscript": "export",
     "tensorrt": "trt",

@@ -2,16 +2,10 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-__all__ = ["GOOD", "IMAGE_SUFFIXES", "DataSet", "Item", "MaskLevel"]
+from agvas_core.files.picture import MaskLevel
 
-GOOD = "good"
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
-
-MaskLevel = Literal["any", "half"]
-"""Which mask values are anomalous: ``any`` above 0 (VisA numbers its kinds from 1), or more than ``half`` of 255, for masks that
-went through lossy compression and carry its noise."""
+__all__ = ["DataSet", "Item"]
 
 
 @dataclass(frozen=True)

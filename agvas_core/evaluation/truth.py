@@ -1,19 +1,14 @@
 """Reading an item's truth, and refusing what cannot be scored against."""
 
-from contextlib import suppress
-from pathlib import Path
-from typing import Any
-
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from agvas_core.contract.errors import ImageError
-from agvas_core.evaluation.item import Item, MaskLevel
+from agvas_core.evaluation.item import Item
+from agvas_core.files.picture import binary, decoded
 
 __all__ = ["examine", "read_truth"]
-
-HALF = 127
 
 
 def examine(item: Item) -> str | None:
@@ -32,33 +27,17 @@ def read_truth(item: Item) -> NDArray[np.bool_]:
         ImageError: image or mask is missing or cannot be decoded, their sizes differ, or the mask of an anomalous image is empty.
     """
     # In colour, so that OpenCV turns it upright by its EXIF orientation, as the runtime does.
-    image = _decoded(item.image_path, cv2.IMREAD_COLOR, item.name)
+    image = decoded(item.image_path, cv2.IMREAD_COLOR, item.name)
     if not item.anomalous:
         return np.zeros(image.shape[:2], bool)
     if item.mask_path is None:
         raise ImageError(f"{item.name} is anomalous ({item.specie}) and has no mask")
-    raw = _decoded(item.mask_path, cv2.IMREAD_UNCHANGED, item.name)
+    raw = decoded(item.mask_path, cv2.IMREAD_UNCHANGED, item.name)
     if raw.shape[:2] != image.shape[:2]:
         raise ImageError(
             f"{item.name} is {image.shape[1]}x{image.shape[0]} px, its mask {item.mask_path.name} {raw.shape[1]}x{raw.shape[0]}"
         )
-    mask = _binary(raw, item.mask_level)
+    mask = binary(raw, item.mask_level)
     if not mask.any():
         raise ImageError(f"{item.name} is anomalous ({item.specie}) and its mask {item.mask_path.name} is empty")
     return mask
-
-
-def _binary(raw: NDArray[Any], level: MaskLevel) -> NDArray[np.bool_]:
-    if raw.ndim == 3:  # the fourth channel is opacity, which says nothing about anomalies
-        raw = raw[..., : 3 if raw.shape[2] in (3, 4) else 1].max(axis=2)
-    limit = 0 if level == "any" else HALF if raw.dtype == np.uint8 else HALF * 257
-    return np.asarray(raw > limit)
-
-
-def _decoded(path: Path, how: int, name: str) -> NDArray[Any]:
-    pixels: NDArray[Any] | None = None
-    with suppress(OSError, cv2.error):  # the same sentence says why, whichever it was
-        pixels = cv2.imdecode(np.fromfile(path, np.uint8), how)
-    if pixels is None:
-        raise ImageError(f"{name}: {path} is missing or cannot be decoded")
-    return pixels

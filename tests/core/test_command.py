@@ -143,3 +143,20 @@ def test_agvas_help_leaves_torch_unimported() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr == "False\n"
     assert "Usage: agvas" in done.stdout
+
+
+def test_a_dot_in_a_name_makes_a_group(plugin: Plugin, capsys: pytest.CaptureFixture[str]) -> None:
+    first = plugin('def work(name: str) -> None:\n    """Does the work."""\n    print(name)\n')
+    entries = [
+        EntryPoint("parts.work", first.value, first.group),
+        EntryPoint("parts.broken", "agvas_plugin_nowhere.tool:work", first.group),
+    ]
+    for arguments, shown in (
+        (["--help"], "parts"),
+        (["parts", "--help"], "Does the work."),
+        (["parts", "work", "--help"], "agvas parts work"),
+        (["parts", "work", "bolt"], "bolt"),
+    ):
+        assert exit_code_of(lambda: build(entries), name="agvas", arguments=arguments) == 0
+        assert shown in capsys.readouterr().out
+    assert exit_code_of(lambda: build(entries), name="agvas", arguments=["parts", "wrok"]) == 2

@@ -6,8 +6,8 @@ from pathlib import Path
 import cv2
 
 from agvas_core.contract.errors import UsageError
-from agvas_core.evaluation.item import GOOD, Item
-from agvas_core.evaluation.layouts.pairing import images, inside, pair
+from agvas_core.evaluation.item import Item
+from agvas_core.files.pairing import GOOD, images, inside, pair
 
 __all__ = ["NAME", "items", "matches"]
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from agvas_core.contract.errors import UsageError
-from agvas_core.evaluation.item import GOOD, Item
+from agvas_core.evaluation.item import Item
+from agvas_core.files.pairing import GOOD
 
 __all__ = ["NAME", "items", "meta_files", "set_name"]
 

@@ -6,8 +6,8 @@ CATEGORY/test/good/000.png, CATEGORY/test/KIND/000.png, CATEGORY/ground_truth/KI
 from collections.abc import Iterator
 from pathlib import Path
 
-from agvas_core.evaluation.item import GOOD, Item
-from agvas_core.evaluation.layouts.pairing import folders, images, inside, pair
+from agvas_core.evaluation.item import Item
+from agvas_core.files.pairing import GOOD, folders, images, inside, pair
 
 __all__ = ["NAME", "items", "matches"]
 

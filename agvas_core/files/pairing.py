@@ -5,9 +5,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from agvas_core.contract.errors import UsageError
-from agvas_core.evaluation.item import IMAGE_SUFFIXES
 
-__all__ = ["folders", "images", "inside", "pair"]
+__all__ = ["GOOD", "IMAGE_SUFFIXES", "folders", "images", "inside", "pair"]
+
+GOOD = "good"
+"""What MVTec-AD, and all who follow it, call the folder of defect-free parts."""
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
 
 def folders(parent: Path) -> list[Path]:

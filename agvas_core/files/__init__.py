@@ -1,0 +1,1 @@
+"""Folders and picture files, as both training and evaluation read them."""
