@@ -19,6 +19,7 @@ from agvas_core.data.raster import Mask
 from agvas_core.data.sample import PLACES, SIZES, TONES, Defect, Sample
 
 __all__ = [
+    "GROUPS",
     "KINDS",
     "NOUNS",
     "NO_DEFECT",
@@ -26,10 +27,13 @@ __all__ = [
     "Mention",
     "absent_kind",
     "describe",
+    "group_of",
     "instruction_for",
     "kind_of",
+    "normal_look",
     "parse",
     "referring",
+    "referring_pair",
 ]
 
 NO_DEFECT = "no anomaly"
@@ -81,9 +85,21 @@ SYNONYMS: dict[str, str] = {
     "rough area": "worn",
     "abrasion": "worn",
 }
+GROUPS: dict[str, tuple[str, ...]] = {
+    "line": ("line", "crack", "thread"),
+    "hole": ("hole",),
+    "spots": ("spots",),
+    "stain": ("stain",),
+    "patch": ("patch",),
+    "dent": ("dent",),
+    "surface": ("worn",),
+}
+"""Kinds that the eye tells apart. The generator draws scratches, cracks and threads in different ways, but nobody can name them
+surely from 60 pixels: an instruction that asks for one of a group means all of it."""
+
 # Kinds that an honest eye may take for one another: asking for one where the other is present is no clear refusal.
 _ALIKE: tuple[frozenset[str], ...] = (
-    frozenset({"line", "crack", "thread"}),
+    frozenset(GROUPS["line"]),
     frozenset({"hole", "spots", "stain"}),
     frozenset({"patch", "worn", "stain", "dent"}),
 )
@@ -117,6 +133,11 @@ def kind_of(word: str) -> str | None:
         if word == many:
             word = one
     return SYNONYMS.get(word) or SYNONYMS.get(word.removesuffix("s")) or SYNONYMS.get(word.removesuffix("es"))
+
+
+def group_of(kind: str) -> str:
+    """The group of :data:`GROUPS` that ``kind`` belongs to."""
+    return next(group for group, kinds in GROUPS.items() if kind in kinds)
 
 
 def _article(phrase: str) -> str:
@@ -192,24 +213,25 @@ def instruction_for(rng: np.random.Generator, target: str) -> str:
     )
 
 
-def referring(sample: Sample, rng: np.random.Generator) -> tuple[str, Mask] | None:
-    """An instruction that means some of the defects and no other, and their mask; None without a defect.
+_Reference = tuple[str, frozenset[int]]  # a target in words, and the labels that it means
+
+
+def _references(sample: Sample, rng: np.random.Generator) -> dict[str, list[_Reference]]:
+    """Everything that tells some of the defects from the others, by attribute: kind, place, size, tone.
 
     A property is used only where each other defect clearly lacks it: places at least a cell apart, small against large.
-    Where nothing tells the defects apart, and where there is one alone, it is asked for by its kind.
     """
-    if not sample.defects:
-        return None
-    options: list[tuple[str, list[Defect]]] = []
-    for kind in dict.fromkeys(defect.kind for defect in sample.defects):
-        chosen = [defect for defect in sample.defects if defect.kind == kind]
-        words = _REFERRED_WORDS[kind]
+    found: dict[str, list[_Reference]] = {"kind": []}
+    for group in dict.fromkeys(group_of(defect.kind) for defect in sample.defects):
+        chosen = [defect for defect in sample.defects if group_of(defect.kind) == group]
+        kinds = {defect.kind for defect in chosen}
+        words = _REFERRED_WORDS[chosen[0].kind if len(kinds) == 1 else group]
         word = words[0] if len(words) == 1 or chance(rng, 0.7) else words[1]
-        if len(chosen) > 1 and kind != "spots":
+        if len(chosen) > 1 and group != "spots":
             word = f"{word}es" if word.endswith(("ch", "s")) else f"{word}s"
-        options += [(word, chosen)] * 2
-        if len(chosen) == 1 and chance(rng, 0.5):
-            options.append((f"{word} at the {chosen[0].place}", chosen))
+        elif len(chosen) == 1 and chance(rng, 0.25):
+            word = f"{word} at the {chosen[0].place}"
+        found["kind"].append((word, frozenset(defect.label for defect in chosen)))
     if len(sample.defects) > 1:
         for attribute, clear in _CLEAR.items():
             for value in dict.fromkeys(getattr(defect, attribute) for defect in sample.defects):
@@ -217,9 +239,48 @@ def referring(sample: Sample, rng: np.random.Generator) -> tuple[str, Mask] | No
                 others = [defect for defect in sample.defects if getattr(defect, attribute) != value]
                 if others and all(clear(value, getattr(other, attribute)) for other in others):
                     target = f"anomaly at the {value}" if attribute == "place" else f"{value} anomaly"
-                    options.append((target, chosen))
-    target, chosen = pick(rng, options)
-    return instruction_for(rng, target), np.isin(sample.labels, [defect.label for defect in chosen])
+                    found.setdefault(attribute, []).append((target, frozenset(defect.label for defect in chosen)))
+    return found
+
+
+def _asked(sample: Sample, rng: np.random.Generator, reference: _Reference) -> tuple[str, Mask]:
+    return instruction_for(rng, reference[0]), np.isin(sample.labels, list(reference[1]))
+
+
+def referring(sample: Sample, rng: np.random.Generator) -> tuple[str, Mask] | None:
+    """An instruction that means some of the defects and no other, and their mask; None without a defect.
+
+    Half of the time by kind. Where nothing tells the defects apart, and where there is one alone, always by kind.
+    """
+    if not sample.defects:
+        return None
+    found = _references(sample, rng)
+    others = [reference for attribute, references in found.items() if attribute != "kind" for reference in references]
+    return _asked(sample, rng, pick(rng, others if others and chance(rng, 0.5) else found["kind"]))
+
+
+def referring_pair(sample: Sample, rng: np.random.Generator) -> tuple[tuple[str, Mask], tuple[str, Mask]] | None:
+    """Two instructions of one attribute that mean different defects of one image; None where there are no two.
+
+    What is asked for decides between them, and nothing else: the same image, the same attribute.
+    """
+    pairs = [references for references in _references(sample, rng).values() if len(references) > 1] if sample.defects else []
+    if not pairs:
+        return None
+    references = pick(rng, pairs)
+    first, second = rng.permutation(len(references))[:2]
+    return _asked(sample, rng, references[first]), _asked(sample, rng, references[second])
+
+
+def normal_look(sample: Sample) -> str:
+    """What an expert would say of the part before it is inspected (describe-then-segment-plus)."""
+    name = sample.family.rpartition("/")[2]
+    return {
+        "texture": f"The normal look is an even {name} surface",
+        "object": "The normal look is one whole part on a plain background",
+        "frame": "The normal look is a clean part that fills the image",
+        "organic": f"The normal look is even {name}",
+    }[sample.scene]
 
 
 def absent_kind(sample: Sample, rng: np.random.Generator) -> str | None:

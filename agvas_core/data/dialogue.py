@@ -1,44 +1,85 @@
-"""From a sample to one exchange: instruction, answer, and the mask that the answer's anchors stand for (paper 3.1, B.1)."""
+"""From a sample to exchanges about it: instruction, answer, and the mask that the answer's anchors stand for (paper 3.1, B.1)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-from agvas_core.contract.prompts import ANCHORS, DEFAULT_INSTRUCTION, FIXED_ANSWER, INSTRUCTIONS, NO_ANOMALY_ANSWER, Mode
-from agvas_core.data.captions import absent_kind, describe, instruction_for, referring
+from agvas_core.contract.prompts import (
+    ANCHORS,
+    DEFAULT_INSTRUCTION,
+    FIXED_ANSWER,
+    INSTRUCTIONS,
+    NO_ANOMALY_ANSWER,
+    Mode,
+    with_normal_look,
+)
+from agvas_core.data.captions import absent_kind, describe, instruction_for, normal_look, referring, referring_pair
+from agvas_core.data.chance import chance
+from agvas_core.data.raster import Mask
 from agvas_core.data.synthesis import Sample
 
-__all__ = ["Dialogue", "Task", "make_dialogue"]
+__all__ = ["TASKS", "Dialogue", "Task", "make_dialogues"]
 
-Task = Literal["direct", "describe", "referring", "absent"]
+Task = Literal["describe", "describe-plus", "explain", "referring", "absent", "refuse"]
+TASKS: tuple[Task, ...] = ("describe", "describe-plus", "explain", "referring", "absent", "refuse")
 
 
 @dataclass(frozen=True)
 class Dialogue:
-    """``mask`` is bool [H, W]; None where the answer has no anchors, and so no mask to learn from."""
+    """One exchange. ``mask`` is bool [H, W]; None where the answer has no anchors, and so no mask to learn from.
+
+    ``refusal``: what should have been answered instead of ``answer``. Direct mode reads the mask behind the fixed answer even
+    where the model would refuse: such a dialogue teaches the empty mask, and the refusal by its first word.
+    """
 
     instruction: str
     answer: str
-    mask: NDArray[np.bool_] | None
+    mask: Mask | None
+    refusal: str | None = None
 
 
-def make_dialogue(sample: Sample, task: Task, rng: np.random.Generator) -> Dialogue:
-    """One exchange about ``sample``; a task that the sample cannot serve becomes ``direct``.
+def make_dialogues(sample: Sample, shares: Mapping[Task, float], rng: np.random.Generator) -> list[Dialogue]:
+    """Exchanges about one image: always the direct one, and each task of ``shares`` with that chance.
 
-    direct: segment everything (3.1, implicit mode). describe: words first, then the mask (3.1, explicit mode). referring: only the
-    defects of a kind, place, size or tone. absent: a kind that is not there; the answer says so and has no anchors.
+    describe: words first, then the mask (3.1, explicit mode). describe-plus: after a sentence on the normal look (4.3). explain: the mask
+    first, then why. referring: only the defects of a kind, place, size or tone, and where two can be told apart both of them. absent: a kind
+    that is not there. refuse: the whole sentence for a good part.
     """
-    if task == "describe" and sample.defects:
-        answer = f"There is {describe(sample.defects)}, as indicated by {ANCHORS}."
-        return Dialogue(INSTRUCTIONS[Mode.DESCRIBE], answer, sample.mask)
-    if task == "describe":
-        return Dialogue(INSTRUCTIONS[Mode.DESCRIBE], NO_ANOMALY_ANSWER, None)
-    if task == "referring" and (reference := referring(sample, rng)) is not None:
-        instruction, mask = reference
-        return Dialogue(instruction, FIXED_ANSWER, mask)
-    if task == "absent" and (kind := absent_kind(sample, rng)) is not None:
-        return Dialogue(instruction_for(rng, kind), f"There is no {kind} in this image.", None)
-    # A defect-free part gets the same answer and an empty mask: rejection by the mask, so that direct mode stays one prefill.
-    return Dialogue(DEFAULT_INSTRUCTION, FIXED_ANSWER, sample.mask)
+    good = not sample.defects
+    asked = [task for task in TASKS if chance(rng, shares.get(task, 0.0))]
+    found = [Dialogue(DEFAULT_INSTRUCTION, FIXED_ANSWER, sample.mask, NO_ANOMALY_ANSWER if good else None)]
+    for task in asked:
+        if task == "describe":
+            found.append(_described(sample, INSTRUCTIONS[Mode.DESCRIBE]))
+        elif task == "describe-plus":
+            found.append(_described(sample, with_normal_look(normal_look(sample), INSTRUCTIONS[Mode.DESCRIBE_PLUS])))
+        elif task == "explain":
+            found.append(_explained(sample))
+        elif task == "refuse" and good:
+            found.append(Dialogue(DEFAULT_INSTRUCTION, NO_ANOMALY_ANSWER, None))
+        elif task == "absent" and (kind := absent_kind(sample, rng)) is not None:
+            instruction, refusal = instruction_for(rng, kind), f"There is no {kind} in this image."
+            if chance(rng, 0.5):
+                found.append(Dialogue(instruction, refusal, None))
+            else:
+                found.append(Dialogue(instruction, FIXED_ANSWER, np.zeros_like(sample.mask), refusal))
+        elif task == "referring" and not good:
+            pair = referring_pair(sample, rng)
+            references = pair if pair is not None else (referring(sample, rng),)
+            found += [Dialogue(one[0], FIXED_ANSWER, one[1]) for one in references if one is not None]
+    return found
+
+
+def _described(sample: Sample, instruction: str) -> Dialogue:
+    if not sample.defects:
+        return Dialogue(instruction, NO_ANOMALY_ANSWER, None)
+    return Dialogue(instruction, f"There is {describe(sample.defects)}, as indicated by {ANCHORS}.", sample.mask)
+
+
+def _explained(sample: Sample) -> Dialogue:
+    if not sample.defects:
+        return Dialogue(INSTRUCTIONS[Mode.EXPLAIN], NO_ANOMALY_ANSWER, None)
+    reason = f"It shows {describe(sample.defects)}, unlike the rest of the surface."
+    return Dialogue(INSTRUCTIONS[Mode.EXPLAIN], f"{FIXED_ANSWER} {reason}", sample.mask)

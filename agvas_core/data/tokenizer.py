@@ -11,8 +11,8 @@ import numpy as np
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from agvas_core.contract.anchors import ANCHOR_TOKENS
-from agvas_core.contract.prompts import IMAGE_TOKEN, INSTRUCTIONS, Mode
-from agvas_core.data.dialogue import make_dialogue
+from agvas_core.contract.prompts import ANCHORS, IMAGE_TOKEN, INSTRUCTIONS, Mode
+from agvas_core.data.dialogue import TASKS, make_dialogues
 from agvas_core.data.synthesis import synthesize
 
 __all__ = ["SPECIAL_TOKENS", "train_tokenizer"]
@@ -26,12 +26,9 @@ def corpus(samples: int) -> Iterator[str]:
     yield from ("user\nassistant\n", INSTRUCTIONS[Mode.DESCRIBE])
     for index in range(samples):
         sample = synthesize(0, index, (96, 96))
-        for task in ("direct", "describe", "referring", "absent"):
-            dialogue = make_dialogue(sample, task, rng)
-            for anchor in ANCHOR_TOKENS:  # they are tokens of their own; no word must be learned from their letters
-                dialogue = type(dialogue)(dialogue.instruction, dialogue.answer.replace(anchor, ""), None)
+        for dialogue in make_dialogues(sample, dict.fromkeys(TASKS, 1.0), rng):
             yield dialogue.instruction
-            yield dialogue.answer
+            yield dialogue.answer.replace(ANCHORS, "")  # tokens of their own; no word must be learned from their letters
 
 
 @cache

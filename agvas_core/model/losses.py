@@ -77,6 +77,7 @@ def segmentation_loss(
     target: Tensor,
     weights: SegmentationWeights | None = None,
     supervise: Tensor | None = None,
+    unasked: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """BCE and Dice summed over the three anchors (eq. 10), with the probabilities of eq. 6 and 7.
 
@@ -89,6 +90,8 @@ def segmentation_loss(
         weights: of eq. 10; the paper's where None.
         supervise: bool [B, 3], which anchors each image supervises; all where None (B.1, B.2: general segmentation
             supervises SEG only; conversation has no mask).
+        unasked: bool [B, H, W], anomalous pixels that the instruction does not mean. In BCE they weigh as much as those that it means:
+            a model that marks every anomaly whatever is asked must not come out cheap. The paper has no such weight.
 
     Returns:
         The weighted sum, float32 scalar, exactly 0 with the gradient path intact where nothing is supervised; and its
@@ -105,12 +108,19 @@ def segmentation_loss(
 
     mask = target.float()
     complement = 1 - mask
+    negative_weight = 1.0 if unasked is None else 1 + (weights.positive_weight - 1) * unasked.float()  # [B, H, W]
     l_seg = logits[:, Anchor.SEG].float()  # [B, H, W]
     l_ano = logits[:, Anchor.ANO].float() - logits[:, Anchor.NOR].float()  # softmax over two = sigmoid of the difference
     p_seg, p_ano, p_nor = l_seg.sigmoid(), l_ano.sigmoid(), (-l_ano).sigmoid()
 
-    bce_relative = _bce(l_ano, mask, weights.positive_weight)  # [B]; of NOR and of ANO: only Dice tells them apart
-    bce = {Anchor.NOR: bce_relative, Anchor.ANO: bce_relative, Anchor.SEG: _bce(l_seg, mask, weights.positive_weight)}
+    bce_relative = _bce(
+        l_ano, mask, weights.positive_weight, negative_weight
+    )  # [B]; of NOR and of ANO: only Dice tells them apart
+    bce = {
+        Anchor.NOR: bce_relative,
+        Anchor.ANO: bce_relative,
+        Anchor.SEG: _bce(l_seg, mask, weights.positive_weight, negative_weight),
+    }
     dice = {Anchor.NOR: _dice(p_nor, complement), Anchor.ANO: _dice(p_ano, mask), Anchor.SEG: _dice(p_seg, mask)}
 
     in_dice = supervise
@@ -133,10 +143,10 @@ def total_loss(text: Tensor, segmentation: Tensor) -> Tensor:
     return text + segmentation
 
 
-def _bce(logit: Tensor, mask: Tensor, positive_weight: float) -> Tensor:
+def _bce(logit: Tensor, mask: Tensor, positive_weight: float, negative_weight: Tensor | float) -> Tensor:
     """Binary cross-entropy from logits, the mean over pixels: [B, H, W] twice -> [B]."""
     # -log sigmoid(z) = softplus(-z), finite at any z.
-    per_pixel = positive_weight * mask * F.softplus(-logit) + (1 - mask) * F.softplus(logit)
+    per_pixel = positive_weight * mask * F.softplus(-logit) + negative_weight * (1 - mask) * F.softplus(logit)
     return per_pixel.mean(dim=(1, 2))
 
 

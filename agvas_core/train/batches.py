@@ -1,7 +1,6 @@
 """Training batches, each a function of (seed, step) alone: any worker makes the same batch, and a resumed run sees the same data."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 import cv2
 import numpy as np
@@ -12,24 +11,33 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from agvas_core.contract.preprocess import make_view
-from agvas_core.contract.prompts import DEFAULT_INSTRUCTION
-from agvas_core.data.dialogue import Dialogue, make_dialogue
-from agvas_core.data.synthesis import Sample, SynthesisSpec, synthesize
+from agvas_core.data.captions import GROUPS, group_of
+from agvas_core.data.dialogue import Dialogue, make_dialogues
+from agvas_core.data.sample import TONES, Sample, cropped
+from agvas_core.data.synthesis import synthesize
 from agvas_core.model.build import chat_format, semantic_tokens
 from agvas_core.model.config import ModelConfig
 from agvas_core.model.losses import IGNORED_TARGET
-from agvas_core.train.config import TrainConfig
+from agvas_core.train.config import Cut, TrainConfig
 
 __all__ = ["Batch", "SyntheticBatches", "encode_dialogues"]
 
 
 @dataclass
 class Batch:
-    """``semantic`` uint8 [B, Hs, Ws, 3], ``pixel`` uint8 [B, H, W, 3], ``mask`` float [B, H, W]; ids, attention and labels [B, L];
-    ``answer_start`` [B]; ``has_mask`` [B]: the answer has anchors."""
+    """B images and R exchanges about them, at least one each.
+
+    Images: ``semantic`` uint8 [B, Hs, Ws, 3], ``pixel`` uint8 [B, H, W, 3]; ``kinds`` uint8 [B, H, W], 0 where normal, else 1 + the index of
+    the defect's group in ``captions.GROUPS``; ``tones`` likewise over ``sample.TONES``.
+    Exchanges: ``image_of`` [R], which image it is about; ``mask`` bool [R, H, W], what is asked for; ``has_mask`` [R]: the answer has anchors;
+    ids, attention and labels [R, L]; ``answer_start`` [R].
+    """
 
     semantic: Tensor
     pixel: Tensor
+    kinds: Tensor
+    tones: Tensor
+    image_of: Tensor
     mask: Tensor
     has_mask: Tensor
     input_ids: Tensor
@@ -41,27 +49,29 @@ class Batch:
 def encode_dialogues(
     dialogues: list[Dialogue], tokenizer: Tokenizer, config: ModelConfig
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Right-padded ids, attention, labels [B, L] and the answers' starts [B]. Only the answer (and its end) has labels.
+    """Right-padded ids, attention, labels [R, L] and the answers' starts [R]. Only the answer (and its end) has labels; where another one
+    should have been given (``Dialogue.refusal``), only that one's first token has.
 
     Prompt and answer are tokenized apart, so no token spans the start of the answer. The runtime tokenizes them in one;
     export compares the two.
     """
     chat, visual = chat_format(config.lmm), [config.lmm.image_token_id] * (2 * semantic_tokens(config))
-    rows: list[tuple[list[int], int]] = []
+    rows: list[tuple[list[int], int, list[int]]] = []
     for dialogue in dialogues:
         before, after = chat.prompt(dialogue.instruction)
         prompt = tokenizer.encode(before).ids + visual + tokenizer.encode(after).ids
         answer = tokenizer.encode(dialogue.answer + chat.after_answer).ids
-        rows.append((prompt + answer, len(prompt)))
-    length = max(len(ids) for ids, _ in rows)
+        taught = answer if dialogue.refusal is None else tokenizer.encode(dialogue.refusal).ids[:1]
+        rows.append((prompt + answer, len(prompt), taught))
+    length = max(len(ids) for ids, _, _ in rows)
     input_ids = torch.full((len(rows), length), config.lmm.pad_token_id)
     attention = torch.zeros(len(rows), length, dtype=torch.long)
     labels = torch.full((len(rows), length), IGNORED_TARGET)
-    for row, (ids, start) in enumerate(rows):
+    for row, (ids, start, taught) in enumerate(rows):
         input_ids[row, : len(ids)] = torch.tensor(ids)
         attention[row, : len(ids)] = 1
-        labels[row, start : len(ids)] = torch.tensor(ids[start:])
-    return input_ids, attention, labels, torch.tensor([start for _, start in rows])
+        labels[row, start : start + len(taught)] = torch.tensor(taught)
+    return input_ids, attention, labels, torch.tensor([start for _, start, _ in rows])
 
 
 class SyntheticBatches(Dataset[Batch]):
@@ -70,7 +80,6 @@ class SyntheticBatches(Dataset[Batch]):
     def __init__(self, train: TrainConfig, model: ModelConfig, tokenizer: Tokenizer) -> None:
         self.train, self.model, self.tokenizer = train, model, tokenizer
         self.schedule = train.schedule()
-        self.spec = SynthesisSpec(held_out_families=train.held_out_families)
 
     def __len__(self) -> int:
         return self.train.steps()
@@ -81,25 +90,23 @@ class SyntheticBatches(Dataset[Batch]):
         rng = np.random.default_rng([self.train.seed, 1, step])
         weights = np.array([cut.weight for cut in phase.cuts])
         cut = phase.cuts[rng.choice(len(weights), p=weights / weights.sum())]
-        tasks, shares = list(self.train.tasks), np.array(list(self.train.tasks.values()))
-        images, masks, dialogues, views = [], [], [], []
-        for row in range(phase.batch):
-            # A batch has at most 1024 images (config.py), so no image comes twice.
-            sample = synthesize(self.train.seed, step * 1024 + row, cut.canvas, self.spec)
-            dialogue = make_dialogue(sample, tasks[rng.choice(len(tasks), p=shares / shares.sum())], rng)
-            # Words about place and number are true of the whole image only: no cropping.
-            whole = dialogue.instruction != DEFAULT_INSTRUCTION
-            image, mask = cut_out(sample, dialogue.mask, cut.size, "resize" if whole else cut.how, rng)
-            image = recolour(image, rng)
-            images.append(image)
-            masks.append(mask)
-            dialogues.append(dialogue)
-            views.append(make_view(self.model.semantic_view, image).pixels)
+        # A batch has at most 1024 images (config.py), so no image comes twice.
+        samples = [
+            cut_out(synthesize(self.train.seed, step * 1024 + row, cut.canvas, self.train.synthesis), cut, rng)
+            for row in range(phase.batch)
+        ]
+        exchanges = [make_dialogues(sample, self.train.tasks, rng) for sample in samples]
+        images = [recolour(sample.image, rng) for sample in samples]
+        dialogues = [dialogue for each in exchanges for dialogue in each]
+        nothing = np.zeros(cut.size, np.bool_)
         input_ids, attention, labels, answer_start = encode_dialogues(dialogues, self.tokenizer, self.model)
         return Batch(
-            semantic=torch.from_numpy(np.stack(views)),
+            semantic=torch.from_numpy(np.stack([make_view(self.model.semantic_view, image).pixels for image in images])),
             pixel=torch.from_numpy(np.stack(images)),
-            mask=torch.from_numpy(np.stack(masks)),
+            kinds=torch.from_numpy(np.stack([painted(sample, kind_numbers(sample)) for sample in samples])),
+            tones=torch.from_numpy(np.stack([painted(sample, tone_numbers(sample)) for sample in samples])),
+            image_of=torch.tensor([image for image, each in enumerate(exchanges) for _ in each]),
+            mask=torch.from_numpy(np.stack([nothing if dialogue.mask is None else dialogue.mask for dialogue in dialogues])),
             has_mask=torch.tensor([dialogue.mask is not None for dialogue in dialogues]),
             input_ids=input_ids,
             attention=attention,
@@ -108,26 +115,39 @@ class SyntheticBatches(Dataset[Batch]):
         )
 
 
-def cut_out(
-    sample: Sample,
-    mask: NDArray[np.bool_] | None,
-    size: tuple[int, int],
-    how: Literal["crop", "resize"],
-    rng: np.random.Generator,
-) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Image and mask at the batch's size.
+def cut_out(sample: Sample, cut: Cut, rng: np.random.Generator) -> Sample:
+    """The sample at the batch's size, with the words that are true of what is left.
 
-    A shrunk mask is 1 where more than 40 % of a pixel is anomalous; at a half, thin lines would break.
+    A shrunk pixel belongs to the defect that covers more than 40 % of it; at a half, thin lines would break.
     """
-    image, target = sample.image, (np.zeros(sample.image.shape[:2]) if mask is None else mask).astype(np.float32)
-    height, width = size
-    if how == "resize":
-        image = np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
-        target = (cv2.resize(target, (width, height), interpolation=cv2.INTER_AREA) > 0.4).astype(np.float32)
-    else:
-        top, left = (int(rng.integers(have - want + 1)) for have, want in zip(image.shape[:2], size, strict=True))
-        image, target = image[top : top + height, left : left + width], target[top : top + height, left : left + width]
-    return np.ascontiguousarray(image), np.ascontiguousarray(target)
+    height, width = cut.size
+    if cut.how == "crop":
+        top, left = (int(rng.integers(have - want + 1)) for have, want in zip(sample.labels.shape, cut.size, strict=True))
+        return cropped(sample, slice(top, top + height), slice(left, left + width))
+    image = np.asarray(cv2.resize(sample.image, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
+    labels = np.zeros(cut.size, np.uint8)
+    for label in range(1, int(sample.labels.max()) + 1):
+        share = cv2.resize((sample.labels == label).astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
+        labels[share > 0.4] = label
+    return cropped(Sample(image, labels, sample.defects, sample.scene, sample.family), slice(None), slice(None))
+
+
+def kind_numbers(sample: Sample) -> dict[int, int]:
+    """Label -> 1 + index of the defect's group."""
+    return {defect.label: 1 + list(GROUPS).index(group_of(defect.kind)) for defect in sample.defects}
+
+
+def tone_numbers(sample: Sample) -> dict[int, int]:
+    """Label -> 1 + index of the defect's tone."""
+    return {defect.label: 1 + TONES.index(defect.tone) for defect in sample.defects}
+
+
+def painted(sample: Sample, numbers: dict[int, int]) -> NDArray[np.uint8]:
+    """The label map with each label replaced by its number; 0 where it has none. [H, W]."""
+    table = np.zeros(256, np.uint8)
+    for label, number in numbers.items():
+        table[label] = number
+    return table[sample.labels]
 
 
 def recolour(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:

@@ -5,7 +5,21 @@ import re
 import numpy as np
 import pytest
 
-from agvas_core.data.captions import KINDS, NO_DEFECT, NOUNS, SYNONYMS, absent_kind, describe, kind_of, parse, referring
+from agvas_core.data.captions import (
+    GROUPS,
+    KINDS,
+    NO_DEFECT,
+    NOUNS,
+    SYNONYMS,
+    absent_kind,
+    describe,
+    group_of,
+    kind_of,
+    normal_look,
+    parse,
+    referring,
+    referring_pair,
+)
 from agvas_core.data.sample import Defect
 from agvas_core.data.synthesis import Sample, SynthesisSpec, synthesize
 
@@ -97,7 +111,8 @@ def fits(defect: Defect, instruction: str) -> bool:
     *adjective, head = noun.split(" ", 1)
     if head == "anomaly" or noun == "anomaly":
         return not adjective or adjective[0] in (defect.size, defect.tone)
-    return kind_of(noun) == defect.kind
+    kind = kind_of(noun)
+    return kind is not None and group_of(kind) == group_of(defect.kind)
 
 
 def test_two_kinds_give_two_different_requests() -> None:
@@ -108,6 +123,35 @@ def test_two_kinds_give_two_different_requests() -> None:
     assert "scratch" in text and "stain" in text
     assert "anomaly at the top left" in text and "large anomaly" in text and "bright anomaly" in text
     assert set(requests.values()) == {10}
+
+
+def test_every_kind_is_in_one_group() -> None:
+    assert sorted(kind for kinds in GROUPS.values() for kind in kinds) == sorted(KINDS)
+    assert group_of("thread") == group_of("crack") == "line"
+
+
+def test_a_pair_asks_for_different_defects_by_the_same_attribute(samples: list[Sample]) -> None:
+    rng = np.random.default_rng(0)
+    pairs = 0
+    for sample in samples:
+        found = referring_pair(sample, rng)
+        if found is None:
+            continue
+        pairs += 1
+        (first, one), (second, other) = found
+        assert first != second and one.any() and other.any() and not (one & other).any()
+        assert ("anomaly" in first) == ("anomaly" in second)
+        assert all(fits(defect, first) == bool((one & (sample.labels == defect.label)).any()) for defect in sample.defects)
+    assert pairs > 5
+    alike = drawn(("crack", "top", "medium", "dark", 0.01), ("line", "top left", "medium", "dark", 0.01))
+    assert referring_pair(alike, rng) is None
+
+
+def test_the_normal_look_says_nothing_of_defects(samples: list[Sample]) -> None:
+    for sample in samples:
+        words = normal_look(sample)
+        assert words.startswith("The normal look is ") and not parse(words)
+        assert not set(words.split()) & {noun for pair in NOUNS.values() for noun in pair}
 
 
 def test_neighbouring_places_and_middle_sizes_are_not_referred_to() -> None:

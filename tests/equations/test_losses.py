@@ -215,3 +215,17 @@ def test_what_does_not_fit_is_refused_with_its_size() -> None:
         text_loss(torch.zeros(1, 4, 5), torch.zeros(1, 3, dtype=torch.long))
     with pytest.raises(UsageError, match="dice=-1"):
         SegmentationWeights(dice=-1)
+
+
+def test_what_was_not_asked_for_weighs_as_much_as_what_was() -> None:
+    logits = torch.randn(2, 3, 6, 6)
+    asked, unasked = torch.zeros(2, 6, 6), torch.zeros(2, 6, 6, dtype=torch.bool)
+    asked[:, :2], unasked[:, 4:] = 1, True
+    weights = SegmentationWeights(bce=1.0, dice=0.0, positive_weight=5.0)
+    _, plain = segmentation_loss(logits, asked, weights)
+    _, parts = segmentation_loss(logits, asked, weights, unasked=unasked)
+    # Four of the five parts of weight are new, on a third of the pixels.
+    expected = plain["bce_seg"] + 4 * torch.nn.functional.softplus(logits[:, 2, 4:]).mean() / 3
+    torch.testing.assert_close(parts["bce_seg"], expected)
+    _, nothing = segmentation_loss(logits, asked, weights, unasked=torch.zeros_like(unasked))
+    torch.testing.assert_close(nothing["bce_seg"], plain["bce_seg"])
