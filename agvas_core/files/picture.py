@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from agvas_core.contract.errors import ImageError
 
-__all__ = ["MaskLevel", "binary", "check_end", "decoded"]
+__all__ = ["MaskLevel", "binary", "check_end", "decoded", "read_rgb"]
 
 MaskLevel = Literal["any", "half"]
 """Which mask values are anomalous: ``any`` above 0 (VisA numbers its kinds from 1), or more than ``half`` of 255, for masks that
@@ -58,3 +58,8 @@ def check_end(data: NDArray[np.uint8], name: str) -> None:
     end = b"\xff\xd9" if head[:2] == b"\xff\xd8" else b"IEND" if head == b"\x89PNG" else b""
     if end not in tail:
         raise ImageError(f"{name} is cut short ({len(data):,} bytes, no end marker): copy or download it again")
+
+
+def read_rgb(path: Path, name: str) -> NDArray[np.uint8]:
+    """A photograph as RGB uint8 [H, W, 3], upright by its EXIF orientation. Raises ImageError as :func:`decoded`."""
+    return np.ascontiguousarray(decoded(path, cv2.IMREAD_COLOR, name, whole=True)[..., ::-1], np.uint8)

@@ -1,0 +1,165 @@
+"""The ``mixture`` table of a training configuration; the paper's numbers are the defaults."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from agvas_core.contract.anchors import Anchor
+from agvas_core.data.sets.record import Family
+from agvas_core.data.templates.rules import Task
+
+__all__ = ["PAPER_SHARES", "SUPERVISED", "MixtureConfig", "SetConfig", "Source", "SourceConfig"]
+
+
+class Source(StrEnum):
+    """The four rows of table 5."""
+
+    GENERAL = "general"
+    INSTRUCT = "instruct"
+    SEG = "seg"
+    VQA = "vqa"
+
+
+PAPER_SHARES: dict[Source, float] = {
+    Source.GENERAL: 0.4,
+    Source.INSTRUCT: 0.25,
+    Source.SEG: 0.25,
+    Source.VQA: 0.1,
+}  # table 5, B.2
+SUPERVISED: dict[
+    Source, tuple[Anchor, ...]
+] = {  # B.2: [NOR] and [ANO] "exclusively" on the anomaly sets, [SEG] on all with masks
+    Source.GENERAL: (Anchor.SEG,),
+    Source.INSTRUCT: (Anchor.NOR, Anchor.ANO, Anchor.SEG),
+    Source.SEG: (Anchor.NOR, Anchor.ANO, Anchor.SEG),
+    Source.VQA: (),
+}
+FAMILIES: dict[Source, frozenset[Family]] = {
+    Source.GENERAL: frozenset({Family.GENERAL, Family.REFERRING}),
+    Source.INSTRUCT: frozenset({Family.INSTRUCT}),
+    Source.SEG: frozenset({Family.ANOMALY}),
+    Source.VQA: frozenset({Family.CONVERSATION}),
+}
+TASKS: dict[Source, frozenset[Task]] = {
+    Source.GENERAL: frozenset(),
+    Source.INSTRUCT: frozenset(Task) - {Task.GENERAL, Task.REFERRING},
+    Source.SEG: frozenset({Task.DIRECT, Task.REJECTION}),
+    Source.VQA: frozenset(),
+}
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SetConfig(_Part):
+    """One data set of the mixture."""
+
+    name: str
+    """Of its adapter, as ``agvas data check`` prints it."""
+    path: Path
+    label: str | None = None
+    """What tells it from another set of the same name and source; the name by default."""
+    source: Source | None = None
+    """Which row of table 5 it belongs to; its own by default."""
+    splits: tuple[str, ...] | None = None
+    """Which of its splits are taken; the adapter's training splits by default."""
+    weight: float = Field(default=1.0, gt=0)
+    """How often against the other sets of its source."""
+
+    @property
+    def key(self) -> str:
+        """Its label or name."""
+        return self.label or self.name
+
+
+class SourceConfig(_Part):
+    """How one source is drawn from."""
+
+    spread: Literal["sets", "images"]
+    """Whether each of its sets, or each of its images, comes as often as the others."""
+    limit: int | None = Field(default=None, ge=1)
+    """At most so many records, chosen once by the seed: half of them normal where there are both, as evenly over the sets as they reach."""
+    normal_fraction: float = Field(default=0.5, ge=0, le=1)
+    """Share of normal images among what is drawn, where there are both."""
+    tasks: dict[Task, float] = {}
+    """How often each kind of exchange comes; scaled to add up to 1. For general and vqa it follows from the record."""
+
+    @model_validator(mode="after")
+    def _weighed(self) -> Self:
+        if any(weight < 0 for weight in self.tasks.values()) or (self.tasks and not sum(self.tasks.values()) > 0):
+            raise ValueError(f"tasks are {self.tasks}: weights must not be negative, nor all 0")
+        return self
+
+
+_DEFAULTS: dict[Source, SourceConfig] = {
+    Source.GENERAL: SourceConfig(spread="sets"),  # as LISA, whose set-up the paper adopts (4.1)
+    Source.INSTRUCT: SourceConfig(
+        spread="images",
+        # The four types of sec. 3.3; the paper gives no shares. dialogue and conversation can be added.
+        tasks={Task.DIRECT: 1, Task.DESCRIBE: 1, Task.DESCRIBE_PLUS: 1, Task.EXPLAIN: 1},
+    ),
+    Source.SEG: SourceConfig(
+        spread="images",
+        limit=20_000,  # 4.1, B.1
+        normal_fraction=0.5,  # B.1: "a balanced distribution of normal and anomalous samples"
+        # Figure 11 has templates for rejection, no share; ours leaves most to direct, which is what is evaluated.
+        tasks={Task.DIRECT: 0.75, Task.REJECTION: 0.25},
+    ),
+    Source.VQA: SourceConfig(spread="images"),
+}
+
+
+class MixtureConfig(_Part):
+    """Everything that decides what example ``i`` is, but for the files themselves."""
+
+    seed: int = Field(default=0, ge=0)
+    sets: tuple[SetConfig, ...]
+    shares: dict[Source, float] = PAPER_SHARES
+    """How often an example comes from each source; scaled to add up to 1."""
+    drop: tuple[Source, ...] = ()
+    """Sources to leave out, for the ablations of table 3."""
+    general: SourceConfig = _DEFAULTS[Source.GENERAL]
+    instruct: SourceConfig = _DEFAULTS[Source.INSTRUCT]
+    seg: SourceConfig = _DEFAULTS[Source.SEG]
+    vqa: SourceConfig = _DEFAULTS[Source.VQA]
+    templates: Path | None = None
+    """A folder of own templates."""
+    attempts: int = Field(default=16, ge=1)
+    """Records tried for one example before the data are given up as broken."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _over_defaults(cls, table: Any) -> Any:
+        """A table that names some keys of a source keeps our values for the others."""
+        if not isinstance(table, dict):
+            return table
+        given = {source: table[source] for source in Source if isinstance(table.get(source), dict)}
+        return table | {source.value: _DEFAULTS[source].model_dump() | own for source, own in given.items()}
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if wrong := [source for source, share in self.shares.items() if share < 0]:
+            raise ValueError(f"shares.{wrong[0]} is {self.shares[wrong[0]]}; a share is 0 or more")
+        if not self.used_shares():
+            raise ValueError("no source is left: drop fewer, or give one of general, instruct, seg, vqa a share above 0")
+        for source in Source:
+            if TASKS[source] and not self.source(source).tasks:
+                raise ValueError(f"{source}.tasks is empty; for {source} there are: {', '.join(sorted(TASKS[source]))}")
+            if foreign := sorted(set(self.source(source).tasks) - TASKS[source]):
+                known = ", ".join(sorted(TASKS[source])) or "none, the record decides"
+                raise ValueError(f"{source}.tasks has {foreign[0]}; for {source} there are: {known}")
+        return self
+
+    def source(self, source: Source) -> SourceConfig:
+        """How ``source`` is drawn from."""
+        found: SourceConfig = getattr(self, source.value)
+        return found
+
+    def used_shares(self) -> dict[Source, float]:
+        """The sources that are drawn from, with their shares scaled to add up to 1."""
+        kept = {source: share for source, share in self.shares.items() if share > 0 and source not in self.drop}
+        total = sum(kept.values())
+        return {source: kept[source] / total for source in Source if source in kept}

@@ -1,0 +1,165 @@
+"""The mixture as an endless sequence (paper table 5, B.2).
+
+mixture = Mixture.load(MixtureConfig(sets=...))
+for index in positions(step, batch=80, rank=rank, world_size=4):
+    example = mixture[index]
+
+Example ``i`` depends on the configuration and the files only: not on the process, the number of ranks or workers, or what was asked for
+before. So worker processes, ranks and a resumed run agree without talking to each other.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from agvas_core.contract.errors import ImageError, UsageError
+from agvas_core.data.chance import pick
+from agvas_core.data.mixture.config import FAMILIES, SUPERVISED, MixtureConfig, SetConfig, Source
+from agvas_core.data.mixture.example import Example, Skip
+from agvas_core.data.mixture.exchange import make_exchange
+from agvas_core.data.mixture.pool import Pool, chosen
+from agvas_core.data.sets.catalog import FoundSet, named_set
+from agvas_core.data.sets.record import Family, Record
+from agvas_core.data.templates.library import Library, load_library
+from agvas_core.files.picture import read_rgb
+
+__all__ = ["Mixture", "positions"]
+
+_SOURCE_OF: Mapping[Family, Source] = {family: source for source, families in FAMILIES.items() for family in families}
+_STREAM = 2  # of the seed, beside that of the synthetic images
+
+
+class Mixture:
+    """``mixture[i]`` for any ``i`` from 0."""
+
+    def __init__(self, config: MixtureConfig, records: Mapping[Source, Mapping[str, Sequence[Record]]], library: Library) -> None:
+        """``records``: by source and ``SetConfig.key``. ``load`` reads them from the folders of the configuration.
+
+        Raises:
+            UsageError: a source that has a share has no record.
+        """
+        self.config, self.library = config, library
+        self.shares = config.used_shares()
+        self.pools: dict[Source, Pool] = {}
+        digest = hashlib.sha256()
+        weights = {one.key: one.weight for one in config.sets}
+        for source in self.shares:
+            of_sets: Mapping[str, Sequence[Record]] = records.get(source, {})
+            how = config.source(source)
+            if not any(of_sets.values()):
+                raise UsageError(
+                    f"the source {source} has a share of {config.shares[source]:g} and no record: add one of its sets, or drop it "
+                    f'(drop = ["{source}"])'
+                )
+            if how.limit is not None:
+                of_sets = chosen(of_sets, how.limit, how.normal_fraction, config.seed)
+            self.pools[source] = Pool(of_sets, weights, how.spread, how.normal_fraction)
+            for name in sorted(of_sets):
+                digest.update("\n".join((source, name, *(record.name for record in of_sets[name]), "")).encode())
+        self.fingerprint = digest.hexdigest()
+        """Of the records and their order: equal on all ranks, and after a resume, or their examples differ."""
+
+    @classmethod
+    def load(cls, config: MixtureConfig) -> "Mixture":
+        """Lists the sets of the configuration; no image is opened.
+
+        Raises:
+            UsageError: a set is not where it should be, is of another kind than its source, or lists nothing.
+        """
+        records: dict[Source, dict[str, list[Record]]] = {source: {} for source in Source}
+        used = config.used_shares()
+        for one in config.sets:
+            found = named_set(one.path, one.name)
+            source = _source(one, found)
+            if source in used:
+                if one.key in records[source]:
+                    raise UsageError(f"two sets of the source {source} are called {one.key}: give one of them a label")
+                records[source][one.key] = _listed(one, found)
+        return cls(config, records, load_library(config.templates))
+
+    def __getitem__(self, index: int) -> Example:
+        """Example ``index``; images that cannot be used are replaced by others of the same source and kind.
+
+        Raises:
+            ImageError: ``config.attempts`` records in a row cannot be used.
+        """
+        if index < 0:
+            raise IndexError(f"example {index}: they start at 0")
+        rng = np.random.default_rng([self.config.seed, _STREAM, index])
+        source = pick(rng, list(self.shares), list(self.shares.values()))
+        pool = self.pools[source]
+        stratum = pool.stratum(rng)
+        skipped: list[Skip] = []
+        for attempt in range(self.config.attempts):
+            # From 1: a seed of (.., index, 0) is to numpy the same as one of (.., index).
+            chance = np.random.default_rng([self.config.seed, _STREAM, index, 1 + attempt])
+            record = pool.draw(stratum, chance)
+            try:
+                return self._example(index, source, record, chance, tuple(skipped))
+            except ImageError as error:
+                skipped.append(Skip(index, record.dataset, record.name, str(error)))
+        raise ImageError(
+            f"{self.config.attempts} records of {source} in a row cannot be used, last {skipped[-1].name}: {skipped[-1].reason}; look at "
+            "the set with agvas data check"
+        )
+
+    def _example(
+        self, index: int, source: Source, record: Record, chance: np.random.Generator, skipped: tuple[Skip, ...]
+    ) -> Example:
+        image = read_rgb(record.image, record.name)
+        exchange = make_exchange(
+            record, source, self.config.source(source), (image.shape[0], image.shape[1]), self.library, chance
+        )
+        return Example(
+            index=index,
+            source=source,
+            task=exchange.task,
+            dataset=record.dataset,
+            name=record.name,
+            image=image,
+            mask=exchange.mask,
+            supervised=SUPERVISED[source] if exchange.mask is not None else (),
+            turns=exchange.turns,
+            anomalous=record.anomalous,
+            skipped=skipped,
+        )
+
+
+def positions(step: int, *, batch: int, rank: int = 0, world_size: int = 1) -> range:
+    """Which examples a rank sees in an optimizer step.
+
+    Args:
+        batch: examples of the whole step, all ranks and accumulation together (80 in the paper, B.2).
+
+    Raises:
+        UsageError: the batch cannot be shared evenly, or there is no such rank.
+    """
+    if batch % world_size:
+        raise UsageError(f"a batch of {batch} cannot be shared by {world_size} processes: make it a multiple of {world_size}")
+    if not 0 <= rank < world_size:
+        raise UsageError(f"rank is {rank}; of {world_size} processes the last is {world_size - 1}")
+    share = batch // world_size
+    return range(step * batch + rank * share, step * batch + (rank + 1) * share)
+
+
+def _source(one: SetConfig, found: FoundSet) -> Source:
+    family = found.adapter.family
+    source = one.source or _SOURCE_OF[family]
+    if family not in FAMILIES[source]:
+        raise UsageError(f"the set {one.name} ({family}) cannot be in the source {source}: it belongs to {_SOURCE_OF[family]}")
+    return source
+
+
+def _listed(one: SetConfig, found: FoundSet) -> list[Record]:
+    splits = one.splits or found.adapter.training_splits
+    records = list(found.records())
+    kept = [record for record in records if record.split in splits]
+    if not kept:
+        there = _counted(record.split for record in records)
+        raise UsageError(f"{one.path}: {one.name} has no record in the splits {', '.join(splits)}; it has {there}")
+    return kept
+
+
+def _counted(splits: Iterable[str]) -> str:
+    return ", ".join(sorted(set(splits))) or "none at all"
