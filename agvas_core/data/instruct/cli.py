@@ -1,0 +1,172 @@
+"""``agvas data instruct``: texts about anomalies from a vision-language model."""
+
+import asyncio
+import json
+import os
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from agvas_core.contract.command_line import printable
+from agvas_core.contract.errors import SetupError, UsageError
+from agvas_core.data.instruct.endpoint import Address, Endpoint
+from agvas_core.data.instruct.generation import Generation, Outcome, pictures_of, rejects_path
+from agvas_core.data.instruct.meta_list import list_name, listed_records
+from agvas_core.data.instruct.pace import Pace, Patience
+from agvas_core.data.instruct.preview import write_preview
+from agvas_core.data.instruct.prompt import load_prompt
+from agvas_core.data.instruct.samples import Found, Sample, limited, samples_of
+from agvas_core.data.sets.catalog import find_sets
+from agvas_core.data.sets.mvtec_like import MVTEC
+from agvas_core.data.sets.record import Family
+
+__all__ = ["instruct"]
+
+KEY_VARIABLE: Final = (
+    "AGVAS_API_KEY"  # of its own: a key for one provider must not go to another because its variable happens to be set
+)
+LISTED: Final = 5
+
+
+def instruct(
+    data: Annotated[Path, typer.Argument(help="Folder of a set, or of several; or a list, meta_<set>.json.")],
+    out: Annotated[Path, typer.Argument(help="File of JSON lines; one that is there is gone on with.")],
+    endpoint: Annotated[str, typer.Option(metavar="URL", help="OpenAI-compatible endpoint, such as http://127.0.0.1:8000/v1.")],
+    model: Annotated[str, typer.Option(help="The model, as the endpoint calls it.")],
+    key_env: Annotated[str, typer.Option(metavar="NAME", help="Environment variable with the API key.")] = KEY_VARIABLE,
+    only: Annotated[str | None, typer.Option("--set", metavar="NAME", help="The set of this name alone.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="At most N images of each kind of each category.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Which images --limit takes.")] = 0,
+    concurrency: Annotated[int, typer.Option(min=1, max=256, help="Questions at a time.")] = 4,
+    rate: Annotated[float | None, typer.Option(min=0.01, metavar="N", help="At most N requests a minute.")] = None,
+    retries: Annotated[int, typer.Option(min=0, max=100, help="How often to repeat a request that failed.")] = 6,
+    attempts: Annotated[int, typer.Option(min=1, max=20, help="How many answers to ask for until one is valid.")] = 3,
+    timeout: Annotated[float, typer.Option(min=0.1, metavar="SECONDS", help="For a whole answer.")] = 180,
+    image_px: Annotated[int, typer.Option(min=64, max=4096, help="Longest side of the pictures that are sent.")] = 1024,
+    temperature: Annotated[float, typer.Option(min=0, max=2, help="Of the model's choice of words.")] = 0.4,
+    max_tokens: Annotated[int, typer.Option(min=64, help="Longest answer.")] = 1500,
+    body: Annotated[str, typer.Option(metavar="JSON", help="Further keys of the request; null takes one out.")] = "{}",
+    prompt: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder with system.txt, example.json, ... in place of ours.")
+    ] = None,
+    retry_rejects: Annotated[bool, typer.Option("--retry-rejects", help="Ask again about what was rejected.")] = False,
+    preview: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write the first request into DIR and send nothing.")
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no summary.")] = False,
+) -> None:
+    """Have a vision-language model describe each anomaly of a set (Anomaly-Instruct20K): checked JSON lines for review and training."""
+    console = Console(stderr=True)
+    spoken = load_prompt(prompt)
+    address, key = Address.of(endpoint), api_key(key_env)
+    keys = {"temperature": temperature, "max_tokens": max_tokens, **_json_object(body)}
+    samples = find_samples(data, only, console, quiet=quiet)
+    if limit is not None:
+        samples = limited(samples, limit, seed)
+    if preview is not None:
+        write_preview(preview, samples[0], pictures_of(samples[0], image_px), spoken, {"model": model, **keys})
+        return
+    if key and not address.encrypted and not address.loopback:
+        console.print(f"the key goes to {address.host} unencrypted: use https where you can", style="yellow", markup=False)
+    asked = Endpoint(address, model, key, Pace(rate), Patience(retries=retries), timeout, keys)
+    with Generation(out, spoken, asked, attempts, concurrency, image_px) as generation:
+        todo = generation.remaining(samples, retry_rejects=retry_rejects)
+        try:
+            _run(generation, todo, console, quiet=quiet)
+        finally:
+            if not quiet:
+                _summary(generation, samples, todo, console)
+    if generation.tally.unanswered:
+        raise SetupError(f"{generation.tally.unanswered} samples got no answer from {address.host}: run the same command again")
+
+
+def api_key(variable: str) -> str | None:
+    """The key in an environment variable; None where it is not set, as for servers of one's own.
+
+    Raises:
+        UsageError: it cannot be a key, or the default was not meant and the named one is not set.
+    """
+    key = os.environ.get(variable, "").strip()
+    if not key and variable != KEY_VARIABLE:
+        raise UsageError(f"--key-env is {variable}, which is not set: export {variable}=...")
+    if not key.isascii() or not key.isprintable() or " " in key:
+        raise UsageError(f"{variable} has spaces, line breaks or letters that no key has: set it again")
+    return key or None
+
+
+def find_samples(data: Path, only: str | None, console: Console, *, quiet: bool = True) -> list[Sample]:
+    """The anomalous images in a folder of sets or on a list.
+
+    Raises:
+        UsageError: none is there, or two cannot be told apart.
+    """
+    found: list[Found] = []
+    if data.is_file():
+        found.append(samples_of(listed_records(data), data.parent, list_name(data)))
+    else:
+        for one in find_sets(data, only):
+            if one.adapter.family is Family.ANOMALY:  # any folder in MVTec's layout is a set of its own
+                name = one.root.resolve().name if one.adapter is MVTEC else one.adapter.name
+                found.append(samples_of(one.records(), one.root, name))
+    samples = [sample for group in found for sample in group.samples]
+    if not samples:
+        raise UsageError(f"{data} has no anomalous image with a mask: name the folder of an anomaly set, or a list of its images")
+    twice = [key for key, times in Counter(sample.key for sample in samples).items() if times > 1]
+    if twice:
+        raise UsageError(f"{data} has two samples of the name {twice[0]}: write the sets into two files, or rename a folder")
+    for group in found if not quiet else ():
+        _notes(group, console)
+    return samples
+
+
+def _notes(found: Found, console: Console) -> None:
+    for reason in found.unusable[:LISTED]:
+        console.print(f"left out: {printable(reason)}", style="yellow", markup=False, soft_wrap=True)
+    if len(found.unusable) > LISTED:
+        console.print(f"left out: {len(found.unusable) - LISTED} more for want of a mask", style="yellow", markup=False)
+    if found.alone:
+        listed = ", ".join(map(printable, found.alone[:LISTED])) + (" ..." if len(found.alone) > LISTED else "")
+        console.print(f"no normal image in {listed}: asked with two pictures", style="yellow", markup=False, soft_wrap=True)
+
+
+def _run(generation: Generation, todo: list[Sample], console: Console, *, quiet: bool) -> None:
+    columns = (TextColumn("samples"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=quiet, transient=True) as progress:
+        task = progress.add_task("", total=len(todo), note="")
+
+        def advance(_: Outcome) -> None:
+            tally = generation.tally
+            progress.update(task, advance=1, note=f"{tally.rejected} rejected" if tally.rejected else "")
+
+        asyncio.run(generation.run(todo, advance))
+
+
+def _summary(generation: Generation, samples: list[Sample], todo: list[Sample], console: Console) -> None:
+    tally, spent = generation.tally, generation.endpoint.spent
+    lines = [
+        f"{len(samples)} samples: {len(samples) - len(todo)} were there, {tally.done} done, {tally.rejected} rejected, {tally.unanswered} unanswered, "
+        f"in {generation.out}",
+        f"{spent.requests} requests, {spent.failed} failed, {tally.asked_again} asked again for a valid answer; "
+        f"{spent.prompt_tokens:,} tokens in, {spent.completion_tokens:,} out"
+        + (f", {spent.without_usage} answers without a count" if spent.without_usage else ""),
+    ]
+    if tally.rejected:
+        lines.append(f"why some were rejected: {rejects_path(generation.out)}")
+    unreadable = {reason for shelf in {sample.references for sample in todo} for reason in shelf.unreadable}
+    lines += [f"not a reference: {printable(reason)}" for reason in sorted(unreadable)[:LISTED]]
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise UsageError(f'--body is {text!r}: {error}; it must be a JSON object such as {{"top_p": 0.9}}') from error
+    if not isinstance(value, dict) or value.keys() & {"messages", "model", "stream"}:
+        raise UsageError(f"--body is {text!r}; it must be a JSON object without messages, model and stream")
+    return value
