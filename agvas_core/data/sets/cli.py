@@ -52,7 +52,12 @@ def check(
         Console(width=None if Console().is_terminal else 120).print(terminal_table(reports))
         for line in problem_lines(reports):
             console.print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
-        verdict = f"{faults:,} things are wrong" if faults else "nothing is wrong"
-        console.print(f"{len(reports)} sets in {data}: {verdict}", markup=False, highlight=False, soft_wrap=True)
+        verdict = f"{faults:,} {'thing is' if faults == 1 else 'things are'} wrong" if faults else "nothing is wrong"
+        console.print(
+            f"{len(reports)} set{'s' if len(reports) > 1 else ''} in {data}: {verdict}",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
     if faults:
         raise typer.Exit(EXIT_FAULTS)

@@ -1,4 +1,4 @@
-"""Masks as COCO writes them: polygons or run lengths. The only module that imports pycocotools."""
+"""Masks as COCO writes them: polygons or run lengths. The only module that imports pycocotools, which draws the polygons."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +11,7 @@ from pycocotools import mask as coco
 from agvas_core.contract.errors import ImageError
 from agvas_core.data.sets.masks import same_size
 from agvas_core.data.sets.record import Shape
+from agvas_core.data.sets.run_lengths import mask_of_runs, uncompressed
 
 __all__ = ["CocoMask"]
 
@@ -34,24 +35,25 @@ class CocoMask:
         mask = np.zeros(self.size, bool)
         try:
             for segmentation in self.segmentations:
-                if (found := _runs(segmentation, self.size)) is not None:
-                    mask |= same_size(np.asarray(coco.decode(found), bool), self.size, self.name)
+                for part in _parts(segmentation, self.size):
+                    mask |= same_size(_decoded(part), self.size, self.name)
         except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
             raise ImageError(f"{self.name} is neither polygons nor run lengths ({error}): copy the annotations again") from error
         return same_size(mask, shape, self.name)
 
 
-def _runs(segmentation: Any, size: Shape) -> dict[str, Any] | None:
-    """The compressed run lengths of one annotation; None for one that covers nothing."""
-    height, width = size
+def _parts(segmentation: Any, size: Shape) -> list[dict[str, Any]]:
+    """The run lengths that one annotation is made of; none for one that covers nothing."""
     if isinstance(segmentation, dict):
-        if isinstance(segmentation["counts"], list):
-            return dict(coco.frPyObjects(segmentation, height, width))
-        counts = segmentation["counts"]
-        return {"size": list(segmentation["size"]), "counts": counts.encode() if isinstance(counts, str) else counts}
-    parts = [part for part in segmentation if isinstance(part, dict) or len(part) >= 6]  # fewer than three points are no area
-    if not parts:
-        return None
-    if isinstance(parts[0], dict):
-        return dict(coco.merge([_runs(part, size) for part in parts]))
-    return dict(coco.merge(coco.frPyObjects([[float(number) for number in part] for part in parts], height, width)))
+        return [segmentation]
+    if all(isinstance(part, dict) for part in segmentation):
+        return list(segmentation)
+    polygons = [[float(number) for number in part] for part in segmentation if len(part) >= 6]  # two points have no area
+    return list(coco.frPyObjects(polygons, *size)) if polygons else []
+
+
+def _decoded(part: dict[str, Any]) -> NDArray[np.bool_]:
+    # pycocotools' own decode() warns with numpy 2, and will not work with a later one.
+    height, width = part["size"]
+    counts = part["counts"]
+    return mask_of_runs(counts if isinstance(counts, list) else uncompressed(counts), (int(height), int(width)))

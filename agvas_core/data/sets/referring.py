@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from agvas_core.contract.errors import UsageError
-from agvas_core.data.sets.adapter import Adapter, first_file
+from agvas_core.data.sets.adapter import Adapter, first_file, first_folder
 from agvas_core.data.sets.annotation_file import CocoAnnotations, need, read_coco, read_json
 from agvas_core.data.sets.coco_mask import CocoMask
 from agvas_core.data.sets.pickled_data import read_plain
@@ -44,6 +44,8 @@ def _records(root: Path, dataset: str) -> Iterator[Record]:
         raise UsageError(f"{path} holds {type(refs).__name__}, not a list of references: take the set's own file")
     tables = read_coco(root / dataset / "instances.json")
     annotations = {row.get("id"): row for rows in tables.annotations.values() for row in rows}
+    places = _CLEF_FOLDERS if dataset == "refclef" else _COCO_FOLDERS
+    images = first_folder(root, *places) or root / places[0]
     for number, ref in enumerate(refs):
         where = f"{path}: reference {number}"
         need(ref, ("ann_id", "image_id", "sentences", "split"), where)
@@ -51,21 +53,19 @@ def _records(root: Path, dataset: str) -> Iterator[Record]:
             raise UsageError(
                 f"{where} is about annotation {ref['ann_id']}, which instances.json lacks: the two are of different versions"
             )
-        yield _record(root, dataset, ref, annotations[ref["ann_id"]], tables)
+        yield _record(images, dataset, ref, annotations[ref["ann_id"]], tables)
 
 
-def _record(root: Path, dataset: str, ref: dict[str, Any], annotation: dict[str, Any], tables: CocoAnnotations) -> Record:
+def _record(images: Path, dataset: str, ref: dict[str, Any], annotation: dict[str, Any], tables: CocoAnnotations) -> Record:
     image = tables.images[ref["image_id"]]
     file_name = str(image["file_name"])
-    folders = _CLEF_FOLDERS if dataset == "refclef" else _COCO_FOLDERS
-    places = [f"{folder}/{file_name}" for folder in folders]
     words = tuple(dict.fromkeys(" ".join(str(sentence["sent"]).split()).lower() for sentence in ref["sentences"]))
     size = (int(image["height"]), int(image["width"]))
     mask = CocoMask((annotation.get("segmentation") or [],), size, f"reference {ref.get('ref_id')} in {file_name}")
     return Record(
         dataset,
         Family.REFERRING,
-        first_file(root, *places) or root / places[0],
+        images / file_name,
         f"{file_name}#{ref.get('ref_id', ref['ann_id'])}",
         str(ref["split"]),
         category=tables.categories.get(annotation["category_id"], ""),

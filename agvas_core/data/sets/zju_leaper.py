@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from agvas_core.data.sets.adapter import Adapter, first_file
+from agvas_core.data.sets.adapter import Adapter
 from agvas_core.data.sets.annotation_file import need, read_json
 from agvas_core.data.sets.masks import FileMask
 from agvas_core.data.sets.record import Family, Record
@@ -37,7 +37,7 @@ def _records(root: Path) -> Iterator[Record]:
             for split in ("train", "test"):
                 for number in raw[group][split]:
                     stem = str(number).zfill(_DIGITS)
-                    picture = first_file(root, f"Images/{stem}{suffix}") or root / "Images" / f"{stem}{suffix}"
+                    picture = root / "Images" / f"{stem}{suffix}"
                     mask = FileMask(root / "Annotations" / "masks" / f"{stem}.png") if anomalous else None
                     yield Record(
                         "zju-leaper", Family.ANOMALY, picture, f"Images/{picture.name}", split, path.stem, anomalous, mask=mask
