@@ -50,6 +50,7 @@ EXTRA_OF_PACKAGE: Final[dict[str, str]] = {
     "accelerate": "train",
     "safetensors": "train",
     "matplotlib": "train",
+    "httpx": "train",
     "pycocotools": "train",
     "scipy": "train",
     "onnx": "export",

@@ -74,10 +74,9 @@ def _check_anchors(field: str, text: str) -> None:
     found = _ANCHOR.findall(text)
     if field != "summary" and found:
         raise AnswerError(f"{field.capitalize()} has {found[0]}; the marks {ANCHORS} stand in Summary alone")
-    if field == "summary" and found != list(ANCHOR_TOKENS):
-        raise AnswerError(
-            f"Summary has the marks {''.join(found) or 'none'}; it must have {ANCHORS}, each once and in this order"
-        )
+    if field == "summary" and (found != list(ANCHOR_TOKENS) or ANCHORS not in text):
+        have = "".join(found) or "none"
+        raise AnswerError(f"Summary has the marks {have}; it must have {ANCHORS}, each once, in this order and side by side")
 
 
 def _object(text: str) -> dict[str, Any]:

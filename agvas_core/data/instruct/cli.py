@@ -77,6 +77,8 @@ def instruct(
         todo = generation.remaining(samples, retry_rejects=retry_rejects)
         try:
             _run(generation, todo, console, quiet=quiet)
+        except KeyboardInterrupt as error:  # Typer would forget which signal it was
+            raise typer.Abort from error
         finally:
             if not quiet:
                 _summary(generation, samples, todo, console)

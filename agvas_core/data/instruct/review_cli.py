@@ -35,4 +35,7 @@ def review(
             print(f"{server.url} ({len(session)} entries; Ctrl-C ends, everything decided is kept)", flush=True)
             if open_page:
                 webbrowser.open(server.url)
-            server.serve_forever()
+            try:
+                server.serve_forever()
+            except KeyboardInterrupt as error:  # Typer would forget which signal it was
+                raise typer.Abort from error

@@ -23,7 +23,7 @@ OWN_NAMES: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 MAX_BODY_BYTES: Final = 64 << 10  # five texts of 2,000 characters, in any script
 HEADERS: Final = {
     "Cache-Control": "no-store",
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",
@@ -99,7 +99,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(HTTPStatus.INSUFFICIENT_STORAGE if full else HTTPStatus.BAD_REQUEST, str(error))
 
     def _get(self) -> None:
-        path = urlsplit(self.path).path
+        path = self.path.partition("?")[0]
         review = self.server.review
         if path in PAGE:
             name, kind = PAGE[path]
@@ -118,7 +118,7 @@ class _Handler(BaseHTTPRequestHandler):
         body = self._body()  # read whatever follows, or the connection would take it for the next request
         if self.headers.get("Origin") != f"http://{self.headers.get('Host')}":
             raise _Refusal(HTTPStatus.FORBIDDEN, "decisions are taken from the page itself only")
-        found = NUMBERED.fullmatch(urlsplit(self.path).path)
+        found = NUMBERED.fullmatch(self.path.partition("?")[0])
         if found is None or found[1] != "entries":
             raise _Refusal(HTTPStatus.NOT_FOUND, "there is nothing here")
         texts = body.get("texts")
