@@ -6,20 +6,37 @@ uint8 -> cast -> normalise.
 """
 
 from dataclasses import dataclass
+from math import ceil
 from typing import Annotated, Literal
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat
 
-__all__ = ["View", "ViewSpec", "make_view", "view_size"]
+__all__ = ["Scales", "View", "ViewSpec", "back_to_frame", "check_scales", "make_view", "scaled_views", "view_size"]
 
 Rgb = NDArray[np.uint8]
 
 MAX_VIEW_PX = 8192  # eight times SAM's; a number beyond is a slip, and would ask for more memory than there is
 
+MAX_SCALES = 4  # each costs a pass through all three stages
+
 _Deviation = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+
+
+def _all_different(scales: tuple[float, ...]) -> tuple[float, ...]:
+    if len(set(scales)) < len(scales):
+        raise ValueError(f"scales {scales} has one twice: name each once")
+    return scales
+
+
+Scales = Annotated[
+    tuple[Annotated[float, Field(gt=0.0, le=2.0)], ...],
+    Field(min_length=1, max_length=MAX_SCALES),
+    AfterValidator(_all_different),
+]
+"""The pixel view is made at ``size_px`` times each of these, and the logits are averaged at frame size."""
 
 
 class ViewSpec(BaseModel):
@@ -77,3 +94,31 @@ def make_view(spec: ViewSpec, frame: Rgb) -> View:
         square[: content[0], : content[1]] = pixels
         pixels = square
     return View(np.ascontiguousarray(pixels, dtype=np.uint8), content)
+
+
+def check_scales(spec: ViewSpec, scales: Scales) -> None:
+    """Raises ValueError where the view has one size only, that of an encoder which takes no other."""
+    if spec.fit != "area" and scales != (1.0,):
+        raise ValueError(
+            f"scales {scales} with a pixel view of fit {spec.fit!r}, which has one size: leave scales out, or use 'area'"
+        )
+
+
+def scaled_views(spec: ViewSpec, scales: Scales, height: int, width: int) -> list[ViewSpec]:
+    """The view at each scale, finest first, for a ``height`` x ``width`` px frame; those that show it in the same size count once."""
+    found: dict[tuple[int, int], ViewSpec] = {}
+    for size in sorted((max(8, round(spec.size_px * scale)) for scale in scales), reverse=True):
+        view = spec.model_copy(update={"size_px": size})
+        found.setdefault(view_size(view, height, width), view)
+    return list(found.values())
+
+
+def back_to_frame(values: NDArray[np.float32], view: View, size: tuple[int, int]) -> NDArray[np.float32]:
+    """The part of a map [h, w] over a whole view that shows the frame, not padding, enlarged to ``size`` = (H, W)."""
+    cells, enlarged = [], []
+    for content, shown, length, target in zip(view.content, view.pixels.shape, values.shape, size, strict=False):
+        exact = content * length / shown  # cells that the frame fills; the last one perhaps only in part
+        cells.append(min(length, ceil(exact)))
+        enlarged.append(max(target, round(target * cells[-1] / exact)))
+    whole = cv2.resize(values[: cells[0], : cells[1]], enlarged[::-1], interpolation=cv2.INTER_LINEAR)
+    return np.asarray(whole[: size[0], : size[1]], np.float32)

@@ -1,73 +1,220 @@
-"""Where 0.5 lies: after training, the mask logits' bias is moved on fresh synthetic images.
+"""From a trained model to verdicts: where 0.5 lies, and the two operating points, set on generated images that training did not draw.
 
-A positive weight w in BCE makes a pixel anomalous at odds of 1 to w, so that a threshold of 0.5 flags too much (log w in
-logits; Dice moves it again). One number mends it: how far both maps' logits are lowered. It is chosen where IoU_ano times
-IoU_nor (eq. 12, 13) is highest, since neither should be bought with all of the other, on images of the generator that
-training did not draw; and it becomes part of AGMD's bias, so that every engine and every user of the weights gets it. The
-ranking of pixels (AP) hardly changes.
+1. *Bias.* A positive weight w in BCE makes a pixel anomalous at odds of 1 to w, so that a threshold of 0.5 flags too much (log w in
+   logits; Dice moves it again). One number mends it: how far both maps' logits are lowered, chosen where IoU_ano times IoU_nor is highest,
+   since neither should be bought with all of the other. It becomes part of AGMD's bias, so that P > 0.5 means something to whoever thresholds
+   there; the ranking of pixels (AP) hardly changes.
+2. *Balanced*: threshold, seed threshold, least area and gate of the highest IoU_ano that keep the asked IoU_nor.
+3. *Strict*: the same outlines, with a seed threshold that good images alone set.
+
+The images are whole frames of several sizes and aspects, seen as the runtime sees them: every scale, the same resizing (contract/preprocess.py),
+the same rule (contract/decision.py). Real photographs are never looked at.
 """
 
+import json
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from agvas_core.contract.anchors import Anchor
-from agvas_core.contract.preprocess import make_view
-from agvas_core.contract.prompts import DEFAULT_INSTRUCTION, FIXED_ANSWER
+from agvas_core.contract.decision import BALANCED, STRICT, Decision
+from agvas_core.contract.errors import UsageError
+from agvas_core.contract.preprocess import back_to_frame, make_view, scaled_views
+from agvas_core.contract.prompts import DEFAULT_INSTRUCTION, FIXED_ANSWER, NO_ANOMALY_ANSWER
 from agvas_core.data.dialogue import Dialogue
-from agvas_core.data.spec import SynthesisSpec
 from agvas_core.data.synthesis import synthesize
+from agvas_core.model.acceptance import acceptance
 from agvas_core.model.agvas import AgVas
+from agvas_core.model.checkpoint import TRAINING, WEIGHTS, Checkpoint, save_checkpoint
 from agvas_core.model.config import ModelConfig
 from agvas_core.model.fusion import anomaly_probability
 from agvas_core.train.batches import encode_dialogues
 from agvas_core.train.config import CalibrationConfig, TrainConfig
+from agvas_core.train.state import flat
+from agvas_core.train.sweep import SEEDS, THRESHOLDS, Judged, Scored, judge, search, strict_seed
 
-__all__ = ["Calibration", "calibrate", "lowered"]
+__all__ = ["Calibration", "FrameLogits", "Sight", "calibrate", "calibrate_checkpoint", "decided", "lowered", "summary"]
 
-SHIFTS = np.arange(-1.0, 4.01, 0.25)
+Float = NDArray[np.float32]
+Progress = Callable[[int, int], None]
+
+SHIFTS = np.arange(-3.0, 4.01, 0.5)
+BIAS = "agmd.bias"  # what the shift moves
+_FREE = ("scales", "tiling", "decision")  # of a configuration: what weights do not depend on
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """``shift``: what both maps' logits were lowered by; the curves are over ``shifts``."""
+    """``shift``: what both maps' logits were lowered by. ``record``: the points, what they do on these images, and the curves."""
 
     shift: float
-    shifts: list[float]
-    iou_ano: list[float]
-    iou_nor: list[float]
+    decision: Decision
+    record: dict[str, Any]
+
+    def moved(self, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The model's weights with the shift in AGMD's bias."""
+        return state | {BIAS: lowered(state[BIAS].view(3, 1, 1), self.shift).view(3)}
 
 
-@torch.no_grad()
-def calibrate(model: AgVas, config: ModelConfig, train: TrainConfig, tokenizer: Tokenizer, on: CalibrationConfig) -> Calibration:
-    """Measures IoU_ano and IoU_nor at each shift; ``model`` is in evaluation mode and is not changed."""
+@dataclass(frozen=True)
+class FrameLogits:
+    """One image as the model sees it: ``maps`` float16 [2, h, w], l_seg and l_ano - l_nor at frame size or less, averaged over scales."""
+
+    maps: NDArray[np.float16]
+    truth: NDArray[np.bool_]
+    accept: float
+
+    def scored(self, shift: float, alpha: float) -> Scored:
+        """The score map with both maps lowered by ``shift``."""
+        l_seg, l_ano_nor = torch.from_numpy(self.maps.astype(np.float32)) - shift
+        logits = torch.stack([torch.zeros_like(l_seg), l_ano_nor, l_seg])  # anchor order, with l_nor for zero
+        return Scored(anomaly_probability(logits[None], alpha)[0].numpy(), self.truth, self.accept)
+
+
+class Sight:
+    """The runtime's path in torch: a frame at every scale, in direct mode."""
+
+    def __init__(self, model: AgVas, config: ModelConfig, tokenizer: Tokenizer) -> None:
+        self.model, self.config = model, config
+        direct = Dialogue(DEFAULT_INSTRUCTION, FIXED_ANSWER, None)
+        self.input_ids, self.attention, _, self.start = encode_dialogues([direct], tokenizer, config)
+        self.openings = tuple(tokenizer.encode(answer).ids[0] for answer in (FIXED_ANSWER, NO_ANOMALY_ANSWER))
+
+    @torch.no_grad()
+    def __call__(self, image: NDArray[np.uint8], size: tuple[int, int]) -> tuple[Float, float]:
+        """l_seg and l_ano - l_nor of an RGB frame, float32 [2, h, w] at ``size`` = (h, w), and the acceptance."""
+        semantic = torch.from_numpy(make_view(self.config.semantic_view, image).pixels)[None]
+        maps, accepts = np.zeros((2, *size), np.float32), []
+        views = scaled_views(self.config.pixel_view, self.config.scales, *image.shape[:2])
+        for spec in views:
+            view = make_view(spec, image)
+            output = self.model(semantic, torch.from_numpy(view.pixels)[None], self.input_ids, self.attention, self.start)
+            layers = output.mask_logits[0].numpy()  # [3, h', w']
+            for whole, layer in zip(maps, (layers[Anchor.SEG], layers[Anchor.ANO] - layers[Anchor.NOR]), strict=True):
+                whole += back_to_frame(layer, view, size) / len(views)
+            accepts.append(float(acceptance(output.text_logits, self.start, *self.openings)))
+        return maps, float(np.mean(accepts))
+
+
+def calibrate(
+    model: AgVas,
+    config: ModelConfig,
+    train: TrainConfig,
+    tokenizer: Tokenizer,
+    on: CalibrationConfig,
+    progress: Progress = lambda done, total: None,
+) -> Calibration:
+    """Measures the model on ``on.images`` generated images; ``model`` is in evaluation mode and is not changed.
+
+    Args:
+        train: what the run drew from; its seed plus one gives the images.
+        progress: called after each image with images seen and images in all.
+
+    Raises:
+        UsageError: a size that the runtime would cut into tiles.
+    """
+    sight, images = Sight(model, config, tokenizer), list[FrameLogits]()
+    for size in on.sizes:
+        if config.tiling.cuts(scaled_views(config.pixel_view, config.scales, *size)[0], *size):
+            raise UsageError(
+                f"calibration size {size[0]}x{size[1]} px would be cut into tiles (tiling.max_downscale {config.tiling.max_downscale:g}): "
+                "calibrate on smaller frames"
+            )
     cv2.setNumThreads(1)
-    spec = SynthesisSpec(held_out_families=train.held_out_families)
-    input_ids, attention, _, start = encode_dialogues([Dialogue(DEFAULT_INSTRUCTION, FIXED_ANSWER, None)], tokenizer, config)
-    overlap: list[list[float]] = [[] for _ in SHIFTS]
-    empty: list[list[float]] = [[] for _ in SHIFTS]
+    spec = train.synthesis.model_copy(update={"normal_fraction": on.normal_fraction})
     for index in range(on.images):
-        sample = synthesize(train.seed + 1, index, on.size, spec)  # another seed: another set
-        semantic, pixel = (
-            torch.from_numpy(make_view(view, sample.image).pixels)[None] for view in (config.semantic_view, config.pixel_view)
+        sample = synthesize(train.seed + 1, index, on.sizes[index % len(on.sizes)], spec)  # another seed: another set
+        height, width = sample.mask.shape
+        shrunk = min(1.0, on.kept_px / max(height, width))
+        size = (round(height * shrunk), round(width * shrunk))
+        truth = cv2.resize(sample.mask.astype(np.float32), size[::-1], interpolation=cv2.INTER_AREA) > 0.4  # as in training
+        maps, accept = sight(sample.image, size)
+        images.append(FrameLogits(maps.astype(np.float16), truth, accept))
+        progress(index + 1, on.images)
+    return decided(images, config.decision, on)
+
+
+def decided(images: Sequence[FrameLogits], start: Decision, on: CalibrationConfig) -> Calibration:
+    """Shift and operating points from what the model saw; ``start`` has alpha, and the least area that the shift is chosen with."""
+    plain = start.point().at(0.5)
+    curve = [judge([image.scored(float(shift), start.alpha) for image in images], plain) for shift in SHIFTS]
+    shift = float(SHIFTS[np.argmax([judged.iou_ano * judged.iou_nor for judged in curve])])
+    scored = [image.scored(shift, start.alpha) for image in images]
+    balanced = search(scored, on.balanced_iou_nor)
+    seed = strict_seed(scored, balanced.point, on.strict_iou_nor)
+    strict = judge(scored, balanced.point.model_copy(update={"seed_threshold": seed}))
+    decision = Decision(alpha=start.alpha, operating_points={BALANCED: balanced.point, STRICT: strict.point})
+    record = {
+        "config": on.model_dump(mode="json"),
+        "good_images": sum(not image.truth.any() for image in images),
+        "accept": {
+            name: _mean(image.accept for image in images if image.truth.any() == bad)
+            for name, bad in (("ano", True), ("nor", False))
+        },
+        "shift": shift,
+        "shifts": [{"shift": float(at)} | _figures(judged) for at, judged in zip(SHIFTS, curve, strict=True)],
+        BALANCED: _figures(balanced),
+        STRICT: _figures(strict),
+        "plain": [_figures(judge(scored, plain.at(at))) for at in THRESHOLDS],
+        "seeds": [
+            _figures(judge(scored, balanced.point.model_copy(update={"seed_threshold": at})))
+            for at in SEEDS
+            if at >= balanced.point.threshold
+        ],
+    }
+    return Calibration(shift, decision, record)
+
+
+def calibrate_checkpoint(source: Checkpoint, config: ModelConfig, train: TrainConfig, out: Path, progress: Progress) -> Path:
+    """Calibrates a checkpoint again, without training; writes it to ``out``, which it returns.
+
+    Args:
+        config: gives scales, tiling and the decision to start from; all else must be the checkpoint's own.
+
+    Raises:
+        UsageError: no [train.calibration] table; a configuration of another model; ``out`` holds a checkpoint.
+    """
+    if train.calibration is None:
+        raise UsageError("the preset has no [train.calibration] table: add one, or use --preset nano")
+    if (out / WEIGHTS).exists():
+        raise UsageError(f"{out} already holds a checkpoint: choose another --out")
+    chosen = source.config.model_copy(update={name: getattr(config, name) for name in _FREE})
+    ours, asked = (flat(each.model_dump(mode="json", exclude={"trained"})) for each in (chosen, config))
+    if differing := sorted(key for key in ours.keys() | asked.keys() if ours.get(key) != asked.get(key)):
+        key = differing[0]
+        raise UsageError(
+            f"{source.folder} has {key} = {ours.get(key)}, the preset has {asked.get(key)}: give the preset that it was trained with"
         )
-        logits = model(semantic, pixel, input_ids, attention, start, with_text=False).mask_logits
-        logits = torch.nn.functional.interpolate(logits, size=on.size, mode="bilinear", align_corners=False)
-        truth = sample.mask
-        for row, shift in enumerate(SHIFTS):
-            mask = (
-                anomaly_probability(lowered(logits, float(shift)), config.decision.alpha)[0] > config.decision.threshold
-            ).numpy()
-            if truth.any():
-                overlap[row].append(float((mask & truth).sum() / (mask | truth).sum()))
-            else:
-                empty[row].append(float(mask.mean() <= config.decision.min_area_fraction))
-    iou_ano, iou_nor = ([float(np.mean(values)) if values else 0.0 for values in rows] for rows in (overlap, empty))
-    best = int(np.argmax(np.multiply(iou_ano, iou_nor)))
-    return Calibration(float(SHIFTS[best]), [float(shift) for shift in SHIFTS], iou_ano, iou_nor)
+    found = calibrate(source.model, chosen, train, source.tokenizer, train.calibration, progress)
+    save_checkpoint(
+        out,
+        found.moved(source.model.state_dict()),
+        chosen.model_copy(update={"decision": found.decision}),
+        source.tokenizer,
+        source.training | {"calibration": found.record},
+    )
+    return out
+
+
+def summary(folder: Path) -> list[str]:
+    """What calibration found for the checkpoint in ``folder``, in lines for the terminal; none where it was not calibrated."""
+    record = json.loads((folder / TRAINING).read_text(encoding="utf-8"))["calibration"]
+    return (
+        [
+            f"{name + ':':12}threshold {found['threshold']:.3f}, seed {found['seed_threshold']:.3f}, least area {found['min_area_fraction']:g}, "
+            f"gate {found['gate']:g}: IoU_ano {found['iou_ano']:.3f} at IoU_nor {found['iou_nor']:.3f} on generated images"
+            for name, found in ((name, record[name]) for name in (BALANCED, STRICT))
+        ]
+        if record
+        else []
+    )
 
 
 def lowered(logits: torch.Tensor, shift: float) -> torch.Tensor:
@@ -77,3 +224,12 @@ def lowered(logits: torch.Tensor, shift: float) -> torch.Tensor:
     moved[..., Anchor.ANO, :, :] -= shift / 2
     moved[..., Anchor.NOR, :, :] += shift / 2
     return moved
+
+
+def _figures(judged: Judged) -> dict[str, float]:
+    return judged.point.model_dump() | {"iou_ano": round(judged.iou_ano, 4), "iou_nor": round(judged.iou_nor, 4)}
+
+
+def _mean(values: Iterable[float]) -> float | None:
+    found = list(values)
+    return float(np.mean(found)) if found else None

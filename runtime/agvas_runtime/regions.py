@@ -11,38 +11,29 @@ __all__ = ["find_regions"]
 SIMPLIFY_PX = 0.75  # a polygon strays from the outline by no more than this
 
 
-def find_regions(
-    mask: NDArray[np.bool_], score_map: NDArray[np.float32], min_area_px: float = 0.0
-) -> tuple[NDArray[np.bool_], list[Region]]:
-    """Regions of a mask, largest first, and the mask without those that are too small.
+def find_regions(mask: NDArray[np.bool_], score_map: NDArray[np.float32]) -> list[Region]:
+    """Regions of a mask, largest first.
 
     Args:
-        mask: bool [H, W].
+        mask: bool [H, W]; ``contract.decision`` has the rule that makes it.
         score_map: float32 [H, W], read for the mean and highest score of each region.
-        min_area_px: regions of fewer pixels are dropped from both.
 
     Pixels that touch at a corner belong together (8-connectivity). Coordinates are those of pixel centres: a region of one pixel
     is a polygon of one point, a straight line one pixel wide has two.
     """
-    cleaned = np.zeros_like(mask)
     x0, y0, width, height = cv2.boundingRect(mask.astype(np.uint8))
     if width == 0:
-        return cleaned, []
+        return []
     part = np.s_[y0 : y0 + height, x0 : x0 + width]  # anomalies are small: labelling all of a large frame is the slow part
     count, found, stats, centroids = cv2.connectedComponentsWithStats(
         mask[part].astype(np.uint8), connectivity=8, ltype=cv2.CV_32S
     )
     labels = np.asarray(found, np.int32)  # [h, w]
-    kept = stats[:, cv2.CC_STAT_AREA] >= min_area_px
-    kept[0] = False  # label 0 is what lies outside the mask
-    cleaned[part] = kept[labels]
     regions = [
         _region(labels, label, stats[label], centroids[label], score_map[part], (x0, y0))
-        for label in range(1, count)
-        if kept[label]
+        for label in range(1, count)  # label 0 is what lies outside the mask
     ]
-    regions.sort(key=lambda region: (-region.area_px, region.box))
-    return cleaned, regions
+    return sorted(regions, key=lambda region: (-region.area_px, region.box))
 
 
 def _region(

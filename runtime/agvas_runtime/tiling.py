@@ -1,4 +1,8 @@
-"""A frame that is too large for one view is cut into overlapping tiles, and their maps are put together without seams.
+"""What the stages are shown of a frame, and how the maps of all that become one.
+
+A frame is seen at every scale of the bundle, and the maps are averaged. One that is too large for the finest view is cut into
+overlapping tiles there, and at the other scales seen as a whole: tiles are for what is too small for one view, coarse scales for what
+is large, and a defect that is larger than a tile would look normal inside it. The maps of the tiles are put together without seams.
 
 Along each axis the tiles' weights are differences of neighbouring steps that rise from 0 to 1 as a raised cosine over the
 overlap. They telescope, so they sum to one at every pixel whatever the sizes are.
@@ -13,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agvas_core.contract.manifest import TilingSpec
-from agvas_core.contract.preprocess import ViewSpec, view_size
+from agvas_core.contract.preprocess import ViewSpec
 
-__all__ = ["Blend", "Tile", "Tiles", "plan_tiles"]
+__all__ = ["Blend", "Look", "Tile", "Tiles", "plan_looks", "plan_tiles"]
 
 Float = NDArray[np.float32]
 
@@ -30,6 +34,8 @@ class Tile:
     """[h]"""
     column_weight: Float
     """[w]"""
+    whole: bool
+    """It is the whole frame, and weighs one everywhere."""
 
 
 @dataclass(frozen=True)
@@ -52,13 +58,29 @@ class Tiles:
         for (top, row_weight), (left, column_weight) in product(
             zip(self.tops, row_weights, strict=True), zip(self.lefts, column_weights, strict=True)
         ):
-            yield Tile(slice(top, top + height), slice(left, left + width), row_weight, column_weight)
+            yield Tile(slice(top, top + height), slice(left, left + width), row_weight, column_weight, len(self) == 1)
+
+
+@dataclass(frozen=True)
+class Look:
+    """All of a frame at one scale."""
+
+    view: ViewSpec
+    tiles: Tiles
+
+
+def plan_looks(height: int, width: int, views: Sequence[ViewSpec], tiling: TilingSpec, *, enabled: bool = True) -> list[Look]:
+    """How a ``height`` x ``width`` px frame is seen under ``views``, finest first."""
+    whole = Tiles(height, width, (height, width), (0,), (0,))
+    return [
+        Look(views[0], plan_tiles(height, width, views[0], tiling, enabled=enabled)),
+        *(Look(view, whole) for view in views[1:]),
+    ]
 
 
 def plan_tiles(height: int, width: int, view: ViewSpec, tiling: TilingSpec, *, enabled: bool = True) -> Tiles:
     """Tiles of a ``height`` x ``width`` px frame; one tile, the frame itself, where the view does not shrink it too much."""
-    shown = view_size(view, height, width)
-    if not enabled or max(height / shown[0], width / shown[1]) <= tiling.max_downscale:
+    if not enabled or not tiling.cuts(view, height, width):
         return Tiles(height, width, (height, width), (0,), (0,))
     longest = max(1, floor(view.size_px * tiling.max_downscale))  # side of a square tile that is shrunk by just max_downscale
     tall, tops = _cut(height, longest, tiling.overlap)
@@ -67,22 +89,20 @@ def plan_tiles(height: int, width: int, view: ViewSpec, tiling: TilingSpec, *, e
 
 
 class Blend:
-    """Weighted sum of the tiles' maps at frame size; holds one float32 [H, W] per channel and nothing else."""
+    """Weighted sum of maps at frame size; holds one float32 [H, W] per channel and nothing else."""
 
-    def __init__(self, tiles: Tiles, channels: int) -> None:
-        self.maps: list[Float] = [np.zeros((tiles.height, tiles.width), np.float32) for _ in range(channels)]
-        self._single = len(tiles) == 1
+    def __init__(self, height: int, width: int, channels: int) -> None:
+        self.maps: list[Float] = [np.zeros((height, width), np.float32) for _ in range(channels)]
 
-    def add(self, tile: Tile, values: Sequence[Float]) -> None:
-        """Adds the maps of one tile, one [h, w] per channel."""
+    def add(self, tile: Tile, values: Sequence[Float], share: float = 1.0) -> None:
+        """Adds ``share`` times the maps of one tile, one [h, w] per channel; they are overwritten."""
         for whole, part in zip(self.maps, values, strict=True):
-            place = whole[tile.rows, tile.columns]
-            if self._single:
-                place[:] = part
-                continue
-            weighted = part * tile.row_weight[:, None]  # [h, w]
-            weighted *= tile.column_weight
-            place += weighted
+            if share != 1.0:
+                part *= np.float32(share)
+            if not tile.whole:
+                part *= tile.row_weight[:, None]
+                part *= tile.column_weight
+            whole[tile.rows, tile.columns] += part
 
 
 def _cut(length: int, longest: int, overlap: float) -> tuple[int, tuple[int, ...]]:

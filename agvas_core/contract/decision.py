@@ -1,0 +1,150 @@
+"""From a score map to a mask: one rule for the runtime, for training's calibration and for whoever scores a bundle.
+
+    mask = anomaly_mask(score_map, decision.point("strict"), accept=reply.accept)
+
+Hysteresis: a region is what lies above ``threshold`` and hangs together; it counts where it reaches ``seed_threshold`` somewhere and
+is large enough. So the first number draws outlines and the second one makes verdicts, and moving one leaves the other alone: a single
+threshold that spares good parts also eats the rims of defects. The paper's M = P > 0.5 (sec. 3.1) is the default: both 0.5.
+"""
+
+from typing import Any, NamedTuple, Self
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from agvas_core.contract.errors import UsageError
+
+__all__ = ["BALANCED", "STRICT", "Candidates", "Decision", "OperatingPoint", "anomaly_mask", "find_candidates"]
+
+BALANCED, STRICT = "balanced", "strict"
+
+_FLAT = ("threshold", "min_area_fraction")  # what a decision of schema 1 had in place of operating points
+
+
+class OperatingPoint(BaseModel):
+    """How sure a model must be; pixels and shares are of the whole frame."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    threshold: float = Field(default=0.5, gt=0.0, lt=1.0)  # sec. 3.1
+    """Pixels above it belong to a region."""
+    seed_threshold: float = Field(default=0.5, gt=0.0, lt=1.0)
+    """A region counts where at least one pixel lies above this."""
+    min_area_fraction: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Regions smaller than this share of the frame do not count."""
+    gate: float = Field(default=0.0, ge=0.0, le=1.0)
+    """No region counts where the language model's acceptance, the probability that it answers instead of refusing, is below this."""
+
+    @model_validator(mode="after")
+    def _seeds_lie_in_regions(self) -> Self:
+        if self.seed_threshold < self.threshold:
+            raise ValueError(
+                f"seed_threshold {self.seed_threshold} is below threshold {self.threshold}: a region's seed lies in it; raise it to "
+                f"{self.threshold} or more"
+            )
+        return self
+
+    def at(self, threshold: float) -> Self:
+        """The same with plain thresholding: every pixel above ``threshold`` is a region's, and every region counts that is large enough."""
+        return self.model_copy(update={"threshold": threshold, "seed_threshold": threshold})
+
+    @property
+    def plain(self) -> bool:
+        """Whether every region has a seed by itself."""
+        return self.seed_threshold == self.threshold
+
+
+class Decision(BaseModel):
+    """From logits to a verdict (paper eq. 8), the same for every user of the bundle."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    alpha: float = Field(default=0.5, ge=0.0, le=1.0)  # eq. 8
+    operating_points: dict[str, OperatingPoint] = {BALANCED: OperatingPoint()}
+    """By name. ``balanced`` is the default and always there; ``strict`` spares good parts, and comes with calibration."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_point(cls, given: Any) -> Any:
+        """Bundles and checkpoints of schema 1 have one threshold and one least area, and no name for them."""
+        if not isinstance(given, dict) or not any(key in given for key in _FLAT) or "operating_points" in given:
+            return given
+        flat = {key: given[key] for key in _FLAT if key in given}
+        if "threshold" in flat:
+            flat["seed_threshold"] = flat["threshold"]
+        rest = {key: value for key, value in given.items() if key not in _FLAT}
+        return rest | {"operating_points": {BALANCED: flat}}
+
+    @model_validator(mode="after")
+    def _has_a_default(self) -> Self:
+        if BALANCED not in self.operating_points:
+            raise ValueError(f"operating_points has {sorted(self.operating_points)}; {BALANCED} is needed: it is the default")
+        return self
+
+    def point(self, name: str = BALANCED) -> OperatingPoint:
+        """The operating point of that name.
+
+        Raises:
+            UsageError: there is none.
+        """
+        if name not in self.operating_points:
+            raise UsageError(
+                f"this model has no operating point {name!r}; it has {', '.join(self.operating_points)}: choose one of these, or "
+                "calibrate its checkpoint (agvas train --calibrate-only) and export it again"
+            )
+        return self.operating_points[name]
+
+
+class Candidates(NamedTuple):
+    """The regions above a threshold, before any of them is judged."""
+
+    window: tuple[slice, slice]
+    """The rows and columns of the frame that hold all of them."""
+    labels: NDArray[np.int32]
+    """[h, w], of the window: 0 outside, i + 1 in region i."""
+    areas: NDArray[np.int64]
+    """Pixels of each, [n]."""
+    peaks: NDArray[np.float32]
+    """Highest score in each, [n]."""
+
+
+def find_candidates(score_map: NDArray[np.float32], threshold: float) -> Candidates:
+    """Connected regions of the pixels above ``threshold``; pixels that touch at a corner belong together.
+
+    Args:
+        score_map: float32 [H, W].
+    """
+    above = (score_map > threshold).view(np.uint8)
+    x, y, width, height = cv2.boundingRect(above)
+    window = np.s_[y : y + height, x : x + width]  # anomalies are small: labelling all of a large frame is the slow part
+    if width == 0:
+        return Candidates(window, np.zeros((0, 0), np.int32), np.zeros(0, np.int64), np.zeros(0, np.float32))
+    part = np.ascontiguousarray(above[window])
+    count, found, stats, _ = cv2.connectedComponentsWithStats(part, connectivity=8, ltype=cv2.CV_32S)
+    labels = np.asarray(found, np.int32)
+    peaks = np.zeros(count, np.float32)
+    inside = part.view(bool)
+    np.maximum.at(peaks, labels[inside], score_map[window][inside])
+    return Candidates(window, labels, stats[1:, cv2.CC_STAT_AREA].astype(np.int64), peaks[1:])
+
+
+def anomaly_mask(score_map: NDArray[np.float32], point: OperatingPoint, accept: float = 1.0) -> NDArray[np.bool_]:
+    """M of a score map P, bool [H, W].
+
+    Args:
+        score_map: float32 [H, W] in 0..1.
+        accept: the language model's acceptance of the frame, 0..1.
+    """
+    if accept < point.gate:
+        return np.zeros(score_map.shape, bool)
+    if point.plain and point.min_area_fraction == 0:
+        return score_map > point.threshold
+    mask = np.zeros(score_map.shape, bool)
+    if float(score_map.max()) <= point.seed_threshold:  # most good frames end here
+        return mask
+    window, labels, areas, peaks = find_candidates(score_map, point.threshold)
+    counts = (peaks > point.seed_threshold) & (areas >= point.min_area_fraction * score_map.size)
+    mask[window] = np.concatenate([[False], counts])[labels]
+    return mask
