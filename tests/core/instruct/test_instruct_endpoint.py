@@ -102,12 +102,13 @@ def test_nobody_listening_is_a_failure_that_may_pass() -> None:
 
 @pytest.mark.parametrize("dated", [False, True])
 def test_retry_after_holds_everybody_back_for_at_least_as_long(chat: Any, dated: bool) -> None:
-    # A date has whole seconds only, so the server names one that is more than a second off.
-    value = email.utils.formatdate(time.time() + 2.2, usegmt=True) if dated else "1"
+    until_s = int(time.time()) + 2  # a date has whole seconds only
+    value = email.utils.formatdate(until_s, usegmt=True) if dated else "1"
     chat.follow(step(chat, status=429, body=b"slow down", headers={"Retry-After": value}))
-    replies, _ = ask(chat, times=1)
-    assert isinstance(replies[0], Reply)
-    assert chat.asked[1].at_s - chat.asked[0].at_s >= 1.0
+    (reply,), _ = ask(chat)
+    assert isinstance(reply, Reply)
+    first_s, second_s = (asked.at_s for asked in chat.asked)
+    assert second_s >= (until_s - time.time() + time.monotonic() - 0.05 if dated else first_s + 1.0)
 
 
 def test_a_pause_beyond_all_patience_ends_the_run(chat: Any) -> None:
@@ -173,9 +174,11 @@ def test_slots_are_evenly_spaced_and_quiet_holds_for_all() -> None:
 
 
 def test_requests_keep_the_rate_whoever_asks(chat: Any) -> None:
+    start_s = time.monotonic()
     ask(chat, times=4, pace=Pace(per_minute=600))
-    times = sorted(asked.at_s for asked in chat.asked)
-    assert times[-1] - times[0] >= 0.25  # three intervals of 0.1 s, less what the way takes
+    assert (
+        max(asked.at_s for asked in chat.asked) - start_s >= 0.29
+    )  # three intervals of 0.1 s; more on a busy machine, never less
 
 
 def test_waits_grow_to_a_bound_and_are_never_shorter_than_asked_for() -> None:
