@@ -12,11 +12,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from agvas_core import __version__
+from agvas_core.contract.decision import STRICT
 from agvas_core.contract.errors import OutputError, UsageError
 from agvas_core.evaluation.cross_check import available
 from agvas_core.evaluation.datasets import find_sets, limited
 from agvas_core.evaluation.evaluate import Job
 from agvas_core.evaluation.evaluate import evaluate as score_sets
+from agvas_core.evaluation.grounding.measure import Plan
+from agvas_core.evaluation.grounding.report import ground
 from agvas_core.evaluation.item import DataSet
 from agvas_core.evaluation.page import render_page
 from agvas_core.evaluation.predictions import pair_predictions
@@ -29,7 +32,7 @@ __all__ = ["evaluate"]
 
 
 def evaluate(
-    data: Annotated[Path, typer.Option(metavar="DIR", help="Folder of a set, or of several sets.")],
+    data: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of a set, or of several sets.")] = None,
     model: Annotated[str | None, typer.Option(metavar="NAME|BUNDLE", help="A bundled model, or the folder of a bundle.")] = None,
     predictions: Annotated[Path | None, typer.Option(metavar="DIR", help="Score maps to be scored in place of a model.")] = None,
     only: Annotated[str | None, typer.Option("--set", metavar="NAME", help="The set of this name alone.")] = None,
@@ -40,9 +43,12 @@ def evaluate(
     threshold: Annotated[
         float | None, typer.Option(help="Pixels above it are the mask; the model's own mask by default.")
     ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="The model's strict operating point in place of the balanced one.")
+    ] = False,
     prompt: Annotated[str | None, typer.Option(help="What to look for, in place of the model's own words.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="At most N images of each kind.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Which images --limit takes.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Which images --limit takes, or --grounding draws.")] = 0,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Results; a later call goes on from here.")] = Path("runs/eval"),
     jobs: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Processes. All cores for --predictions; 1, on all cores, for --model.")
@@ -50,22 +56,41 @@ def evaluate(
     cross_check: Annotated[bool, typer.Option("--cross-check", help="Recompute with scikit-learn and torchmetrics.")] = False,
     beside_paper: Annotated[bool, typer.Option("--beside-paper", help="Print the paper's figures below ours.")] = False,
     skip_unusable: Annotated[bool, typer.Option("--skip-unusable", help="Leave out images that cannot be scored.")] = False,
+    grounding: Annotated[
+        bool, typer.Option("--grounding", help="Measure on generated images whether words matter; needs no --data.")
+    ] = False,
+    images: Annotated[int, typer.Option(min=1, metavar="N", help="How many images of each task --grounding draws.")] = 200,
     predictor: Annotated[str, typer.Option(help="Who opens --model; an entry point of group agvas.predictors.")] = "bundle",
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no table.")] = False,
 ) -> None:
     """Score a model or score maps on sets with masks: AP, F1-Max, IoU, AUROC, AUPRO per category and mean."""
+    if grounding:
+        if model is None or any(given is not None for given in (data, predictions, prompt, limit)):
+            raise UsageError(
+                "--grounding draws its own images and instructions: it takes --model, --images and --seed, and leaves out --data, "
+                "--predictions, --prompt and --limit"
+            )
+        opened = Model(find_opener(predictor), model, _options(None, threshold, jobs or 1))
+        ground(opened, Plan(images, seed, out, jobs or 1), quiet=quiet)
+        return
+    if data is None:
+        raise UsageError("--data is needed: the folder of a set, or of several; only --grounding does without")
     if (model is None) == (predictions is None):
         raise UsageError("one of --model and --predictions is needed: what makes the maps, or where they are")
     if predictions is not None and prompt is not None:
         raise UsageError("--prompt goes with --model; score maps are already made")
     chosen = find_protocol(protocol)
+    if strict and (model is None or threshold is not None or not chosen.own_mask):
+        raise UsageError(
+            "--strict is about a model's own masks: it goes with --model and a protocol that takes them (native), without --threshold"
+        )
     if jobs is None:  # a model is loaded once in each process, and one that is large may not fit twice
         jobs = 1 if predictions is None else os.cpu_count() or 1
     checked_by = available() if cross_check else []
     sets = find_sets(data, only=only, layout=layout)
     if limit is not None:
         sets = [limited(one, limit, seed) for one in sets]
-    sources = _sources(sets, model, predictions, predictor, _options(prompt, threshold, jobs))
+    sources = _sources(sets, model, predictions, predictor, _options(prompt, threshold, jobs, strict=strict))
     job = Job(chosen, out, threshold, jobs, cross_check, skip_unusable)
 
     console = Console(stderr=True)
@@ -86,6 +111,7 @@ def evaluate(
             "limit per kind": limit,
             "seed": seed if limit is not None else None,
             "prompt": prompt,
+            "operating point": STRICT if strict else None,
             "cross-checked with": checked_by,
         },
         notes=tuple(notes(done, job)),
@@ -119,12 +145,14 @@ def notes(sets: Sequence[SetResult], job: Job) -> list[str]:
     return said
 
 
-def _options(prompt: str | None, threshold: float | None, jobs: int) -> dict[str, Any]:
+def _options(prompt: str | None, threshold: float | None, jobs: int, *, strict: bool = False) -> dict[str, Any]:
     options: dict[str, Any] = {"threads": 1} if jobs > 1 else {}
     if prompt is not None:
         options["prompt"] = prompt
     if threshold is not None:
         options["threshold"] = threshold
+    if strict:
+        options["operating_point"] = STRICT
     return options
 
 

@@ -12,7 +12,7 @@ from agvas_core.evaluation.paper import source
 from agvas_core.evaluation.result import CategoryResult, Evaluation, SetResult
 from agvas_core.evaluation.tables import Row, percent
 
-__all__ = ["render_page"]
+__all__ = ["document", "render_page"]
 
 PICTURES = 6  # worst, and as many of the best; per category
 MANY = 20  # categories beyond which there are fewer
@@ -39,6 +39,11 @@ def render_page(result: Evaluation, lines: Sequence[Row]) -> str:
         _results(lines),
         *(_category(one, category, count) for one in result.sets for category in one.categories),
     ]
+    return document(title, parts)
+
+
+def document(title: str, parts: Sequence[str]) -> str:
+    """A page of its own, which loads nothing: ``parts`` are HTML, ``title`` is text."""
     package = resources.files("agvas_core.evaluation")
     style = package.joinpath("page_style.css").read_text(encoding="utf-8")
     policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"

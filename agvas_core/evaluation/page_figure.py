@@ -2,14 +2,16 @@
 
 import base64
 from collections.abc import Sequence
+from typing import Any
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from agvas_core.evaluation.image_score import ImageRecord
 from agvas_core.evaluation.outlines import UNITS
 
-__all__ = ["curve_figure", "picture"]
+__all__ = ["curve_figure", "overlaid", "picture"]
 
 THUMBNAIL_PX = 260
 JPEG_QUALITY = 78
@@ -18,16 +20,25 @@ CURVE_PX = 220
 
 def picture(record: ImageRecord) -> str:
     """The image, small, with the outlines of truth and prediction over it."""
-    height, width = record.size
+    image = cv2.imdecode(np.fromfile(record.image_path, np.uint8), cv2.IMREAD_COLOR)
+    assert image is not None, f"{record.image_path} was scored a moment ago, and is gone"
+    # The image fills the box: under a protocol that resizes to a square it is as distorted as what was scored.
+    return overlaid(image, [("truth", record.truth_outline), ("mask", record.mask_outline)], record.size)
+
+
+def overlaid(image: NDArray[Any], outlines: Sequence[tuple[str, str]], size: tuple[int, int] | None = None) -> str:
+    """An image, small, with outlines over it.
+
+    Args:
+        image: uint8 BGR [H, W, 3].
+        outlines: class and path of each; empty ones are left out.
+        size: height and width that the paths were made at; the image's own by default.
+    """
+    height, width = image.shape[:2] if size is None else size
     scale = UNITS / max(height, width)
     box = f"0 0 {width * scale:.0f} {height * scale:.0f}"
-    lines = "".join(
-        f'<path class="{name}" d="{path}"/>'
-        for name, path in (("truth", record.truth_outline), ("mask", record.mask_outline))
-        if path
-    )
-    # The image fills the box: under a protocol that resizes to a square it is as distorted as what was scored.
-    shown = f'<image href="{_thumbnail(record)}" width="100%" height="100%" preserveAspectRatio="none"/>'
+    lines = "".join(f'<path class="{name}" d="{path}"/>' for name, path in outlines if path)
+    shown = f'<image href="{_thumbnail(image)}" width="100%" height="100%" preserveAspectRatio="none"/>'
     return f'<svg viewBox="{box}">{shown}{lines}</svg>'
 
 
@@ -51,9 +62,7 @@ def curve_figure(curve: Sequence[tuple[float, float]], ap: float | None) -> str:
     return f'<svg class="curve" {size} role="img">{grid}<polyline points="{line}"/>{words}</svg>'
 
 
-def _thumbnail(record: ImageRecord) -> str:
-    image = cv2.imdecode(np.fromfile(record.image_path, np.uint8), cv2.IMREAD_COLOR)
-    assert image is not None, f"{record.image_path} was scored a moment ago, and is gone"
+def _thumbnail(image: NDArray[Any]) -> str:
     scale = min(1.0, THUMBNAIL_PX / max(image.shape[:2]))
     size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
     small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)

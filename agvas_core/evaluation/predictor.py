@@ -4,13 +4,14 @@ A package that can segment registers a function under the group ``agvas.predicto
 
     predictor = find_opener("bundle")("nano")
     score_map, mask, verdict = predictor.predict(path)
+    score_map, mask, answer, accept = predictor.reply(image, "Segment the scratch.")
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from agvas_core.contract.errors import ImageError, SetupError, UsageError
 from agvas_core.evaluation.item import Item
 
-__all__ = ["GROUP", "MapSource", "Model", "Predictor", "find_opener"]
+__all__ = ["GROUP", "Listener", "MapSource", "Model", "Predictor", "find_opener"]
 
 GROUP = "agvas.predictors"
 
@@ -35,6 +36,28 @@ class Predictor(Protocol):
 
         Raises:
             ImageError: there is no verdict on this image.
+        """
+        ...
+
+
+class Listener(Predictor, Protocol):
+    """A predictor that can be asked in words about an image in memory."""
+
+    def reply(
+        self, image: NDArray[np.uint8], instruction: str | None = None, mode: str = "direct", zero_anchors: bool = False
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_], str | None, float]:
+        """Score map float32 [H, W] and mask bool [H, W], the answer where there is one in words, and how sure it is that there is
+        something to segment, 0 to 1.
+
+        Args:
+            image: uint8 RGB [H, W, 3].
+            instruction: None for the mode's own.
+            mode: of ``contract.prompts.Mode``.
+            zero_anchors: zeros take the place of the anchors' states, so that no word reaches the decoder.
+
+        Raises:
+            ImageError: there is no verdict on this image.
+            UsageError: a mode or an instruction that cannot be meant.
         """
         ...
 
@@ -78,6 +101,21 @@ class Model:
         if key not in _opened:
             _opened[key] = self.opener(self.model, **self.options)
         return _opened[key]
+
+    @property
+    def listener(self) -> Listener:
+        """The opened model, where it can be asked in words.
+
+        Raises:
+            UsageError: it cannot.
+        """
+        predictor = self.predictor
+        if not callable(getattr(predictor, "reply", None)):
+            raise UsageError(
+                f"{self.model} ({type(predictor).__name__}) has no reply(), so it cannot be asked in words: --grounding needs a "
+                "predictor that has one, as bundle does"
+            )
+        return cast(Listener, predictor)
 
     @property
     def identity(self) -> str:

@@ -12,6 +12,7 @@ from agvas_core.contract.errors import ImageError, UsageError
 from agvas_core.evaluation.datasets import find_sets, limited
 from agvas_core.evaluation.item import DataSet, Item
 from agvas_core.evaluation.truth import examine, read_truth
+from agvas_core.files.pairing import IMAGE_SUFFIXES
 
 Write = Callable[..., Path]
 
@@ -32,8 +33,15 @@ def write(tmp_path: Path) -> Write:
 
 
 def the_set(root: Path, layout: str) -> DataSet:
+    """The one set of a folder, which is the same with what file managers and archivers leave in it."""
     found = find_sets(root)
     assert [one.layout for one in found] == [layout]
+    some = next(path for path in sorted(root.rglob("*")) if path.suffix.lower() in IMAGE_SUFFIXES)
+    for folder in (root, *(path for path in root.rglob("*") if path.is_dir())):
+        for name in (".DS_Store", "Thumbs.db", "desktop.ini", f"._{some.name}"):
+            (folder / name).write_bytes(b"\0no picture")
+    (root / "__MACOSX" / "test" / "good").mkdir(parents=True, exist_ok=True)
+    assert [(one.layout, told(one)) for one in find_sets(root)] == [(layout, told(found[0]))]
     return found[0]
 
 
