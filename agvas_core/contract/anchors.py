@@ -7,7 +7,7 @@ follow it along their axis of size 3.
 from enum import IntEnum
 from typing import Final
 
-__all__ = ["ANCHOR_TOKENS", "Anchor"]
+__all__ = ["ANCHOR_TOKENS", "EMPTY_LOGITS", "Anchor"]
 
 
 class Anchor(IntEnum):
@@ -19,3 +19,5 @@ class Anchor(IntEnum):
 
 
 ANCHOR_TOKENS: Final[tuple[str, str, str]] = ("[NOR]", "[ANO]", "[SEG]")
+EMPTY_LOGITS: Final[tuple[float, float, float]] = (200.0, -200.0, -200.0)
+"""Mask logits of an answer without anchors: sigmoid(-200) is 0 in float32, so the mask is empty at any threshold."""

@@ -6,31 +6,32 @@ A bundle is a folder with ``manifest.json`` and the files it lists. Nothing in i
 import hashlib
 import json
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from agvas_core.contract.anchors import ANCHOR_TOKENS
+from agvas_core.contract.decision import Decision
 from agvas_core.contract.errors import BundleError
-from agvas_core.contract.preprocess import ViewSpec
-from agvas_core.contract.prompts import DEFAULT_INSTRUCTION, FIXED_ANSWER, ChatFormat
+from agvas_core.contract.preprocess import Scales, ViewSpec, check_scales, view_size
+from agvas_core.contract.prompts import FIXED_ANSWER, INSTRUCTIONS, NO_ANOMALY_ANSWER, ChatFormat, Mode
 
 __all__ = [
     "MANIFEST_NAME",
     "SCHEMA_VERSION",
-    "Decision",
     "GraphSpec",
     "Manifest",
     "PromptSpec",
     "TensorSpec",
     "TilingSpec",
     "read_manifest",
+    "read_version",
     "sha256_of",
     "verify_files",
     "write_manifest",
 ]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST_NAME = "manifest.json"
 
 
@@ -55,23 +56,30 @@ class GraphSpec(_Part):
 
 
 class PromptSpec(_Part):
-    """What is said around the image in direct mode, and the tokenizer that turns it into ids."""
+    """What is said around the image in each mode, what the model answers, and the tokenizer that turns both into ids."""
 
     tokenizer: str = "tokenizer.json"
     chat: ChatFormat
-    instruction: str = DEFAULT_INSTRUCTION
+    instructions: dict[Mode, str] = INSTRUCTIONS
+    """What each mode says where the user says nothing."""
     answer: str = FIXED_ANSWER
+    """Of direct mode."""
+    refusal: str = NO_ANOMALY_ANSWER
+    end_id: int
+    """The token that ends an answer."""
+    image_id: int
+    """The token that stands for a piece of the image; it is never said."""
     max_tokens: int = Field(default=256, ge=16)
-    """Text tokens at most, the answer included."""
+    """Text tokens of the prompt and the fixed answer at most."""
+    max_new_tokens: int = Field(default=256, ge=1)
+    """Tokens of a generated answer at most."""
 
-
-class Decision(_Part):
-    """From logits to a verdict (paper eq. 8), the same for every user of the bundle."""
-
-    alpha: float = Field(default=0.5, ge=0.0, le=1.0)  # eq. 8
-    threshold: float = Field(default=0.5, gt=0.0, lt=1.0)  # sec. 3.1
-    min_area_fraction: float = Field(default=0.0, ge=0.0, lt=1.0)
-    """Regions smaller than this share of the frame are no regions."""
+    @field_validator("instructions")
+    @classmethod
+    def _check_instructions(cls, instructions: dict[Mode, str]) -> dict[Mode, str]:
+        if missing := [mode for mode in Mode if not instructions.get(mode, "").strip()]:
+            raise ValueError(f"mode {missing[0]} has no instruction")
+        return instructions
 
 
 class TilingSpec(_Part):
@@ -81,6 +89,11 @@ class TilingSpec(_Part):
     """A frame that would be shrunk by more than this (per side) is cut into tiles."""
     overlap: float = Field(default=0.25, gt=0.0, lt=0.5)
     """Share of a tile's side that it has in common with its neighbour."""
+
+    def cuts(self, view: ViewSpec, height: int, width: int) -> bool:
+        """Whether a ``height`` x ``width`` px frame is too large for ``view``."""
+        shown = view_size(view, height, width)
+        return max(height / shown[0], width / shown[1]) > self.max_downscale
 
 
 class Manifest(_Part):
@@ -94,11 +107,13 @@ class Manifest(_Part):
     anchor_ids: tuple[int, int, int]
     semantic_view: ViewSpec
     pixel_view: ViewSpec
+    scales: Scales = (1.0,)
     prompt: PromptSpec
     vision: GraphSpec
     """semantic_image, pixel_image -> f_s, f_align, and the decoder's features (f_p and what goes with it)."""
     lmm: GraphSpec
-    """f_s, f_align, ids_before, ids_after, anchor_positions -> anchor_states."""
+    """f_s, f_align, ids_before, ids_after, anchor_positions, logit_positions, past_key_values -> anchor_states,
+    text_logits (of the next word), present_key_values. One graph for the prefill and for each step of decoding."""
     decoder: GraphSpec
     """anchor_states and the decoder's features -> logits in anchor order."""
     decision: Decision = Decision()
@@ -106,6 +121,11 @@ class Manifest(_Part):
     provenance: dict[str, Any] = {}
     files: dict[str, str]
     """Path inside the bundle -> sha256, for every file but the manifest."""
+
+    @model_validator(mode="after")
+    def _scales_suit_the_view(self) -> Self:
+        check_scales(self.pixel_view, self.scales)
+        return self
 
 
 def sha256_of(path: Path) -> str:
@@ -122,12 +142,45 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     (folder / MANIFEST_NAME).write_text(json.dumps(manifest.model_dump(mode="json"), indent=2) + "\n", encoding="utf-8")
 
 
+def read_version(folder: Path) -> int:
+    """The schema version of a bundle of any age.
+
+    Raises:
+        BundleError: no manifest, or not one of ours.
+    """
+    return int(_read(folder)["schema_version"])
+
+
 def read_manifest(folder: Path) -> Manifest:
     """Reads and validates the manifest of a bundle folder.
 
     Raises:
-        BundleError: no manifest, not JSON, a newer schema, or fields that are wrong.
+        BundleError: no manifest, not JSON, another schema, or fields that are wrong.
     """
+    path, raw = folder / MANIFEST_NAME, _read(folder)
+    version = raw["schema_version"]
+    if version > SCHEMA_VERSION:
+        raise BundleError(f"{path} has schema {version}; this agvas reads {SCHEMA_VERSION}: pip install --upgrade agvas")
+    if version < SCHEMA_VERSION:
+        raise BundleError(
+            f"{path} has schema {version}, from before the language model had a cache; this agvas reads {SCHEMA_VERSION}: export the "
+            "bundle again with agvas-export bundle CHECKPOINT -o DIR"
+        )
+    try:
+        manifest = Manifest.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise BundleError(f"{path}: {where}: {first['msg']}: copy or export the bundle again") from error
+    if manifest.anchor_tokens != ANCHOR_TOKENS:
+        raise BundleError(
+            f"{path} orders the anchors {manifest.anchor_tokens}; this agvas uses {ANCHOR_TOKENS}: export the bundle again"
+        )
+    return manifest
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    """The manifest as it stands; it has a version, and may have anything else."""
     path = folder / MANIFEST_NAME
     if not path.is_file():
         raise BundleError(
@@ -140,19 +193,7 @@ def read_manifest(folder: Path) -> Manifest:
     version = raw.get("schema_version") if isinstance(raw, dict) else None
     if not isinstance(version, int) or isinstance(version, bool):
         raise BundleError(f"{path} has no schema_version: copy or export the bundle again")
-    if version > SCHEMA_VERSION:
-        raise BundleError(f"{path} has schema {version}; this agvas reads up to {SCHEMA_VERSION}: pip install --upgrade agvas")
-    try:
-        manifest = Manifest.model_validate(raw)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise BundleError(f"{path}: {where}: {first['msg']}: copy or export the bundle again") from error
-    if manifest.anchor_tokens != ANCHOR_TOKENS:
-        raise BundleError(
-            f"{path} orders the anchors {manifest.anchor_tokens}; this agvas uses {ANCHOR_TOKENS}: export the bundle again"
-        )
-    return manifest
+    return dict(raw)
 
 
 def verify_files(folder: Path, manifest: Manifest) -> None:

@@ -21,14 +21,18 @@ class Tolerance:
     features: float
     """f_s, f_align, f_p, f_detail."""
     anchor_states: float
+    text: float
+    """Logits of the next word, keys and values."""
     logits: float
+    """Of the masks."""
     probability: float
-    """P of eq. 8, the three graphs one after the other. Not scaled. Only pixels this close to the threshold may change sides."""
+    """P of eq. 8 and the acceptance, the graphs one after the other. Not scaled. Only pixels this close to the threshold may change
+    sides."""
 
 
 # ONNX Runtime on a CPU against torch, a trained nano: features 4e-6, anchor states 4e-7, logits 5e-7, P 6e-6, no pixel of twelve
 # masks changed. torch in single against double precision is itself off by 1e-5 in the features, by the prior's logarithms.
 TOLERANCES: Final[Mapping[str, Tolerance]] = MappingProxyType(
-    {"fp32": Tolerance(features=5e-5, anchor_states=5e-5, logits=1e-4, probability=5e-5)}
+    {"fp32": Tolerance(features=5e-5, anchor_states=5e-5, text=1e-4, logits=1e-4, probability=5e-5)}
 )
 """Precision of the graphs -> what is allowed."""

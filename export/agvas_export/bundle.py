@@ -20,18 +20,21 @@ from typing import Any
 from agvas_core import __version__
 from agvas_core.contract.anchors import ANCHOR_TOKENS
 from agvas_core.contract.errors import BundleError, OutputError, SetupError, UsageError
-from agvas_core.contract.manifest import Manifest, PromptSpec, read_manifest, sha256_of, write_manifest
-from agvas_core.model.build import chat_format, semantic_tokens
+from agvas_core.contract.manifest import Manifest, PromptSpec, read_version, sha256_of, write_manifest
+from agvas_core.contract.prompts import ANCHORS, FIXED_ANSWER
+from agvas_core.model.build import chat_format, named_anchors, visual_tokens
 from agvas_core.model.checkpoint import WEIGHTS, Checkpoint, find_checkpoint, load_checkpoint
 from agvas_core.model.config import ModelConfig
 from agvas_export.graphs import export_joint
 from agvas_export.joints import make_joints
-from agvas_export.parity import Parity, compare, words
+from agvas_export.parity import Parity, compare
+from agvas_export.reference import encode, words
 
 __all__ = ["PARITY_NAME", "Exported", "export_bundle"]
 
 PARITY_NAME = "parity.json"
 MAX_PROMPT_TOKENS = 256
+MAX_NEW_TOKENS = 256
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 VERSIONED = ("torch", "transformers", "onnx", "onnxscript", "onnxruntime", "tokenizers", "numpy")
 
@@ -73,21 +76,21 @@ def export_bundle(
     name = name or source.config.name
     if not NAME.fullmatch(name):
         raise UsageError(f"the name {name!r} is not 1 to 64 letters, digits, dots, dashes and underscores: choose another --name")
-    check_tokenizer(source)
     prompt = prompt_of(source.config)
+    check_tokenizer(source, prompt)
     with written_whole(out, overwrite) as folder:
-        said = words(source.tokenizer, prompt, source.config.lmm.anchor_ids)
         specs = {}
-        for joint in make_joints(source.model, source.config, said.before.shape[1]):
+        for joint in make_joints(source.model, source.config):
             progress(f"exporting the {joint.name} graph")
             specs[joint.name] = export_joint(joint, folder)
         source.tokenizer.save(str(folder / prompt.tokenizer), pretty=False)
         manifest = Manifest(
             name=name,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
-            anchor_ids=source.config.lmm.anchor_ids,
+            anchor_ids=source.model.lmm.anchor_ids,
             semantic_view=source.config.semantic_view,
             pixel_view=source.config.pixel_view,
+            scales=source.config.scales,
             prompt=prompt,
             **specs,
             decision=source.config.decision,
@@ -105,19 +108,38 @@ def export_bundle(
 
 
 def prompt_of(config: ModelConfig) -> PromptSpec:
-    """The prompt of direct mode, no longer than the language model has positions for."""
+    """Prompts and answers no longer than the language model has positions for."""
     positions = int(config.lmm.text.get("max_position_embeddings", 4096))
-    room = positions - 2 * semantic_tokens(config)
-    return PromptSpec(chat=chat_format(config.lmm), max_tokens=max(16, min(MAX_PROMPT_TOKENS, room)))
+    room = positions - visual_tokens(config)
+    new = max(1, min(MAX_NEW_TOKENS, room // 2))
+    return PromptSpec(
+        chat=chat_format(config.lmm),
+        answer=FIXED_ANSWER.replace(ANCHORS, named_anchors(config)),
+        end_id=config.lmm.end_token_id,
+        image_id=config.lmm.image_token_id,
+        max_tokens=max(16, min(MAX_PROMPT_TOKENS, room - new)),
+        max_new_tokens=new,
+    )
 
 
-def check_tokenizer(source: Checkpoint) -> None:
-    """Raises SetupError where the tokenizer's anchors are not the model's."""
+def check_tokenizer(source: Checkpoint, prompt: PromptSpec) -> None:
+    """Before the minutes of work: is the tokenizer the model's, and can it tell an answer from a refusal?
+
+    Raises:
+        SetupError: it is not, or it cannot.
+        ParityError: it reads prompt and answer as other tokens than training did.
+    """
     ids = tuple(source.tokenizer.token_to_id(token) for token in ANCHOR_TOKENS)
     if ids != source.config.lmm.anchor_ids:
         raise SetupError(
             f"the tokenizer of {source.folder} gives {', '.join(ANCHOR_TOKENS)} the ids {ids}, its configuration says "
             f"{source.config.lmm.anchor_ids}: use the tokenizer that the model was trained with"
+        )
+    words(source.tokenizer, prompt, source.model.lmm.anchor_ids)
+    if encode(source.tokenizer, prompt.answer)[:1] == encode(source.tokenizer, prompt.refusal)[:1]:
+        raise SetupError(
+            f"the tokenizer of {source.folder} begins {prompt.answer!r} and {prompt.refusal!r} with the same token, so a refusal cannot "
+            "be told without decoding: choose an answer with another first word"
         )
 
 
@@ -162,7 +184,7 @@ def refuse_if_taken(out: Path, overwrite: bool) -> None:
     if not overwrite:
         raise UsageError(f"{out} exists and is not empty: choose another folder, or add --overwrite to replace the bundle in it")
     try:
-        read_manifest(out)
+        read_version(out)  # of any age: an old bundle is what one exports again
     except BundleError as error:  # --overwrite must never delete somebody's pictures
         raise UsageError(
             f"{out} is not empty and holds no bundle ({error}): choose another folder, or empty it yourself"

@@ -53,9 +53,9 @@ def bundle(
 
         done = export_bundle(checkpoint, out, name=name, overwrite=overwrite, progress=show)
     for each in done.parity.comparisons:
-        typer.echo(f"{each.tensor:<14} off by {each.error:.1e}, {each.tolerance:.0e} allowed")
+        typer.echo(f"{each.tensor:<18} off by {each.error:.1e}, {each.tolerance:.0e} allowed")
     changed, pixels = done.parity.mask_pixels_changed, done.parity.mask_pixels
-    typer.echo(f"{'mask':<14} {changed} of {pixels} pixels changed sides, over {done.parity.frames} images")
+    typer.echo(f"{'mask':<18} {changed} of {pixels} pixels changed sides, over {done.parity.frames} images")
     megabytes = sum((done.folder / file).stat().st_size for file in done.manifest.files) / 1e6
     typer.echo(f"bundle: {done.folder} ({megabytes:.1f} MB)\nnext:   agvas-run SOURCE --model {done.folder}")
 

@@ -11,13 +11,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.export import Dim
+from transformers.cache_utils import Cache, DynamicLayer
 
 from agvas_core.model.agvas import AgVas
 from agvas_core.model.config import ModelConfig
+from agvas_core.model.encoders import LinearP
 from agvas_core.model.lmm import Lmm
 from agvas_core.model.spam import Spam
 
-__all__ = ["Axis", "DecoderJoint", "Joint", "LmmJoint", "VisionJoint", "make_joints"]
+__all__ = ["Axis", "DecoderJoint", "Joint", "LmmJoint", "VisionJoint", "make_joints", "past_shape"]
 
 
 class VisionJoint(nn.Module):
@@ -26,23 +28,28 @@ class VisionJoint(nn.Module):
     def __init__(self, model: AgVas) -> None:
         super().__init__()
         self.semantic_encoder, self.pixel_encoder = model.semantic_encoder, model.pixel_encoder
-        self.norm, self.spam = model.linear_p.norm, fold_linear_p(model)
+        linear_p, spam = model.linear_p, model.spam
+        self.norm = None if linear_p is None else linear_p.norm
+        self.spam = None if linear_p is None or spam is None else fold_linear_p(linear_p, spam)
 
     def forward(self, semantic_image: Tensor, pixel_image: Tensor) -> tuple[Tensor, ...]:
-        """uint8 RGB [B, Hs, Ws, 3] and [B, H, W, 3] -> f_s, f_align [B, N, D], f_p [B, C, h, w] and, if any, f_detail."""
+        """uint8 RGB [B, Hs, Ws, 3] and [B, H, W, 3] -> f_s, f_align [B, N, D] (without SPAM [B, 0, D]), f_p [B, C, h, w] and, if any,
+        f_detail."""
         f_s = self.semantic_encoder(semantic_image)  # eq. 1: [B, N, D]
         f_p, f_detail = self.pixel_encoder(pixel_image)  # eq. 1: [B, C, h, w]
-        f_align = self.spam(f_s, self.norm(f_p.flatten(2).transpose(1, 2)))  # eq. 2: [B, N, D]
+        f_align = f_s[:, :0]
+        if self.spam is not None and self.norm is not None:
+            f_align = self.spam(f_s, self.norm(f_p.flatten(2).transpose(1, 2)))  # eq. 2: [B, N, D]
         return (f_s, f_align, f_p) if f_detail is None else (f_s, f_align, f_p, f_detail)
 
 
-def fold_linear_p(model: AgVas) -> Spam:
+def fold_linear_p(linear_p: LinearP, spam: Spam) -> Spam:
     """SPAM that takes C channels: Linear_p folded into its keys and values. Exact, and a third of the work at width 3584."""
-    folded = copy.copy(model.spam)
-    folded._modules = dict(model.spam._modules)  # the model's own SPAM stays as it is
-    first = model.linear_p.linear
+    folded = copy.copy(spam)
+    folded._modules = dict(spam._modules)  # the model's own SPAM stays as it is
+    first = linear_p.linear
     for name in ("to_k", "to_v"):
-        second = getattr(model.spam, name)
+        second = getattr(spam, name)
         both = nn.Linear(first.in_features, second.out_features).to(first.weight)
         with torch.no_grad():
             both.weight.copy_(second.weight.double() @ first.weight.double())
@@ -52,24 +59,69 @@ def fold_linear_p(model: AgVas) -> Spam:
 
 
 class LmmJoint(nn.Module):
-    """Joint 2: one causal prefill over Concat(f_s, f_align, f_txt), read at the three anchors (eq. 3). No padding, no cache."""
+    """Joint 2: Concat(f_s, f_align, f_txt) and what came before it, causally (eq. 3); read at the anchors and where text goes on.
+
+    One graph for the prefill and for every step of decoding: a step has no image, one word, and the keys and values so far. Any
+    of the past, the image and the words before it may be empty. No padding.
+    """
 
     def __init__(self, model: AgVas) -> None:
         super().__init__()
         self.language_model: Any = model.lmm.language_model
+        self.head = model.lmm.head
 
-    def forward(self, f_s: Tensor, f_align: Tensor, ids_before: Tensor, ids_after: Tensor, anchor_positions: Tensor) -> Tensor:
-        """f_s, f_align [B, N, D], ids [B, before] and [B, after], positions [B, 3] within ids_after -> [B, 3, D]."""
+    def forward(
+        self,
+        f_s: Tensor,
+        f_align: Tensor,
+        ids_before: Tensor,
+        ids_after: Tensor,
+        anchor_positions: Tensor,
+        logit_positions: Tensor,
+        past_key_values: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """One pass over L new positions, after P old ones.
+
+        Args:
+            f_s, f_align: [B, N, D] each; their lengths may differ.
+            ids_before, ids_after: [B, before] and [B, after]; L is the length of all four.
+            anchor_positions: [B, 3] within ids_after.
+            logit_positions: [B, K] within ids_after, where the next word is asked for: all positions of a large vocabulary would
+                be the largest tensor of the model.
+            past_key_values: [layers, 2, B, heads, P, head_dim], keys and values.
+
+        Returns:
+            anchor_states [B, 3, D], text_logits [B, K, V], present_key_values [layers, 2, B, heads, P + L, head_dim].
+        """
         embed = self.language_model.get_input_embeddings()
         f_in = torch.cat([embed(ids_before), f_s, f_align, embed(ids_after)], 1)  # [B, L, D]
-        index = torch.arange(f_in.shape[1], device=f_in.device)
+        length, past = f_in.shape[1], past_key_values.shape[4]
+        query = torch.arange(length, device=f_in.device) + past  # [L]
+        key = torch.arange(past + length, device=f_in.device)  # [P + L]
         # An additive mask that is already 4D passes transformers' own mask building by, which does not export.
-        later = torch.where(index[None, :] > index[:, None], torch.finfo(f_in.dtype).min, 0.0).to(f_in.dtype)  # [L, L]
+        later = torch.where(key[None, :] > query[:, None], torch.finfo(f_in.dtype).min, 0.0).to(f_in.dtype)  # [L, P + L]
+        cache = [filled(keys, values) for keys, values in past_key_values]
         hidden = self.language_model(
-            inputs_embeds=f_in, attention_mask=later[None, None], position_ids=index[None], use_cache=False
+            inputs_embeds=f_in,
+            attention_mask=later[None, None],
+            position_ids=query[None],
+            past_key_values=Cache(layers=list(cache)),
+            use_cache=False,  # it is kept here, not returned
         ).last_hidden_state  # [B, L, D]
-        positions = anchor_positions + (f_in.shape[1] - ids_after.shape[1])
-        return Lmm.anchor_states(hidden, positions)  # [B, 3, D]
+        first = length - ids_after.shape[1]
+        asked = Lmm.anchor_states(hidden, logit_positions + first)  # [B, K, D]
+        # A product of matrices, not of stacks: it takes the tied embeddings as they lie, where the other wants them transposed.
+        text_logits = self.head(asked.flatten(0, 1)).view(*asked.shape[:2], -1)  # [B, K, V]
+        present = torch.stack([torch.stack([layer.keys, layer.values]) for layer in cache])
+        return Lmm.anchor_states(hidden, anchor_positions + first), text_logits, present
+
+
+def filled(keys: Tensor, values: Tensor) -> Any:
+    """One layer of transformers' cache with [B, heads, P, head_dim] in it, to be added to."""
+    layer: Any = DynamicLayer()  # type: ignore[no-untyped-call]
+    layer.lazy_initialization(keys, values)
+    layer.keys, layer.values = keys, values
+    return layer
 
 
 class DecoderJoint(nn.Module):
@@ -106,8 +158,8 @@ class Joint:
     axes: dict[str, Axes]
 
 
-def make_joints(model: AgVas, config: ModelConfig, before: int) -> list[Joint]:
-    """The three joints of a model in evaluation mode; ``before`` is the number of text tokens before the image."""
+def make_joints(model: AgVas, config: ModelConfig) -> list[Joint]:
+    """The three joints of a model in evaluation mode."""
     batch = Axis("batch", Dim("batch"))
     rows, columns = Dim("rows", min=2), Dim("columns", min=2)  # in multiples of the view's granularity
     view, semantic_px = config.pixel_view, config.semantic_view.size_px
@@ -134,34 +186,52 @@ def make_joints(model: AgVas, config: ModelConfig, before: int) -> list[Joint]:
     tokens = {name: seen[name] for name in ("f_s", "f_align")}
     maps = {name: tensor for name, tensor in seen.items() if name not in tokens}
 
-    lmm_inputs = tokens | {
-        "ids_before": torch.zeros(2, before, dtype=torch.long),
+    lmm_inputs = {
+        "f_s": seen["f_s"],
+        "f_align": torch.zeros(2, 9, seen["f_s"].shape[2]),
+        "ids_before": torch.zeros(2, 6, dtype=torch.long),
         "ids_after": torch.zeros(2, 21, dtype=torch.long),
         "anchor_positions": torch.tensor([[17, 18, 19]] * 2),
+        "logit_positions": torch.tensor([[3, 5, 9, 11]] * 2),
+        "past_key_values": torch.zeros(past_shape(model, batch=2, past=13)),
     }
     lmm = LmmJoint(model).eval()
     decoder = DecoderJoint(model).eval()
     with torch.no_grad():
-        anchor_states = lmm(**lmm_inputs)
-        logits = decoder(anchor_states, **maps)
+        said = dict(zip(("anchor_states", "text_logits", "present_key_values"), lmm(**lmm_inputs), strict=True))
+        states = {"anchor_states": said["anchor_states"]}
+        logits = decoder(**states, **maps)
 
     map_axes = {name: image_axes(tensor, 2) for name, tensor in maps.items()}
     token_axes: dict[str, Axes] = {name: {0: batch} for name in tokens}
     state_axes: dict[str, Axes] = {"anchor_states": {0: batch}}
     word_axes: dict[str, Axes] = {
-        "ids_before": {0: batch},
-        "ids_after": {0: batch, 1: Axis("after", Dim("after", min=4))},
+        "f_s": {0: batch, 1: Axis("semantic", Dim("semantic", min=0))},  # none in a step of decoding
+        "f_align": {0: batch, 1: Axis("aligned", Dim("aligned", min=0))},
+        "ids_before": {0: batch, 1: Axis("before", Dim("before", min=0))},
+        "ids_after": {0: batch, 1: Axis("after", Dim("after", min=1))},
         "anchor_positions": {0: batch},
+        "logit_positions": {0: batch, 1: Axis("asked", Dim("asked", min=1))},
+        "past_key_values": {2: batch, 4: Axis("past", Dim("past", min=0))},
+        "text_logits": {0: batch, 1: Axis("asked", None)},
+        "present_key_values": {2: batch, 4: Axis("past + before + semantic + aligned + after", None)},
     }
     view_axes: dict[str, Axes] = {"semantic_image": {0: batch}, "pixel_image": image_axes(vision_inputs["pixel_image"], 1)}
     return [
         Joint("vision", vision, vision_inputs, seen, view_axes | token_axes | map_axes),
-        Joint("lmm", lmm, lmm_inputs, {"anchor_states": anchor_states}, token_axes | word_axes | state_axes),
+        Joint("lmm", lmm, lmm_inputs, said, word_axes | state_axes),
         Joint(
             "decoder",
             decoder,
-            {"anchor_states": anchor_states} | maps,
+            states | maps,
             {"logits": logits},
             state_axes | map_axes | {"logits": image_axes(logits, 2)},
         ),
     ]
+
+
+def past_shape(model: AgVas, batch: int, past: int) -> tuple[int, ...]:
+    """[layers, 2, B, heads, P, head_dim] of the language model's keys and values."""
+    config: Any = model.lmm.language_model.config
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return config.num_hidden_layers, 2, batch, config.num_key_value_heads, past, head_dim

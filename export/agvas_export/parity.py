@@ -1,52 +1,25 @@
-"""Does the bundle give the model's own answer? Joint by joint, and along the whole path.
-
-The reference is the model itself (its ``see``, ``lmm`` and ``decode``), not the modules that were traced, so a mistake in cutting
-it shows as well as one in exporting it.
-"""
+"""Does the bundle give the model's own answer? Joint by joint, one word on from there, and along the whole path."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import onnxruntime as ort
 import torch
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 from torch import Tensor
 
 from agvas_core.contract.errors import ParityError
-from agvas_core.contract.manifest import GraphSpec, Manifest, PromptSpec
-from agvas_core.contract.preprocess import make_view
+from agvas_core.contract.manifest import GraphSpec, Manifest
 from agvas_core.contract.tolerances import TOLERANCES
-from agvas_core.data.synthesis import synthesize
-from agvas_core.model.agvas import AgVas
 from agvas_core.model.checkpoint import Checkpoint
 from agvas_core.model.fusion import anomaly_probability, binary_mask
-from agvas_core.model.lmm import find_anchors
+from agvas_export.reference import SEED, Words, encode, reference, synthetic_frames, words
 
-__all__ = ["Comparison", "Frames", "Parity", "Words", "answer_of", "compare", "reference", "synthetic_frames", "words"]
+__all__ = ["Comparison", "Graphs", "Parity", "answer_of", "compare", "run_step"]
 
 Array = NDArray[Any]
-SEED = 987654321  # no training draws from it
-# Batch and frame size; each gives another view, long and wide ones among them.
-FRAMES = ((1, (256, 256)), (3, (128, 384)), (2, (300, 200)), (1, (96, 96)))
-
-
-class Words(NamedTuple):
-    """The instruction and its fixed answer as ids, with a batch axis of 1; ``positions`` [1, 3] within ``after``."""
-
-    before: Tensor
-    after: Tensor
-    positions: Tensor
-
-
-class Frames(NamedTuple):
-    """What the vision graph takes: uint8 RGB [B, Hs, Ws, 3] and [B, H, W, 3]."""
-
-    semantic: Tensor
-    pixel: Tensor
 
 
 @dataclass(frozen=True)
@@ -77,59 +50,6 @@ class Parity:
         return asdict(self)
 
 
-def words(tokenizer: Tokenizer, prompt: PromptSpec, anchor_ids: tuple[int, int, int]) -> Words:
-    """The bundle's own prompt in direct mode.
-
-    Raises:
-        ParityError: the tokenizer joins prompt and answer into other tokens than the model was trained on.
-    """
-    before, after = prompt.chat.prompt(prompt.instruction)
-    ids = _encode(tokenizer, after + prompt.answer)
-    if ids != _encode(tokenizer, after) + _encode(tokenizer, prompt.answer):
-        raise ParityError(
-            f"the tokenizer reads {prompt.chat.before_answer!r} and the answer as other tokens together than apart, and training "
-            "encodes them apart: end before_answer of the chat format with a token of its own"
-        )
-    positions = [len(ids) - 1 - ids[::-1].index(anchor) for anchor in anchor_ids]
-    after_ids = ids[: max(positions) + 1]  # nothing after the last anchor can reach it in a causal model
-    return Words(*(torch.tensor([row]) for row in (_encode(tokenizer, before), after_ids, positions)))
-
-
-def _encode(tokenizer: Tokenizer, text: str) -> list[int]:
-    return list(tokenizer.encode(text, add_special_tokens=False).ids)
-
-
-def synthetic_frames(checkpoint: Checkpoint) -> list[Frames]:
-    """Batches of generated images, as the two encoders see them."""
-    config, batches = checkpoint.config, []
-    for batch, size in FRAMES:
-        images = [synthesize(SEED, index, size).image for index in range(batch)]
-        views = ([make_view(spec, image).pixels for image in images] for spec in (config.semantic_view, config.pixel_view))
-        batches.append(Frames(*(torch.from_numpy(np.stack(view)) for view in views)))
-    return batches
-
-
-@torch.no_grad()
-def reference(model: AgVas, frames: Frames, said: Words) -> dict[str, Tensor]:
-    """The model's own tensors at every joint, by the names that the graphs give them."""
-    vision = model.see(*frames)
-    batch, tokens = vision.f_s.shape[:2]
-    image = said.after.new_full((1, 2 * tokens), model.lmm.image_token_id)
-    input_ids = torch.cat([said.before, image, said.after], 1).expand(batch, -1)  # [B, L]
-    hidden = model.lmm(model.lmm.embed(input_ids, vision.f_s, vision.f_align), with_logits=False).hidden  # [B, L, D]
-    positions, found = find_anchors(input_ids, model.lmm.anchor_ids)
-    anchors = model.lmm.anchor_states(hidden, positions)  # [B, 3, D]
-    tensors = {
-        "f_s": vision.f_s,
-        "f_align": vision.f_align,
-        "f_p": vision.pixel.f_p,
-        "f_detail": vision.pixel.f_detail,
-        "anchor_states": anchors,
-        "logits": model.decode(anchors, vision.pixel, found),
-    }
-    return {name: tensor for name, tensor in tensors.items() if tensor is not None}
-
-
 class Graphs:
     """The three graphs of a bundle on ONNX Runtime, as the verification needs them."""
 
@@ -150,6 +70,36 @@ class Graphs:
         outputs: list[Array] = self.sessions[name].run([tensor.name for tensor in spec.outputs], feeds)
         return {tensor.name: torch.from_numpy(value) for tensor, value in zip(spec.outputs, outputs, strict=True)}
 
+    def no_past(self, batch: int) -> dict[str, Tensor]:
+        """Keys and values where nothing was said yet."""
+        (past,) = (tensor.shape for tensor in self.specs["lmm"].inputs if tensor.name == "past_key_values")
+        sizes = {2: batch, 4: 0}
+        shape = [sizes[axis] if axis in sizes else int(size) for axis, size in enumerate(past)]
+        return {"past_key_values": torch.zeros(shape)}
+
+
+def run_step(graphs: Graphs, truth: Mapping[str, Tensor], said: Words) -> dict[str, Tensor]:
+    """One step of decoding: the last word again, after the reference's keys and values of all before it."""
+    batch, whole = len(truth["f_s"]), truth["present_key_values"]
+    zero = said.after.new_zeros(batch, 1)
+    step = graphs.run(
+        "lmm",
+        {
+            "f_s": truth["f_s"][:, :0],
+            "f_align": truth["f_align"][:, :0],
+            "ids_before": zero[:, :0],
+            "ids_after": said.after[:, -1:].expand(batch, -1),
+            "anchor_positions": zero.expand(-1, 3),
+            "logit_positions": zero,
+            "past_key_values": whole[..., :-1, :],
+        },
+    )
+    return {
+        "last_state": step["anchor_states"][:, 0],
+        "last_text_logits": step["text_logits"][:, 0],
+        "present_key_values": step["present_key_values"],
+    }
+
 
 def answer_of(graphs: Graphs, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The three graphs one after the other, each fed by the one before."""
@@ -168,30 +118,35 @@ def compare(folder: Path, manifest: Manifest, checkpoint: Checkpoint, *, precisi
     tolerance = TOLERANCES[precision]
     allowed = {name: tolerance.features for name in ("f_s", "f_align", "f_p", "f_detail")} | {
         "anchor_states": tolerance.anchor_states,
+        "last_state": tolerance.anchor_states,
+        "text_logits": tolerance.text,
+        "last_text_logits": tolerance.text,
+        "present_key_values": tolerance.text,
         "logits": tolerance.logits,
     }
+    first_words = [encode(checkpoint.tokenizer, text)[0] for text in (manifest.prompt.refusal, manifest.prompt.answer)]
     graphs = Graphs(folder, manifest)
     said = words(checkpoint.tokenizer, manifest.prompt, manifest.anchor_ids)
     worst: dict[str, float] = {}
-    drift, pixels, changed, count = 0.0, 0, 0, 0
+    drift, swayed, pixels, changed, count = 0.0, 0.0, 0, 0, 0
     for frames in synthetic_frames(checkpoint):
         batch = len(frames.pixel)
         truth = reference(checkpoint.model, frames, said)
-        given = {"semantic_image": frames.semantic, "pixel_image": frames.pixel} | {
-            name: ids.expand(batch, -1) for name, ids in zip(("ids_before", "ids_after", "anchor_positions"), said, strict=True)
-        }
-        for name in graphs.specs:  # each joint is given the reference of those before it
-            for tensor, value in graphs.run(name, given | truth).items():
-                worst[tensor] = max(worst.get(tensor, 0.0), _error(value, truth[tensor]))
-        expected, actual = (
-            anomaly_probability(logits, manifest.decision.alpha)
-            for logits in (truth["logits"], answer_of(graphs, given)["logits"])
-        )
+        given = {"semantic_image": frames.semantic, "pixel_image": frames.pixel} | said.inputs(batch) | graphs.no_past(batch)
+        # Each joint is given the reference of those before it.
+        runs = [graphs.run(name, given | truth) for name in graphs.specs] + [run_step(graphs, truth, said)]
+        for tensor, value in (pair for run in runs for pair in run.items()):
+            worst[tensor] = max(worst.get(tensor, 0.0), _error(value, truth[tensor]))
+        answer = answer_of(graphs, given)
+        accepts = [(each["text_logits"][:, 0, first_words].diff(dim=1)).sigmoid() for each in (truth, answer)]
+        swayed = max(swayed, _largest((accepts[0] - accepts[1]).abs()))
+        expected, actual = (anomaly_probability(each["logits"], manifest.decision.alpha) for each in (truth, answer))
         drift = max(drift, _largest((expected - actual).abs()))
-        masks = [binary_mask(probability, manifest.decision.threshold) for probability in (expected, actual)]
+        masks = [binary_mask(probability, manifest.decision.point().threshold) for probability in (expected, actual)]
         pixels, changed = pixels + masks[0].numel(), changed + int((masks[0] != masks[1]).sum())
         count += batch
     comparisons = [Comparison(name, error, allowed[name]) for name, error in worst.items()]
+    comparisons.append(Comparison("accept", swayed, tolerance.probability))
     comparisons.append(Comparison("probability", drift, tolerance.probability))
     failed = [each for each in comparisons if each.error > each.tolerance]
     if failed:

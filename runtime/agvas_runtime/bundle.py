@@ -32,7 +32,13 @@ MAX_ZIP_FILES = 1000
 # Damaged (each compression has its own error), unknown compression, encrypted, a name or a disk that cannot take it.
 _NOT_UNPACKED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, RuntimeError, OSError, ValueError)
 
-_WORDS = ("ids_before", "ids_after", "anchor_positions")  # what the LMM graph takes from the tokenizer
+_WORDS = (
+    "ids_before",
+    "ids_after",
+    "anchor_positions",
+    "logit_positions",
+    "past_key_values",
+)  # what the LMM graph takes from no graph
 
 
 @dataclass(frozen=True)
@@ -133,7 +139,7 @@ def _check_joints(folder: Path, manifest: Manifest) -> None:
                 )
     for name, graph, inputs, outputs in (
         ("vision", manifest.vision, {"semantic_image", "pixel_image"}, {"f_s", "f_align"}),
-        ("lmm", manifest.lmm, {"f_s", "f_align", *_WORDS}, {"anchor_states"}),
+        ("lmm", manifest.lmm, {"f_s", "f_align", *_WORDS}, {"anchor_states", "text_logits", "present_key_values"}),
         ("decoder", manifest.decoder, {"anchor_states"}, {"logits"}),
     ):
         if missing := sorted((inputs - _names(graph.inputs)) | (outputs - _names(graph.outputs))):

@@ -67,9 +67,29 @@ def run(
     camera: Annotated[
         str | None, typer.Option(metavar="URI", help="A camera in place of SOURCE: index, device, rtsp:// or http:// (MJPEG).")
     ] = None,
-    prompt: Annotated[str | None, typer.Option(help="What to look for, in words.")] = None,
+    prompt: Annotated[
+        str | None, typer.Option(help="What to look for, in words: 'Segment the scratch at the top left.', in any mode.")
+    ] = None,
+    mode: Annotated[
+        str,
+        typer.Option(
+            help="How the model answers: direct, the mask alone; describe, words before the mask; describe-plus, so too after "
+            "--normal-look; explain, words after it."
+        ),
+    ] = "direct",
+    normal_look: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="How a good part looks, in a sentence; for --mode describe-plus.")
+    ] = None,
     model: Annotated[str, typer.Option(metavar="NAME|FOLDER", help="A bundled model, or the folder of a bundle.")] = "nano",
-    threshold: Annotated[float | None, typer.Option(help="A pixel counts as anomalous above this score, 0 to 1.")] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Spare good parts: the bundle's strict operating point in place of the balanced one.")
+    ] = False,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            help="Every pixel above this score, 0 to 1, is anomalous: in place of the operating point's two thresholds."
+        ),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Folder for the results; the next free runs/run-001 by default.")
     ] = None,
@@ -95,6 +115,7 @@ def run(
     threads: Annotated[int | None, typer.Option(min=1, metavar="N", help="CPU threads; all cores by default.")] = None,
     tiling: Annotated[Tiling, typer.Option(help="Cut large images into tiles, or shrink them whole.")] = Tiling.auto,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="A line for every image, with what the model said.")] = False,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and leave.")
     ] = False,
@@ -109,6 +130,10 @@ def run(
         raise typer.Exit(2)
     if sources and camera is not None:
         raise UsageError(f"both SOURCE ({sources[0]}) and --camera are given; one run looks at one of them: leave one out")
+    if strict and threshold is not None:
+        raise UsageError(f"both --strict and --threshold {threshold} say what is anomalous: leave one out")
+    if quiet and verbose:
+        raise UsageError("both --quiet and --verbose are given: leave one out")
     kinds = parse_save(save)
 
     from agvas_runtime.inspection import Job, inspect  # numpy, OpenCV and ONNX Runtime come with it
@@ -118,6 +143,9 @@ def run(
         camera=camera,
         model=model,
         prompt=prompt,
+        mode=mode,
+        normal_look=normal_look,
+        strict=strict,
         threshold=threshold,
         threads=threads,
         tiling=tiling.value,
@@ -131,6 +159,7 @@ def run(
         fail_on_reject=fail_on_reject,
         json_lines=json_lines,
         quiet=quiet,
+        verbose=verbose,
     )
     raise typer.Exit(inspect(job))
 

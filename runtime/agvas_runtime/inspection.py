@@ -17,6 +17,7 @@ from rich.console import Console
 
 from agvas_core import __version__
 from agvas_core.contract.command_line import interrupt_code, printable
+from agvas_core.contract.decision import BALANCED, STRICT
 from agvas_core.contract.errors import EXIT_OK, EXIT_REJECTS, OutputError, SetupError, SourceError, UsageError
 from agvas_runtime.frame import Frame
 from agvas_runtime.image_file import MAX_PIXELS
@@ -41,6 +42,9 @@ class Job:
     camera: str | None = None
     model: str = "nano"
     prompt: str | None = None
+    mode: str = "direct"
+    normal_look: str | None = None
+    strict: bool = False
     threshold: float | None = None
     threads: int | None = None
     tiling: Literal["auto", "off"] = "auto"
@@ -54,6 +58,7 @@ class Job:
     fail_on_reject: bool = False
     json_lines: bool = False
     quiet: bool = False
+    verbose: bool = False
 
 
 def inspect(job: Job) -> int:
@@ -85,8 +90,11 @@ def _inspect(job: Job, console: Console, folder: RunFolder | None) -> int:
         segmenter = Segmenter.load(
             job.model,
             threads=job.threads,
+            operating_point=STRICT if job.strict else BALANCED,
             threshold=job.threshold,
             prompt=job.prompt,
+            mode=job.mode,
+            normal_look=job.normal_look,
             tiling=job.tiling,
             max_pixels=job.max_pixels or MAX_PIXELS,
         )
@@ -96,7 +104,7 @@ def _inspect(job: Job, console: Console, folder: RunFolder | None) -> int:
         if folder is not None:
             folder.open(facts)
         report = Report(facts, total=source.total)
-        progress = RunProgress(console, total=source.total, quiet=job.quiet)
+        progress = RunProgress(console, total=source.total, quiet=job.quiet, verbose=job.verbose)
         notes: list[str] = []
         stopped: BaseException | None = None
         try:
@@ -159,10 +167,15 @@ def _open(job: Job) -> Source:
 
 def _facts(job: Job, segmenter: Segmenter) -> dict[str, str]:
     """What was run, for the report and ``run.json``."""
+    point = segmenter.point
     return {
         "model": segmenter.bundle.identity,
         "prompt": segmenter.prompt,
-        "threshold": f"{segmenter.threshold:g}",
+        "mode": str(segmenter.question.mode),
+        "operating point": segmenter.operating_point,
+        "threshold": f"{point.threshold:g}"
+        if point.plain
+        else f"{point.threshold:g}, with a peak above {point.seed_threshold:g}",
         "date": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
         "source": printable(" ".join(without_secrets(source) for source in ([job.camera] if job.camera else job.sources))),
         "command": printable(shlex.join(["agvas-run", *map(without_secrets, sys.argv[1:])])),

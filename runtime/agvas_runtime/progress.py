@@ -28,8 +28,12 @@ _STYLES = {Verdict.PASS: "bold blue", Verdict.FAIL: "bold dark_orange", Verdict.
 class RunProgress:
     """A bar on a terminal, a line every few seconds elsewhere, nothing when ``quiet``; counts in every case."""
 
-    def __init__(self, console: Console, *, total: int | None, quiet: bool = False) -> None:
+    def __init__(self, console: Console, *, total: int | None, quiet: bool = False, verbose: bool = False) -> None:
+        """Args:
+        verbose: a line for each result; without it only for one that is alone and has an answer in words.
+        """
         self.console = console
+        self.verbose = verbose
         self.total = total
         self.quiet = quiet
         self.counts: Counter[Verdict] = Counter()
@@ -70,6 +74,8 @@ class RunProgress:
         self.counts[result.verdict] += 1
         if result.error is not None and len(self.errors) < MAX_ERRORS:
             self.errors.append((result.name, reason(result)))
+        if self.verbose or (self.total == 1 and result.answer is not None and not self.quiet):
+            self.console.print(_result_line(result), soft_wrap=True)
         now = time.monotonic()
         self.elapsed_s = now - self._started
         if self._bar is not None:
@@ -87,6 +93,18 @@ class RunProgress:
         return (
             f"{self.done:,} of {self.total:,} images, {rate:.1f} images/s, {left_s:.0f} s left, {self.counts[Verdict.FAIL]} FAIL"
         )
+
+
+def _result_line(result: Result) -> Text:
+    """Verdict, score, name, and what the model said or why there is no verdict."""
+    score = "" if result.score is None else f" {result.score:.3f}"
+    words = result.answer if result.error is None else reason(result)
+    return Text.assemble(
+        (result.verdict, _STYLES[result.verdict]),
+        f"{score}  ",
+        (printable(result.name), "bold"),
+        f"  {printable(words)}" if words else "",
+    )
 
 
 def print_summary(

@@ -27,6 +27,7 @@ MAX_THUMBNAILS = 500  # about 15 KB each: the page stays under 15 MB
 MAX_ROWS = 20_000  # a table beyond that is no longer read by people; results.jsonl has all
 MAX_ERRORS = 200
 MAX_REGIONS_SHOWN = 6  # per frame, in the enlarged view
+MAX_ANSWER_CHARS = 600  # results.jsonl has all of it
 RECENT_TIMINGS = 10_000
 
 MAX_OUTLINES = 400  # the largest ones; a frame of pure noise has thousands
@@ -89,7 +90,7 @@ class Report:
     def add(self, result: Result, files: Mapping[str, str] | None = None) -> None:
         """Takes note of one result; ``files`` are its saved images, kind -> path relative to the report."""
         self.counts[result.verdict] += 1
-        self.threshold = result.threshold
+        self.threshold = result.seed_threshold  # what a score must exceed to FAIL
         for stage, ms in result.timing.items() if result.image is not None else ():
             self.timings.setdefault(stage, deque(maxlen=RECENT_TIMINGS)).append(ms)
         if result.error is not None and len(self.errors) < MAX_ERRORS:
@@ -185,6 +186,8 @@ def _row(result: Result, files: Mapping[str, str]) -> dict[str, Any]:
     }
     if result.error is not None:
         row["e"] = reason(result)
+    if result.answer is not None:
+        row["t"] = result.answer if len(result.answer) <= MAX_ANSWER_CHARS else f"{result.answer[:MAX_ANSWER_CHARS]}…"
     if files:
         row["f"] = dict(files)
     return row

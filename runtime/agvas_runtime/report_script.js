@@ -50,7 +50,7 @@ const short = (row) => (shared ? row.n.slice(shared.length) : row.n.split("/").s
 
 function header() {
   $("headline").textContent = data.headline;
-  const keys = ["model", "prompt", "threshold", "date"].filter((key) => data.facts[key]);
+  const keys = ["model", "prompt", "mode", "threshold", "date"].filter((key) => data.facts[key]);
   $("summary").textContent = keys.map((key) => (key === "prompt" ? `“${data.facts[key]}”` : key === "threshold" ? `threshold ${data.facts[key]}` : data.facts[key])).join(" · ");
   $("notes").hidden = data.notes.length === 0;
   $("notes").append(...data.notes.map((note) => make("li", {}, note)));
@@ -185,7 +185,7 @@ function card(row, at) {
     article.append(make("input", { type: "range", min: 0, max: 100, value: $("wipe-all").value, "aria-label": `Marks of ${row.n}`, oninput: (event) => wipe(box, event.target.value) }));
     wipe(box, $("wipe-all").value);
   }
-  article.append(make("div", { class: "caption" }, make("div", {}, badge(row.v), row.s === null ? null : make("b", {}, score(row))), make("p", { title: row.n }, short(row))));
+  article.append(make("div", { class: "caption" }, make("div", {}, badge(row.v), row.s === null ? null : make("b", {}, score(row))), make("p", { title: row.n }, short(row)), row.t ? make("q", {}, row.t) : null));
   return article;
 }
 
@@ -193,7 +193,7 @@ const COLUMNS = [["Verdict", "v"], ["Name", "n"], ["Score", "s"], ["Regions", "r
 function tableRow(row, at) {
   const cell = (text, kind) => make("td", { class: kind }, text);
   return make("tr", { onclick: () => view(at) }, make("td", {}, badge(row.v)),
-    make("td", { class: "name", title: row.n }, make("button", {}, short(row)), row.e ? make("small", {}, row.e) : null),
+    make("td", { class: "name", title: row.n }, make("button", {}, short(row)), row.e || row.t ? make("small", {}, row.e || row.t) : null),
     cell(score(row), "number"), cell(row.w ? count(row.r) : "–", "number"), cell(area(row), "number"),
     cell(row.w ? `${row.w}×${row.h}` : "–", "number wide"), cell(milliseconds(row.ms), "number wide"));
 }
@@ -222,7 +222,7 @@ function ordered(rows) {
 
 function update() {
   const words = state.words.toLowerCase().split(/\s+/).filter(Boolean);
-  state.shown = ordered(data.rows.filter((row) => (!state.verdict || row.v === state.verdict) && words.every((word) => row.n.toLowerCase().includes(word))));
+  state.shown = ordered(data.rows.filter((row) => (!state.verdict || row.v === state.verdict) && words.every((word) => `${row.n} ${row.t || ""}`.toLowerCase().includes(word))));
   for (const tile of $("tiles").children) tile.setAttribute("aria-pressed", tile.verdict === state.verdict);
   $("order").value = state.order;
   $("shown").textContent = `${count(state.shown.length)} shown`;
@@ -261,6 +261,7 @@ function view(at) {
   $("viewer-next").disabled = at === state.shown.length - 1;
   const facts = [];
   if (row.w) facts.push(make("p", {}, `Score ${score(row)} · ${row.r} ${row.r === 1 ? "region" : "regions"} · ${area(row)} % of the area · ${row.w}×${row.h} px · ${milliseconds(row.ms)} ms · ${at + 1} of ${count(state.shown.length)}`));
+  if (row.t) facts.push(make("p", {}, make("q", {}, row.t)));
   if (row.e && thumbnail) facts.push(make("p", {}, row.e));
   const regions = thumbnail ? thumbnail.r : [];
   regions.slice(0, 6).forEach(([x, y, w, h, px, mean], number) => facts.push(make("p", {}, `Region ${number + 1}: ${count(px)} px in a box of ${w}×${h} px at (${x}, ${y}), mean score ${mean.toFixed(2)}`)));

@@ -51,8 +51,14 @@ class Result:
     verdict: Verdict
     score: float | None
     """Highest value of the score map."""
+    operating_point: str
+    """Which of the bundle's: ``balanced``, ``strict``; ``threshold`` where the caller named one."""
     threshold: float
+    """Pixels above it belong to a region,"""
+    seed_threshold: float
+    """which counts where it reaches this."""
     prompt: str
+    """The instruction as the model read it."""
     bundle: str
     """Name and first 12 hex digits of the manifest's sha256: ``nano@0123456789ab``."""
     regions: list[Region] = field(default_factory=list)
@@ -61,6 +67,12 @@ class Result:
     mask: NDArray[np.bool_] | None = None
     error: str | None = None
     tiles: int = 1
+    mode: str = "direct"
+    """How the model was to answer: ``direct``, ``describe``, ``describe-plus``, ``explain``."""
+    answer: str | None = None
+    """What the model said; ``[mask]`` stands where its anchors stood. None in direct mode, whose answer is always the same."""
+    accept: float | None = None
+    """Did the model answer (1) or refuse (0)? In direct mode its own probability of the one against the other."""
     timing: dict[str, float] = field(default_factory=dict)
     """Milliseconds per stage: read, preprocess, vision, lmm, decoder, postprocess, total."""
 
@@ -72,7 +84,9 @@ class Result:
             "index": self.index,
             "verdict": str(self.verdict),
             "score": self.score,
+            "operating_point": self.operating_point,
             "threshold": self.threshold,
+            "seed_threshold": self.seed_threshold,
             "regions": [
                 {
                     "polygon": region.polygon,
@@ -89,6 +103,9 @@ class Result:
             "height": height,
             "tiles": self.tiles,
             "prompt": self.prompt,
+            "mode": self.mode,
+            "answer": self.answer,
+            "accept": None if self.accept is None else round(self.accept, 5),
             "bundle": self.bundle,
             "error": self.error,
             "timing_ms": {stage: round(ms, 3) for stage, ms in self.timing.items()},

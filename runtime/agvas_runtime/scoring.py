@@ -1,23 +1,23 @@
-"""One frame through the three stages to its score map P, as a whole or tile by tile."""
+"""One frame through the three stages to its score map P: at every scale, as a whole or tile by tile."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from math import ceil
 from time import perf_counter
+from typing import NamedTuple
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from agvas_core.contract.anchors import Anchor
+from agvas_core.contract.anchors import EMPTY_LOGITS, Anchor
 from agvas_core.contract.errors import BundleError, ImageError
 from agvas_core.contract.manifest import Manifest
-from agvas_core.contract.preprocess import View, make_view
+from agvas_core.contract.preprocess import View, back_to_frame, make_view, scaled_views
+from agvas_core.contract.prompts import Mode
 from agvas_runtime.fusion import anomaly_probability
-from agvas_runtime.stages.protocol import DecoderStage, Features, LmmStage, VisionStage
-from agvas_runtime.tiling import Blend, plan_tiles
+from agvas_runtime.stages.protocol import DecoderStage, Features, LmmStage, Reply, VisionStage
+from agvas_runtime.tiling import Blend, Look, plan_looks
 
-__all__ = ["Clock", "Scorer"]
+__all__ = ["Clock", "Scored", "Scorer"]
 
 Float = NDArray[np.float32]
 Rgb = NDArray[np.uint8]
@@ -45,8 +45,22 @@ class Clock:
         return {**self.ms, "total": sum(self.ms.values())}
 
 
+class Scored(NamedTuple):
+    """What the stages say of one frame."""
+
+    score_map: Float
+    """P, float32 [H, W] in 0..1."""
+    accept: float
+    """The language model's acceptance: 1 where it answers, 0 where it refuses. Of tiles the highest counts, for one with a defect is
+    enough; of scales the mean."""
+    tiles: int
+    """At the finest scale."""
+    answer: str | None = None
+    """What the language model said, where its mode has it speak."""
+
+
 class Scorer:
-    """Views -> vision -> LMM -> decoder -> logits at frame size -> P (eq. 1-8)."""
+    """Views -> vision -> LMM -> decoder -> logits at frame size -> P (eq. 1-8), averaged over the bundle's scales."""
 
     def __init__(
         self, manifest: Manifest, vision: VisionStage, lmm: LmmStage, decoder: DecoderStage, *, tiled: bool = True
@@ -58,39 +72,64 @@ class Scorer:
         self.tiled = tiled
         self._batch = _tile_batch(manifest)
 
-    def score_map(self, image: Rgb, instruction: str, clock: Clock) -> tuple[Float, int]:
-        """P as float32 [H, W] of an RGB frame [H, W, 3], and the number of tiles it took.
+    def score(self, image: Rgb, instruction: str, clock: Clock, mode: Mode = Mode.DIRECT) -> Scored:
+        """P of an RGB frame [H, W, 3].
+
+        Where the mode has words they are about the whole part: no tiles, and one answer, whose anchors are for every scale. (Nano's
+        anchors hardly depend on the scale: AP on seven sets is the same to three digits. In direct mode each scale has its own even so.)
 
         Raises:
             ImageError: the stages fail on this frame, or give values that are not finite.
             BundleError: the decoder's logits have another shape than the contract's.
         """
-        manifest = self.manifest
         height, width = image.shape[:2]
-        tiles = plan_tiles(height, width, manifest.pixel_view, manifest.tiling, enabled=self.tiled)
-        blend = Blend(tiles, channels=2)  # l_seg, and l_ano - l_nor: the softmax of eq. 7 needs no more than the difference
-        waiting = list(tiles)
+        spoken = mode is not Mode.DIRECT
+        views = scaled_views(self.manifest.pixel_view, self.manifest.scales, height, width)
+        looks = plan_looks(height, width, views, self.manifest.tiling, enabled=self.tiled and not spoken)
+        # l_seg, and l_ano - l_nor: the softmax of eq. 7 needs no more than the difference.
+        blend = Blend(height, width, channels=2)
+        accepts, reply = list[float](), None
+        for look in looks:
+            accept, reply = self._look(look, image, (instruction, mode), reply if spoken else None, clock, blend, 1 / len(looks))
+            accepts.append(accept)
+        with clock.stage("postprocess"):
+            l_seg, l_ano_nor = blend.maps
+            score_map = anomaly_probability(l_seg, l_ano_nor, self.manifest.decision.alpha, out=l_seg)
+        answer = reply.answers[0] if reply is not None and reply.answers else None
+        return Scored(score_map, sum(accepts) / len(accepts), len(looks[0].tiles), answer)
+
+    def _look(
+        self, look: Look, image: Rgb, question: tuple[str, Mode], said: Reply | None, clock: Clock, blend: Blend, share: float
+    ) -> tuple[float, Reply]:
+        """Adds ``share`` of the frame's logits at one scale to ``blend``; returns the acceptance and the last reply.
+
+        Args:
+            said: a reply to decode, where the question was answered at another scale.
+        """
+        accept, waiting = 0.0, list(look.tiles)
         while waiting:
             batch, waiting = waiting[: self._batch], waiting[self._batch :]
             with clock.stage("preprocess"):
                 crops = [image[tile.rows, tile.columns] for tile in batch]
-                semantic = np.stack([make_view(manifest.semantic_view, crop).pixels for crop in crops])  # [B, Hs, Ws, 3]
-                views = [make_view(manifest.pixel_view, crop) for crop in crops]
-            logits = self._logits(semantic, views, instruction, clock)  # [B, 3, Hm, Wm]
+                semantic = np.stack([make_view(self.manifest.semantic_view, crop).pixels for crop in crops])  # [B, Hs, Ws, 3]
+                views = [make_view(look.view, crop) for crop in crops]
+            reply, logits = self._reply(semantic, views, question, said, clock)  # [B, 3, Hm, Wm]
+            accept = max(accept, float(reply.accept.max()))
             with clock.stage("postprocess"):
                 for tile, view, layers in zip(batch, views, logits, strict=True):
-                    blend.add(tile, [_at_frame_size(layer, view, tiles.size) for layer in _relative(layers)])
-        with clock.stage("postprocess"):
-            l_seg, l_ano_nor = blend.maps
-            return anomaly_probability(l_seg, l_ano_nor, manifest.decision.alpha, out=l_seg), len(tiles)
+                    blend.add(tile, [back_to_frame(layer, view, look.tiles.size) for layer in _relative(layers)], share)
+        return accept, reply
 
-    def _logits(self, semantic: Rgb, views: list[View], instruction: str, clock: Clock) -> Float:
+    def _reply(
+        self, semantic: Rgb, views: list[View], question: tuple[str, Mode], said: Reply | None, clock: Clock
+    ) -> tuple[Reply, Float]:
+        """What the language model says of each view, and the logits [B, 3, Hm, Wm] that follow."""
         with clock.stage("vision"):
             features: Features = self.vision(semantic, np.stack([view.pixels for view in views]))
         with clock.stage("lmm"):
-            anchor_states = self.lmm(features, instruction)  # [B, 3, D]
+            reply = self.lmm(features, *question) if said is None else said  # anchor states [B, 3, D]
         with clock.stage("decoder"):
-            logits = self.decoder(anchor_states, features)  # [B, 3, Hm, Wm]
+            logits = self.decoder(reply.anchor_states, features)  # [B, 3, Hm, Wm]
         if logits.ndim != 4 or logits.shape[:2] != (len(views), len(Anchor)) or logits.size == 0:
             raise BundleError(
                 f"the decoder gave logits of shape {list(logits.shape)}; {[len(views), len(Anchor), 'h', 'w']} is needed: "
@@ -101,7 +140,8 @@ class Scorer:
             raise ImageError(
                 "the model gave logits that are NaN or infinite on this image: try another prompt, or report image and bundle"
             )
-        return logits
+        empty = np.array(EMPTY_LOGITS, np.float32)[:, None, None]
+        return reply, np.where(reply.found[:, None, None, None], logits, empty) if not reply.found.all() else logits
 
 
 def _relative(layers: Float) -> tuple[Float, Float]:
@@ -109,20 +149,10 @@ def _relative(layers: Float) -> tuple[Float, Float]:
     return layers[Anchor.SEG], layers[Anchor.ANO] - layers[Anchor.NOR]
 
 
-def _at_frame_size(logits: Float, view: View, size: tuple[int, int]) -> Float:
-    """The part of a logit map [Hm, Wm] that shows the frame, not padding, enlarged to ``size`` = (h, w)."""
-    cells, enlarged = [], []
-    for content, shown, length, target in zip(view.content, view.pixels.shape, logits.shape, size, strict=False):
-        exact = content * length / shown  # cells that the frame fills; the last one perhaps only in part
-        cells.append(min(length, ceil(exact)))
-        enlarged.append(max(target, round(target * cells[-1] / exact)))
-    whole = cv2.resize(logits[: cells[0], : cells[1]], enlarged[::-1], interpolation=cv2.INTER_LINEAR)
-    return np.asarray(whole[: size[0], : size[1]], np.float32)
-
-
 def _tile_batch(manifest: Manifest) -> int:
     """Tiles per run: as many as we like where the graphs leave the batch open, else one."""
-    batches = {spec.shape[0] for graph in (manifest.vision, manifest.lmm, manifest.decoder) for spec in graph.inputs}
+    inputs = [spec for graph in (manifest.vision, manifest.lmm, manifest.decoder) for spec in graph.inputs]
+    batches = {spec.shape[2 if spec.name == "past_key_values" else 0] for spec in inputs}  # [layers, 2, B, ...]
     fixed = {batch for batch in batches if isinstance(batch, int)}
     if fixed - {1}:
         raise BundleError(f"the graphs take batches of {max(fixed)}; 1 or an open batch is needed: export the bundle again")

@@ -8,20 +8,22 @@ A frame that cannot be used gives NO_VERDICT with the reason, and the next one i
 """
 
 import copy
-import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal, overload
+from typing import Literal, NamedTuple, overload
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from agvas_core.contract.errors import AgvasError, ImageError, UsageError
-from agvas_core.contract.prompts import MAX_INSTRUCTION_CHARS, strip_control_tokens
+from agvas_core.contract.decision import BALANCED, OperatingPoint, anomaly_mask
+from agvas_core.contract.errors import ImageError, UsageError
+from agvas_core.contract.prompts import Mode
 from agvas_runtime.bundle import Bundle, load_bundle
 from agvas_runtime.frame import Frame
 from agvas_runtime.image_file import MAX_PIXELS
+from agvas_runtime.question import Question, ask
 from agvas_runtime.regions import find_regions
 from agvas_runtime.result import Result, Verdict
 from agvas_runtime.rgb import to_rgb
@@ -33,7 +35,12 @@ __all__ = ["Segmenter"]
 
 MAX_THREADS = 1024  # ONNX Runtime starts them all at once, however many; beyond this it is a slip
 
-log = logging.getLogger("agvas")
+
+class _Rule(NamedTuple):
+    """An operating point and the name that results have it by."""
+
+    name: str
+    point: OperatingPoint
 
 
 class Segmenter:
@@ -49,16 +56,24 @@ class Segmenter:
         lmm: LmmStage,
         decoder: DecoderStage,
         *,
+        operating_point: str = BALANCED,
         threshold: float | None = None,
         prompt: str | None = None,
+        mode: Mode | str = Mode.DIRECT,
+        normal_look: str | None = None,
         tiling: Literal["auto", "off"] = "auto",
         max_pixels: int = MAX_PIXELS,
     ) -> None:
         if tiling not in ("auto", "off"):
             raise UsageError(f"tiling is {tiling!r}; it can be auto or off")
         self.bundle = bundle
-        self.threshold = _threshold(bundle.manifest.decision.threshold if threshold is None else threshold)
-        self.prompt = _instruction(bundle.manifest.prompt.instruction if prompt is None else prompt)
+        if threshold is not None and operating_point != BALANCED:
+            raise UsageError(
+                f"threshold {threshold} and operating point {operating_point} both say what is anomalous: leave one out"
+            )
+        named = _Rule(operating_point, bundle.manifest.decision.point(operating_point))
+        self._rule = named if threshold is None else _plain(named, threshold)
+        self.question = ask(bundle.manifest.prompt, prompt=prompt, mode=mode, normal_look=normal_look)
         self.max_pixels = max_pixels
         self._scorer = Scorer(bundle.manifest, vision, lmm, decoder, tiled=tiling == "auto")
 
@@ -68,8 +83,11 @@ class Segmenter:
         model: str | Path = "nano",
         *,
         threads: int | None = None,
+        operating_point: str = BALANCED,
         threshold: float | None = None,
         prompt: str | None = None,
+        mode: Mode | str = Mode.DIRECT,
+        normal_look: str | None = None,
         tiling: Literal["auto", "off"] = "auto",
         max_pixels: int = MAX_PIXELS,
     ) -> "Segmenter":
@@ -78,8 +96,12 @@ class Segmenter:
         Args:
             model: a bundled name, or the folder or zip of a bundle.
             threads: CPU threads per stage; all cores where None.
-            threshold: a pixel is anomalous above this, 0..1; the bundle's own where None.
-            prompt: what to look for; the bundle's own instruction where None.
+            operating_point: one of the bundle's by name; ``strict`` spares good parts.
+            threshold: a pixel is anomalous above this, 0..1, in place of the operating point's two thresholds; least area and gate stay.
+            prompt: what to look for; the mode's own instruction where None.
+            mode: ``direct``: the mask at once. ``describe``: words, then the mask. ``describe-plus``: so too, told how a good part looks.
+                ``explain``: the mask, then why. All but the first speak word by word, and see the whole frame in one view.
+            normal_look: how a good part looks, for ``describe-plus``.
             tiling: ``auto`` cuts frames that one view would shrink too much; ``off`` never does.
             max_pixels: larger frames get NO_VERDICT.
 
@@ -87,7 +109,10 @@ class Segmenter:
             UsageError: no such model, or an option out of range.
             BundleError: a bundle that is broken, foreign or too new.
         """
-        from agvas_runtime.stages.onnx import OnnxDecoder, OnnxLmm, OnnxVision  # one backend of several
+        # One backend of several.
+        from agvas_runtime.stages.onnx_decoder import OnnxDecoder
+        from agvas_runtime.stages.onnx_lmm import OnnxLmm
+        from agvas_runtime.stages.onnx_vision import OnnxVision
 
         if threads is not None and not 1 <= threads <= MAX_THREADS:
             raise UsageError(f"threads is {threads}; 1 to {MAX_THREADS} are possible: leave it out to use all cores")
@@ -98,26 +123,65 @@ class Segmenter:
             OnnxVision(bundle, threads=threads),
             lmm,
             OnnxDecoder(bundle, threads=threads),
+            operating_point=operating_point,
             threshold=threshold,
             prompt=prompt,
+            mode=mode,
+            normal_look=normal_look,
             tiling=tiling,
             max_pixels=max_pixels,
         )
-        lmm.words(segmenter.prompt)  # a prompt that does not fit is refused now, not at the first frame
+        lmm.words(segmenter.prompt, segmenter.question.mode)  # a prompt that does not fit is refused now, not at the first frame
         return segmenter
+
+    @property
+    def operating_point(self) -> str:
+        """The name of ``point``: ``balanced``, ``strict``, or ``threshold`` where the caller named one."""
+        return self._rule.name
+
+    @property
+    def point(self) -> OperatingPoint:
+        """What a region is and when it counts."""
+        return self._rule.point
+
+    @property
+    def prompt(self) -> str:
+        """The instruction as the model reads it."""
+        return self.question.instruction
 
     @overload
     def predict(
-        self, source: object, *, stream: Literal[False] = False, prompt: str | None = None, threshold: float | None = None
+        self,
+        source: object,
+        *,
+        stream: Literal[False] = False,
+        prompt: str | None = None,
+        threshold: float | None = None,
+        mode: Mode | str | None = None,
+        normal_look: str | None = None,
     ) -> list[Result]: ...
 
     @overload
     def predict(
-        self, source: object, *, stream: Literal[True], prompt: str | None = None, threshold: float | None = None
+        self,
+        source: object,
+        *,
+        stream: Literal[True],
+        prompt: str | None = None,
+        threshold: float | None = None,
+        mode: Mode | str | None = None,
+        normal_look: str | None = None,
     ) -> Iterator[Result]: ...
 
     def predict(
-        self, source: object, *, stream: bool = False, prompt: str | None = None, threshold: float | None = None
+        self,
+        source: object,
+        *,
+        stream: bool = False,
+        prompt: str | None = None,
+        threshold: float | None = None,
+        mode: Mode | str | None = None,
+        normal_look: str | None = None,
     ) -> list[Result] | Iterator[Result]:
         """Segments every frame of a source.
 
@@ -125,26 +189,31 @@ class Segmenter:
             source: whatever ``sources.open_source`` takes: a path, folder, glob or video, or several of them; a camera; an array (RGB
                 [H, W, 3], RGBA or grey; uint8, uint16, or floats in 0..1); an iterable of arrays and ``Frame``, read one by one.
             stream: results one by one as they are made; else all in a list, with their images and maps.
-            prompt: what to look for, in place of the segmenter's own.
-            threshold: in place of the segmenter's own.
+            prompt, threshold, mode, normal_look: in place of the segmenter's own, as in ``load``.
 
         Raises:
-            UsageError: a source, prompt or threshold that cannot be meant.
+            UsageError: a source, or something asked, that cannot be meant.
             SourceError: a stream that is not there, or stopped.
         """
-        instruction = self.prompt if prompt is None else _instruction(prompt)
-        limit = self.threshold if threshold is None else _threshold(threshold)
-        results = self._run(self._open(source), instruction, limit)
+        question, rule = self._ask(prompt, mode, normal_look), self._rule_at(threshold)
+        results = self._run(self._open(source), question, rule)
         return results if stream else list(results)
 
-    def segment(self, frame: Frame, *, prompt: str | None = None, threshold: float | None = None) -> Result:
+    def segment(
+        self,
+        frame: Frame,
+        *,
+        prompt: str | None = None,
+        threshold: float | None = None,
+        mode: Mode | str | None = None,
+        normal_look: str | None = None,
+    ) -> Result:
         """Segments one frame; one that carries an error, or cannot be used, gives NO_VERDICT.
 
         Raises:
-            UsageError: a prompt or threshold that cannot be meant.
+            UsageError: something asked that cannot be meant.
         """
-        instruction = self.prompt if prompt is None else _instruction(prompt)
-        return self._segment(frame, instruction, self.threshold if threshold is None else _threshold(threshold))
+        return self._segment(frame, self._ask(prompt, mode, normal_look), self._rule_at(threshold))
 
     def with_lmm(self, lmm: LmmStage) -> "Segmenter":
         """The same segmenter with another language model behind it; the two share all else."""
@@ -158,49 +227,55 @@ class Segmenter:
         """The language model."""
         return self._scorer.lmm
 
+    def _ask(self, prompt: str | None, mode: Mode | str | None, normal_look: str | None) -> Question:
+        spec = self.bundle.manifest.prompt
+        return ask(spec, prompt=prompt, mode=mode, normal_look=normal_look, before=self.question)
+
+    def _rule_at(self, threshold: float | None) -> _Rule:
+        return self._rule if threshold is None else _plain(self._rule, threshold)
+
     def _open(self, source: object) -> Source:
         opened = open_source(source, max_pixels=self.max_pixels)
         # Files are decoded ahead of the model; the caller's own iterator is left to the caller's thread and pace.
         return prefetch(opened) if isinstance(opened, FileSource) else opened
 
-    def _run(self, source: Source, instruction: str, threshold: float) -> Iterator[Result]:
+    def _run(self, source: Source, question: Question, rule: _Rule) -> Iterator[Result]:
         with source:
             for frame in source:
-                yield self._segment(frame, instruction, threshold)
+                yield self._segment(frame, question, rule)
 
-    def _segment(self, frame: Frame, instruction: str, threshold: float) -> Result:
+    def _segment(self, frame: Frame, question: Question, rule: _Rule) -> Result:
         clock = Clock(frame.read_ms)
+        unjudged = self._unjudged(frame, question, rule)
         try:
-            return self._judge(frame, instruction, threshold, clock)
+            result = self._judge(unjudged, self._usable(frame), question, rule.point, clock)
         except ImageError as error:
-            return self._no_verdict(frame, error, instruction, threshold, clock)
+            result = replace(unjudged, error=str(error))
         except (MemoryError, cv2.error) as error:
             if isinstance(error, cv2.error) and error.code != cv2.Error.StsNoMem:
                 raise
-            short = ImageError("the image needs more memory than there is: give a smaller one, or lower max_pixels")
-            return self._no_verdict(frame, short, instruction, threshold, clock)
+            result = replace(unjudged, error="the image needs more memory than there is: give a smaller one, or lower max_pixels")
+        return replace(result, timing=clock.timing())
 
-    def _judge(self, frame: Frame, instruction: str, threshold: float, clock: Clock) -> Result:
-        image = self._usable(frame)
-        score_map, tiles = self._scorer.score_map(image, instruction, clock)
+    def _judge(
+        self, unjudged: Result, image: NDArray[np.uint8], question: Question, point: OperatingPoint, clock: Clock
+    ) -> Result:
+        score_map, accept, tiles, answer = self._scorer.score(image, question.instruction, clock, question.mode)
         with clock.stage("postprocess"):
-            min_area_px = self.bundle.manifest.decision.min_area_fraction * score_map.size
-            mask, regions = find_regions(score_map > threshold, score_map, min_area_px)
+            mask = anomaly_mask(score_map, point, accept)
+            regions = find_regions(mask, score_map)
             score = float(score_map.max())
-        return Result(
-            name=frame.name,
-            index=frame.index,
+        return replace(
+            unjudged,
             verdict=Verdict.FAIL if regions else Verdict.PASS,
             score=score,
-            threshold=threshold,
-            prompt=instruction,
-            bundle=self.bundle.identity,
             regions=regions,
             image=image,
             score_map=score_map,
             mask=mask,
             tiles=tiles,
-            timing=clock.timing(),
+            answer=answer,
+            accept=accept,
         )
 
     def _usable(self, frame: Frame) -> NDArray[np.uint8]:
@@ -216,37 +291,24 @@ class Segmenter:
             )
         return to_rgb(frame.image)
 
-    def _no_verdict(self, frame: Frame, error: AgvasError, instruction: str, threshold: float, clock: Clock) -> Result:
+    def _unjudged(self, frame: Frame, question: Question, rule: _Rule) -> Result:
+        """What is known before the frame was looked at."""
         return Result(
             name=frame.name,
             index=frame.index,
             verdict=Verdict.NO_VERDICT,
             score=None,
-            threshold=threshold,
-            prompt=instruction,
+            operating_point=rule.name,
+            threshold=rule.point.threshold,
+            seed_threshold=rule.point.seed_threshold,
+            prompt=question.instruction,
+            mode=str(question.mode),
             bundle=self.bundle.identity,
-            error=str(error),
-            timing=clock.timing(),
         )
 
 
-def _instruction(prompt: str) -> str:
-    """The prompt without control tokens; warns where there were any."""
-    if len(prompt) > MAX_INSTRUCTION_CHARS:
-        raise UsageError(f"the prompt has {len(prompt)} characters; {MAX_INSTRUCTION_CHARS} are allowed: shorten it")
-    try:
-        prompt.encode()
-    except UnicodeEncodeError as error:
-        raise UsageError(f"the prompt {prompt!r} is no valid UTF-8: check the encoding of the terminal or script") from error
-    clean, removed = strip_control_tokens(prompt)
-    if removed:
-        log.warning("removed %s from the prompt: these belong to the model; what is left is %r", ", ".join(removed), clean)
-    if not clean:
-        raise UsageError(f"the prompt {prompt!r} says nothing: say what to look for, or leave it out")
-    return clean
-
-
-def _threshold(threshold: float) -> float:
+def _plain(rule: _Rule, threshold: float) -> _Rule:
+    """Plain thresholding at a number of the caller's."""
     if not 0.0 < threshold < 1.0:
         raise UsageError(f"threshold is {threshold}; it lies between 0 and 1, both excluded")
-    return threshold
+    return _Rule("threshold", rule.point.at(threshold))

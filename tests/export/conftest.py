@@ -1,4 +1,4 @@
-"""A tiny model with every part of nano, whose language model has learned to say the fixed answer, and its bundle."""
+"""A tiny model with every part of nano, whose language model has learned three answers by heart, and its bundle."""
 
 import copy
 from pathlib import Path
@@ -10,7 +10,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from torch import nn
 
 from agvas_core.contract.command_line import exit_code_of
-from agvas_core.contract.prompts import DEFAULT_INSTRUCTION, FIXED_ANSWER
+from agvas_core.contract.prompts import ANCHORS, DEFAULT_INSTRUCTION, FIXED_ANSWER, INSTRUCTIONS, NO_ANOMALY_ANSWER, Mode
 from agvas_core.data.dialogue import Dialogue
 from agvas_core.data.tokenizer import SPECIAL_TOKENS
 from agvas_core.model.agvas import AgVas
@@ -34,6 +34,13 @@ SMALL: dict[str, Any] = {
 }
 
 
+LESSONS = (  # instruction, answer
+    (DEFAULT_INSTRUCTION, FIXED_ANSWER),
+    (INSTRUCTIONS[Mode.DESCRIBE], f"There is a dent, it is {ANCHORS}."),
+    ("Segment the hole.", NO_ANOMALY_ANSWER),
+)
+
+
 def merged(table: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     """``table`` with ``changes`` in it, table by table."""
     result = copy.deepcopy(table)
@@ -50,7 +57,8 @@ def make_tokenizer() -> Tokenizer:
     special = [AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=320, special_tokens=special, initial_alphabet=alphabet, show_progress=False)
-    tokenizer.train_from_iterator([DEFAULT_INSTRUCTION, "Sure, it is", "user\nassistant\n"] * 20, trainer)
+    said = [text.replace(ANCHORS, "") for lesson in LESSONS for text in lesson]
+    tokenizer.train_from_iterator([*said, "user\nassistant\n"] * 20, trainer)
     return tokenizer
 
 
@@ -70,17 +78,17 @@ def make_model(config: ModelConfig) -> AgVas:
     return model
 
 
-def teach_fixed_answer(model: AgVas, config: ModelConfig, tokenizer: Tokenizer) -> None:
-    """Fits the language model alone to one sentence, about any image."""
-    ids, _, labels, _ = encode_dialogues([Dialogue(DEFAULT_INSTRUCTION, FIXED_ANSWER, None)], tokenizer, config)
-    visual = int((ids == config.lmm.image_token_id).sum()) // 2
+def teach_by_heart(model: AgVas, config: ModelConfig, tokenizer: Tokenizer) -> None:
+    """Fits the language model alone to the lessons, about any image."""
+    dialogues = [Dialogue(instruction, answer, None) for instruction, answer in LESSONS]
+    ids, attention, labels, _ = encode_dialogues(dialogues, tokenizer, config)
+    visual = int((ids[0] == config.lmm.image_token_id).sum()) // 2
     optimizer = torch.optim.Adam(model.lmm.parameters(), 5e-3)
-    for _ in range(60):
-        f_s, f_align = torch.randn(2, 4, visual, config.lmm.text["hidden_size"])
-        rows = ids.expand(4, -1)
-        _, logits = model.lmm(model.lmm.embed(rows, f_s, f_align))
+    for _ in range(120):
+        f_s, f_align = torch.randn(2, len(ids), visual, config.lmm.text["hidden_size"])
+        _, logits = model.lmm(model.lmm.embed(ids, f_s, f_align), attention)
         assert logits is not None
-        loss = nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels.expand(4, -1)[:, 1:].flatten())
+        loss = nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -92,7 +100,7 @@ def tiny_checkpoint_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("checkpoint") / "tiny"
     config = parse_config(merged(load_preset("nano")["model"], SMALL))
     tokenizer, model = make_tokenizer(), make_model(config)
-    teach_fixed_answer(model, config, tokenizer)
+    teach_by_heart(model, config, tokenizer)
     training = {"images": 240, "train": {"seed": 7}}
     save_checkpoint(folder, model.state_dict(), config, tokenizer, training)
     return folder

@@ -41,11 +41,13 @@ def test_the_manifest_says_what_may_vary(exported_folder: Path) -> None:
     assert shapes == {
         "semantic_image": ("batch", 64, 64, 3),
         "pixel_image": ("batch", "height", "width", 3),
-        "f_s": ("batch", 16, 32),
-        "f_align": ("batch", 16, 32),
-        "ids_before": ("batch", shapes["ids_before"][1]),
+        "f_s": ("batch", "semantic", 32),
+        "f_align": ("batch", "aligned", 32),
+        "ids_before": ("batch", "before"),
         "ids_after": ("batch", "after"),
         "anchor_positions": ("batch", 3),
+        "logit_positions": ("batch", "asked"),
+        "past_key_values": (2, 2, "batch", 2, "past", 8),
         "anchor_states": ("batch", 3, 32),
         "f_p": ("batch", 32, "height/8", "width/8"),
         "f_detail": ("batch", 8, "height/2", "width/2"),
@@ -65,7 +67,8 @@ def test_provenance_leads_back_to_the_weights(exported_folder: Path, tiny_checkp
 def test_parity_json_says_what_was_compared(exported_folder: Path) -> None:
     parity = json.loads((exported_folder / PARITY_NAME).read_text())
     compared = {each["tensor"] for each in parity["comparisons"]}
-    assert compared == {"f_s", "f_align", "f_p", "f_detail", "anchor_states", "logits", "probability"}
+    vision, words = {"f_s", "f_align", "f_p", "f_detail"}, {"anchor_states", "text_logits", "present_key_values", "accept"}
+    assert compared == vision | words | {"last_state", "last_text_logits", "logits", "probability"}
     assert all(0 <= each["error"] <= each["tolerance"] for each in parity["comparisons"])
     assert parity["frames"] >= 4 and parity["mask_pixels"] > 10_000
 

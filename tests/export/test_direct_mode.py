@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from agvas_core.contract.anchors import ANCHOR_TOKENS
 from agvas_core.contract.manifest import sha256_of
-from agvas_core.contract.prompts import DEFAULT_INSTRUCTION, FIXED_ANSWER
+from agvas_core.contract.prompts import DEFAULT_INSTRUCTION, FIXED_ANSWER, Mode
 from agvas_core.contract.tolerances import TOLERANCES
 from agvas_core.data.dialogue import Dialogue
 from agvas_core.data.synthesis import synthesize
@@ -25,8 +25,10 @@ from agvas_core.train.batches import encode_dialogues
 from agvas_runtime.bundle import BUNDLED, Bundle, load_bundle
 from agvas_runtime.scoring import Clock, Scorer
 from agvas_runtime.segmenter import Segmenter
-from agvas_runtime.stages.onnx import OnnxDecoder, OnnxLmm, OnnxVision
-from agvas_runtime.stages.protocol import Features
+from agvas_runtime.stages.onnx_decoder import OnnxDecoder
+from agvas_runtime.stages.onnx_lmm import OnnxLmm
+from agvas_runtime.stages.onnx_vision import OnnxVision
+from agvas_runtime.stages.protocol import Features, Reply
 
 FP32 = TOLERANCES["fp32"]
 ROOT = Path(__file__).parents[2]
@@ -47,13 +49,15 @@ class TorchModel:
         return Features(f_s.numpy(), f_align.numpy(), {"f_p": f_p.numpy(), "f_detail": f_detail.numpy()})
 
     @torch.no_grad()
-    def lmm(self, features: Features, instruction: str) -> Float:
+    def lmm(self, features: Features, instruction: str, mode: Mode = Mode.DIRECT) -> Reply:
+        """Direct mode, without the acceptance."""
         dialogue = Dialogue(instruction, FIXED_ANSWER, None)
         ids, attention, _, start = encode_dialogues([dialogue] * len(features.f_s), self.tokenizer, self.config)
         f_in = self.model.lmm.embed(ids, torch.from_numpy(features.f_s), torch.from_numpy(features.f_align))
         hidden, _ = self.model.lmm(f_in, attention, with_logits=False)
-        states: Float = self.model.lmm.anchor_states(hidden, find_anchors(ids, self.model.lmm.anchor_ids, start)[0]).numpy()
-        return states
+        positions, found = find_anchors(ids, self.model.lmm.anchor_ids, start)
+        states: Float = self.model.lmm.anchor_states(hidden, positions).numpy()
+        return Reply(states, np.ones(len(ids), np.float32), found.numpy())
 
     @torch.no_grad()
     def decoder(self, anchor_states: Float, features: Features) -> Float:
@@ -89,12 +93,14 @@ FRAMES = {
 def test_the_runtime_gives_the_models_own_score_map_and_mask(bundle: Bundle, tiny_checkpoint: Checkpoint, name: str) -> None:
     segmenter = Segmenter.load(bundle.folder, threads=1)
     (result,) = segmenter.predict(FRAMES[name])
-    expected, _ = torch_scorer(tiny_checkpoint, bundle).score_map(FRAMES[name], segmenter.prompt, Clock())
+    expected = torch_scorer(tiny_checkpoint, bundle).score(FRAMES[name], segmenter.prompt, Clock()).score_map
     assert result.score_map is not None and result.score_map.shape == expected.shape == FRAMES[name].shape[:2]
     np.testing.assert_allclose(result.score_map, expected, rtol=0, atol=FP32.probability)
-    clear = np.abs(expected - segmenter.threshold) > FP32.probability
+    clear = np.abs(expected - segmenter.point.threshold) > FP32.probability
     assert clear.mean() > 0.9
-    np.testing.assert_array_equal((result.score_map > segmenter.threshold)[clear], (expected > segmenter.threshold)[clear])
+    np.testing.assert_array_equal(
+        (result.score_map > segmenter.point.threshold)[clear], (expected > segmenter.point.threshold)[clear]
+    )
 
 
 @pytest.mark.parametrize(
@@ -128,7 +134,7 @@ def test_one_prefill_equals_greedy_generation_where_it_says_the_fixed_answer(bun
         pixel = synthesize(12, index, (96, 128)).image[None]
         semantic = synthesize(12, index, (96, 96)).image[None, :64, :64].copy()
         features = vision(semantic, pixel)
-        direct = decoder(lmm(features, DEFAULT_INSTRUCTION), features)
+        direct = decoder(lmm(features, DEFAULT_INSTRUCTION).anchor_states, features)
         answer, logits = generated(tiny_checkpoint, features, (semantic, pixel))
         if answer != FIXED_ANSWER + bundle.manifest.prompt.chat.after_answer:
             continue
@@ -164,8 +170,10 @@ def test_masks_of_the_demo_images_are_identical_in_torch_and_in_the_runtime(nano
     found = 0
     for result in segmenter.predict(PHOTOGRAPHS, stream=True):
         assert result.image is not None and result.score_map is not None and result.mask is not None, result.error
-        expected, _ = scorer.score_map(result.image, segmenter.prompt, Clock())
-        np.testing.assert_array_equal(result.score_map > segmenter.threshold, expected > segmenter.threshold, err_msg=result.name)
+        expected = scorer.score(result.image, segmenter.prompt, Clock()).score_map
+        np.testing.assert_array_equal(
+            result.score_map > segmenter.point.threshold, expected > segmenter.point.threshold, err_msg=result.name
+        )
         found += int(result.mask.any())
     assert found, "the bundled model finds nothing on any demo image"
 
@@ -177,7 +185,7 @@ def test_nano_says_the_fixed_answer_and_its_one_prefill_gives_the_same_mask(nano
         pixel = synthesize(13, index, (256, 256)).image[None]
         semantic = synthesize(13, index, (256, 256)).image[None, :128, :128].copy()
         features = vision(semantic, pixel)
-        direct = torch.from_numpy(decoder(lmm(features, DEFAULT_INSTRUCTION), features))
+        direct = torch.from_numpy(decoder(lmm(features, DEFAULT_INSTRUCTION).anchor_states, features))
         answer, logits = generated(nano, features, (semantic, pixel))
         if answer == FIXED_ANSWER + nano_bundle.manifest.prompt.chat.after_answer:
             agreed += 1

@@ -21,7 +21,8 @@ from agvas_core.model.checkpoint import Checkpoint
 from agvas_core.model.config import ModelConfig, load_preset, parse_config
 from agvas_export.graphs import eager_attention, export_joint
 from agvas_export.joints import Axis, Joint, VisionJoint, make_joints
-from agvas_export.parity import Frames, Graphs, Words, answer_of, reference, words
+from agvas_export.parity import Graphs, answer_of, run_step
+from agvas_export.reference import Frames, Words, reference, words
 
 FP32 = TOLERANCES["fp32"]
 SIZES = [(64, 64), (96, 320), (320, 320), (416, 224)]
@@ -51,10 +52,9 @@ def frames_of(config: ModelConfig, batch: int, size: tuple[int, int], noise: boo
     return Frames(torch.from_numpy(semantic), torch.from_numpy(np.stack(images)))
 
 
-def given_to(frames: Frames, said: Words) -> dict[str, Tensor]:
-    names = ("ids_before", "ids_after", "anchor_positions")
-    ids = {name: row.expand(len(frames.pixel), -1) for name, row in zip(names, said, strict=True)}
-    return {"semantic_image": frames.semantic, "pixel_image": frames.pixel} | ids
+def given_to(graphs: Graphs, frames: Frames, said: Words) -> dict[str, Tensor]:
+    batch = len(frames.pixel)
+    return {"semantic_image": frames.semantic, "pixel_image": frames.pixel} | said.inputs(batch) | graphs.no_past(batch)
 
 
 def assert_near(value: Tensor, truth: Tensor, tolerance: float) -> None:
@@ -70,28 +70,33 @@ def test_every_joint_gives_the_models_own_tensors(
 ) -> None:
     frames = frames_of(tiny_checkpoint.config, batch, size, noise)
     truth = reference(tiny_checkpoint.model, frames, said)
-    given = given_to(frames, said) | truth
+    given = given_to(graphs, frames, said) | truth
     seen = graphs.run("vision", given)
     assert seen.keys() == {"f_s", "f_align", "f_p", "f_detail"}
     for name, value in seen.items():
         assert_near(value, truth[name], FP32.features)
-    assert_near(graphs.run("lmm", given)["anchor_states"], truth["anchor_states"], FP32.anchor_states)
+    spoken = graphs.run("lmm", given)
+    assert_near(spoken["anchor_states"], truth["anchor_states"], FP32.anchor_states)
+    for name in ("text_logits", "present_key_values"):
+        assert_near(spoken[name], truth[name], FP32.text)
+    for name, value in run_step(graphs, truth, said).items():
+        assert_near(value, truth[name], FP32.text)
     assert_near(graphs.run("decoder", given)["logits"], truth["logits"], FP32.logits)
 
 
 def test_a_batch_gives_what_its_images_give_alone(graphs: Graphs, said: Words, tiny_checkpoint: Checkpoint) -> None:
     frames = frames_of(tiny_checkpoint.config, 3, (96, 160), noise=False)
-    together = answer_of(graphs, given_to(frames, said))["logits"]
+    together = answer_of(graphs, given_to(graphs, frames, said))["logits"]
     for row in range(3):
         alone = Frames(*(view[row : row + 1] for view in frames))
-        assert_near(together[row : row + 1], answer_of(graphs, given_to(alone, said))["logits"], FP32.logits)
+        assert_near(together[row : row + 1], answer_of(graphs, given_to(graphs, alone, said))["logits"], FP32.logits)
 
 
 def test_the_number_of_words_is_open(graphs: Graphs, said: Words, tiny_checkpoint: Checkpoint) -> None:
     frames = frames_of(tiny_checkpoint.config, 1, (64, 64), noise=False)
-    longer = Words(said.before, torch.cat([torch.arange(20, 60)[None], said.after], 1), said.positions + 40)
+    longer = Words(said.before, torch.cat([torch.arange(20, 60)[None], said.after], 1), said.positions + 40, said.asked + 40)
     truth = reference(tiny_checkpoint.model, frames, longer)
-    states = graphs.run("lmm", given_to(frames, longer) | truth)["anchor_states"]
+    states = graphs.run("lmm", given_to(graphs, frames, longer) | truth)["anchor_states"]
     assert_near(states, truth["anchor_states"], FP32.anchor_states)
 
 
@@ -101,6 +106,7 @@ def test_folding_linear_p_into_spam_changes_nothing_and_leaves_the_model_alone(t
     frames = frames_of(tiny_checkpoint.config, 2, (64, 96), noise=False)
     with torch.no_grad():
         assert_near(VisionJoint(model)(*frames)[1], model.see(*frames).f_align, 1e-6)
+    assert model.spam is not None and model.linear_p is not None
     assert model.spam.to_k.in_features == model.linear_p.linear.out_features
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
@@ -170,7 +176,7 @@ def test_an_encoder_of_one_size_has_closed_axes_and_no_detail(tmp_path: Path, ti
     config = parse_config(table)
     torch.manual_seed(1)
     model = build_model(config).eval()
-    joints = {joint.name: joint for joint in make_joints(model, config, before=3)}
+    joints = {joint.name: joint for joint in make_joints(model, config)}
     vision = export_joint(joints["vision"], tmp_path)
     assert {spec.name: spec.shape for spec in vision.outputs} == {
         "f_s": ("batch", 16, 32),

@@ -3,10 +3,15 @@
 It finds what is *dark*: brightness below the middle is anomalous, above it is normal. The word ``bright`` in the instruction turns
 that round, so the words demonstrably reach the mask; the word ``broken`` makes the logits NaN. If the anchors' positions or ids are
 wrong the logits are zero and nothing is found. One view holds 64 x 64 px, so frames beyond 192 px per side are tiled.
+
+It speaks, too: one word follows from the one before, and the fixed answer comes out; where ``hole`` is asked for, the refusal. Its
+cache holds the ids of all it has read, so an instruction that is lost on the way to a later word shows. Its favourite word is the
+image token, which must never be said.
 """
 
 from collections.abc import Callable
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -25,8 +30,8 @@ from agvas_core.contract.preprocess import ViewSpec
 from agvas_core.contract.prompts import QWEN_CHAT
 
 WORDS = ["please", "segment", "find", "the", "dark", "bright", "broken", "spots", "anomalies", "in", "this", "image", "user",
-         "assistant", "sure", "it", "is", ".", ","]  # fmt: skip
-SPECIAL = (*ANCHOR_TOKENS, "<|im_start|>", "<|im_end|>")
+         "assistant", "sure", "it", "is", ".", ",", "there", "are", "no", "hole"]  # fmt: skip
+SPECIAL = (*ANCHOR_TOKENS, "<|im_start|>", "<|im_end|>", "<image>")
 IDS = {token: index for index, token in enumerate(("[UNK]", *SPECIAL, *WORDS))}
 HEADER = '<ir_version: 9, opset_import: ["": 17]>\n'
 
@@ -52,46 +57,92 @@ vision (uint8[batch,32,32,3] semantic_image, uint8[batch,pixel_height,pixel_widt
 }
 """
 
-# polarity = (right anchors) * (-1 where "bright" was said), NaN where "broken" was said; the features enter with weight zero.
+
+def next_words(*sentences: str) -> str:
+    """[V, V] as ONNX text: after each word of the sentences the next one is likely, and the image token likelier still."""
+    table = np.zeros((len(IDS), len(IDS)), np.float32)
+    table[:, IDS["<image>"]] = 9.0
+    for sentence in sentences:
+        words = sentence.split()
+        for word, following in pairwise(words):
+            table[IDS[word], IDS[following]] = 5.0
+    return ", ".join(str(value) for value in table.ravel())
+
+
+ANSWER = "assistant sure it is [NOR] [ANO] [SEG] . <|im_end|>"
+REFUSAL = "assistant there are no anomalies in this image . <|im_end|>"
+V = len(IDS)
+
+# Anchor states are the anchors' names, one-hot, times a polarity: -1 where "bright" was said, NaN where "broken" was.
 LMM = f"""
-lmm (float[batch,4,3] f_s, float[batch,4,3] f_align, int64[batch,length_before] ids_before, int64[batch,length_after] ids_after,
-     int64[batch,3] anchor_positions) => (float[batch,3,3] anchor_states)
-<int64[1,3] anchors = {{{IDS["[NOR]"]}, {IDS["[ANO]"]}, {IDS["[SEG]"]}}}, int64[1] bright = {{{IDS["bright"]}}},
- int64[1] broken = {{{IDS["broken"]}}}, int64[1] start = {{{IDS["<|im_start|>"]}}}, float[1] one = {{1.0}}, float[1] two = {{2.0}},
- float[1] zero = {{0.0}}, int64[1] last = {{2}}> {{
-    said = GatherElements<axis: int = 1>(ids_after, anchor_positions)
-    right = Equal(said, anchors)
-    right_float = Cast<to: int = 1>(right)
-    is_bright = Equal(ids_after, bright)
+lmm (float[batch,semantic,3] f_s, float[batch,aligned,3] f_align, int64[batch,length_before] ids_before,
+     int64[batch,length_after] ids_after, int64[batch,3] anchor_positions, int64[batch,asked] logit_positions,
+     float[1,2,batch,1,past,1] past_key_values)
+    => (float[batch,3,3] anchor_states, float[batch,asked,{V}] text_logits, float[1,2,batch,1,total,1] present_key_values)
+<int64[1,1,3] anchors = {{{IDS["[NOR]"]}, {IDS["[ANO]"]}, {IDS["[SEG]"]}}}, float[1] bright = {{{IDS["bright"]}.0}},
+ float[1] broken = {{{IDS["broken"]}.0}}, float[1] start = {{{IDS["<|im_start|>"]}.0}}, float[1] hole = {{{IDS["hole"]}.0}},
+ float[1] one = {{1.0}}, float[1] two = {{2.0}}, float[1] zero = {{0.0}}, int64[1] last = {{2}}, int64[1] visual_axis = {{2}},
+ int64[4] cache_axes = {{0, 1, 3, 5}}, int64[1] from = {{0}}, int64[1] to = {{1}}, int64[1] kind_axis = {{1}},
+ float[{V},{V}] answer = {{{next_words(ANSWER)}}}, float[{V},{V}] refusal = {{{next_words(REFUSAL)}}}> {{
+    before = Cast<to: int = 1>(ids_before)
+    after = Cast<to: int = 1>(ids_after)
+    visual = Concat<axis: int = 1>(f_s, f_align)
+    visual_sum = ReduceSum<keepdims: int = 0>(visual, visual_axis)
+    visual_nothing = Mul(visual_sum, zero)
+    visual_ids = Sub(visual_nothing, one)
+    new = Concat<axis: int = 1>(before, visual_ids, after)
+    new_keys = Unsqueeze(new, cache_axes)
+    new_both = Concat<axis: int = 1>(new_keys, new_keys)
+    present_key_values = Concat<axis: int = 4>(past_key_values, new_both)
+    all_keys = Slice(present_key_values, from, to, kind_axis)
+    read = Squeeze(all_keys, cache_axes)
+
+    is_bright = Equal(read, bright)
     is_bright_float = Cast<to: int = 1>(is_bright)
     flipped = ReduceMax<axes: ints = [1], keepdims: int = 1>(is_bright_float)
     twice = Mul(flipped, two)
     sign = Sub(one, twice)
-    is_broken = Equal(ids_after, broken)
+    is_broken = Equal(read, broken)
     is_broken_float = Cast<to: int = 1>(is_broken)
     poisoned = ReduceMax<axes: ints = [1], keepdims: int = 1>(is_broken_float)
     sound = Sub(one, poisoned)
     poison = Div(sound, sound)
-    is_start = Equal(ids_before, start)
+    is_start = Equal(read, start)
     is_start_float = Cast<to: int = 1>(is_start)
     started = ReduceMax<axes: ints = [1], keepdims: int = 1>(is_start_float)
-    turned = Mul(right_float, sign)
-    begun = Mul(turned, started)
+    begun = Mul(sign, started)
     polarity = Mul(begun, poison)
     polarity_column = Unsqueeze(polarity, last)
-    seen = Add(f_s, f_align)
-    seen_mean = ReduceMean<axes: ints = [1], keepdims: int = 1>(seen)
-    nothing = Mul(seen_mean, zero)
-    anchor_states = Add(polarity_column, nothing)
+
+    said = GatherElements<axis: int = 1>(ids_after, anchor_positions)
+    said_column = Unsqueeze(said, last)
+    named = Equal(said_column, anchors)
+    named_float = Cast<to: int = 1>(named)
+    anchor_states = Mul(named_float, polarity_column)
+
+    asked_ids = GatherElements<axis: int = 1>(ids_after, logit_positions)
+    answering = Gather(answer, asked_ids)
+    refusing = Gather(refusal, asked_ids)
+    is_hole = Equal(read, hole)
+    is_hole_float = Cast<to: int = 1>(is_hole)
+    absent = ReduceMax<axes: ints = [1], keepdims: int = 1>(is_hole_float)
+    absent_column = Unsqueeze(absent, last)
+    present_column = Sub(one, absent_column)
+    answering_if = Mul(answering, present_column)
+    refusing_if = Mul(refusing, absent_column)
+    text_logits = Add(answering_if, refusing_if)
 }}
 """
 
-# logits = polarity * 40 * (-1, 1, 1) * (darkness - 1/2), darkness being the mean of the coarse and the fine feature.
+# logits = polarity * 40 * (-1, 1, 1) * (darkness - 1/2), darkness being the mean of the coarse and the fine feature; the polarity of an
+# anchor counts where its state bears its own name.
 DECODER = """
 decoder (float[batch,3,3] anchor_states, float[batch,1,coarse_height,coarse_width] f_p,
          float[batch,1,fine_height,fine_width] f_detail) => (float[batch,3,fine_height,fine_width] logits)
-<float[1,3,1,1] slope = {-40.0, 40.0, 40.0}, float[1] half = {0.5}, float[4] enlarge = {1.0, 1.0, 2.0, 2.0}, int64[1] last = {3}> {
-    polarity = ReduceMean<axes: ints = [2], keepdims: int = 1>(anchor_states)
+<float[1,3,1,1] slope = {-40.0, 40.0, 40.0}, float[1] half = {0.5}, float[4] enlarge = {1.0, 1.0, 2.0, 2.0}, int64[1] last = {3}, int64[1] names = {2},
+ float[1,3,3] own = {1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0}> {
+    own_states = Mul(anchor_states, own)
+    polarity = ReduceSum<keepdims: int = 1>(own_states, names)
     polarity_map = Unsqueeze(polarity, last)
     coarse = Resize<mode: string = "nearest">(f_p, , enlarge)
     sum = Add(coarse, f_detail)
@@ -119,7 +170,7 @@ def make_tiny_bundle(folder: Path) -> Path:
         anchor_ids=(IDS["[NOR]"], IDS["[ANO]"], IDS["[SEG]"]),
         semantic_view=ViewSpec.model_validate({"fit": "stretch", "size_px": 32, **numbers}),
         pixel_view=ViewSpec.model_validate({"fit": "area", "size_px": 64, "multiple_px": 16, **numbers}),
-        prompt=PromptSpec(chat=QWEN_CHAT, max_tokens=64),
+        prompt=PromptSpec(chat=QWEN_CHAT, end_id=IDS["<|im_end|>"], image_id=IDS["<image>"], max_tokens=64, max_new_tokens=24),
         tiling=TilingSpec(max_downscale=3.0, overlap=0.25),
         files={path.name: sha256_of(path) for path in sorted(folder.iterdir()) if path.name != "manifest.json"},
         **specs,

@@ -9,7 +9,9 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["DecoderStage", "Features", "LmmStage", "VisionStage"]
+from agvas_core.contract.prompts import Mode
+
+__all__ = ["DecoderStage", "Features", "LmmStage", "Reply", "VisionStage"]
 
 Float = NDArray[np.float32]
 
@@ -25,6 +27,20 @@ class Features(NamedTuple):
     """What the decoder needs, by input name: ``f_p`` [B, C, h, w] and any finer features."""
 
 
+class Reply(NamedTuple):
+    """Output of the LMM stage."""
+
+    anchor_states: Float
+    """[B, 3, D] in anchor order; zeros where there are none."""
+    accept: Float
+    """Does the model answer (1) or refuse (0), [B]. In direct mode its own probability of the one against the other, in the others
+    what it did."""
+    found: NDArray[np.bool_]
+    """Does the answer have the three anchors, [B]; a row without them has an empty mask."""
+    answers: list[str] | None = None
+    """What it said, [B]; None in direct mode, whose answer is known."""
+
+
 class VisionStage(Protocol):
     """Joint 1: views to features."""
 
@@ -34,10 +50,14 @@ class VisionStage(Protocol):
 
 
 class LmmStage(Protocol):
-    """Joint 2: features and words to the three anchor states."""
+    """Joint 2: features and words to the three anchor states, and to more words."""
 
-    def __call__(self, features: Features, instruction: str) -> Float:
-        """Anchor states [B, 3, D] in anchor order, from one prefill with the fixed answer appended (direct mode)."""
+    def __call__(self, features: Features, instruction: str, mode: Mode = Mode.DIRECT) -> Reply:
+        """In direct mode one prefill with the fixed answer appended; in the others greedy decoding.
+
+        Raises:
+            UsageError: the instruction is longer than the model takes, or has control tokens in it.
+        """
         ...
 
 

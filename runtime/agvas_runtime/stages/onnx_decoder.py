@@ -1,0 +1,27 @@
+"""Joint 3 on ONNX Runtime: anchor states and pixel features to mask logits."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agvas_runtime.bundle import Bundle
+from agvas_runtime.stages.onnx_graph import CPU, OnnxGraph
+from agvas_runtime.stages.protocol import Features
+
+__all__ = ["OnnxDecoder"]
+
+Float = NDArray[np.float32]
+
+
+class OnnxDecoder:
+    """Joint 3: anchor states and pixel features to mask logits."""
+
+    def __init__(self, bundle: Bundle, *, threads: int | None = None, providers: Sequence[str] = CPU) -> None:
+        self._graph = OnnxGraph(bundle, bundle.manifest.decoder, threads, providers)
+
+    def __call__(self, anchor_states: Float, features: Features) -> Float:
+        """Logits float32 [B, 3, Hm, Wm] in anchor order, covering the whole pixel view."""
+        given = {"anchor_states": anchor_states, **features.decoder}
+        outputs = self._graph.run({name: given[name] for name in self._graph.input_names})
+        return np.asarray(outputs["logits"], np.float32)

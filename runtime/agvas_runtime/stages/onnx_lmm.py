@@ -1,0 +1,116 @@
+"""Joint 2 on ONNX Runtime: features and words to the anchors' states, in one prefill or word by word with a cache."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agvas_core.contract.errors import BundleError, ImageError
+from agvas_core.contract.prompts import Mode
+from agvas_runtime.bundle import Bundle
+from agvas_runtime.stages.onnx_graph import CPU, OnnxGraph
+from agvas_runtime.stages.prompt_tokenizer import PromptTokenizer, Words
+from agvas_runtime.stages.protocol import Features, Reply
+
+__all__ = ["OnnxLmm"]
+
+Float = NDArray[np.float32]
+
+
+class Pass(NamedTuple):
+    """What the graph gives."""
+
+    anchor_states: Float
+    """[B, 3, D]."""
+    text_logits: Float
+    """[B, K, V]."""
+    present_key_values: Float
+    """[layers, 2, B, heads, P, head_dim]."""
+
+
+class OnnxLmm:
+    """A bundle's language model. One graph serves the prefill and each step of decoding."""
+
+    def __init__(self, bundle: Bundle, *, threads: int | None = None, providers: Sequence[str] = CPU) -> None:
+        self._graph = OnnxGraph(bundle, bundle.manifest.lmm, threads, providers)
+        self._prompt, self._anchor_ids = bundle.manifest.prompt, bundle.manifest.anchor_ids
+        self._tokenizer = PromptTokenizer(bundle)
+        self.words = self._tokenizer.words
+        (past,) = (spec.shape for spec in bundle.manifest.lmm.inputs if spec.name == "past_key_values")
+        layers, _, _, heads, _, head_dim = past
+        if not isinstance(layers, int) or not isinstance(heads, int) or not isinstance(head_dim, int):
+            raise BundleError(
+                f"past_key_values has the shape {list(past)} in {self._graph.path.name}; layers, heads and head_dim must be "
+                "numbers: export the bundle again"
+            )
+        self._layers, self._heads, self._head_dim = layers, heads, head_dim
+
+    def __call__(self, features: Features, instruction: str, mode: Mode = Mode.DIRECT) -> Reply:
+        """Direct mode: one prefill with the fixed answer appended. The others: the most likely word again and again.
+
+        Raises:
+            UsageError: the instruction is longer than the bundle takes, or has control tokens in it.
+        """
+        words = self.words(instruction, mode)
+        if mode is Mode.DIRECT:
+            return self._prefill(features, words)
+        rows = [
+            self._generate(Features(features.f_s[row, None], features.f_align[row, None], {}), words)
+            for row in range(len(features.f_s))
+        ]
+        return Reply(
+            np.concatenate([row.anchor_states for row in rows]),
+            np.concatenate([row.accept for row in rows]),
+            np.concatenate([row.found for row in rows]),
+            [answer for row in rows for answer in row.answers or ()],
+        )
+
+    def _prefill(self, features: Features, words: Words) -> Reply:
+        batch = len(features.f_s)
+        done = self._run(features, Words(*(np.repeat(ids, batch, axis=0) for ids in words)), self._no_past(batch))
+        logits = done.text_logits[:, 0].astype(np.float64)  # [B, V], of the answer's first word
+        # Its own refusal, read without decoding: how likely the first word of the answer is against that of the refusal.
+        refuses = logits[:, self._tokenizer.first_of_refusal] - logits[:, self._tokenizer.first_of_answer]
+        accept = 1.0 / (1.0 + np.exp(np.clip(refuses, -80.0, 80.0)))
+        return Reply(done.anchor_states, accept.astype(np.float32), np.ones(batch, bool))
+
+    def _generate(self, features: Features, words: Words) -> Reply:
+        """Greedy decoding of one row, until the end token or ``max_new_tokens``."""
+        done = self._run(features, words, self._no_past(1))
+        said: list[int] = []
+        states: dict[int, Float] = {}  # anchor id -> [D]; the last occurrence counts
+        nothing = Features(features.f_s[:, :0], features.f_align[:, :0], {})
+        while len(said) < self._prompt.max_new_tokens:
+            scores = done.text_logits[0, 0]  # [V]
+            scores[self._prompt.image_id] = -np.inf  # stands for an image; it is never said
+            said.append(int(scores.argmax()))
+            # An anchor's state comes with the step that reads it, so the last word is read too if it is one.
+            if said[-1] == self._prompt.end_id or (len(said) == self._prompt.max_new_tokens and said[-1] not in self._anchor_ids):
+                break
+            done = self._run(nothing, _step(said[-1]), done.present_key_values)
+            if said[-1] in self._anchor_ids:
+                states[said[-1]] = done.anchor_states[0, 0]
+        found = states.keys() == set(self._anchor_ids)
+        blank = np.zeros(features.f_s.shape[2], np.float32)
+        anchors = np.stack([states[id] if found else blank for id in self._anchor_ids])  # [3, D]
+        return Reply(anchors[None], np.array([found], np.float32), np.array([found]), [self._tokenizer.text(said)])
+
+    def _run(self, features: Features, words: Words, past: Float) -> Pass:
+        outputs = self._graph.run({"f_s": features.f_s, "f_align": features.f_align, **words._asdict(), "past_key_values": past})
+        done = Pass(*(outputs[name] for name in Pass._fields))
+        # No word would be the most likely one, and an answer without anchors would read as a good part.
+        if not np.isfinite(done.text_logits).all():
+            raise ImageError(
+                "the language model gave logits that are NaN or infinite on this image: try another prompt, or report image and bundle"
+            )
+        return done
+
+    def _no_past(self, batch: int) -> Float:
+        return np.zeros((self._layers, 2, batch, self._heads, 0, self._head_dim), np.float32)
+
+
+def _step(id: int) -> Words:
+    """One word, read at its own position."""
+    zero = np.zeros((1, 1), np.int64)
+    return Words(zero[:, :0], np.array([[id]], np.int64), np.zeros((1, 3), np.int64), zero)

@@ -1,0 +1,24 @@
+"""Joint 1 on ONNX Runtime: views to features."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agvas_runtime.bundle import Bundle
+from agvas_runtime.stages.onnx_graph import CPU, OnnxGraph
+from agvas_runtime.stages.protocol import Features
+
+__all__ = ["OnnxVision"]
+
+
+class OnnxVision:
+    """Joint 1: views to features."""
+
+    def __init__(self, bundle: Bundle, *, threads: int | None = None, providers: Sequence[str] = CPU) -> None:
+        self._graph = OnnxGraph(bundle, bundle.manifest.vision, threads, providers)
+
+    def __call__(self, semantic_image: NDArray[np.uint8], pixel_image: NDArray[np.uint8]) -> Features:
+        """uint8 RGB [B, Hs, Ws, 3] and [B, Hp, Wp, 3] to features."""
+        outputs = self._graph.run({"semantic_image": semantic_image, "pixel_image": pixel_image})
+        return Features(outputs.pop("f_s"), outputs.pop("f_align"), outputs)

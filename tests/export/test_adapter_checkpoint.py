@@ -1,0 +1,50 @@
+"""A checkpoint that holds only what was trained beside another one is exported like any other: its adapters are merged."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from agvas_core.contract.errors import SetupError
+from agvas_core.contract.manifest import read_manifest
+from agvas_core.model.checkpoint import base_digests, load_checkpoint, save_checkpoint, start_model, start_tokenizer
+from agvas_core.model.config import ModelConfig, parse_config
+from agvas_core.model.trained import kept_state, make_trainable
+from agvas_export.bundle import export_bundle
+
+
+@pytest.fixture
+def few_shot(tmp_path: Path, tiny_checkpoint_folder: Path) -> Path:
+    """LoRA and a decoder, trained a little further than the tiny checkpoint."""
+    table = load_checkpoint(tiny_checkpoint_folder).config.model_dump(mode="json")
+    changes = {"name": "few-shot", "base": str(tiny_checkpoint_folder), "trained": ["agmd"], "lora": {"rank": 2}}
+    config: ModelConfig = parse_config(table | changes)
+    model, tokenizer = start_model(config), start_tokenizer(config)
+    assert tokenizer is not None
+    make_trainable(model, config)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.02 * torch.randn_like(parameter))
+    save_checkpoint(tmp_path / "few-shot", kept_state(model, config), config, tokenizer, {}, base_digests(config))
+    return tmp_path / "few-shot"
+
+
+def test_adapters_are_exported_merged(tmp_path: Path, few_shot: Path) -> None:
+    done = export_bundle(few_shot, tmp_path / "bundle")  # compares the graphs with the merged model
+    assert all(each.error <= each.tolerance for each in done.parity.comparisons)
+    manifest = read_manifest(tmp_path / "bundle")
+    assert manifest.name == "few-shot"
+    assert manifest.provenance["model"]["lora"]["rank"] == 2
+    assert b"lora" not in (tmp_path / "bundle" / manifest.lmm.file).read_bytes()
+
+
+def test_a_base_that_changed_is_not_exported(tmp_path: Path, few_shot: Path) -> None:
+    base = json.loads((few_shot / "base.json").read_text(encoding="utf-8"))
+    base["checkpoint"]["sha256"] = "0" * 64
+    (few_shot / "base.json").write_text(json.dumps(base), encoding="utf-8")
+    with pytest.raises(SetupError, match="put the same weights there"):
+        export_bundle(few_shot, tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()
