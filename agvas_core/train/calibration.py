@@ -45,7 +45,7 @@ __all__ = ["Calibration", "FrameLogits", "Sight", "calibrate", "calibrate_checkp
 Float = NDArray[np.float32]
 Progress = Callable[[int, int], None]
 
-SHIFTS = np.arange(-3.0, 4.01, 0.5)
+SHIFTS = tuple(float(shift) for shift in np.arange(-3.0, 4.01, 0.5))
 BIAS = "agmd.bias"  # what the shift moves
 _FREE = ("scales", "tiling", "decision")  # of a configuration: what weights do not depend on
 
@@ -60,7 +60,7 @@ class Calibration:
 
     def moved(self, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The model's weights with the shift in AGMD's bias."""
-        return state | {BIAS: lowered(state[BIAS].view(3, 1, 1), self.shift).view(3)}
+        return state if self.shift == 0 else state | {BIAS: lowered(state[BIAS].view(3, 1, 1), self.shift).view(3)}
 
 
 @dataclass(frozen=True)
@@ -138,14 +138,19 @@ def calibrate(
         maps, accept = sight(sample.image, size)
         images.append(FrameLogits(maps.astype(np.float16), truth, accept))
         progress(index + 1, on.images)
-    return decided(images, config.decision, on)
+    bias = dict(model.named_parameters()).get(BIAS)
+    # Ablations lack a bias, or one for each anchor: their operating points alone then say what P means.
+    shifts = SHIFTS if bias is not None and len(bias) == len(Anchor) else (0.0,)
+    return decided(images, config.decision, on, shifts)
 
 
-def decided(images: Sequence[FrameLogits], start: Decision, on: CalibrationConfig) -> Calibration:
+def decided(
+    images: Sequence[FrameLogits], start: Decision, on: CalibrationConfig, shifts: Sequence[float] = SHIFTS
+) -> Calibration:
     """Shift and operating points from what the model saw; ``start`` has alpha, and the least area that the shift is chosen with."""
     plain = start.point().at(0.5)
-    curve = [judge([image.scored(float(shift), start.alpha) for image in images], plain) for shift in SHIFTS]
-    shift = float(SHIFTS[np.argmax([judged.iou_ano * judged.iou_nor for judged in curve])])
+    curve = [judge([image.scored(shift, start.alpha) for image in images], plain) for shift in shifts]
+    shift = float(shifts[int(np.argmax([judged.iou_ano * judged.iou_nor for judged in curve]))])
     scored = [image.scored(shift, start.alpha) for image in images]
     balanced = search(scored, on.balanced_iou_nor)
     seed = strict_seed(scored, balanced.point, on.strict_iou_nor)
@@ -159,7 +164,7 @@ def decided(images: Sequence[FrameLogits], start: Decision, on: CalibrationConfi
             for name, bad in (("ano", True), ("nor", False))
         },
         "shift": shift,
-        "shifts": [{"shift": float(at)} | _figures(judged) for at, judged in zip(SHIFTS, curve, strict=True)],
+        "shifts": [{"shift": at} | _figures(judged) for at, judged in zip(shifts, curve, strict=True)],
         BALANCED: _figures(balanced),
         STRICT: _figures(strict),
         "plain": [_figures(judge(scored, plain.at(at))) for at in THRESHOLDS],

@@ -138,6 +138,18 @@ def test_a_shift_of_the_bias_is_a_shift_of_the_maps(nano: tuple[AgVas, ModelConf
     np.testing.assert_allclose(after, before - 1.5, atol=1e-4)
 
 
+def test_a_model_without_a_bias_for_each_anchor_gets_operating_points_alone(
+    nano: tuple[AgVas, ModelConfig], recipe: TrainConfig
+) -> None:
+    config = nano[1].model_copy(update={"anchors": ("NOR", "ANO"), "scales": (0.3,)})
+    model = build_model(config).eval()
+    found = calibrate(model, config, recipe, train_tokenizer(config.lmm.vocab_size), SMALL)
+    assert found.shift == 0 and [row["shift"] for row in found.record["shifts"]] == [0.0]
+    state = model.state_dict()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in found.moved(state).items())
+    assert set(found.decision.operating_points) == {BALANCED, STRICT}
+
+
 @pytest.fixture(scope="module")
 def nano() -> tuple[AgVas, ModelConfig]:
     """Nano's model as it is before training, at two scales."""

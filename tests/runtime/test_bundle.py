@@ -77,6 +77,12 @@ def test_a_newer_schema_is_refused_with_the_command_that_mends_it(bundle_copy: P
         load_bundle(bundle_copy)
 
 
+def test_a_bundle_from_before_the_cache_is_refused_with_the_command_that_mends_it(bundle_copy: Path) -> None:
+    rewrite(bundle_copy, schema_version=1)
+    with pytest.raises(BundleError, match=r"schema 1, .* reads 2: export the bundle again with agvas-export bundle"):
+        load_bundle(bundle_copy)
+
+
 def test_an_unknown_field_is_refused(bundle_copy: Path) -> None:
     rewrite(bundle_copy, thresold=0.5)
     with pytest.raises(BundleError, match="thresold"):
@@ -124,7 +130,7 @@ def test_a_manifest_that_is_no_sensible_json_is_refused(bundle_copy: Path, text:
         ("semantic_view", "mean", [float("nan")] * 3),
         ("semantic_view", "std", [0.0] * 3),
         ("semantic_view", "std", [float("inf")] * 3),
-        ("decision", "threshold", float("nan")),
+        ("decision", "operating_points", {"balanced": {"threshold": float("nan")}}),
         ("decision", "alpha", float("nan")),
         ("tiling", "max_downscale", float("inf")),
     ],

@@ -151,6 +151,7 @@ def test_the_prompt_and_the_threshold_reach_the_model(run: Run, parts: Path) -> 
     assert run("parts/good/x.png", "--prompt", "find the bright spots", "--threshold", "0.9", "--out", "out", "--quiet") == 0
     (record,) = lines(Path("out"))
     assert (record["verdict"], record["prompt"], record["threshold"]) == ("FAIL", "find the bright spots", 0.9)
+    assert (record["operating_point"], record["seed_threshold"]) == ("threshold", 0.9)
 
 
 def test_anchors_in_the_prompt_are_stripped_with_a_warning(run: Run, parts: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -204,6 +205,8 @@ def test_progress_is_lines_where_there_is_no_terminal(
         (["parts", "--save", "maks"], 2, "did you mean mask"),
         (["parts", "--save", ","], 2, "--save is empty"),
         (["parts", "--threshold", "1.5"], 2, "1.5"),
+        (["parts", "--strict"], 2, "no operating point 'strict'"),
+        (["parts", "--strict", "--threshold", "0.4"], 2, "leave one out"),
         (["parts", "--limit", "0"], 2, "--limit"),
         (["parts", "--prompt", "spots " * 200], 2, "tokens long"),
         (["parts", "--prompt", "\udcff"], 2, "UTF-8"),

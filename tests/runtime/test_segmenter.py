@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from agvas_core.contract.decision import Decision, OperatingPoint
 from agvas_core.contract.errors import BundleError, ImageError, SourceError, UsageError
-from agvas_core.contract.manifest import Decision
 from agvas_core.contract.preprocess import ViewSpec
 from agvas_runtime import Frame, Result, Segmenter, Verdict
 from agvas_runtime.bundle import load_bundle
-from agvas_runtime.stages.onnx import OnnxDecoder, OnnxLmm, OnnxVision
+from agvas_runtime.stages.onnx_decoder import OnnxDecoder
+from agvas_runtime.stages.onnx_lmm import OnnxLmm
+from agvas_runtime.stages.onnx_vision import OnnxVision
 from agvas_runtime.stages.protocol import Features
 
 Part = Callable[..., NDArray[np.uint8]]
@@ -28,11 +30,12 @@ def segmenter(tiny_bundle: Path) -> Segmenter:
     return Segmenter.load(tiny_bundle, threads=1)
 
 
-def altered(tiny_bundle: Path, **changes: Any) -> Segmenter:
-    """The tiny bundle with other numbers in its manifest."""
+def altered(tiny_bundle: Path, options: dict[str, Any] | None = None, **changes: Any) -> Segmenter:
+    """The tiny bundle with other numbers in its manifest; ``options`` are the segmenter's."""
     bundle = load_bundle(tiny_bundle)
     bundle = replace(bundle, manifest=bundle.manifest.model_copy(update=changes))
-    return Segmenter(bundle, OnnxVision(bundle, threads=1), OnnxLmm(bundle, threads=1), OnnxDecoder(bundle, threads=1))
+    stages = OnnxVision(bundle, threads=1), OnnxLmm(bundle, threads=1), OnnxDecoder(bundle, threads=1)
+    return Segmenter(bundle, *stages, **options or {})
 
 
 def disc(height: int, width: int, x: int, y: int, radius: int) -> NDArray[np.bool_]:
@@ -229,11 +232,104 @@ def test_logits_of_another_shape_are_a_broken_bundle(tiny_bundle: Path, make_par
 def test_regions_below_the_least_area_are_no_regions(tiny_bundle: Path, make_part: Part) -> None:
     part = make_part(128, 128, [(30, 30, 20), (100, 100, 6)])
     everything, large, none = (
-        altered(tiny_bundle, decision=Decision(min_area_fraction=share)).predict(part)[0] for share in (0.0, 0.02, 0.5)
+        altered(tiny_bundle, decision=decided(min_area_fraction=share)).predict(part)[0] for share in (0.0, 0.02, 0.5)
     )
     assert [len(result.regions) for result in (everything, large, none)] == [2, 1, 0]
     assert masks_of(large).sum() == large.regions[0].area_px
     assert none.verdict is Verdict.PASS and none.score == everything.score
+
+
+ABSOLUTE = Decision(alpha=1.0)  # P is P_seg, so its logits can be told
+
+
+def decided(**numbers: float) -> Decision:
+    """A decision whose balanced point has these numbers."""
+    return Decision(operating_points={"balanced": OperatingPoint(**numbers)})
+
+
+def grey_and_dark(make_part: Part) -> NDArray[np.uint8]:
+    """A part with a grey spot, and one that is grey with a black middle: P of about 0.93 and 1 in this bundle."""
+    part = make_part(128, 128, [(40, 40, 16), (96, 96, 12)])
+    part[part == 20] = 115
+    part[92:100, 92:100] = 0
+    return part
+
+
+def test_a_region_counts_where_it_reaches_the_seed_threshold_and_keeps_its_outline(tiny_bundle: Path, make_part: Part) -> None:
+    part = grey_and_dark(make_part)
+    plain, seeded = (
+        altered(tiny_bundle, decision=decided(threshold=0.6, seed_threshold=seed)).predict(part)[0] for seed in (0.6, 0.97)
+    )
+    assert [len(result.regions) for result in (plain, seeded)] == [2, 1]
+    assert seeded.regions[0] in plain.regions and seeded.regions[0].max_score > 0.97
+    assert (seeded.operating_point, seeded.threshold, seeded.seed_threshold) == ("balanced", 0.6, 0.97)
+    good = altered(tiny_bundle, decision=decided(threshold=0.6, seed_threshold=0.9999999)).predict(part)[0]
+    assert good.verdict is Verdict.PASS and not masks_of(good).any() and good.score == plain.score
+
+
+def test_the_strict_point_is_chosen_by_its_name_and_recorded(tiny_bundle: Path, make_part: Part) -> None:
+    part = grey_and_dark(make_part)
+    points = {
+        "balanced": OperatingPoint(threshold=0.6, seed_threshold=0.6),
+        "strict": OperatingPoint(threshold=0.6, seed_threshold=0.97),
+    }
+    bundle = Path(tiny_bundle)
+    balanced, strict = (
+        altered(bundle, {"operating_point": name}, decision=Decision(operating_points=points)).predict(part)[0] for name in points
+    )
+    assert [(result.operating_point, len(result.regions)) for result in (balanced, strict)] == [("balanced", 2), ("strict", 1)]
+    assert strict.to_dict()["operating_point"] == "strict" and strict.to_dict()["seed_threshold"] == 0.97
+    own = altered(bundle, {"threshold": 0.3}, decision=Decision(operating_points=points)).predict(part)[0]
+    assert (own.operating_point, own.threshold, own.seed_threshold) == ("threshold", 0.3, 0.3)
+    assert own.score_map is not None and np.array_equal(masks_of(own), own.score_map > 0.3)
+
+
+def test_an_operating_point_that_cannot_be_had_is_a_usage_error(tiny_bundle: Path) -> None:
+    with pytest.raises(UsageError, match="no operating point 'strict'; it has balanced"):
+        Segmenter.load(tiny_bundle, operating_point="strict")
+    with pytest.raises(UsageError, match="leave one out"):
+        Segmenter.load(tiny_bundle, operating_point="strict", threshold=0.3)
+
+
+def test_the_gate_of_the_bundle_passes_what_the_language_model_refuses(tiny_bundle: Path, make_part: Part) -> None:
+    part = make_part(spots=[(60, 40, 20)])
+    gated = altered(tiny_bundle, decision=decided(gate=0.5))
+    assert gated.predict(part)[0].verdict is Verdict.FAIL
+    (refused,) = gated.predict(part, prompt="find the hole")  # the tiny model refuses holes
+    assert refused.accept is not None and refused.accept < 0.5
+    assert refused.verdict is Verdict.PASS and refused.regions == [] and not masks_of(refused).any()
+    assert altered(tiny_bundle).predict(part, prompt="find the hole")[0].verdict is Verdict.FAIL
+
+
+def test_several_scales_are_averaged_before_fusion(tiny_bundle: Path, make_part: Part) -> None:
+    part = faint(make_part(128, 160, [(60, 50, 20), (120, 90, 4)]))
+    fine, coarse, both = (
+        logits_of(altered(tiny_bundle, {"tiling": "off"}, scales=scales, decision=ABSOLUTE).predict(part)[0])
+        for scales in ((1.0,), (0.5,), (0.5, 1.0))
+    )
+    assert np.abs(fine - coarse).max() > 0.5
+    np.testing.assert_allclose(both, (fine + coarse) / 2, atol=2e-3)
+
+
+def test_a_coarse_scale_sees_a_tiled_frame_as_a_whole(tiny_bundle: Path, make_part: Part) -> None:
+    part = faint(make_part(600, 900, [(450, 300, 6), (200, 120, 60)]))
+    (both,) = altered(tiny_bundle, scales=(0.5, 1.0), decision=ABSOLUTE).predict(part)
+    (fine,) = altered(tiny_bundle, decision=ABSOLUTE).predict(part)
+    (coarse,) = altered(tiny_bundle, {"tiling": "off"}, scales=(0.5,), decision=ABSOLUTE).predict(part)
+    assert both.tiles == fine.tiles > 4
+    np.testing.assert_allclose(logits_of(both), (logits_of(fine) + logits_of(coarse)) / 2, atol=5e-3)
+
+
+def logits_of(result: Result) -> NDArray[np.float64]:
+    """Logits of a score map that is P_seg alone."""
+    assert result.score_map is not None
+    score_map = result.score_map.astype(np.float64)
+    return np.asarray(np.log(score_map / (1 - score_map)))
+
+
+def faint(part: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The part in greys of the middle, where the tiny bundle's logits are small and P tells them apart."""
+    return (120 + part / 16).astype(np.uint8)
 
 
 def test_alpha_weighs_the_absolute_against_the_relative_anchor(tiny_bundle: Path, make_part: Part) -> None:

@@ -25,7 +25,7 @@ def a_result(name: str = "part.png", *, side_px: int = 48, verdict: Verdict = Ve
     scores = np.zeros((side_px, side_px), np.float32)
     scores[5:15, 5:15] = 0.9
     image = np.random.default_rng(0).integers(0, 255, (side_px, side_px, 3), np.uint8)
-    return Result(name, 0, verdict, 0.9, 0.5, "find", "tiny@0", image=image, score_map=scores, mask=scores > 0.5)
+    return Result(name, 0, verdict, 0.9, "balanced", 0.5, 0.5, "find", "tiny@0", image=image, score_map=scores, mask=scores > 0.5)
 
 
 def files_under(folder: Path) -> set[str]:
@@ -125,7 +125,7 @@ def test_score_maps_come_back_as_they_were(tmp_path: Path) -> None:
 def test_no_verdict_leaves_no_images(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     folder.open({})
-    result = Result("part.png", 0, Verdict.NO_VERDICT, None, 0.5, "find", "tiny@0", error="broken")
+    result = Result("part.png", 0, Verdict.NO_VERDICT, None, "balanced", 0.5, 0.5, "find", "tiny@0", error="broken")
     assert ImageFiles(folder, OutputNames(), ["mask", "overlay", "score"]).write(result) == {}
 
 

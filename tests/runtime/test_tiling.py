@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agvas_core.contract.manifest import TilingSpec
-from agvas_core.contract.preprocess import ViewSpec, view_size
-from agvas_runtime.tiling import Blend, Tiles, plan_tiles
+from agvas_core.contract.preprocess import ViewSpec, scaled_views, view_size
+from agvas_runtime.tiling import Blend, Tiles, plan_looks, plan_tiles
 
 VIEW = ViewSpec(fit="area", size_px=64, multiple_px=16, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 
@@ -20,7 +20,7 @@ def plan(height: int, width: int, overlap: float = 0.25) -> Tiles:
 
 
 def weight_sum(tiles: Tiles) -> np.ndarray:
-    blend = Blend(tiles, 1)
+    blend = Blend(tiles.height, tiles.width, 1)
     for tile in tiles:
         blend.add(tile, [np.ones(tiles.size, np.float32)])
     return blend.maps[0]
@@ -49,17 +49,17 @@ def test_blended_crops_of_a_map_are_the_map(height: int, width: int) -> None:
     rows, columns = np.mgrid[:height, :width]
     whole = (5 * np.sin(rows / 17) + 3 * np.cos(columns / 23) - rows * columns / 1e5).astype(np.float32)
     tiles = plan(height, width)
-    blend = Blend(tiles, 2)
+    blend = Blend(tiles.height, tiles.width, 2)
     for tile in tiles:
         crop = whole[tile.rows, tile.columns]
-        blend.add(tile, [crop, -crop])
+        blend.add(tile, [crop.copy(), -crop])
     np.testing.assert_allclose(blend.maps[0], whole, atol=1e-5)
     np.testing.assert_allclose(blend.maps[1], -whole, atol=1e-5)
 
 
 def test_a_step_between_two_tiles_is_spread_over_their_overlap() -> None:
     tiles = plan(100, 600)
-    blend = Blend(tiles, 1)
+    blend = Blend(tiles.height, tiles.width, 1)
     for index, tile in enumerate(tiles):
         blend.add(tile, [np.full(tiles.size, float(index), np.float32)])
     assert len(tiles) > 2
@@ -93,3 +93,26 @@ def test_neighbours_share_about_the_asked_overlap(length: int) -> None:
     tiles = plan(length, length)
     shared = [tiles.size[1] - (right - left) for left, right in zip(tiles.lefts, tiles.lefts[1:], strict=False)]
     assert min(shared) >= 0.2 * tiles.size[1]
+
+
+@settings(max_examples=60, deadline=None)
+@given(sides, sides, st.lists(st.sampled_from([0.25, 0.5, 0.51, 1.0, 1.5, 2.0]), min_size=1, max_size=4, unique=True))
+def test_every_scale_shows_the_whole_frame_and_only_the_finest_is_cut(height: int, width: int, scales: list[float]) -> None:
+    views = scaled_views(VIEW, tuple(scales), height, width)
+    looks = plan_looks(height, width, views, TilingSpec(max_downscale=3.0))
+    assert [look.view.size_px for look in looks] == sorted((look.view.size_px for look in looks), reverse=True)
+    assert looks[0].view.size_px == round(64 * max(scales))
+    assert all(len(look.tiles) == 1 for look in looks[1:])
+    shown = [view_size(look.view, height, width) for look in looks]
+    assert len(set(shown)) == len(shown) and all(side % VIEW.multiple_px == 0 for size in shown for side in size)
+    blend = Blend(height, width, 1)
+    for look in looks:
+        for tile in look.tiles:
+            blend.add(tile, [np.ones(look.tiles.size, np.float32)], 1 / len(looks))
+    assert np.abs(blend.maps[0] - 1).max() < 1e-5
+
+
+def test_a_finer_view_needs_no_tiles_where_a_coarser_one_would() -> None:
+    fine, coarse = scaled_views(VIEW, (1.0, 2.0), 300, 300)
+    assert len(plan_looks(300, 300, [coarse], TilingSpec())[0].tiles) > 1
+    assert [len(look.tiles) for look in plan_looks(300, 300, [fine, coarse], TilingSpec())] == [1, 1]
