@@ -4,6 +4,7 @@ import html
 
 import numpy as np
 
+from agvas_core.data.captions import describe
 from agvas_core.evaluation.grounding.cases import ASKED, Case, draw
 from agvas_core.evaluation.grounding.measure import Grounding
 from agvas_core.evaluation.grounding.table import cells, columns, sections
@@ -79,7 +80,8 @@ def _figure(case: Case, answer: Answer) -> str:
         ("other", outline(np.isin(labels, question.other))),
         ("mask", answer.outline),
     ]
-    said = [f"<b>{_text(answer.instruction or 'everything that is anomalous')}</b>"]
+    everything = "Everything that is anomalous." if question.mode == "direct" else "Everything that is anomalous, in words."
+    said = [f"<b>{_text(answer.instruction or everything)}</b>"]
     if answer.asked_iou is not None:
         other = "" if answer.other_iou is None else f", other {answer.other_iou:.2f}"
         said.append(f"IoU asked {answer.asked_iou:.2f}{other}")
@@ -87,6 +89,8 @@ def _figure(case: Case, answer: Answer) -> str:
         said.append("left alone" if answer.mask_px == 0 else f"{answer.mask_px} px masked")
     if answer.text is not None:
         said.append(f"<i>{_text(answer.text)}</i>")
+    if case.truth is not None:
+        said.append(f"Truth: {_text(describe(case.sample.defects))}")
     picture = overlaid(np.ascontiguousarray(case.sample.image[..., ::-1]), lines)
     return f"<figure>{picture}<figcaption>{'<br>'.join(said)}</figcaption></figure>"
 
