@@ -146,9 +146,12 @@ def read_version(folder: Path) -> int:
     """The schema version of a bundle of any age.
 
     Raises:
-        BundleError: no manifest, or not one of ours.
+        BundleError: no manifest, or somebody else's.
     """
-    return int(_read(folder)["schema_version"])
+    raw = _read(folder)
+    if not isinstance(raw.get("files"), dict) or raw.get("anchor_tokens") != list(ANCHOR_TOKENS):
+        raise BundleError(f"{folder / MANIFEST_NAME} is not a bundle's: it has no files and anchor_tokens")
+    return int(raw["schema_version"])
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -15,7 +15,15 @@ from agvas_core.contract.errors import BundleError, OutputError, ParityError, Se
 from agvas_core.contract.manifest import MANIFEST_NAME, read_manifest, sha256_of, verify_files
 from agvas_core.contract.prompts import FIXED_ANSWER, QWEN_CHAT
 from agvas_core.model.checkpoint import Checkpoint, load_checkpoint
-from agvas_export.bundle import PARITY_NAME, export_bundle, read_checkpoint, refuse_if_taken, written_whole
+from agvas_export.bundle import (
+    PARITY_NAME,
+    check_tokenizer,
+    export_bundle,
+    prompt_of,
+    read_checkpoint,
+    refuse_if_taken,
+    written_whole,
+)
 from agvas_export.cli import app
 from agvas_export.parity import compare
 from agvas_runtime.bundle import load_bundle
@@ -154,6 +162,24 @@ def test_a_tokenizer_with_other_anchors_is_refused(tiny_checkpoint_folder: Path,
 def test_a_name_that_could_leave_the_folder_is_refused(tiny_checkpoint_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"\.\./nano"):
         export_bundle(tiny_checkpoint_folder, tmp_path / "out", name="../nano")
+
+
+def test_a_bundle_of_any_age_may_be_overwritten_and_nothing_else(exported_folder: Path, tmp_path: Path) -> None:
+    table = json.loads((exported_folder / MANIFEST_NAME).read_text())
+    for change in ({}, {"schema_version": 1}, {"schema_version": 999}):
+        (tmp_path / MANIFEST_NAME).write_text(json.dumps(table | change))
+        refuse_if_taken(tmp_path, overwrite=True)
+    for others in ({"schema_version": 1}, {"schema_version": 2, "files": {}}, []):
+        (tmp_path / MANIFEST_NAME).write_text(json.dumps(others))
+        with pytest.raises(UsageError, match="holds no bundle"):
+            refuse_if_taken(tmp_path, overwrite=True)
+
+
+def test_an_answer_that_begins_like_the_refusal_is_refused(tiny_checkpoint: Checkpoint) -> None:
+    prompt = prompt_of(tiny_checkpoint.config)
+    check_tokenizer(tiny_checkpoint, prompt)
+    with pytest.raises(SetupError, match="with the same token"):
+        check_tokenizer(tiny_checkpoint, prompt.model_copy(update={"refusal": "Sure, there is none."}))
 
 
 def test_a_folder_with_something_in_it_is_not_touched(tiny_checkpoint_folder: Path, tmp_path: Path) -> None:

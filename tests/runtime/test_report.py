@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +27,33 @@ ROWS_AT_ONCE = 200  # report_script.js
 def a_result(index: int, score: float, *, name: str | None = None, side_px: int = 40) -> Result:
     scores = np.zeros((side_px, side_px), np.float32)
     scores[4:12, 6:20] = score
-    mask, regions = find_regions(scores > 0.5, scores)
+    mask = scores > 0.5
+    regions = find_regions(mask, scores)
     image = np.full((side_px, side_px, 3), 120, np.uint8)
     verdict = Verdict.FAIL if regions else Verdict.PASS
     timing = {"read": 1.0, "vision": float(index), "total": 1.0 + index}
     return Result(
-        name or f"parts/{index}.png", index, verdict, score, 0.5, "find", "tiny@0", regions, image, scores, mask, timing=timing
+        name or f"parts/{index}.png",
+        index,
+        verdict,
+        score,
+        "balanced",
+        0.4,
+        0.5,
+        "find",
+        "tiny@0",
+        regions,
+        image,
+        scores,
+        mask,
+        timing=timing,
     )
 
 
 def unreadable(index: int, name: str = "parts/broken.png") -> Result:
-    return Result(name, index, Verdict.NO_VERDICT, None, 0.5, "find", "tiny@0", error=f"{name}: cut short: copy it again")
+    return Result(
+        name, index, Verdict.NO_VERDICT, None, "balanced", 0.4, 0.5, "find", "tiny@0", error=f"{name}: cut short: copy it again"
+    )
 
 
 def data_of(page: str) -> dict[str, Any]:
@@ -75,11 +92,11 @@ def test_the_outline_lies_where_the_region_lies() -> None:
 
 def test_nothing_from_outside_becomes_markup() -> None:
     report = Report(FACTS)
-    report.add(a_result(0, 0.9, name=EVIL))
+    report.add(replace(a_result(0, 0.9, name=EVIL), answer=EVIL))
     report.add(unreadable(1, EVIL))
     page = report.render(elapsed_s=1.0, notes=[EVIL])
     assert "<script>alert" not in page and "onerror=alert" in page  # it is there, as text
-    assert data_of(page)["rows"][0]["n"] == EVIL
+    assert data_of(page)["rows"][0]["n"] == data_of(page)["rows"][0]["t"] == EVIL
 
     class Tags(html.parser.HTMLParser):
         scripts = images = 0
@@ -192,6 +209,16 @@ def test_a_browser_shows_every_result(browse: Browse) -> None:
     assert page.count('<article class="card') == 4
     assert page.count('class="marks"') == 2
     assert "Anomalies found in 2 of 4 images; 1 could not be judged" in page
+    assert "<script>alert" not in page and "<img src=x" not in page.lower()
+
+
+def test_a_browser_shows_what_the_model_said_under_each_picture_as_text(browse: Browse) -> None:
+    report = Report(FACTS)
+    report.add(replace(a_result(0, 0.9), answer="There is a dent, as indicated by [mask]."))
+    report.add(replace(a_result(1, 0.9), answer=EVIL))
+    report.add(a_result(2, 0.9))
+    page = browse(report)
+    assert page.count("<q>") == 2 and page.count("<q>There is a dent, as indicated by [mask].</q>") == 1
     assert "<script>alert" not in page and "<img src=x" not in page.lower()
 
 
