@@ -84,7 +84,9 @@ QWEN_CHAT = ChatFormat(  # LLaVA-OneVision and nano
     before_answer="<|im_end|>\n<|im_start|>assistant\n",
     after_answer="<|im_end|>",
 )
-VICUNA_CHAT = ChatFormat(before_image="USER: ", after_image="\n", before_answer=" ASSISTANT: ", after_answer="</s>")  # LLaVA-1.5
+VICUNA_CHAT = ChatFormat(  # LLaVA-1.5; its tokenizer's own first token is written out, for none is added when encoding
+    before_image="<s>USER: ", after_image="\n", before_answer=" ASSISTANT: ", after_answer="</s>"
+)
 
 
 def with_normal_look(normal_look: str, instruction: str) -> str:

@@ -4,13 +4,23 @@ Sigmoid and softmax of eq. 6 and 7 are taken in ``fusion``.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
+from agvas_core.contract.anchors import Anchor
 from agvas_core.model.two_way import TwoWayTransformer
 
-__all__ = ["Agmd", "DensePosition"]
+__all__ = ["Agmd", "DensePosition", "in_anchor_order"]
+
+
+def in_anchor_order(logits: Tensor, anchors: Sequence[Anchor]) -> Tensor:
+    """Logits [B, K, H, W] of the K ``anchors`` -> [B, 3, H, W]; anchors that the model lacks get zeros, a probability of a half."""
+    if len(anchors) == len(Anchor):
+        return logits
+    nothing = torch.zeros_like(logits[:, 0])
+    return torch.stack([logits[:, anchors.index(anchor)] if anchor in anchors else nothing for anchor in Anchor], 1)
 
 
 class LayerNorm2d(nn.Module):
@@ -54,6 +64,7 @@ class Agmd(nn.Module):
             multiplies with "the refined pixel features").
         mask_dim: channels of the product in eq. 6; SAM's dim / 8 when upscaling, dim otherwise.
         detail: add the pixel encoder's finer features ``f_detail`` [B, mask_dim, 4h, 4w] before the product.
+        anchors: those that take part, in order; fewer than three for the ablations of table 3.
     """
 
     def __init__(
@@ -65,6 +76,7 @@ class Agmd(nn.Module):
         upscale: int = 4,
         mask_dim: int | None = None,
         detail: bool = False,
+        anchors: Sequence[Anchor] = tuple(Anchor),
     ) -> None:
         super().__init__()
         if upscale not in (1, 4):
@@ -72,7 +84,8 @@ class Agmd(nn.Module):
         if detail and upscale == 1:
             raise ValueError("detail needs upscale=4: finer features have no place in a mask at the resolution of f_p")
         out_dim = mask_dim or (dim // 8 if upscale == 4 else dim)
-        self.t_learn = nn.Parameter(torch.randn(3, dim) * 0.02)  # t_nor, t_ano, t_seg: T_learn of eq. 4
+        self.anchors = tuple(anchors)
+        self.t_learn = nn.Parameter(torch.randn(len(anchors), dim) * 0.02)  # t_nor, t_ano, t_seg: T_learn of eq. 4
         self.position = DensePosition(dim)
         self.bi_attn = TwoWayTransformer(dim, depth, heads, mlp_dim)
         self.upscale = (
@@ -90,9 +103,11 @@ class Agmd(nn.Module):
         self.merge = nn.Conv2d(out_dim, out_dim, 3, padding=1) if detail else None
         self.to_mask = nn.ModuleList(
             nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, out_dim))
-            for _ in range(3)
+            for _ in anchors
         )
-        self.bias = nn.Parameter(torch.zeros(3))  # not in the paper: lets a mask be empty without a feature that says so
+        self.bias = nn.Parameter(
+            torch.zeros(len(anchors))
+        )  # not in the paper: lets a mask be empty without a feature that says so
 
     def forward(self, h_anchor: Tensor, f_p: Tensor, f_detail: Tensor | None = None) -> Tensor:
         """h [B, 3, C], f_p [B, C, h, w], f_detail [B, C', 4h, 4w] -> mask logits [B, 3, 4h, 4w] in anchor order.
@@ -100,6 +115,8 @@ class Agmd(nn.Module):
         With ``upscale=1`` the logits are [B, 3, h, w].
         """
         batch, channels, height, width = f_p.shape
+        if len(self.anchors) < len(Anchor):
+            h_anchor = h_anchor[:, list(self.anchors)]  # [B, K, C]
         z0 = torch.cat([self.t_learn.expand(batch, -1, -1), h_anchor], 1)  # eq. 4: [B, 6, C]
         z, pixels = self.bi_attn(z0, f_p.flatten(2).transpose(1, 2), self.position(f_p))  # eq. 5: [B, 6, C], [B, hw, C]
         f_out = self.upscale(pixels.transpose(1, 2).reshape(batch, channels, height, width))  # [B, C', 4h, 4w]
@@ -109,5 +126,7 @@ class Agmd(nn.Module):
         elif f_out.shape[-1] != width:  # SAM's last step of upscaling, so only where there was one
             f_out = nn.functional.gelu(f_out)
         t_out = torch.stack([mlp(z[:, i]) for i, mlp in enumerate(self.to_mask)], 1)  # [B, 3, C']
-        logits: Tensor = (t_out @ f_out.flatten(2)).view(batch, 3, *f_out.shape[-2:])  # eq. 6, 7 before sigmoid and softmax
-        return logits + self.bias.view(1, 3, 1, 1)
+        logits: Tensor = (t_out @ f_out.flatten(2)).view(
+            batch, len(self.anchors), *f_out.shape[-2:]
+        )  # eq. 6, 7 before sigmoid and softmax
+        return in_anchor_order(logits + self.bias.view(1, len(self.anchors), 1, 1), self.anchors)

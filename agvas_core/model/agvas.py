@@ -4,47 +4,58 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from agvas_core.contract.anchors import EMPTY_LOGITS
 from agvas_core.model.agmd import Agmd
 from agvas_core.model.encoders import LinearP, PixelEncoder, PixelFeatures, SemanticEncoder
 from agvas_core.model.lmm import Lmm, find_anchors
 from agvas_core.model.refiner import TokenRefiner
+from agvas_core.model.sam_decoder import SamMaskDecoder
 from agvas_core.model.spam import Spam
 
-__all__ = ["EMPTY_LOGIT", "AgVas", "AgVasOutput", "Vision"]
-
-EMPTY_LOGIT = 200.0  # sigmoid(-200) is 0 in float32: a reply without anchors has an empty mask at any threshold
+__all__ = ["AgVas", "AgVasOutput", "Vision"]
 
 
 class Vision(NamedTuple):
-    """What the image gives, whatever is asked: f_s and f_align [B, N, D], and the pixel features."""
+    """What the image gives, whatever is asked: f_s and f_align [B, N, D] (f_align [B, 0, D] without SPAM), and the pixel features."""
 
     f_s: Tensor
     f_align: Tensor
     pixel: PixelFeatures
 
+    def of(self, image: Tensor) -> "Vision":
+        """One row for each exchange: ``image`` [R] holds the index of the image that it is about."""
+        f_p, f_detail = self.pixel
+        pixel = PixelFeatures(f_p[image], None if f_detail is None else f_detail[image])
+        return Vision(self.f_s[image], self.f_align[image], pixel)
+
 
 class AgVasOutput(NamedTuple):
-    """``text_logits`` [B, L, V]; ``mask_logits`` [B, 3, H', W'] in anchor order; ``found`` [B]: does the row have anchors."""
+    """``text_logits`` [B, L, V]; ``mask_logits`` [B, 3, H', W'] in anchor order; ``found`` [B]: does the row have anchors;
+    ``h_anchor`` [B, 3, C]: the refined anchors."""
 
     text_logits: Tensor | None
     mask_logits: Tensor
     found: Tensor
     vision: Vision
+    h_anchor: Tensor
 
 
 class AgVas(nn.Module):
-    """Ready-made modules, joined. ``build.py`` makes them from a configuration."""
+    """Ready-made modules, joined. ``build.py`` makes them from a configuration.
+
+    Linear_p and SPAM are None in the ablation without SPAM; in LISA, SAM's decoder stands in AGMD's place.
+    """
 
     def __init__(
         self,
         *,
         semantic_encoder: SemanticEncoder,
         pixel_encoder: PixelEncoder,
-        linear_p: LinearP,
-        spam: Spam,
+        linear_p: LinearP | None,
+        spam: Spam | None,
         lmm: Lmm,
         refiner: TokenRefiner,
-        agmd: Agmd,
+        agmd: Agmd | SamMaskDecoder,
     ) -> None:
         super().__init__()
         self.semantic_encoder, self.pixel_encoder = semantic_encoder, pixel_encoder
@@ -59,6 +70,7 @@ class AgVas(nn.Module):
         attention_mask: Tensor | None = None,
         answer_start: Tensor | None = None,
         with_text: bool = True,
+        image_of: Tensor | None = None,
     ) -> AgVasOutput:
         """One pass over image, instruction and answer.
 
@@ -68,18 +80,22 @@ class AgVas(nn.Module):
             input_ids: int64 [B, L]; 2N image tokens in each row; padded on either side.
             attention_mask: [B, L], 1 where there is a token.
             answer_start: [B], where the answer begins; anchors before it do not count.
+            image_of: [R], where there are R exchanges about B images: which image each row of ids is about. Encoders run once per image.
         """
         vision = self.see(semantic_image, pixel_image)
-        f_in = self.lmm.embed(input_ids, vision.f_s, vision.f_align)  # [B, L, D]
+        asked = vision if image_of is None else vision.of(image_of)
+        f_in = self.lmm.embed(input_ids, asked.f_s, asked.f_align)  # [B, L, D]
         hidden, text_logits = self.lmm(f_in, attention_mask, with_logits=with_text)  # eq. 3
         positions, found = find_anchors(input_ids, self.lmm.anchor_ids, answer_start)
         anchors = self.lmm.anchor_states(hidden, positions)  # [B, 3, D]
-        return AgVasOutput(text_logits, self.decode(anchors, vision.pixel, found), found, vision)
+        return AgVasOutput(text_logits, self.decode(anchors, asked.pixel, found), found, vision, self.refiner(anchors))
 
     def see(self, semantic_image: Tensor, pixel_image: Tensor) -> Vision:
         """Joint 1, vision."""
         f_s = self.semantic_encoder(semantic_image)  # eq. 1: [B, N, D]
         pixel = self.pixel_encoder(pixel_image)  # eq. 1: [B, C, h, w]
+        if self.spam is None or self.linear_p is None:
+            return Vision(f_s, f_s[:, :0], pixel)
         f_align = self.spam(f_s, self.linear_p(pixel.f_p))  # eq. 2: [B, N, D]
         return Vision(f_s, f_align, pixel)
 
@@ -91,6 +107,6 @@ class AgVas(nn.Module):
         h_anchor = self.refiner(anchors)  # [B, 3, C]
         logits: Tensor = self.agmd(h_anchor, pixel.f_p, pixel.f_detail)  # eq. 4-7: [B, 3, H', W']
         if found is not None:
-            empty = logits.new_tensor([EMPTY_LOGIT, -EMPTY_LOGIT, -EMPTY_LOGIT]).view(1, 3, 1, 1)
+            empty = logits.new_tensor(EMPTY_LOGITS).view(1, 3, 1, 1)
             logits = logits.where(found.view(-1, 1, 1, 1), empty)
         return logits

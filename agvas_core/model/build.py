@@ -18,6 +18,7 @@ from transformers import (
     SiglipVisionConfig,
 )
 
+from agvas_core.contract.anchors import ANCHOR_TOKENS, Anchor
 from agvas_core.contract.errors import UsageError
 from agvas_core.contract.prompts import QWEN_CHAT, VICUNA_CHAT, ChatFormat
 from agvas_core.model.agmd import Agmd
@@ -27,67 +28,97 @@ from agvas_core.model.encoders import LinearP, Normalize, PixelEncoder, Semantic
 from agvas_core.model.lmm import Lmm
 from agvas_core.model.nano_encoder import NanoEncoder
 from agvas_core.model.refiner import TokenRefiner
+from agvas_core.model.sam_decoder import SamMaskDecoder
 from agvas_core.model.sam_encoder import SamImageEncoder
 from agvas_core.model.spam import Spam
 from agvas_core.model.validation import did_you_mean
+from agvas_core.model.vit_encoder import VIT_FAMILIES, VitEncoder
 
-__all__ = ["build_model", "chat_format", "semantic_tokens"]
+__all__ = [
+    "TEXT_CONFIGS",
+    "VISION_CONFIGS",
+    "assemble",
+    "build_llava",
+    "build_model",
+    "build_pixel_backbone",
+    "chat_format",
+    "named_anchors",
+    "semantic_tokens",
+    "visual_tokens",
+]
+
+VISION_CONFIGS: dict[str, type[Any]] = {"llava-onevision": SiglipVisionConfig, "llava-1.5": CLIPVisionConfig}
+TEXT_CONFIGS: dict[str, type[Any]] = {"llava-onevision": Qwen2Config, "llava-1.5": LlamaConfig}
 
 
 def build_model(config: ModelConfig, device: str = "cpu") -> AgVas:
-    """An untrained model with random weights; ``device="meta"`` builds shapes without memory."""
+    """A model with random weights, whatever ``config`` names; ``device="meta"`` builds shapes without memory."""
     with torch.device(device):
-        llava = build_llava(config.lmm)
-        width: int = llava.config.text_config.hidden_size
-        tower, projector = llava.model.vision_tower, llava.model.multi_modal_projector
-        is_clip = config.lmm.family == "llava-1.5"
-        return AgVas(
-            semantic_encoder=SemanticEncoder(
-                normalize=Normalize(config.semantic_view.mean, config.semantic_view.std),
-                tower=tower,
-                projector=projector,
-                feature_layer=-2 if is_clip else -1,
-                drop_class_token=is_clip,
-            ),
-            pixel_encoder=PixelEncoder(
-                normalize=Normalize(config.pixel_view.mean, config.pixel_view.std), backbone=build_pixel_backbone(config.pixel)
-            ),
-            linear_p=LinearP(config.pixel.channels, width),
-            spam=Spam(width, config.spam.heads, config.spam.bottleneck),
-            lmm=Lmm(
-                language_model=llava.model.language_model,
-                head=llava.lm_head,
-                image_token_id=config.lmm.image_token_id,
-                anchor_ids=config.lmm.anchor_ids,
-            ),
-            refiner=TokenRefiner(width, config.pixel.channels),
-            agmd=Agmd(config.pixel.channels, **config.agmd.model_dump()),
-        )
+        return assemble(config, build_llava(config.lmm), build_pixel_backbone(config.pixel))
+
+
+def assemble(config: ModelConfig, llava: Any, backbone: nn.Module) -> AgVas:
+    """The parts of a LLaVA and a pixel encoder, joined by the paper's own, which are new.
+
+    Args:
+        llava: transformers' model, as ``build_llava`` makes it.
+        backbone: as ``build_pixel_backbone`` makes it.
+    """
+    width: int = llava.config.text_config.hidden_size
+    channels, is_clip = config.pixel.channels, config.lmm.family == "llava-1.5"
+    # A backbone that has C channels by itself does not say its width.
+    adapted = getattr(backbone, "width", channels if config.pixel.linear else None)
+    return AgVas(
+        semantic_encoder=SemanticEncoder(
+            normalize=Normalize(config.semantic_view.mean, config.semantic_view.std),
+            tower=llava.model.vision_tower,
+            projector=llava.model.multi_modal_projector,
+            feature_layer=-2 if is_clip else -1,
+            drop_class_token=is_clip,
+            norm_out=width if config.lmm.norm_visual else None,
+            tiles=config.lmm.tiles,
+            newline=newline_of(config, llava),
+        ),
+        pixel_encoder=PixelEncoder(
+            normalize=Normalize(config.pixel_view.mean, config.pixel_view.std),
+            backbone=backbone,
+            adapter=None if adapted is None else nn.Conv2d(adapted, channels, 1),
+        ),
+        linear_p=None if config.spam is None else LinearP(channels, width),
+        spam=None if config.spam is None else Spam(width, config.spam.heads, config.spam.bottleneck, config.lmm.norm_visual),
+        lmm=Lmm(
+            language_model=llava.model.language_model,
+            head=llava.lm_head,
+            image_token_id=config.lmm.image_token_id,
+            anchor_ids=anchor_ids_read(config),
+        ),
+        refiner=TokenRefiner(width, channels),
+        agmd=build_decoder(config),
+    )
 
 
 def build_llava(config: LmmConfig) -> Any:
     """The transformers model that tower, projector, language model and head are taken from."""
     is_onevision = config.family == "llava-onevision"
+    vision_config, text_config = VISION_CONFIGS[config.family], TEXT_CONFIGS[config.family]
     # transformers swallows keys that it does not know, and a mistyped size becomes its default.
     # (SigLIP reads vision_use_head without declaring it; the two keys of the text stand in [lmm].)
-    only_known(
-        "lmm.vision", config.vision, keys_of(SiglipVisionConfig if is_onevision else CLIPVisionConfig) | {"vision_use_head"}
-    )
-    only_known("lmm.text", config.text, keys_of(Qwen2Config if is_onevision else LlamaConfig) - {"vocab_size", "pad_token_id"})
+    only_known("lmm.vision", config.vision, keys_of(vision_config) | {"vision_use_head"})
+    only_known("lmm.text", config.text, keys_of(text_config) - {"vocab_size", "pad_token_id"})
     text: dict[str, Any] = {**config.text, "vocab_size": config.vocab_size, "pad_token_id": config.pad_token_id}
     if is_onevision:
         return LlavaOnevisionForConditionalGeneration(
             LlavaOnevisionConfig(
-                vision_config=SiglipVisionConfig(**config.vision),
-                text_config=Qwen2Config(**text),
+                vision_config=vision_config(**config.vision),
+                text_config=text_config(**text),
                 image_token_index=config.image_token_id,
                 tie_word_embeddings=text.get("tie_word_embeddings", False),
             )
         )
     return LlavaForConditionalGeneration(
         LlavaConfig(
-            vision_config=CLIPVisionConfig(**config.vision),
-            text_config=LlamaConfig(**text),
+            vision_config=vision_config(**config.vision),
+            text_config=text_config(**text),
             image_token_index=config.image_token_id,
             tie_word_embeddings=False,
         )
@@ -95,10 +126,48 @@ def build_llava(config: LmmConfig) -> Any:
 
 
 def build_pixel_backbone(config: PixelConfig) -> nn.Module:
-    """The pixel encoder without its normalisation."""
+    """The pixel encoder without its normalisation and its adapter."""
+    if (family := VIT_FAMILIES.get(config.kind)) is not None:
+        only_known("pixel.arguments", config.arguments, keys_of(family.config) | {"vision_use_head"})
+        return VitEncoder(family.model(family.config(**config.arguments)), family)
     encoder: type[NanoEncoder] | type[SamImageEncoder] = NanoEncoder if config.kind == "nano" else SamImageEncoder
     only_known("pixel.arguments", config.arguments, inspect.signature(encoder).parameters.keys() - {"out_dim"})
     return encoder(out_dim=config.channels, **config.arguments)
+
+
+def build_decoder(config: ModelConfig) -> Agmd | SamMaskDecoder:
+    """AGMD, or what takes its place."""
+    numbers = config.agmd
+    if config.decoder == "sam":
+        return SamMaskDecoder(config.pixel.channels, numbers.depth, numbers.heads, numbers.mlp_dim)
+    anchors = [Anchor[name] for name in config.anchors]
+    return Agmd(config.pixel.channels, **numbers.model_dump(), anchors=anchors)
+
+
+def newline_of(config: ModelConfig, llava: Any) -> nn.Parameter | None:
+    """The embedding that ends a row of tiles, where there are any."""
+    view_px, tower_px = config.semantic_view.size_px, llava.config.vision_config.image_size
+    if view_px != config.lmm.tiles * tower_px:
+        raise UsageError(
+            f"semantic_view.size_px is {view_px}; {config.lmm.tiles} x {config.lmm.tiles} tiles of the tower's {tower_px} px need "
+            f"{config.lmm.tiles * tower_px}"
+        )
+    if config.lmm.tiles == 1:
+        return None
+    if config.lmm.family != "llava-onevision":
+        raise UsageError(
+            f"lmm.tiles is {config.lmm.tiles}; {config.lmm.family} was not trained with tiles and has no end of line: set tiles = 1"
+        )
+    newline: nn.Parameter = llava.model.image_newline
+    return newline
+
+
+def anchor_ids_read(config: ModelConfig) -> tuple[int, int, int]:
+    """Which tokens' states are read as NOR, ANO and SEG. For an anchor that the model lacks, the state of one that it has: it has to
+    be somewhere, and no one looks at it."""
+    first = Anchor[config.anchors[0]]
+    nor, ano, seg = (config.lmm.anchor_ids[anchor if anchor.name in config.anchors else first] for anchor in Anchor)
+    return nor, ano, seg
 
 
 def keys_of(config_type: type[Any]) -> set[str]:
@@ -117,7 +186,18 @@ def chat_format(config: LmmConfig) -> ChatFormat:
     return {"qwen": QWEN_CHAT, "vicuna": VICUNA_CHAT}[config.chat]
 
 
+def named_anchors(config: ModelConfig) -> str:
+    """The anchors as this model's answers write them: ``[NOR][ANO][SEG]``, fewer in an ablation."""
+    return "".join(ANCHOR_TOKENS[Anchor[name]] for name in config.anchors)
+
+
 def semantic_tokens(config: ModelConfig) -> int:
-    """N: tokens of f_s for one view."""
-    per_side: int = config.semantic_view.size_px // config.lmm.vision["patch_size"]
-    return per_side * per_side
+    """N: tokens of f_s for one image."""
+    tiles = config.lmm.tiles
+    per_side: int = config.semantic_view.size_px // tiles // config.lmm.vision["patch_size"]
+    return per_side**2 + (tiles * per_side * (tiles * per_side + 1) if tiles > 1 else 0)
+
+
+def visual_tokens(config: ModelConfig) -> int:
+    """Image tokens in each row of ids: those of f_s, and of f_align where there is SPAM."""
+    return semantic_tokens(config) * (1 if config.spam is None else 2)

@@ -1,23 +1,23 @@
-"""What a model is made of, as data. Only ``build.py`` reads it; the modules take plain arguments.
+"""What a model is made of, as data. Only ``build.py`` and what stands on it read it; the modules take plain arguments.
 
-Presets are TOML files in ``agvas_core/presets``.
+Presets are TOML files in ``agvas_core/presets`` (``preset.py``).
 """
 
-import tomllib
-from importlib import resources
-from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from agvas_core.contract.errors import UsageError
-from agvas_core.contract.manifest import Decision, TilingSpec
-from agvas_core.contract.preprocess import ViewSpec
-from agvas_core.model.validation import did_you_mean, validated
+from agvas_core.contract.anchors import Anchor
+from agvas_core.contract.decision import Decision
+from agvas_core.contract.manifest import TilingSpec
+from agvas_core.contract.preprocess import Scales, ViewSpec, check_scales
+from agvas_core.model.preset import load_preset, preset_names
+from agvas_core.model.validation import validated
 
 __all__ = [
     "AgmdConfig",
     "LmmConfig",
+    "LoraConfig",
     "ModelConfig",
     "PixelConfig",
     "SpamConfig",
@@ -26,19 +26,36 @@ __all__ = [
     "preset_names",
 ]
 
+AnchorName = Literal["NOR", "ANO", "SEG"]
+_ANCHOR_SETS: Final[tuple[tuple[AnchorName, ...], ...]] = (
+    ("NOR", "ANO", "SEG"),
+    ("NOR", "ANO"),
+    ("SEG",),
+)  # the paper's, and what table 3 leaves of them
+
 
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class LmmConfig(_Part):
-    """The large multimodal model: a transformers configuration, written out, so that no hub is needed to build it."""
+    """The large multimodal model: a transformers configuration, written out, so that no hub is needed to build it.
 
+    Of a published model everything but ``pretrained`` may be left out; ``published.resolve_config`` fills it in.
+    """
+
+    pretrained: str | None = None
+    """Hub id or folder of the published model whose weights training starts from; None for weights of one's own."""
     family: Literal["llava-onevision", "llava-1.5"]
     vision: dict[str, Any]
     """SiglipVisionConfig or CLIPVisionConfig, by keyword."""
     text: dict[str, Any]
     """Qwen2Config or LlamaConfig, by keyword; without ``vocab_size`` and ``pad_token_id``, which stand here."""
+    norm_visual: bool = False
+    """Layer norms on f_s and f_align: for towers that are trained from scratch."""
+    tiles: int = Field(default=1, ge=1, le=3)
+    """Any-resolution tiling with one grid for all images: the semantic view is cut into so many tiles per side, which follow the whole
+    in f_s. LLaVA-OneVision's ``anyres_max_9``, hence 3 at most; it chooses the grid per image, which leaves rows of unlike length."""
     chat: Literal["qwen", "vicuna"]
     vocab_size: int
     """Rows of embeddings and head: all of the tokenizer's, the anchors', and those that no token uses yet."""
@@ -60,16 +77,31 @@ class LmmConfig(_Part):
 class PixelConfig(_Part):
     """The pixel encoder."""
 
-    kind: Literal["nano", "sam"]
-    channels: int
+    pretrained: str | None = None
+    """Hub id, folder or file (SAM's ``.pth``, safetensors) of the published weights; None for weights of one's own."""
+    kind: Literal["nano", "sam", "dinov2", "dinov3", "clip", "siglip"]
+    channels: int = 256  # SAM's
     """C of f_p."""
+    linear: bool = False
+    """A linear layer after SAM that is trained with the rest (table 6: SAM-FT). The other published encoders always have one: their
+    width is not C."""
     arguments: dict[str, Any] = {}
-    """Keyword arguments of the encoder."""
+    """Keyword arguments of the encoder: its own for nano and SAM, those of its transformers configuration for the others."""
 
 
 class SpamConfig(_Part):
     heads: int
     bottleneck: int | None = None
+
+
+class LoraConfig(_Part):
+    """Low-rank adapters of the language model, and of nothing else."""
+
+    rank: int = Field(default=16, ge=1)  # sec. 4.1; the paper names neither of the others, they are LISA's in the same proportion
+    alpha: float = Field(default=32.0, gt=0)
+    dropout: float = Field(default=0.05, ge=0, lt=1)
+    targets: tuple[str, ...] = Field(default=("q_proj", "v_proj"), min_length=1)
+    """Linear layers, by the end of their names."""
 
 
 class AgmdConfig(_Part):
@@ -85,46 +117,58 @@ class ModelConfig(_Part):
     """One AG-VAS model."""
 
     name: str
+    base: str | None = None
+    """A checkpoint of ours, by name or folder, that training starts from instead of published or random weights (few-shot adaptation)."""
     semantic_view: ViewSpec
     pixel_view: ViewSpec
+    scales: Scales = (1.0,)
     lmm: LmmConfig
     pixel: PixelConfig
-    spam: SpamConfig
+    anchors: tuple[AnchorName, ...] = _ANCHOR_SETS[0]
+    """Those that answers name and the decoder reads; fewer for the paper's ablations (table 3). Ids and logits keep their three places."""
+    spam: SpamConfig | None
+    """``false`` for none: the language model then sees f_s alone."""
     agmd: AgmdConfig = AgmdConfig()
+    decoder: Literal["agmd", "sam"] = "agmd"
+    """``sam``: SAM's own mask decoder, whose prompt is [SEG], as in LISA."""
     decision: Decision = Decision()
     tiling: TilingSpec = TilingSpec()
+    lora: LoraConfig | None = None
     trained: tuple[str, ...] = Field(default=("lmm.embeddings", "lmm.head", "linear_p", "spam", "refiner", "agmd"))
     """Parts that get gradients besides the LoRA weights (B.2; Linear_p and the refiner are not in its list, but nothing else could
-    learn them); ``all`` for training from scratch, which is the only training there is yet."""
+    learn them). ``all``, a part of the model by its path, or ``lmm.embeddings``, ``lmm.head``, and ``lmm.anchor_rows``: of these two
+    the anchors' rows alone."""
 
+    @field_validator("spam", mode="before")
+    @classmethod
+    def _false_is_none(cls, given: Any) -> Any:
+        """TOML knows no null."""
+        return None if given is False else given
 
-def preset_names() -> list[str]:
-    """Names of the presets that ship with the package."""
-    return sorted(
-        path.name.removesuffix(".toml") for path in resources.files("agvas_core.presets").iterdir() if path.name.endswith(".toml")
-    )
+    @model_validator(mode="after")
+    def _anchors_suit_the_decision(self) -> Self:
+        if self.anchors not in _ANCHOR_SETS:
+            raise ValueError(f"anchors {list(self.anchors)}: there are {', '.join(str(list(each)) for each in _ANCHOR_SETS)}")
+        if self.decoder == "sam" and self.anchors != ("SEG",):
+            raise ValueError(f'decoder "sam" has one prompt, anchors are {list(self.anchors)}: set anchors = ["SEG"]')
+        alpha = {("NOR", "ANO"): 0.0, ("SEG",): 1.0}.get(self.anchors, self.decision.alpha)
+        if self.decision.alpha != alpha:
+            raise ValueError(
+                f"decision.alpha is {self.decision.alpha}, and of P_seg and P_ano (eq. 8) anchors {list(self.anchors)} give one: "
+                f"set alpha = {alpha}"
+            )
+        return self
 
+    @model_validator(mode="after")
+    def _scales_suit_the_view(self) -> Self:
+        check_scales(self.pixel_view, self.scales)
+        return self
 
-def load_preset(name: str | Path) -> dict[str, Any]:
-    """The tables of a preset, by name or as a path of a TOML file.
-
-    Raises:
-        UsageError: no such preset, or not TOML.
-    """
-    path = Path(name)
-    if path.suffix == ".toml":
-        if not path.is_file():
-            raise UsageError(f"no configuration {path}: give a preset ({', '.join(preset_names())}) or an existing .toml file")
-        text = path.read_text(encoding="utf-8")
-    elif str(name) in preset_names():
-        text = (resources.files("agvas_core.presets") / f"{name}.toml").read_text(encoding="utf-8")
-    else:
-        names = preset_names()
-        raise UsageError(f"no preset {str(name)!r}; there are {', '.join(names)}{did_you_mean(str(name), names)}")
-    try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"{name} is not TOML: {error}") from error
+    @property
+    def ablation(self) -> str:
+        """What of the paper's model is missing, in words; empty for a whole one."""
+        lacks = [f"[{anchor.name}]" for anchor in Anchor if anchor.name not in self.anchors]
+        return ", ".join([*lacks, *(["SPAM"] if self.spam is None else []), *(["AGMD"] if self.decoder == "sam" else [])])
 
 
 def parse_config(table: dict[str, Any]) -> ModelConfig:

@@ -11,11 +11,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from agvas_core.contract.preprocess import make_view
+from agvas_core.contract.prompts import ANCHORS
 from agvas_core.data.captions import GROUPS, group_of
 from agvas_core.data.dialogue import Dialogue, make_dialogues
 from agvas_core.data.sample import TONES, Sample, cropped
 from agvas_core.data.synthesis import synthesize
-from agvas_core.model.build import chat_format, semantic_tokens
+from agvas_core.model.build import chat_format, named_anchors, visual_tokens
 from agvas_core.model.config import ModelConfig
 from agvas_core.model.losses import IGNORED_TARGET
 from agvas_core.train.config import Cut, TrainConfig
@@ -30,6 +31,7 @@ class Batch:
     Images: ``semantic`` uint8 [B, Hs, Ws, 3], ``pixel`` uint8 [B, H, W, 3]; ``kinds`` uint8 [B, H, W], 0 where normal, else 1 + the index of
     the defect's group in ``captions.GROUPS``; ``tones`` likewise over ``sample.TONES``.
     Exchanges: ``image_of`` [R], which image it is about; ``mask`` bool [R, H, W], what is asked for; ``has_mask`` [R]: the answer has anchors;
+    ``asked`` [R], the index of the group that the instruction names, ``IGNORED_TARGET`` where it names none;
     ids, attention and labels [R, L]; ``answer_start`` [R].
     """
 
@@ -40,6 +42,7 @@ class Batch:
     image_of: Tensor
     mask: Tensor
     has_mask: Tensor
+    asked: Tensor
     input_ids: Tensor
     attention: Tensor
     labels: Tensor
@@ -55,12 +58,13 @@ def encode_dialogues(
     Prompt and answer are tokenized apart, so no token spans the start of the answer. The runtime tokenizes them in one;
     export compares the two.
     """
-    chat, visual = chat_format(config.lmm), [config.lmm.image_token_id] * (2 * semantic_tokens(config))
+    chat, visual = chat_format(config.lmm), [config.lmm.image_token_id] * visual_tokens(config)
     rows: list[tuple[list[int], int, list[int]]] = []
     for dialogue in dialogues:
         before, after = chat.prompt(dialogue.instruction)
         prompt = tokenizer.encode(before).ids + visual + tokenizer.encode(after).ids
-        answer = tokenizer.encode(dialogue.answer + chat.after_answer).ids
+        said = dialogue.answer.replace(ANCHORS, named_anchors(config))
+        answer = tokenizer.encode(said + chat.after_answer).ids
         taught = answer if dialogue.refusal is None else tokenizer.encode(dialogue.refusal).ids[:1]
         rows.append((prompt + answer, len(prompt), taught))
     length = max(len(ids) for ids, _, _ in rows)
@@ -108,6 +112,7 @@ class SyntheticBatches(Dataset[Batch]):
             image_of=torch.tensor([image for image, each in enumerate(exchanges) for _ in each]),
             mask=torch.from_numpy(np.stack([nothing if dialogue.mask is None else dialogue.mask for dialogue in dialogues])),
             has_mask=torch.tensor([dialogue.mask is not None for dialogue in dialogues]),
+            asked=torch.tensor([IGNORED_TARGET if each.asked is None else list(GROUPS).index(each.asked) for each in dialogues]),
             input_ids=input_ids,
             attention=attention,
             labels=labels,

@@ -9,8 +9,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from agvas_core.model.agvas import AgVas
 from agvas_core.model.build import build_model, semantic_tokens
 from agvas_core.model.config import ModelConfig, load_preset, parse_config, preset_names
+from agvas_core.model.preset import ablation_names
 
-PAPER_SIZE = ("ov-0.5b", "ov-7b", "llava-13b")
+PAPER_SIZE = ("ov-0.5b", "ov-7b", "llava-7b", "llava-13b")
 
 
 def linear(inputs: int, outputs: int) -> int:
@@ -87,6 +88,12 @@ BY_HAND = {
         "lmm": qwen2(3584, 28, 28, 4, 18944, 152128, tied=False),
         **ours(3584),
     },
+    "llava-7b": {
+        "semantic_encoder": clip_vit_l_336() + projector(1024, 4096),
+        "pixel_encoder": sam_vit_h(),
+        "lmm": llama(4096, 32, 11008, 32064),
+        **ours(4096),
+    },
     "llava-13b": {
         "semantic_encoder": clip_vit_l_336() + projector(1024, 5120),
         "pixel_encoder": sam_vit_h(),
@@ -96,7 +103,7 @@ BY_HAND = {
 }
 
 # The base LMMs as published, in billions. (They hold one row more, the end-of-line embedding, which a single view does not use.)
-PUBLISHED_BILLIONS = {"ov-0.5b": "0.89", "ov-7b": "8.03", "llava-13b": "13.35"}
+PUBLISHED_BILLIONS = {"ov-0.5b": "0.89", "ov-7b": "8.03", "llava-7b": "7.06", "llava-13b": "13.35"}
 
 
 class NothingAllocated(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -171,7 +178,7 @@ def test_spam_has_heads_of_128(built: tuple[ModelConfig, AgVas]) -> None:
 @pytest.mark.parametrize("name", preset_names())
 def test_anchors_follow_the_tokenizers_last_word_and_have_rows(name: str) -> None:
     lmm = parse_config(load_preset(name)["model"]).lmm
-    last = {"ov-0.5b": 151647, "ov-7b": 151647, "llava-13b": 32001, "nano": 3}[name]
+    last = {"ov-0.5b": 151647, "ov-7b": 151647, "llava-7b": 32001, "llava-13b": 32001, "nano": 3}[name]
     assert lmm.anchor_ids == (last + 1, last + 2, last + 3)
     assert max(lmm.anchor_ids) < lmm.vocab_size
 
@@ -180,7 +187,7 @@ def test_anchors_follow_the_tokenizers_last_word_and_have_rows(name: str) -> Non
 def test_only_the_parts_that_the_paper_trains_are_trained(name: str) -> None:
     config = parse_config(load_preset(name)["model"])
     assert set(config.trained) == {"lmm.embeddings", "lmm.head", "linear_p", "spam", "refiner", "agmd"}
-    assert (config.decision.alpha, config.decision.threshold) == (0.5, 0.5)
+    assert (config.decision.alpha, config.decision.point().threshold, config.decision.point().plain) == (0.5, 0.5, True)
 
 
 def test_the_vision_tower_is_the_one_that_transformers_gives_llava_onevision() -> None:
@@ -190,3 +197,48 @@ def test_the_vision_tower_is_the_one_that_transformers_gives_llava_onevision() -
     for name in ("ov-0.5b", "ov-7b"):
         for key, value in parse_config(load_preset(name)["model"]).lmm.vision.items():
             assert getattr(published, key) == value, key
+
+
+# Of the pixel encoders as published, without text halves and pooling heads; those of CLIP and SigLIP counted by hand above.
+PIXEL_MILLIONS = {
+    "encoder-clip-l": clip_vit_l_336() / 1e6,
+    "encoder-siglip": (siglip_so400m() + 4 * linear(1152, 1152) + linear(1152, 4304) + linear(4304, 1152) + 4 * 1152) / 1e6,
+    "encoder-dinov2-l": 304.4,
+    "encoder-dinov2-g": 1136.5,
+    "encoder-dinov3-h": 840.5,
+    "encoder-sam-ft": sam_vit_h() / 1e6,
+}
+
+
+@pytest.mark.parametrize("name", ablation_names())
+def test_an_ablation_is_its_base_but_for_what_it_is_about(name: str) -> None:
+    table = load_preset(name)
+    config, base = parse_config(table["model"]), parse_config(load_preset("llava-13b" if "13b" in name else "ov-7b")["model"])
+    changed = {key for key, value in config.model_dump().items() if value != base.model_dump()[key]}
+    about = {
+        "no-seg": {"anchors", "decision"},
+        "no-nor-ano": {"anchors", "decision"},
+        "no-spam": {"spam", "trained"},
+        "lisa": {"anchors", "decision", "spam", "decoder", "trained"},
+        "alpha": {"decision"},
+        "encoder-sam-ft": {"pixel", "trained"},
+        "encoder-dinov3": {"pixel", "trained"},  # at SAM's own size and normalisation
+        "encoder": {"pixel", "pixel_view", "trained"},
+        "no": set(),  # without a source of data
+    }
+    kind = name.removeprefix("ablations/")
+    wanted = next(keys for start, keys in about.items() if kind.startswith(start))
+    assert changed == wanted | {"name"}
+    assert config.name.endswith(kind) or kind == "lisa-llava-13b"
+    assert ("mixture" in table) == (wanted == set())
+
+
+@pytest.mark.parametrize("name, millions", PIXEL_MILLIONS.items())
+def test_the_pixel_encoders_of_table_6_have_their_parameters_and_the_grid_of_sam(name: str, millions: float) -> None:
+    config = parse_config(load_preset(f"ablations/{name}")["model"])
+    encoder = build_model(config, device="meta").pixel_encoder
+    count = sum(parameter.numel() for parameter in encoder.backbone.parameters())
+    assert count / 1e6 == pytest.approx(millions, rel=2e-3)
+    side = config.pixel_view.size_px
+    features = encoder(torch.empty(1, side, side, 3, dtype=torch.uint8, device="meta"))
+    assert features.f_p.shape == (1, 256, 64, 64)
