@@ -170,6 +170,7 @@ def test_batch_norms_are_folded(exported_folder: Path) -> None:
 def test_an_encoder_of_one_size_has_closed_axes_and_no_detail(tmp_path: Path, tiny_checkpoint: Checkpoint) -> None:
     table = tiny_checkpoint.config.model_dump(mode="json")
     table["pixel_view"] |= {"fit": "letterbox", "size_px": 64}
+    table["scales"] = [1.0]
     arguments = {"image_px": 64, "dim": 16, "depth": 2, "heads": 2, "window": 3, "global_blocks": [1]}
     table["pixel"] = {"kind": "sam", "channels": 32, "arguments": arguments}
     table["agmd"] |= {"mask_dim": None, "detail": False}
