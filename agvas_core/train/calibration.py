@@ -47,7 +47,9 @@ Progress = Callable[[int, int], None]
 
 SHIFTS = tuple(float(shift) for shift in np.arange(-3.0, 4.01, 0.5))
 BIAS = "agmd.bias"  # what the shift moves
-_FREE = ("scales", "tiling", "decision")  # of a configuration: what weights do not depend on
+# Of a configuration: what weights do not depend on.
+_FREE = ("scales", "tiling", "decision")
+_FREE_OF_AREA = ("size_px", "max_aspect", "max_upscale")  # of a pixel view that has no one size
 
 
 @dataclass(frozen=True)
@@ -181,7 +183,7 @@ def calibrate_checkpoint(source: Checkpoint, config: ModelConfig, train: TrainCo
     """Calibrates a checkpoint again, without training; writes it to ``out``, which it returns.
 
     Args:
-        config: gives scales, tiling and the decision to start from; all else must be the checkpoint's own.
+        config: gives the decision to start from, scales, tiling, and the size of a view that may have any; all else must be the checkpoint's.
 
     Raises:
         UsageError: no [train.calibration] table; a configuration of another model; ``out`` holds a checkpoint.
@@ -190,7 +192,12 @@ def calibrate_checkpoint(source: Checkpoint, config: ModelConfig, train: TrainCo
         raise UsageError("the preset has no [train.calibration] table: add one, or use --preset nano")
     if (out / WEIGHTS).exists():
         raise UsageError(f"{out} already holds a checkpoint: choose another --out")
-    chosen = source.config.model_copy(update={name: getattr(config, name) for name in _FREE})
+    own, view = source.config, config.pixel_view
+    if own.pixel_view.fit == view.fit == "area":
+        own = own.model_copy(
+            update={"pixel_view": own.pixel_view.model_copy(update={name: getattr(view, name) for name in _FREE_OF_AREA})}
+        )
+    chosen = own.model_copy(update={name: getattr(config, name) for name in _FREE})
     ours, asked = (flat(each.model_dump(mode="json", exclude={"trained"})) for each in (chosen, config))
     if differing := sorted(key for key in ours.keys() | asked.keys() if ours.get(key) != asked.get(key)):
         key = differing[0]

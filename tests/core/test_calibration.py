@@ -220,7 +220,7 @@ def test_a_checkpoint_is_calibrated_again_without_training(
     tokenizer = train_tokenizer(config.lmm.vocab_size)
     save_checkpoint(tmp_path / "run", model.state_dict(), config, tokenizer, {"step": 7})
     source, steps = load_checkpoint(tmp_path / "run"), list[tuple[int, int]]()
-    preset = config.model_copy(update={"scales": (0.4,)})
+    preset = config.model_copy(update={"scales": (0.4,), "pixel_view": config.pixel_view.model_copy(update={"size_px": 256})})
     out = calibrate_checkpoint(source, preset, recipe, tmp_path / "again", lambda *step: steps.append(step))
     assert steps == [(1, 4), (2, 4), (3, 4), (4, 4)]
     again = load_checkpoint(out)
