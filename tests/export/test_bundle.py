@@ -169,8 +169,8 @@ def test_a_bundle_of_any_age_may_be_overwritten_and_nothing_else(exported_folder
     for change in ({}, {"schema_version": 1}, {"schema_version": 999}):
         (tmp_path / MANIFEST_NAME).write_text(json.dumps(table | change))
         refuse_if_taken(tmp_path, overwrite=True)
-    for others in ({"schema_version": 1}, {"schema_version": 2, "files": {}}, []):
-        (tmp_path / MANIFEST_NAME).write_text(json.dumps(others))
+    for others in ('{"schema_version": 1}', '{"schema_version": 2, "files": {}}', "[]"):
+        (tmp_path / MANIFEST_NAME).write_text(others)
         with pytest.raises(UsageError, match="holds no bundle"):
             refuse_if_taken(tmp_path, overwrite=True)
 
