@@ -284,8 +284,8 @@ def normal_look(sample: Sample) -> str:
 
 
 def absent_kind(sample: Sample, rng: np.random.Generator) -> str | None:
-    """The noun of a kind that the sample does not show, and nothing in it resembles; None where every kind is near."""
+    """What an instruction may call a kind that the sample does not show, and nothing in it resembles; None where every kind is near."""
     present = {defect.kind for defect in sample.defects}
     near = present.union(*(group for group in _ALIKE if group & present)) if present else present
     absent = [kind for kind in KINDS if kind not in near]
-    return NOUNS[pick(rng, absent)][0] if absent else None
+    return pick(rng, _REFERRED_WORDS[pick(rng, absent)]) if absent else None

@@ -12,9 +12,10 @@ class Spam(nn.Module):
         dim: width D of both inputs.
         heads: must divide the inner width.
         bottleneck: inner width, ``dim`` if None. The paper leaves heads and inner width open; our 7B preset has 28 heads of 128.
+        norm_out: a layer norm on f_align, for models trained from scratch (``SemanticEncoder`` says why).
     """
 
-    def __init__(self, dim: int, heads: int, bottleneck: int | None = None) -> None:
+    def __init__(self, dim: int, heads: int, bottleneck: int | None = None, norm_out: bool = False) -> None:
         super().__init__()
         inner = bottleneck or dim
         if inner % heads:
@@ -25,6 +26,7 @@ class Spam(nn.Module):
         self.to_k = nn.Linear(dim, inner)
         self.to_v = nn.Linear(dim, inner)
         self.to_out = nn.Linear(inner, dim)
+        self.norm_out = nn.LayerNorm(dim) if norm_out else nn.Identity()
 
     def forward(self, f_s: Tensor, f_p: Tensor) -> Tensor:
         """f_s [B, N, D], Linear_p(f_p) [B, hw, D] -> f_align [B, N, D]."""
@@ -33,7 +35,7 @@ class Spam(nn.Module):
         v = self._split(self.to_v(f_p))  # [B, heads, hw, d]
         # Written out, not SDPA: the fp16 export of SDPA with these reshapes fails in TensorRT.
         attention = (q * q.shape[-1] ** -0.5 @ k.transpose(2, 3)).softmax(-1)  # [B, heads, N, hw]
-        aligned: Tensor = self.to_out((attention @ v).transpose(1, 2).flatten(2))  # [B, N, D]
+        aligned: Tensor = self.norm_out(self.to_out((attention @ v).transpose(1, 2).flatten(2)))  # [B, N, D]
         return aligned
 
     def _split(self, x: Tensor) -> Tensor:

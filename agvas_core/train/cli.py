@@ -11,16 +11,25 @@ __all__ = ["train"]
 def train(
     preset: Annotated[str, typer.Option(help="A preset's name, or a .toml file with the tables model and train.")] = "nano",
     out: Annotated[Path, typer.Option(help="Folder of the run: checkpoint, state, log, loss plot.")] = Path("runs/train"),
+    init: Annotated[str | None, typer.Option(help="Start from a checkpoint's weights and tokenizer: a folder, or nano.")] = None,
+    calibrate_only: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CKPT", help="Train nothing: calibrate this checkpoint with the preset's scales and table, into --out."
+        ),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     images: Annotated[int | None, typer.Option(min=1, help="Images in all, instead of the preset's.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads for the model.")] = None,
 ) -> None:
-    """Train a model from scratch on procedural images."""
+    """Train a model on procedural images, from scratch or from a checkpoint."""
     import torch
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from agvas_core.contract.errors import UsageError
+    from agvas_core.model.checkpoint import load_checkpoint
     from agvas_core.model.config import load_preset, parse_config
+    from agvas_core.train.calibration import calibrate_checkpoint, summary
     from agvas_core.train.config import parse_train_config
     from agvas_core.train.loop import LogRow, train_model
     from agvas_core.train.plot import plot_log
@@ -30,12 +39,15 @@ def train(
         raise UsageError(
             f"preset {preset} has no [train] table: it cannot be trained from scratch; agvas train --preset nano can"
         )
+    if calibrate_only is not None and (init is not None or resume or images is not None):
+        raise UsageError("--calibrate-only trains nothing: leave out --init, --resume and --images")
     if images is not None:
         tables["train"]["images"] = images
     if threads is not None:
         torch.set_num_threads(threads)
+    model, recipe = parse_config(tables["model"]), parse_train_config(tables["train"])
     columns = (
-        TextColumn("training"),
+        TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("images"),
@@ -43,15 +55,30 @@ def train(
         TextColumn("{task.fields[loss]}"),
     )
     with Progress(*columns) as bar:
-        task = bar.add_task("train", total=None, loss="")
+        training = bar.add_task("training", total=None, loss="", visible=calibrate_only is None)
+        calibrating = bar.add_task("calibrating", total=None, loss="", visible=calibrate_only is not None)
 
         def show(seen: int, total: int, row: LogRow) -> None:
-            bar.update(task, completed=seen, total=total, loss=f"loss {row['loss']:.3f}  text {row['text']:.3f}")
+            bar.update(training, completed=seen, total=total, loss=f"loss {row['loss']:.3f}  text {row['text']:.3f}")
 
-        folder = train_model(
-            parse_config(tables["model"]), parse_train_config(tables["train"]), out, resume=resume, progress=show
-        )
+        def show_calibration(seen: int, total: int) -> None:
+            bar.update(calibrating, completed=seen, total=total, visible=True)
+
+        if calibrate_only is not None:
+            folder = calibrate_checkpoint(load_checkpoint(calibrate_only), model, recipe, out, show_calibration)
+        else:
+            folder = train_model(
+                model,
+                recipe,
+                out,
+                init=None if init is None else load_checkpoint(init),
+                resume=resume,
+                progress=show,
+                calibrating=show_calibration,
+            )
     typer.echo(f"checkpoint: {folder}")
-    if plot_log(folder / "log.jsonl", folder / "loss.png"):
+    for line in summary(folder):
+        typer.echo(line)
+    if calibrate_only is None and plot_log(folder / "log.jsonl", folder / "loss.png"):
         typer.echo(f"loss plot:  {folder / 'loss.png'}")
     typer.echo(f"next:       agvas-export bundle {folder} -o DIR")

@@ -4,6 +4,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from agvas_core.data.dialogue import Task
+from agvas_core.data.spec import DEFAULT_SPEC, SynthesisSpec
 from agvas_core.model.losses import SegmentationWeights
 from agvas_core.model.validation import validated
 
@@ -40,18 +42,30 @@ class LossConfig(_Part):
     dice: float = 2.0  # sec. 3.2
     positive_weight: float = 1.0
     dice_on_empty: bool = True
+    kinds: float = Field(default=0.0, ge=0)
+    """Weight of the dense head that names kind and tone in training (kinds.py)."""
 
     def weights(self) -> SegmentationWeights:
         """As the loss takes them."""
-        return SegmentationWeights(**self.model_dump())
+        return SegmentationWeights(**self.model_dump(exclude={"kinds"}))
 
 
 class CalibrationConfig(_Part):
-    """What the masks' bias is set on after training (calibration.py)."""
+    """What bias and operating points are set on after training (calibration.py)."""
 
-    images: int = Field(default=240, ge=1)
-    size: tuple[int, int] = (320, 320)
-    """Height and width in px."""
+    images: int = Field(default=360, ge=2)
+    sizes: tuple[tuple[int, int], ...] = Field(
+        default=((320, 320), (256, 384), (512, 512), (480, 320), (640, 640), (256, 640)), min_length=1
+    )
+    """Height and width in px of the whole frames, in turn."""
+    normal_fraction: float = Field(default=0.5, gt=0, lt=1)
+    """Good images; they alone set the strict point."""
+    balanced_iou_nor: float = Field(default=0.8, gt=0, le=1)
+    """The balanced point gives the highest IoU_ano that leaves this share of good images alone."""
+    strict_iou_nor: float = Field(default=0.95, gt=0, lt=1)
+    """Good images that the strict point leaves alone."""
+    kept_px: int = Field(default=384, ge=64)
+    """Maps are kept with the longer side at this, at most."""
 
 
 class TrainConfig(_Part):
@@ -60,6 +74,10 @@ class TrainConfig(_Part):
     seed: int = 0
     images: int = Field(gt=0)
     learning_rate: float = 3e-4  # sec. 4.1
+    rates: dict[str, float] = {}
+    """Factors on ``learning_rate`` for parts of the model by the beginning of their names; the longest that fits counts."""
+    fresh: tuple[str, ...] = ()
+    """Parts that a start from a checkpoint does not take over, by the beginning of their names."""
     weight_decay: float = 0.0
     warmup_steps: int = 100  # sec. B.2
     clip_norm: float = 1.0  # this and the moving average are ours; the paper names neither
@@ -71,8 +89,15 @@ class TrainConfig(_Part):
     phases: tuple[Phase, ...]
     held_out_families: tuple[str, ...] = ()
     """Texture families that are never shown, kept to measure on."""
-    tasks: dict[Literal["direct", "describe", "referring", "absent"], float] = {"direct": 1.0}
-    """How often each task of dialogue.py is asked for; scaled to add up to 1."""
+    tasks: dict[Task, float] = {}
+    """Chance of each task of dialogue.py, for each image; the direct exchange always comes."""
+    large_fraction: float = Field(default=DEFAULT_SPEC.large_fraction, ge=0, le=1)
+    """Of defects: how many cover 5 to 30 % of the part."""
+
+    @property
+    def synthesis(self) -> SynthesisSpec:
+        """What kinds of image are drawn."""
+        return SynthesisSpec(held_out_families=self.held_out_families, large_fraction=self.large_fraction)
 
     def schedule(self) -> list[tuple[int, Phase]]:
         """First step of each phase, and the phase; the last one ends at ``steps()``."""
