@@ -90,10 +90,10 @@ class TilingSpec(_Part):
     overlap: float = Field(default=0.25, gt=0.0, lt=0.5)
     """Share of a tile's side that it has in common with its neighbour."""
 
-    def cuts(self, view: ViewSpec, height: int, width: int) -> bool:
-        """Whether a ``height`` x ``width`` px frame is too large for ``view``."""
+    def excess(self, view: ViewSpec, height: int, width: int) -> float:
+        """How much more ``view`` shrinks a ``height`` x ``width`` px frame than is allowed; above 1 it is too large for one view."""
         shown = view_size(view, height, width)
-        return max(height / shown[0], width / shown[1]) > self.max_downscale
+        return max(height / shown[0], width / shown[1]) / self.max_downscale
 
 
 class Manifest(_Part):

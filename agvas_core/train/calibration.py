@@ -124,7 +124,7 @@ def calibrate(
     """
     sight, images = Sight(model, config, tokenizer), list[FrameLogits]()
     for size in on.sizes:
-        if config.tiling.cuts(scaled_views(config.pixel_view, config.scales, *size)[0], *size):
+        if config.tiling.excess(scaled_views(config.pixel_view, config.scales, *size)[0], *size) > 1:
             raise UsageError(
                 f"calibration size {size[0]}x{size[1]} px would be cut into tiles (tiling.max_downscale {config.tiling.max_downscale:g}): "
                 "calibrate on smaller frames"

@@ -52,9 +52,9 @@ class Scored(NamedTuple):
     """P, float32 [H, W] in 0..1."""
     accept: float
     """The language model's acceptance: 1 where it answers, 0 where it refuses. Of tiles the highest counts, for one with a defect is
-    enough; of scales the mean."""
+    enough; of looks the mean."""
     tiles: int
-    """At the finest scale."""
+    """Of the finest look."""
     answer: str | None = None
     """What the language model said, where its mode has it speak."""
 
@@ -88,20 +88,20 @@ class Scorer:
         looks = plan_looks(height, width, views, self.manifest.tiling, enabled=self.tiled and not spoken)
         # l_seg, and l_ano - l_nor: the softmax of eq. 7 needs no more than the difference.
         blend = Blend(height, width, channels=2)
-        accepts, reply = list[float](), None
+        accept, reply = 0.0, None
         for look in looks:
-            accept, reply = self._look(look, image, (instruction, mode), reply if spoken else None, clock, blend, 1 / len(looks))
-            accepts.append(accept)
+            accepts, reply = self._look(look, image, (instruction, mode), reply if spoken else None, clock, blend)
+            accept += look.share * accepts
         with clock.stage("postprocess"):
             l_seg, l_ano_nor = blend.maps
             score_map = anomaly_probability(l_seg, l_ano_nor, self.manifest.decision.alpha, out=l_seg)
         answer = reply.answers[0] if reply is not None and reply.answers else None
-        return Scored(score_map, sum(accepts) / len(accepts), len(looks[0].tiles), answer)
+        return Scored(score_map, accept, len(looks[0].tiles), answer)
 
     def _look(
-        self, look: Look, image: Rgb, question: tuple[str, Mode], said: Reply | None, clock: Clock, blend: Blend, share: float
+        self, look: Look, image: Rgb, question: tuple[str, Mode], said: Reply | None, clock: Clock, blend: Blend
     ) -> tuple[float, Reply]:
-        """Adds ``share`` of the frame's logits at one scale to ``blend``; returns the acceptance and the last reply.
+        """Adds the look's share of the frame's logits to ``blend``; returns the acceptance and the last reply.
 
         Args:
             said: a reply to decode, where the question was answered at another scale.
@@ -117,7 +117,7 @@ class Scorer:
             accept = max(accept, float(reply.accept.max()))
             with clock.stage("postprocess"):
                 for tile, view, layers in zip(batch, views, logits, strict=True):
-                    blend.add(tile, [back_to_frame(layer, view, look.tiles.size) for layer in _relative(layers)], share)
+                    blend.add(tile, [back_to_frame(layer, view, look.tiles.size) for layer in _relative(layers)], look.share)
         return accept, reply
 
     def _reply(

@@ -1,8 +1,9 @@
 """What the stages are shown of a frame, and how the maps of all that become one.
 
-A frame is seen at every scale of the bundle, and the maps are averaged. One that is too large for the finest view is cut into
-overlapping tiles there, and at the other scales seen as a whole: tiles are for what is too small for one view, coarse scales for what
-is large, and a defect that is larger than a tile would look normal inside it. The maps of the tiles are put together without seams.
+A frame is seen as a whole at every scale of the bundle, and the maps are averaged. One that is too large for the finest view is cut into
+overlapping tiles there as well: tiles see what is too small for one view, but a defect that fills a tile is normal inside it, and every
+tile brings its own false alarms. The tiles' part of the mean grows with the frame, as whole views see less and less of what is small
+(docs/experiments.md has the figures). The maps of the tiles are put together without seams.
 
 Along each axis the tiles' weights are differences of neighbouring steps that rise from 0 to 1 as a raised cosine over the
 overlap. They telescope, so they sum to one at every pixel whatever the sizes are.
@@ -63,24 +64,28 @@ class Tiles:
 
 @dataclass(frozen=True)
 class Look:
-    """All of a frame at one scale."""
+    """A frame at one scale, whole or in tiles."""
 
     view: ViewSpec
     tiles: Tiles
+    share: float
+    """Its part of the mean over looks; they sum to one."""
 
 
 def plan_looks(height: int, width: int, views: Sequence[ViewSpec], tiling: TilingSpec, *, enabled: bool = True) -> list[Look]:
-    """How a ``height`` x ``width`` px frame is seen under ``views``, finest first."""
+    """How a ``height`` x ``width`` px frame is seen under ``views``, finest first: its tiles if it needs them, then the whole."""
     whole = Tiles(height, width, (height, width), (0,), (0,))
-    return [
-        Look(views[0], plan_tiles(height, width, views[0], tiling, enabled=enabled)),
-        *(Look(view, whole) for view in views[1:]),
-    ]
+    if not enabled or tiling.excess(views[0], height, width) <= 1:
+        return [Look(view, whole, 1 / len(views)) for view in views]
+    weights = [1 / max(1.0, tiling.excess(view, height, width)) for view in views]
+    total = 1 + sum(weights)
+    wholes = [Look(view, whole, weight / total) for view, weight in zip(views, weights, strict=True)]
+    return [Look(views[0], plan_tiles(height, width, views[0], tiling), 1 / total), *wholes]
 
 
-def plan_tiles(height: int, width: int, view: ViewSpec, tiling: TilingSpec, *, enabled: bool = True) -> Tiles:
-    """Tiles of a ``height`` x ``width`` px frame; one tile, the frame itself, where the view does not shrink it too much."""
-    if not enabled or not tiling.cuts(view, height, width):
+def plan_tiles(height: int, width: int, view: ViewSpec, tiling: TilingSpec) -> Tiles:
+    """Tiles of a ``height`` x ``width`` px frame, each shrunk by no more than is allowed; one, the frame itself, where it is small enough."""
+    if tiling.excess(view, height, width) <= 1:
         return Tiles(height, width, (height, width), (0,), (0,))
     longest = max(1, floor(view.size_px * tiling.max_downscale))  # side of a square tile that is shrunk by just max_downscale
     tall, tops = _cut(height, longest, tiling.overlap)

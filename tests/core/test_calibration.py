@@ -247,8 +247,8 @@ def save_and_forget(source: Checkpoint, folder: Path) -> Path:
 def test_sizes_that_would_be_tiled_are_refused(nano: tuple[AgVas, ModelConfig], recipe: TrainConfig) -> None:
     model, config = nano
     tokenizer = train_tokenizer(config.lmm.vocab_size)
-    with pytest.raises(UsageError, match="size 96x1200 px would be cut into tiles"):
-        calibrate(model, config, recipe, tokenizer, SMALL.model_copy(update={"sizes": ((96, 1200),)}))
+    with pytest.raises(UsageError, match="size 96x1800 px would be cut into tiles"):
+        calibrate(model, config, recipe, tokenizer, SMALL.model_copy(update={"sizes": ((96, 1800),)}))
 
 
 def test_acceptance_is_the_openings_own_probability() -> None:

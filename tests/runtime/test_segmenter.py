@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 
 from agvas_core.contract.decision import Decision, OperatingPoint
 from agvas_core.contract.errors import BundleError, ImageError, SourceError, UsageError
-from agvas_core.contract.preprocess import ViewSpec
+from agvas_core.contract.preprocess import ViewSpec, scaled_views
 from agvas_runtime import Frame, Result, Segmenter, Verdict
 from agvas_runtime.bundle import load_bundle
 from agvas_runtime.stages.onnx_decoder import OnnxDecoder
 from agvas_runtime.stages.onnx_lmm import OnnxLmm
 from agvas_runtime.stages.onnx_vision import OnnxVision
 from agvas_runtime.stages.protocol import Features
+from agvas_runtime.tiling import plan_looks
 
 Part = Callable[..., NDArray[np.uint8]]
 
@@ -317,7 +318,10 @@ def test_a_coarse_scale_sees_a_tiled_frame_as_a_whole(tiny_bundle: Path, make_pa
     (fine,) = altered(tiny_bundle, decision=ABSOLUTE).predict(part)
     (coarse,) = altered(tiny_bundle, {"tiling": "off"}, scales=(0.5,), decision=ABSOLUTE).predict(part)
     assert both.tiles == fine.tiles > 4
-    np.testing.assert_allclose(logits_of(both), (logits_of(fine) + logits_of(coarse)) / 2, atol=5e-3)
+    manifest = load_bundle(tiny_bundle).manifest
+    share = plan_looks(600, 900, scaled_views(manifest.pixel_view, (0.5, 1.0), 600, 900), manifest.tiling)[-1].share
+    assert 0.01 < share < 0.3
+    np.testing.assert_allclose(logits_of(both), (1 - share) * logits_of(fine) + share * logits_of(coarse), atol=5e-3)
 
 
 def logits_of(result: Result) -> NDArray[np.float64]:

@@ -78,7 +78,7 @@ def test_no_tile_is_shrunk_much_more_than_allowed(height: int, width: int) -> No
 def test_a_frame_that_fits_is_one_tile() -> None:
     assert len(plan(192, 192)) == 1
     assert len(plan(193, 400)) > 1
-    assert len(plan_tiles(5000, 5000, VIEW, TilingSpec(), enabled=False)) == 1
+    assert [len(look.tiles) for look in plan_looks(5000, 5000, [VIEW], TilingSpec(), enabled=False)] == [1]
 
 
 def test_a_long_strip_is_cut_along_its_length_only() -> None:
@@ -97,19 +97,35 @@ def test_neighbours_share_about_the_asked_overlap(length: int) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(sides, sides, st.lists(st.sampled_from([0.25, 0.5, 0.51, 1.0, 1.5, 2.0]), min_size=1, max_size=4, unique=True))
-def test_every_scale_shows_the_whole_frame_and_only_the_finest_is_cut(height: int, width: int, scales: list[float]) -> None:
+def test_every_scale_shows_the_whole_frame_and_the_finest_its_tiles_too(height: int, width: int, scales: list[float]) -> None:
     views = scaled_views(VIEW, tuple(scales), height, width)
-    looks = plan_looks(height, width, views, TilingSpec(max_downscale=3.0))
-    assert [look.view.size_px for look in looks] == sorted((look.view.size_px for look in looks), reverse=True)
-    assert looks[0].view.size_px == round(64 * max(scales))
-    assert all(len(look.tiles) == 1 for look in looks[1:])
-    shown = [view_size(look.view, height, width) for look in looks]
+    assert [view.size_px for view in views] == sorted((view.size_px for view in views), reverse=True)
+    assert views[0].size_px == round(64 * max(scales))
+    shown = [view_size(view, height, width) for view in views]
     assert len(set(shown)) == len(shown) and all(side % VIEW.multiple_px == 0 for size in shown for side in size)
+    looks = plan_looks(height, width, views, TilingSpec(max_downscale=3.0))
+    wholes = [look for look in looks if len(look.tiles) == 1]
+    assert [look.view for look in wholes] == views
+    assert looks == wholes or (looks[1:] == wholes and looks[0].view == views[0])
     blend = Blend(height, width, 1)
     for look in looks:
         for tile in look.tiles:
-            blend.add(tile, [np.ones(look.tiles.size, np.float32)], 1 / len(looks))
+            blend.add(tile, [np.ones(look.tiles.size, np.float32)], look.share)
     assert np.abs(blend.maps[0] - 1).max() < 1e-5
+
+
+def test_scales_of_a_frame_that_fits_count_alike() -> None:
+    looks = plan_looks(192, 192, scaled_views(VIEW, (0.5, 1.0), 192, 192), TilingSpec())
+    assert [(len(look.tiles), look.share) for look in looks] == [(1, 0.5), (1, 0.5)]
+
+
+def test_the_larger_the_frame_the_more_its_tiles_count() -> None:
+    shares = []
+    for side in (200, 600, 2000, 6000):
+        looks = plan_looks(side, side, scaled_views(VIEW, (0.5, 1.0), side, side), TilingSpec())
+        assert len(looks[0].tiles) > 1 and looks[1].share > looks[2].share  # then the finer whole, then the coarser
+        shares.append(looks[0].share)
+    assert shares == sorted(shares) and shares[-1] > 0.9
 
 
 def test_a_finer_view_needs_no_tiles_where_a_coarser_one_would() -> None:
