@@ -13,6 +13,7 @@ from agvas_core.contract.anchors import ANCHOR_TOKENS
 
 __all__ = [
     "ANCHORS",
+    "ANCHORS_SHOWN",
     "DEFAULT_INSTRUCTION",
     "FIXED_ANSWER",
     "IMAGE_TOKEN",
@@ -41,6 +42,8 @@ class Mode(StrEnum):
 
 
 ANCHORS = "".join(ANCHOR_TOKENS)
+ANCHORS_SHOWN = "[mask]"
+"""Stands in a readable answer where the anchors stood; without it, "as indicated by [NOR][ANO][SEG]." would break off."""
 DEFAULT_INSTRUCTION = "Please segment the anomalies in this image."  # sec. 3.1, implicit mode
 _DESCRIBE = "What anomalies are present in this image? Please describe the anomalies and then output the segmentation map."
 INSTRUCTIONS: dict[Mode, str] = {  # sec. 3.1, explicit mode; B.2; figures 9-11

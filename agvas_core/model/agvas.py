@@ -88,7 +88,8 @@ class AgVas(nn.Module):
         hidden, text_logits = self.lmm(f_in, attention_mask, with_logits=with_text)  # eq. 3
         positions, found = find_anchors(input_ids, self.lmm.anchor_ids, answer_start)
         anchors = self.lmm.anchor_states(hidden, positions)  # [B, 3, D]
-        return AgVasOutput(text_logits, self.decode(anchors, asked.pixel, found), found, vision, self.refiner(anchors))
+        h_anchor = self.refiner(anchors)  # [B, 3, C]
+        return AgVasOutput(text_logits, self.masks(h_anchor, asked.pixel, found), found, vision, h_anchor)
 
     def see(self, semantic_image: Tensor, pixel_image: Tensor) -> Vision:
         """Joint 1, vision."""
@@ -100,11 +101,14 @@ class AgVas(nn.Module):
         return Vision(f_s, f_align, pixel)
 
     def decode(self, anchors: Tensor, pixel: PixelFeatures, found: Tensor | None = None) -> Tensor:
-        """Joint 3, decoder: anchor states [B, 3, D] -> mask logits [B, 3, H', W'].
+        """Joint 3, decoder: anchor states [B, 3, D] -> mask logits [B, 3, H', W']; ``found`` as in :meth:`masks`."""
+        return self.masks(self.refiner(anchors), pixel, found)
+
+    def masks(self, h_anchor: Tensor, pixel: PixelFeatures, found: Tensor | None = None) -> Tensor:
+        """Refined anchors [B, 3, C] -> mask logits [B, 3, H', W'].
 
         Rows that are not ``found`` get the logits of an empty mask (the rule ``no anchors, empty mask``).
         """
-        h_anchor = self.refiner(anchors)  # [B, 3, C]
         logits: Tensor = self.agmd(h_anchor, pixel.f_p, pixel.f_detail)  # eq. 4-7: [B, 3, H', W']
         if found is not None:
             empty = logits.new_tensor(EMPTY_LOGITS).view(1, 3, 1, 1)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from agvas_core.contract.anchors import ANCHOR_TOKENS
 from agvas_core.contract.durable import write_whole
 from agvas_core.contract.errors import ImageError
+from agvas_core.contract.prompts import ANCHORS_SHOWN
 from agvas_core.evaluation.grounding.cases import Case, Question, Task, draw
 from agvas_core.evaluation.outlines import outline
 from agvas_core.evaluation.predictor import Model
@@ -23,7 +24,7 @@ from agvas_core.evaluation.predictor import Model
 __all__ = ["Answer", "Trial", "TrialRecord", "ask", "generator_hash", "key_of", "says_nothing_is_there"]
 
 VERSION = 1  # of what is computed here and in cases.py; raise it when old records would be wrong
-_ANCHORED = (*ANCHOR_TOKENS, "[mask]")  # the runtime shows [mask] where they stood
+_ANCHORED = (*ANCHOR_TOKENS, ANCHORS_SHOWN)
 _REFUSAL = re.compile(r"\bthere (is|are) no\b", re.IGNORECASE)
 
 

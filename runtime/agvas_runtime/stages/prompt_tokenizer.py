@@ -11,13 +11,10 @@ from tokenizers import Tokenizer
 
 from agvas_core.contract.anchors import ANCHOR_TOKENS
 from agvas_core.contract.errors import BundleError, UsageError
-from agvas_core.contract.prompts import Mode, strip_control_tokens
+from agvas_core.contract.prompts import ANCHORS_SHOWN, Mode, strip_control_tokens
 from agvas_runtime.bundle import Bundle
 
-__all__ = ["ANCHORS_SHOWN", "PromptTokenizer", "Words"]
-
-ANCHORS_SHOWN = "[mask]"
-"""Stands in a readable answer where the anchors stood; without it, "as indicated by [NOR][ANO][SEG]." would break off."""
+__all__ = ["PromptTokenizer", "Words"]
 
 _CACHED_INSTRUCTIONS = 64
 _ANCHORS = re.compile(r"(\s*(?:" + "|".join(re.escape(token) for token in ANCHOR_TOKENS) + "))+")
