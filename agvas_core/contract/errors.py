@@ -7,6 +7,7 @@
     │   └── OutputError       3   results cannot be written
     ├── ParityError           4   an export that does not give the model's own answer
     ├── SourceError           5   a camera or stream that is not there, or stopped
+    ├── StageError            3   an engine behind a stage is down; a run goes on, each frame NO_VERDICT
     └── ImageError            -   one image cannot be used; the run goes on and records it
 
 A message says value, bound and remedy, in that order.
@@ -24,6 +25,7 @@ __all__ = [
     "ParityError",
     "SetupError",
     "SourceError",
+    "StageError",
     "UsageError",
 ]
 
@@ -67,6 +69,10 @@ class SourceError(AgvasError):
     """A camera or stream that is not there, or that stopped."""
 
     exit_code = 5
+
+
+class StageError(AgvasError):
+    """An engine behind a stage is down or does not answer. The frame becomes NO_VERDICT, and the next one is tried."""
 
 
 class ImageError(AgvasError):

@@ -80,6 +80,11 @@ class ChatFormat(BaseModel):
         """Text before and after the image, up to where the answer starts."""
         return self.before_image, f"{self.after_image}{instruction}{self.before_answer}"
 
+    def follow_up(self, instruction: str) -> str:
+        """What comes after ``after_answer`` where a conversation goes on, up to where the next answer starts; the image is not shown again."""
+        gap = "\n" if self.after_answer.startswith("<|im_end|>") else ""  # as the published chat templates have it
+        return f"{gap}{self.before_image.removeprefix('<s>')}{instruction}{self.before_answer}"
+
 
 QWEN_CHAT = ChatFormat(  # LLaVA-OneVision and nano
     before_image="<|im_start|>user\n",

@@ -85,12 +85,9 @@ class Lmm(nn.Module):
         positions = None
         if attention_mask is not None:  # left padding must not shift the positions
             positions = (attention_mask.long().cumsum(1) - 1).clamp(min=0)[:, -embeddings.shape[1] :]
+        # By place: the fourth, the cache, is named past_key_values up to transformers 5.19 and cache after it.
         output = self.language_model(
-            inputs_embeds=embeddings,
-            attention_mask=attention_mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=cache is not None,
+            None, attention_mask, positions, cache, inputs_embeds=embeddings, use_cache=cache is not None
         )
         hidden = output.last_hidden_state  # [B, L, D], after the final norm
         return LmmOutput(hidden, self.head(hidden) if with_logits else None)

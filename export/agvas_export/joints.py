@@ -102,10 +102,11 @@ class LmmJoint(nn.Module):
         later = torch.where(key[None, :] > query[:, None], torch.finfo(f_in.dtype).min, 0.0).to(f_in.dtype)  # [L, P + L]
         cache = [filled(keys, values) for keys, values in past_key_values]
         hidden = self.language_model(
+            None,
+            later[None, None],
+            query[None],
+            Cache(layers=list(cache)),  # by place: releases of transformers name it differently
             inputs_embeds=f_in,
-            attention_mask=later[None, None],
-            position_ids=query[None],
-            past_key_values=Cache(layers=list(cache)),
             use_cache=False,  # it is kept here, not returned
         ).last_hidden_state  # [B, L, D]
         first = length - ids_after.shape[1]

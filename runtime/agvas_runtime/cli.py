@@ -112,6 +112,18 @@ def run(
     bits: Annotated[
         int | None, typer.Option(min=9, max=16, metavar="N", help="Bits that 16-bit images use, 12 say; 16 by default.")
     ] = None,
+    lmm: Annotated[
+        str,
+        typer.Option(
+            metavar="BACKEND|URL", help="What runs the language model: onnx, torch, vllm, or the address of agvas serve-lmm."
+        ),
+    ] = "onnx",
+    adapter: Annotated[
+        str | None, typer.Option(metavar="NAME", help="With vLLM: the adapter to answer with; the model's own by default.")
+    ] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="With torch: the checkpoint of the bundle, where it is not nano's.")
+    ] = None,
     threads: Annotated[int | None, typer.Option(min=1, metavar="N", help="CPU threads; all cores by default.")] = None,
     tiling: Annotated[Tiling, typer.Option(help="Cut large images into tiles, or shrink them whole.")] = Tiling.auto,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
@@ -147,6 +159,9 @@ def run(
         normal_look=normal_look,
         strict=strict,
         threshold=threshold,
+        lmm=lmm,
+        adapter=adapter,
+        checkpoint=checkpoint,
         threads=threads,
         tiling=tiling.value,
         max_pixels=max_pixels,

@@ -30,6 +30,8 @@ from agvas_runtime.sinks.output_names import OutputNames, common_root
 from agvas_runtime.sinks.run_folder import REPORT_NAME, RunFolder, encode_line
 from agvas_runtime.sources import CameraSource, Source, open_source, prefetch
 from agvas_runtime.sources.camera import without_secrets
+from agvas_runtime.stages.open import DEFAULT_BACKEND
+from agvas_runtime.stages.settings import StageSettings
 
 __all__ = ["Job", "inspect"]
 
@@ -46,6 +48,9 @@ class Job:
     normal_look: str | None = None
     strict: bool = False
     threshold: float | None = None
+    lmm: str = DEFAULT_BACKEND
+    adapter: str | None = None
+    checkpoint: Path | None = None
     threads: int | None = None
     tiling: Literal["auto", "off"] = "auto"
     max_pixels: int | None = None
@@ -89,6 +94,8 @@ def _inspect(job: Job, console: Console, folder: RunFolder | None) -> int:
     with _warnings_on(console), _open(job) as source:
         segmenter = Segmenter.load(
             job.model,
+            lmm=job.lmm,
+            settings=StageSettings(adapter=job.adapter, checkpoint=job.checkpoint),
             threads=job.threads,
             operating_point=STRICT if job.strict else BALANCED,
             threshold=job.threshold,

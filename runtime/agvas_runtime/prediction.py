@@ -4,6 +4,7 @@ predictor = open_predictor("nano")
 score_map, mask, verdict = predictor.predict(Path("part.png"))
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from agvas_core.contract.prompts import Mode
 from agvas_runtime.frame import Frame
 from agvas_runtime.image_file import read_image
 from agvas_runtime.segmenter import Segmenter
-from agvas_runtime.stages.protocol import Features, LmmStage, Reply
+from agvas_runtime.stages.protocol import Features, LmmStage, Reply, Turn
 
 __all__ = ["BundlePredictor", "open_predictor"]
 
@@ -76,17 +77,17 @@ class _Silenced:
     def __init__(self, lmm: LmmStage) -> None:
         self.lmm = lmm
 
-    def __call__(self, features: Features, instruction: str, mode: Mode = Mode.DIRECT) -> Reply:
-        reply = self.lmm(features, instruction, mode)
+    def __call__(self, features: Features, instruction: str, mode: Mode = Mode.DIRECT, history: Sequence[Turn] = ()) -> Reply:
+        reply = self.lmm(features, instruction, mode, history)
         return reply._replace(anchor_states=np.zeros_like(reply.anchor_states))
 
 
 def open_predictor(model: str | Path = "nano", **options: Any) -> BundlePredictor:
-    """Opens a bundle on ONNX Runtime.
+    """Opens a bundle, on ONNX Runtime where nothing else is named.
 
     Args:
         model: a bundled name, or the folder or zip of a bundle.
-        options: of ``Segmenter.load``: threads, operating_point, threshold, prompt, tiling, max_pixels.
+        options: of ``Segmenter.load``: vision, lmm, decoder, settings, threads, operating_point, threshold, prompt, tiling, max_pixels.
 
     Raises:
         UsageError: no such model, or an option out of range.

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agvas_core.contract.decision import BALANCED, OperatingPoint, anomaly_mask
-from agvas_core.contract.errors import ImageError, UsageError
+from agvas_core.contract.errors import ImageError, StageError, UsageError
 from agvas_core.contract.prompts import Mode
 from agvas_runtime.bundle import Bundle, load_bundle
 from agvas_runtime.frame import Frame
@@ -29,7 +29,10 @@ from agvas_runtime.result import Result, Verdict
 from agvas_runtime.rgb import to_rgb
 from agvas_runtime.scoring import Clock, Scorer
 from agvas_runtime.sources import FileSource, Source, open_source, prefetch
+from agvas_runtime.stages.open import DEFAULT_BACKEND, open_stages
+from agvas_runtime.stages.prompt_tokenizer import PromptTokenizer
 from agvas_runtime.stages.protocol import DecoderStage, LmmStage, VisionStage
+from agvas_runtime.stages.settings import StageSettings
 
 __all__ = ["Segmenter"]
 
@@ -82,6 +85,10 @@ class Segmenter:
         cls,
         model: str | Path = "nano",
         *,
+        vision: str = DEFAULT_BACKEND,
+        lmm: str = DEFAULT_BACKEND,
+        decoder: str = DEFAULT_BACKEND,
+        settings: StageSettings | None = None,
         threads: int | None = None,
         operating_point: str = BALANCED,
         threshold: float | None = None,
@@ -91,10 +98,12 @@ class Segmenter:
         tiling: Literal["auto", "off"] = "auto",
         max_pixels: int = MAX_PIXELS,
     ) -> "Segmenter":
-        """Opens a bundle on ONNX Runtime and the CPU.
+        """Opens a bundle, on ONNX Runtime and the CPU where nothing else is named.
 
         Args:
             model: a bundled name, or the folder or zip of a bundle.
+            vision, lmm, decoder: the backend of each stage (``stages.open.BACKENDS``); ``lmm`` may be the address of a server.
+            settings: what backends other than ONNX Runtime need to know.
             threads: CPU threads per stage; all cores where None.
             operating_point: one of the bundle's by name; ``strict`` spares good parts.
             threshold: a pixel is anomalous above this, 0..1, in place of the operating point's two thresholds; least area and gate stay.
@@ -108,21 +117,17 @@ class Segmenter:
         Raises:
             UsageError: no such model, or an option out of range.
             BundleError: a bundle that is broken, foreign or too new.
+            SetupError: what a backend needs is not there.
         """
-        # One backend of several.
-        from agvas_runtime.stages.onnx_decoder import OnnxDecoder
-        from agvas_runtime.stages.onnx_lmm import OnnxLmm
-        from agvas_runtime.stages.onnx_vision import OnnxVision
-
         if threads is not None and not 1 <= threads <= MAX_THREADS:
             raise UsageError(f"threads is {threads}; 1 to {MAX_THREADS} are possible: leave it out to use all cores")
         bundle = load_bundle(model)
-        lmm = OnnxLmm(bundle, threads=threads)
+        settings = settings or StageSettings()
+        if threads is not None:
+            settings = replace(settings, threads=threads)
         segmenter = cls(
             bundle,
-            OnnxVision(bundle, threads=threads),
-            lmm,
-            OnnxDecoder(bundle, threads=threads),
+            *open_stages(bundle, vision=vision, lmm=lmm, decoder=decoder, settings=settings),
             operating_point=operating_point,
             threshold=threshold,
             prompt=prompt,
@@ -131,7 +136,8 @@ class Segmenter:
             tiling=tiling,
             max_pixels=max_pixels,
         )
-        lmm.words(segmenter.prompt, segmenter.question.mode)  # a prompt that does not fit is refused now, not at the first frame
+        # A prompt that does not fit is refused now, not at the first frame.
+        PromptTokenizer(bundle).words(segmenter.prompt, segmenter.question.mode)
         return segmenter
 
     @property
@@ -249,7 +255,7 @@ class Segmenter:
         unjudged = self._unjudged(frame, question, rule)
         try:
             result = self._judge(unjudged, self._usable(frame), question, rule.point, clock)
-        except ImageError as error:
+        except (ImageError, StageError) as error:
             result = replace(unjudged, error=str(error))
         except (MemoryError, cv2.error) as error:
             if isinstance(error, cv2.error) and error.code != cv2.Error.StsNoMem:

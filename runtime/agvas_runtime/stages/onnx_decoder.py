@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 from agvas_runtime.bundle import Bundle
 from agvas_runtime.stages.onnx_graph import CPU, OnnxGraph
 from agvas_runtime.stages.protocol import Features
+from agvas_runtime.stages.settings import StageSettings
 
-__all__ = ["OnnxDecoder"]
+__all__ = ["OnnxDecoder", "open_stage"]
 
 Float = NDArray[np.float32]
 
@@ -25,3 +26,8 @@ class OnnxDecoder:
         given = {"anchor_states": anchor_states, **features.decoder}
         outputs = self._graph.run({name: given[name] for name in self._graph.input_names})
         return np.asarray(outputs["logits"], np.float32)
+
+
+def open_stage(bundle: Bundle, settings: StageSettings) -> OnnxDecoder:
+    """Raises SetupError or BundleError, as ``OnnxGraph``."""
+    return OnnxDecoder(bundle, threads=settings.threads)

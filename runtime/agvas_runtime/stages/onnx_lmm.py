@@ -11,9 +11,10 @@ from agvas_core.contract.prompts import Mode
 from agvas_runtime.bundle import Bundle
 from agvas_runtime.stages.onnx_graph import CPU, OnnxGraph
 from agvas_runtime.stages.prompt_tokenizer import PromptTokenizer, Words
-from agvas_runtime.stages.protocol import Features, Reply
+from agvas_runtime.stages.protocol import Features, Reply, Turn
+from agvas_runtime.stages.settings import StageSettings
 
-__all__ = ["OnnxLmm"]
+__all__ = ["OnnxLmm", "open_stage"]
 
 Float = NDArray[np.float32]
 
@@ -46,13 +47,13 @@ class OnnxLmm:
             )
         self._layers, self._heads, self._head_dim = layers, heads, head_dim
 
-    def __call__(self, features: Features, instruction: str, mode: Mode = Mode.DIRECT) -> Reply:
+    def __call__(self, features: Features, instruction: str, mode: Mode = Mode.DIRECT, history: Sequence[Turn] = ()) -> Reply:
         """Direct mode: one prefill with the fixed answer appended. The others: the most likely word again and again.
 
         Raises:
             UsageError: the instruction is longer than the bundle takes, or has control tokens in it.
         """
-        words = self.words(instruction, mode)
+        words = self.words(instruction, mode, tuple(history))
         if mode is Mode.DIRECT:
             return self._prefill(features, words)
         rows = [
@@ -114,3 +115,8 @@ def _step(id: int) -> Words:
     """One word, read at its own position."""
     zero = np.zeros((1, 1), np.int64)
     return Words(zero[:, :0], np.array([[id]], np.int64), np.zeros((1, 3), np.int64), zero)
+
+
+def open_stage(bundle: Bundle, settings: StageSettings) -> OnnxLmm:
+    """Raises SetupError or BundleError, as ``OnnxGraph`` and ``PromptTokenizer``."""
+    return OnnxLmm(bundle, threads=settings.threads)

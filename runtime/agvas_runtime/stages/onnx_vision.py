@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 from agvas_runtime.bundle import Bundle
 from agvas_runtime.stages.onnx_graph import CPU, OnnxGraph
 from agvas_runtime.stages.protocol import Features
+from agvas_runtime.stages.settings import StageSettings
 
-__all__ = ["OnnxVision"]
+__all__ = ["OnnxVision", "open_stage"]
 
 
 class OnnxVision:
@@ -22,3 +23,8 @@ class OnnxVision:
         """uint8 RGB [B, Hs, Ws, 3] and [B, Hp, Wp, 3] to features."""
         outputs = self._graph.run({"semantic_image": semantic_image, "pixel_image": pixel_image})
         return Features(outputs.pop("f_s"), outputs.pop("f_align"), outputs)
+
+
+def open_stage(bundle: Bundle, settings: StageSettings) -> OnnxVision:
+    """Raises SetupError or BundleError, as ``OnnxGraph``."""
+    return OnnxVision(bundle, threads=settings.threads)

@@ -13,11 +13,13 @@ from agvas_core.contract.anchors import ANCHOR_TOKENS
 from agvas_core.contract.errors import BundleError, UsageError
 from agvas_core.contract.prompts import ANCHORS_SHOWN, Mode, strip_control_tokens
 from agvas_runtime.bundle import Bundle
+from agvas_runtime.stages.protocol import Turn
 
 __all__ = ["PromptTokenizer", "Words"]
 
 _CACHED_INSTRUCTIONS = 64
-_ANCHORS = re.compile(r"(\s*(?:" + "|".join(re.escape(token) for token in ANCHOR_TOKENS) + "))+")
+_ANCHOR = re.compile("|".join(re.escape(token) for token in ANCHOR_TOKENS))
+_ANCHORS = re.compile(rf"(\s*(?:{_ANCHOR.pattern}))+")
 
 
 class Words(NamedTuple):
@@ -56,6 +58,7 @@ class PromptTokenizer:
         if not kept or any(mine not in (own, kept[0]) for mine, own in zip(self._anchor_ids, ids, strict=True)):
             raise BundleError(f"{path} gives the anchors the ids {ids}, the manifest {self._anchor_ids}: export the bundle again")
         self._control = {id: token.content for id, token in self._tokenizer.get_added_tokens_decoder().items() if token.special}
+        self._anchors = "".join(_ANCHOR.findall(self._prompt.answer))  # as this model's answers write them
         self.first_of_answer, self.first_of_refusal = self._first_ids()
         self.words = lru_cache(maxsize=_CACHED_INSTRUCTIONS)(self._encode)
 
@@ -79,20 +82,29 @@ class PromptTokenizer:
     def _ids(self, text: str) -> list[int]:
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
-    def _encode(self, instruction: str, mode: Mode = Mode.DIRECT) -> Words:
-        # Stripped here too, so that no caller can put an anchor where the answer's anchors are looked for.
-        clean = strip_control_tokens(instruction)[0]
+    def _clean(self, text: str) -> str:
+        """Stripped here too, so that no caller can put an anchor where the answer's anchors are looked for."""
+        clean = strip_control_tokens(text)[0]
         # A tokenizer may fold signs together, full-width brackets say, and so see tokens where the stripping saw none.
         for id in self._ids(clean):
             if id in self._control:
                 raise UsageError(
                     f"part of the prompt {clean!r} is read as the control token {self._control[id]}: write it otherwise"
                 )
-        before, after = (self._ids(text) for text in self._prompt.chat.prompt(clean))
+        return clean
+
+    def _encode(self, instruction: str, mode: Mode = Mode.DIRECT, history: tuple[Turn, ...] = ()) -> Words:
+        chat = self._prompt.chat
+        instructions = [self._clean(said) for said in (*(turn.instruction for turn in history), instruction)]
+        before, after = (self._ids(text) for text in chat.prompt(instructions[0]))
+        for turn, following in zip(history, instructions[1:], strict=True):
+            after += self._ids(self._clean(turn.answer).replace(ANCHORS_SHOWN, self._anchors) + chat.after_answer)
+            after += self._ids(chat.follow_up(following))
         answer = self._ids(self._prompt.answer)  # apart from the prompt, as in training: no token spans where it begins
         if (length := len(before) + len(after) + len(answer)) > self._prompt.max_tokens:
+            shorter = "ask anew, without what was said before" if history else "shorten it"
             raise UsageError(
-                f"the prompt is {length} tokens long with what goes around it; this bundle takes {self._prompt.max_tokens}: shorten it"
+                f"the prompt is {length} tokens long with what goes around it; this bundle takes {self._prompt.max_tokens}: {shorter}"
             )
         asked = len(after) - 1
         if mode is not Mode.DIRECT:

@@ -4,6 +4,7 @@ One implementation per engine, one file each; a segmenter may mix them. Arrays a
 the manifest's graph specifications.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from agvas_core.contract.prompts import Mode
 
-__all__ = ["DecoderStage", "Features", "LmmStage", "Reply", "VisionStage"]
+__all__ = ["DecoderStage", "Features", "LmmStage", "Reply", "Turn", "VisionStage"]
 
 Float = NDArray[np.float32]
 
@@ -41,6 +42,14 @@ class Reply(NamedTuple):
     """What it said, [B]; None in direct mode, whose answer is known."""
 
 
+class Turn(NamedTuple):
+    """What was said earlier in a dialogue about the same image."""
+
+    instruction: str
+    answer: str
+    """As the LMM stage gave it; ``ANCHORS_SHOWN`` in it stands for the anchors."""
+
+
 class VisionStage(Protocol):
     """Joint 1: views to features."""
 
@@ -52,11 +61,15 @@ class VisionStage(Protocol):
 class LmmStage(Protocol):
     """Joint 2: features and words to the three anchor states, and to more words."""
 
-    def __call__(self, features: Features, instruction: str, mode: Mode = Mode.DIRECT) -> Reply:
+    def __call__(self, features: Features, instruction: str, mode: Mode = Mode.DIRECT, history: Sequence[Turn] = ()) -> Reply:
         """In direct mode one prefill with the fixed answer appended; in the others greedy decoding.
+
+        Args:
+            history: the dialogue so far, oldest first. The anchors of earlier answers do not count.
 
         Raises:
             UsageError: the instruction is longer than the model takes, or has control tokens in it.
+            StageError: the engine is down; the frame gets NO_VERDICT.
         """
         ...
 
