@@ -11,6 +11,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from agvas_core.contract.anchors import ANCHOR_TOKENS
+from agvas_core.contract.certificate import PARITY_NAME
 from agvas_core.contract.decision import Decision
 from agvas_core.contract.errors import BundleError
 from agvas_core.contract.preprocess import Scales, ViewSpec, check_scales, view_size
@@ -21,6 +22,7 @@ __all__ = [
     "SCHEMA_VERSION",
     "GraphSpec",
     "Manifest",
+    "Precision",
     "PromptSpec",
     "TensorSpec",
     "TilingSpec",
@@ -33,6 +35,9 @@ __all__ = [
 
 SCHEMA_VERSION = 2
 MANIFEST_NAME = "manifest.json"
+
+
+Precision = Literal["fp32", "fp16", "bf16"]
 
 
 class _Part(BaseModel):
@@ -118,6 +123,8 @@ class Manifest(_Part):
     """anchor_states and the decoder's features -> logits in anchor order."""
     decision: Decision = Decision()
     tiling: TilingSpec = TilingSpec()
+    precision: Precision = "fp32"
+    """In which most of the graphs computes; what they take and give is float32 in all of them."""
     provenance: dict[str, Any] = {}
     files: dict[str, str]
     """Path inside the bundle -> sha256, for every file but the manifest."""
@@ -226,5 +233,6 @@ def verify_files(folder: Path, manifest: Manifest) -> None:
             )
     # A graph may refer to files beside it: any that were not compared could be swapped under the same identity.
     there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
-    if unknown := sorted(there - manifest.files.keys() - {MANIFEST_NAME}):
+    # The certificate is made afterwards, is no graph's, and is read as data with its own checks.
+    if unknown := sorted(there - manifest.files.keys() - {MANIFEST_NAME, PARITY_NAME}):
         raise BundleError(f"{folder} has {unknown[0]}, which its manifest does not list: remove it, or export the bundle again")

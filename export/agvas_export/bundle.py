@@ -1,9 +1,8 @@
-"""Checkpoint -> bundle folder: three graphs, tokenizer, parity.json, manifest with the hash of every file.
+"""Checkpoint -> bundle folder: three graphs, tokenizer, manifest with the hash of every file.
 
 The folder appears whole or not at all: everything is written into a sibling and verified there, then renamed.
 """
 
-import json
 import os
 import platform
 import re
@@ -23,16 +22,16 @@ from agvas_core.contract.errors import BundleError, OutputError, SetupError, Usa
 from agvas_core.contract.manifest import Manifest, PromptSpec, read_version, sha256_of, write_manifest
 from agvas_core.contract.prompts import ANCHORS, FIXED_ANSWER
 from agvas_core.model.build import chat_format, named_anchors, visual_tokens
-from agvas_core.model.checkpoint import WEIGHTS, Checkpoint, find_checkpoint, load_checkpoint
+from agvas_core.model.checkpoint import Checkpoint
 from agvas_core.model.config import ModelConfig
 from agvas_export.graphs import export_joint
 from agvas_export.joints import make_joints
 from agvas_export.parity import Parity, compare
 from agvas_export.reference import encode, words
+from agvas_export.source import read_checkpoint
 
-__all__ = ["PARITY_NAME", "Exported", "export_bundle"]
+__all__ = ["Exported", "export_bundle"]
 
-PARITY_NAME = "parity.json"
 MAX_PROMPT_TOKENS = 256
 MAX_NEW_TOKENS = 256
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -100,9 +99,9 @@ def export_bundle(
         )
         progress("comparing the graphs with the model")
         parity = compare(folder, manifest, source)
-        (folder / PARITY_NAME).write_text(json.dumps(parity.as_dict(), indent=2) + "\n", encoding="utf-8")
-        files = {path.name: sha256_of(path) for path in sorted(folder.iterdir())}
-        manifest = manifest.model_copy(update={"files": files})
+        files = {path.relative_to(folder).as_posix(): sha256_of(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+        provenance = manifest.provenance | {"comparison": parity.as_dict()}
+        manifest = manifest.model_copy(update={"files": files, "provenance": provenance})
         write_manifest(folder, manifest)
     return Exported(out, manifest, parity)
 
@@ -141,16 +140,6 @@ def check_tokenizer(source: Checkpoint, prompt: PromptSpec) -> None:
             f"the tokenizer of {source.folder} begins {prompt.answer!r} and {prompt.refusal!r} with the same token, so a refusal cannot "
             "be told without decoding: choose an answer with another first word"
         )
-
-
-def read_checkpoint(checkpoint: str | Path) -> tuple[Checkpoint, str]:
-    """The checkpoint and the digest of the very weights that were read: a training may be writing into the same folder."""
-    weights = find_checkpoint(checkpoint) / WEIGHTS
-    sha256 = sha256_of(weights) if weights.is_file() else ""
-    source = load_checkpoint(weights.parent)
-    if sha256_of(weights) != sha256:
-        raise SetupError(f"{weights} changed while it was read: let the training end, or copy its folder and export the copy")
-    return source, sha256
 
 
 def provenance_of(source: Checkpoint, sha256: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import typer
 from agvas_core import __version__
 from agvas_core.contract.command_line import run_command
 
-__all__ = ["app", "bundle", "main"]
+__all__ = ["app", "bundle", "check", "main"]
 
 app = typer.Typer(
     name="agvas-export",
@@ -58,6 +58,49 @@ def bundle(
     typer.echo(f"{'mask':<18} {changed} of {pixels} pixels changed sides, over {done.parity.frames} images")
     megabytes = sum((done.folder / file).stat().st_size for file in done.manifest.files) / 1e6
     typer.echo(f"bundle: {done.folder} ({megabytes:.1f} MB)\nnext:   agvas-run SOURCE --model {done.folder}")
+
+
+@app.command()
+def check(
+    bundle: Annotated[str, typer.Argument(help="Folder of a bundle, or nano, the bundled one.", show_default=False)],
+    data: Annotated[Path, typer.Option(help="Pictures of your parts: a folder, searched through, or one.", show_default=False)],
+    checkpoint: Annotated[
+        str | None,
+        typer.Option(
+            help="Folder of the model that the bundle came from, where the bundle has no torch form.", show_default=False
+        ),
+    ] = None,
+    backend: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="An engine; may be given again. All that run here by default.")
+    ] = None,
+    prompt: Annotated[str | None, typer.Option(help="What to look for, in words; the bundle's own by default.")] = None,
+    max_verdict_flips: Annotated[int, typer.Option(min=0, help="Verdicts that may differ from the model's.")] = 0,
+    min_mask_iou: Annotated[float, typer.Option(min=0.0, max=1.0, help="What each pair of masks must have in common.")] = 0.99,
+    limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="So many images at most, evenly over all.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="The certificate; BUNDLE/parity.json by default.")] = None,
+    report: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder of the page, where images differ; runs/check/NAME by default.")
+    ] = None,
+) -> None:
+    """Does a bundle give its model's verdicts on your images? Writes a parity certificate into it.
+
+    Each engine of the runtime against the model in torch, joint by joint and along the whole path. Exit code 4 where they differ.
+    """
+    from agvas_export.check import Limits
+    from agvas_export.check_command import CheckJob, run_check
+
+    job = CheckJob(
+        bundle=bundle,
+        data=data,
+        checkpoint=checkpoint,
+        backends=tuple(backend or ()),
+        prompt=prompt,
+        limits=Limits(max_verdict_flips, min_mask_iou),
+        limit=limit,
+        out=out,
+        report=report,
+    )
+    run_check(job)
 
 
 def main() -> NoReturn:

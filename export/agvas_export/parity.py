@@ -33,7 +33,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Parity:
-    """What was compared with what, on which data, and what came out: ``parity.json`` of a bundle."""
+    """What was compared with what, on which data, and what came out: ``comparison`` in a bundle's provenance."""
 
     reference: str
     candidate: str

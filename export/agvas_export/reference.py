@@ -52,13 +52,13 @@ class Frames(NamedTuple):
     pixel: Tensor
 
 
-def words(tokenizer: Tokenizer, prompt: PromptSpec, anchor_ids: tuple[int, int, int]) -> Words:
-    """The bundle's own prompt in direct mode.
+def words(tokenizer: Tokenizer, prompt: PromptSpec, anchor_ids: tuple[int, int, int], instruction: str | None = None) -> Words:
+    """An instruction, the bundle's own where None, and the fixed answer of direct mode.
 
     Raises:
         ParityError: the tokenizer joins prompt and answer into other tokens than the model was trained on.
     """
-    before, after = prompt.chat.prompt(prompt.instructions[Mode.DIRECT])
+    before, after = prompt.chat.prompt(instruction or prompt.instructions[Mode.DIRECT])
     ids = encode(tokenizer, after + prompt.answer)
     if ids != encode(tokenizer, after) + encode(tokenizer, prompt.answer):
         raise ParityError(

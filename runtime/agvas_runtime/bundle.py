@@ -50,6 +50,11 @@ class Bundle:
     identity: str
     """Name and first 12 hex digits of the manifest's sha256: ``nano@0123456789ab``."""
 
+    @property
+    def is_bundled(self) -> bool:
+        """Whether it ships inside this package."""
+        return self.folder.parent == BUNDLED
+
 
 def bundled_names() -> list[str]:
     """Names of the bundles that ship inside this package."""

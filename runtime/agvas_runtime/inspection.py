@@ -19,6 +19,7 @@ from agvas_core import __version__
 from agvas_core.contract.command_line import interrupt_code, printable
 from agvas_core.contract.decision import BALANCED, STRICT
 from agvas_core.contract.errors import EXIT_OK, EXIT_REJECTS, OutputError, SetupError, SourceError, UsageError
+from agvas_runtime.certified import note_on_parity
 from agvas_runtime.frame import Frame
 from agvas_runtime.image_file import MAX_PIXELS
 from agvas_runtime.progress import RunProgress, print_summary
@@ -105,6 +106,8 @@ def _inspect(job: Job, console: Console, folder: RunFolder | None) -> int:
             tiling=job.tiling,
             max_pixels=job.max_pixels or MAX_PIXELS,
         )
+        if not job.quiet:
+            _say_parity(segmenter, console)
         frames = iter(source)
         first = list(islice(frames, 1))  # a camera that is not there says so here, before there is a folder
         facts = _facts(job, segmenter)
@@ -159,6 +162,13 @@ def _inspect_all(
                 sys.stdout.buffer.write(encode_line(record))
                 sys.stdout.buffer.flush()
         progress.advance(result)
+
+
+def _say_parity(segmenter: Segmenter, console: Console) -> None:
+    """One line on how the bundle was compared with the model, and where."""
+    text, level = note_on_parity(segmenter.bundle)
+    style = "yellow" if level >= logging.WARNING else "dim"
+    console.print(f"agvas-run: {printable(text)}", style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 def _open(job: Job) -> Source:

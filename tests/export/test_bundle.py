@@ -16,16 +16,15 @@ from agvas_core.contract.manifest import MANIFEST_NAME, read_manifest, sha256_of
 from agvas_core.contract.prompts import FIXED_ANSWER, QWEN_CHAT
 from agvas_core.model.checkpoint import Checkpoint, load_checkpoint
 from agvas_export.bundle import (
-    PARITY_NAME,
     check_tokenizer,
     export_bundle,
     prompt_of,
-    read_checkpoint,
     refuse_if_taken,
     written_whole,
 )
 from agvas_export.cli import app
 from agvas_export.parity import compare
+from agvas_export.source import read_checkpoint
 from agvas_runtime.bundle import load_bundle
 
 
@@ -72,8 +71,8 @@ def test_provenance_leads_back_to_the_weights(exported_folder: Path, tiny_checkp
     assert str(tiny_checkpoint_folder.parent) not in (exported_folder / MANIFEST_NAME).read_text()
 
 
-def test_parity_json_says_what_was_compared(exported_folder: Path) -> None:
-    parity = json.loads((exported_folder / PARITY_NAME).read_text())
+def test_the_provenance_says_what_was_compared(exported_folder: Path) -> None:
+    parity = read_manifest(exported_folder).provenance["comparison"]
     compared = {each["tensor"] for each in parity["comparisons"]}
     vision, words = {"f_s", "f_align", "f_p", "f_detail"}, {"anchor_states", "text_logits", "present_key_values", "accept"}
     assert compared == vision | words | {"last_state", "last_text_logits", "logits", "probability"}
@@ -145,7 +144,7 @@ def test_weights_that_change_while_they_are_read_are_refused(
         (path / "model.safetensors").write_bytes(b"the next ones")
         return checkpoint
 
-    monkeypatch.setattr("agvas_export.bundle.load_checkpoint", load_then_save)
+    monkeypatch.setattr("agvas_export.source.load_checkpoint", load_then_save)
     with pytest.raises(SetupError, match="changed while it was read"):
         export_bundle(folder, tmp_path / "out")
 
