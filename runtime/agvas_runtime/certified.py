@@ -29,7 +29,7 @@ def note_on_parity(bundle: Bundle, *, now: datetime | None = None, here: Hardwar
     except BundleError as error:
         return Note(f"no parity certificate: {error}", logging.WARNING)
     if certificate is None:
-        return Note(f"{bundle.identity} has no parity certificate; {again} makes one", logging.INFO)
+        return Note(f"{bundle.identity} has no parity certificate; {again} makes one", logging.WARNING)
     if certificate.manifest_sha256 != sha256_of(bundle.folder / MANIFEST_NAME):
         return Note(f"the parity certificate in {bundle.folder} is another bundle's: {again}", logging.WARNING)
     facts = f"parity of {bundle.identity}: {_outcome(certificate)}, {_age(certificate.created, now or datetime.now(UTC))}"
