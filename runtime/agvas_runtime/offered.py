@@ -4,7 +4,7 @@ backend = open_backend(Path("runs/bundle"), "onnx")
 print(backend.judge(backend.read(Path("part.png")), "Please segment the anomalies in this image.").verdict)
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -22,7 +22,7 @@ from agvas_runtime.frame import Frame
 from agvas_runtime.image_file import read_image
 from agvas_runtime.segmenter import Segmenter
 from agvas_runtime.stages.open import BACKENDS, DEFAULT_BACKEND, open_stages
-from agvas_runtime.stages.protocol import DecoderStage, Features, LmmStage, Reply, VisionStage
+from agvas_runtime.stages.protocol import DecoderStage, Features, LmmStage, Reply, Turn, VisionStage
 
 __all__ = ["Offered", "backend_names", "open_backend"]
 
@@ -135,8 +135,8 @@ class _Lmm:
     def __init__(self, stages: Stages) -> None:
         self.stages = stages
 
-    def __call__(self, features: Features, instruction: str, mode: Mode = Mode.DIRECT) -> Reply:
-        assert mode is Mode.DIRECT, "engines are compared in direct mode"
+    def __call__(self, features: Features, instruction: str, mode: Mode = Mode.DIRECT, history: Sequence[Turn] = ()) -> Reply:
+        assert mode is Mode.DIRECT and not history, "engines are compared in direct mode"
         said = self.stages.ask({"f_s": features.f_s, "f_align": features.f_align, **features.decoder}, instruction)
         return Reply(said["anchor_states"], said["accept"], np.ones(len(features.f_s), bool))
 
