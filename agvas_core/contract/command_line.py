@@ -48,6 +48,7 @@ EXTRA_OF_PACKAGE: Final[dict[str, str]] = {
     "transformers": "train",
     "peft": "train",
     "accelerate": "train",
+    "tensorboard": "train",
     "safetensors": "train",
     "matplotlib": "train",
     "httpx": "train",

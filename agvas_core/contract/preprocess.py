@@ -82,10 +82,10 @@ def view_size(spec: ViewSpec, height: int, width: int) -> tuple[int, int]:
     return sides[0] * multiple, sides[1] * multiple
 
 
-def make_view(spec: ViewSpec, frame: Rgb) -> View:
-    """Resizes an RGB frame (uint8 [H, W, 3]) as ``spec`` says."""
+def make_view(spec: ViewSpec, frame: Rgb, content: tuple[int, int] | None = None) -> View:
+    """Resizes an RGB frame (uint8 [H, W, 3]) as ``spec`` says; ``content`` = (h, w) takes the place of the size that it would choose."""
     height, width = frame.shape[:2]
-    content = view_size(spec, height, width)
+    content = content or view_size(spec, height, width)
     shrinks = content[0] * content[1] < height * width
     pixels = cv2.resize(frame, content[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
     if spec.fit == "letterbox":

@@ -15,7 +15,15 @@ from torch.nn import functional as F
 from agvas_core.contract.anchors import Anchor
 from agvas_core.contract.errors import UsageError
 
-__all__ = ["DICE_SMOOTHING", "IGNORED_TARGET", "SegmentationWeights", "segmentation_loss", "text_loss", "total_loss"]
+__all__ = [
+    "DICE_SMOOTHING",
+    "IGNORED_TARGET",
+    "SegmentationWeights",
+    "segmentation_loss",
+    "supervision_counts",
+    "text_loss",
+    "total_loss",
+]
 
 IGNORED_TARGET: Final = -100
 """Target id of a token that is not supervised: the prompt, the image, the padding (as in transformers)."""
@@ -46,7 +54,7 @@ class SegmentationWeights:
                 raise UsageError(f"{name}={value} is no weight: give a finite number of at least 0")
 
 
-def text_loss(logits: Tensor, targets: Tensor, ignore_index: int = IGNORED_TARGET) -> Tensor:
+def text_loss(logits: Tensor, targets: Tensor, ignore_index: int = IGNORED_TARGET, count: Tensor | None = None) -> Tensor:
     """Autoregressive cross-entropy (eq. 9), the mean over all target tokens of the batch.
 
     Shifted as in transformers: ``targets`` stand where the input ids stand, and position t of ``logits`` is compared with
@@ -56,6 +64,7 @@ def text_loss(logits: Tensor, targets: Tensor, ignore_index: int = IGNORED_TARGE
         logits: float [B, L, V], of any float dtype.
         targets: int64 [B, L], token ids, ``ignore_index`` where nothing is supervised.
         ignore_index: the id that marks such places.
+        count: target tokens to divide by, in place of the batch's own: those of a whole step, of which the batch is a part.
 
     Returns:
         float32 scalar; exactly 0 with the gradient path intact where no token is a target.
@@ -69,7 +78,16 @@ def text_loss(logits: Tensor, targets: Tensor, ignore_index: int = IGNORED_TARGE
     # Only what is supervised goes to float32: at 150,000 words the whole would be gigabytes.
     chosen = logits[:, :-1][supervised].float()  # [T, V]
     summed = F.cross_entropy(chosen, following[supervised], reduction="sum")
-    return summed / supervised.sum().clamp(min=1)
+    return summed / (supervised.sum() if count is None else count).clamp(min=1)
+
+
+def supervision_counts(target: Tensor, supervise: Tensor, weights: SegmentationWeights) -> Tensor:
+    """How many images take part in BCE (row 0) and Dice (row 1) of each anchor: float32 [2, 3]. Those of the parts of a step add up.
+
+    Args:
+        target: [B, H, W], supervise: [B, 3], as ``segmentation_loss`` takes them.
+    """
+    return torch.stack([supervise.sum(0), _in_dice(target, supervise, weights).sum(0)]).float()
 
 
 def segmentation_loss(
@@ -78,6 +96,8 @@ def segmentation_loss(
     weights: SegmentationWeights | None = None,
     supervise: Tensor | None = None,
     unasked: Tensor | None = None,
+    valid: Tensor | None = None,
+    counts: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """BCE and Dice summed over the three anchors (eq. 10), with the probabilities of eq. 6 and 7.
 
@@ -92,6 +112,9 @@ def segmentation_loss(
             supervises SEG only; conversation has no mask).
         unasked: bool [B, H, W], anomalous pixels that the instruction does not mean. In BCE they weigh as much as those that it means:
             a model that marks every anomaly whatever is asked must not come out cheap. The paper has no such weight.
+        valid: bool [B, H, W], pixels that show the image; the padding of a letterbox counts nowhere. All where None.
+        counts: of ``supervision_counts`` over a whole step, of which the batch is a part; its own where None. With them the losses of the
+            parts add up to that of the step in one batch.
 
     Returns:
         The weighted sum, float32 scalar, exactly 0 with the gradient path intact where nothing is supervised; and its
@@ -114,24 +137,27 @@ def segmentation_loss(
     p_seg, p_ano, p_nor = l_seg.sigmoid(), l_ano.sigmoid(), (-l_ano).sigmoid()
 
     bce_relative = _bce(
-        l_ano, mask, weights.positive_weight, negative_weight
+        l_ano, mask, weights.positive_weight, negative_weight, valid
     )  # [B]; of NOR and of ANO: only Dice tells them apart
     bce = {
         Anchor.NOR: bce_relative,
         Anchor.ANO: bce_relative,
-        Anchor.SEG: _bce(l_seg, mask, weights.positive_weight, negative_weight),
+        Anchor.SEG: _bce(l_seg, mask, weights.positive_weight, negative_weight, valid),
     }
-    dice = {Anchor.NOR: _dice(p_nor, complement), Anchor.ANO: _dice(p_ano, mask), Anchor.SEG: _dice(p_seg, mask)}
-
-    in_dice = supervise
-    if not weights.dice_on_empty:
-        in_dice = supervise & (mask.amax(dim=(1, 2)) > 0)[:, None]  # [B, 3]
+    shown: Tensor | float = 1.0 if valid is None else valid.float()
+    dice = {
+        Anchor.NOR: _dice(p_nor * shown, complement * shown),
+        Anchor.ANO: _dice(p_ano * shown, mask * shown),
+        Anchor.SEG: _dice(p_seg * shown, mask * shown),
+    }
+    in_dice = _in_dice(mask, supervise, weights)  # [B, 3]
 
     total = logits.new_zeros((), dtype=torch.float32)
     parts: dict[str, Tensor] = {}
     for anchor in Anchor:
-        bce_mean = _mean_where(bce[anchor], supervise[:, anchor])
-        dice_mean = _mean_where(dice[anchor], in_dice[:, anchor])
+        of_step = (None, None) if counts is None else (counts[0, anchor], counts[1, anchor])
+        bce_mean = _mean_where(bce[anchor], supervise[:, anchor], of_step[0])
+        dice_mean = _mean_where(dice[anchor], in_dice[:, anchor], of_step[1])
         total = total + weights.bce * bce_mean + weights.dice * dice_mean
         parts[f"bce_{anchor.name.lower()}"] = bce_mean.detach()
         parts[f"dice_{anchor.name.lower()}"] = dice_mean.detach()
@@ -143,11 +169,20 @@ def total_loss(text: Tensor, segmentation: Tensor) -> Tensor:
     return text + segmentation
 
 
-def _bce(logit: Tensor, mask: Tensor, positive_weight: float, negative_weight: Tensor | float) -> Tensor:
-    """Binary cross-entropy from logits, the mean over pixels: [B, H, W] twice -> [B]."""
+def _in_dice(mask: Tensor, supervise: Tensor, weights: SegmentationWeights) -> Tensor:
+    """Which images take part in Dice, by anchor: bool [B, 3]."""
+    return supervise if weights.dice_on_empty else supervise & (mask.amax(dim=(1, 2)) > 0)[:, None]
+
+
+def _bce(
+    logit: Tensor, mask: Tensor, positive_weight: float, negative_weight: Tensor | float, valid: Tensor | None = None
+) -> Tensor:
+    """Binary cross-entropy from logits, the mean over (valid) pixels: [B, H, W] twice -> [B]."""
     # -log sigmoid(z) = softplus(-z), finite at any z.
     per_pixel = positive_weight * mask * F.softplus(-logit) + negative_weight * (1 - mask) * F.softplus(logit)
-    return per_pixel.mean(dim=(1, 2))
+    if valid is None:
+        return per_pixel.mean(dim=(1, 2))
+    return (per_pixel * valid).sum(dim=(1, 2)) / valid.sum(dim=(1, 2)).clamp(min=1)
 
 
 def _dice(probability: Tensor, mask: Tensor) -> Tensor:
@@ -157,9 +192,10 @@ def _dice(probability: Tensor, mask: Tensor) -> Tensor:
     return 1 - (2 * common + DICE_SMOOTHING) / (sizes + DICE_SMOOTHING)
 
 
-def _mean_where(value: Tensor, chosen: Tensor) -> Tensor:
-    """Mean of ``value`` [B] over the images ``chosen``, 0 where there are none; the others get a gradient of exactly 0."""
-    return torch.where(chosen, value, 0.0).sum() / chosen.sum().clamp(min=1)
+def _mean_where(value: Tensor, chosen: Tensor, count: Tensor | None) -> Tensor:
+    """Mean of ``value`` [B] over the images ``chosen``, 0 where there are none; the others get a gradient of exactly 0.
+    ``count``: how many there are in the step, where that is more than the batch."""
+    return torch.where(chosen, value, 0.0).sum() / (chosen.sum() if count is None else count).clamp(min=1)
 
 
 def _checked_batch(logits: Tensor, target: Tensor) -> int:

@@ -1,7 +1,8 @@
 """``agvas train``."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -19,25 +20,78 @@ def train(
         ),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
-    images: Annotated[int | None, typer.Option(min=1, help="Images in all, instead of the preset's.")] = None,
+    images: Annotated[int | None, typer.Option(min=1, help="Generated images in all, instead of the preset's.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads for the model.")] = None,
+    sets: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Train on the data sets that lie in this folder (docs/training.md).")
+    ] = None,
+    extra: Annotated[
+        Path | None, typer.Option("--with", metavar="FILE.toml", help="Tables mixture and fit over those of the preset.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="With data sets: optimizer steps.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="With data sets: examples of a step, over all processes.")] = None,
+    micro_batch: Annotated[int | None, typer.Option(min=1, help="With data sets: examples at once on each process.")] = None,
+    deepspeed: Annotated[
+        str | None, typer.Option(metavar="zero2|zero3|FILE", help="With data sets: shard the training's state with DeepSpeed.")
+    ] = None,
+    overfit: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="With data sets: the first N examples again and again, as a check.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="With data sets: only say what memory and time the run takes, per GPU.")
+    ] = False,
 ) -> None:
-    """Train a model on procedural images, from scratch or from a checkpoint."""
+    """Train a model: on procedural images, or on the data sets that the preset or --sets names."""
+    from agvas_core.train.fit.command import Options, merged_with, train_on_mixture, trains_on_mixture
+
+    tables = merged_with(preset, extra)
+    options = Options(sets, steps, batch, micro_batch, deepspeed, overfit, dry_run, resume)
+    if trains_on_mixture(tables, options):
+        _refuse(
+            {"--init": init, "--calibrate-only": calibrate_only, "--images": images}, "belong to training on generated images"
+        )
+        if threads is not None:
+            import torch
+
+            torch.set_num_threads(threads)
+        train_on_mixture(tables, out, options)
+        return
+    given = {"--steps": steps, "--batch": batch, "--micro-batch": micro_batch, "--deepspeed": deepspeed, "--overfit": overfit}
+    _refuse(given | {"--dry-run": dry_run or None}, f"belong to training on data sets, and {preset} generates its images")
+    _train_on_generated(tables, preset, out, init, calibrate_only, resume, images, threads)
+
+
+def _refuse(given: Mapping[str, object], why: str) -> None:
+    from agvas_core.contract.errors import UsageError
+
+    if wrong := [name for name, value in given.items() if value is not None]:
+        raise UsageError(f"{', '.join(wrong)}: {', '.join(given)} {why}: leave them out")
+
+
+def _train_on_generated(
+    tables: dict[str, Any],
+    preset: str,
+    out: Path,
+    init: str | None,
+    calibrate_only: str | None,
+    resume: bool,
+    images: int | None,
+    threads: int | None,
+) -> None:
     import torch
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from agvas_core.contract.errors import UsageError
     from agvas_core.model.checkpoint import load_checkpoint
-    from agvas_core.model.config import load_preset, parse_config
+    from agvas_core.model.config import parse_config
     from agvas_core.train.calibration import calibrate_checkpoint, summary
     from agvas_core.train.config import parse_train_config
     from agvas_core.train.loop import LogRow, train_model
     from agvas_core.train.plot import plot_log
 
-    tables = load_preset(preset)
     if "train" not in tables:
         raise UsageError(
-            f"preset {preset} has no [train] table: it cannot be trained from scratch; agvas train --preset nano can"
+            f"preset {preset} has no [train] table: it cannot be trained from scratch, as nano can; pass --sets DIR to train it on data sets"
         )
     if calibrate_only is not None and (init is not None or resume or images is not None):
         raise UsageError("--calibrate-only trains nothing: leave out --init, --resume and --images")

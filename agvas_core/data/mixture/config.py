@@ -127,6 +127,9 @@ class MixtureConfig(_Part):
     vqa: SourceConfig = _DEFAULTS[Source.VQA]
     templates: Path | None = None
     """A folder of own templates."""
+    held_out: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the images with normal and anomalous ones (seg, instruct) that training never draws, kept to validate on. Chosen by the end
+    of their paths, so that an image is held out of every source that has it, on every machine."""
     attempts: int = Field(default=16, ge=1)
     """Records tried for one example before the data are given up as broken."""
 

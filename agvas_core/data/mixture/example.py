@@ -84,6 +84,15 @@ class SkipLog:
             self._skips.setdefault(key, skip)
             self._times[key] += 1
 
+    @classmethod
+    def joined(cls, logs: Iterable["SkipLog"]) -> "SkipLog":
+        """Those of several processes as one."""
+        whole = cls()
+        for log in logs:
+            whole._skips = log._skips | whole._skips
+            whole._times += log._times
+        return whole
+
     def __len__(self) -> int:
         return sum(self._times.values())
 

@@ -40,6 +40,8 @@ class Mixture:
             UsageError: a source that has a share has no record.
         """
         self.config, self.library = config, library
+        records, self.held_out = _split(records, config)
+        """Of the second: records that are never drawn (``config.held_out``), to validate on."""
         self.shares = config.used_shares()
         self.pools: dict[Source, Pool] = {}
         digest = hashlib.sha256()
@@ -141,6 +143,29 @@ def positions(step: int, *, batch: int, rank: int = 0, world_size: int = 1) -> r
         raise UsageError(f"rank is {rank}; of {world_size} processes the last is {world_size - 1}")
     share = batch // world_size
     return range(step * batch + rank * share, step * batch + (rank + 1) * share)
+
+
+def _split(
+    records: Mapping[Source, Mapping[str, Sequence[Record]]], config: MixtureConfig
+) -> tuple[dict[Source, dict[str, list[Record]]], tuple[Record, ...]]:
+    """What is drawn from, and the records held out of it: those of seg, or of instruct where seg gives none."""
+    drawn: dict[Source, dict[str, list[Record]]] = {}
+    held: dict[Source, list[Record]] = {source: [] for source in Source}
+    for source, of_sets in records.items():
+        drawn[source] = {}
+        for name, listed in of_sets.items():
+            kept = drawn[source][name] = []
+            for record in listed:
+                out = source in (Source.SEG, Source.INSTRUCT) and _is_held_out(record, config)
+                (held[source] if out else kept).append(record)
+    return drawn, tuple(held[Source.SEG] or held[Source.INSTRUCT])
+
+
+def _is_held_out(record: Record, config: MixtureConfig) -> bool:
+    if not config.held_out:
+        return False
+    name = "/".join(record.image.resolve().parts[-4:])
+    return int.from_bytes(hashlib.sha256(f"{config.seed}/{name}".encode()).digest()[:8]) < config.held_out * 2**64
 
 
 def _source(one: SetConfig, found: FoundSet) -> Source:

@@ -1,0 +1,229 @@
+"""Where a run happens: devices, processes, DeepSpeed. The only module that imports accelerate, or touches DeepSpeed."""
+
+import json
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from datetime import timedelta
+from importlib import resources
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from accelerate import Accelerator, DeepSpeedPlugin, PartialState
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, broadcast_object_list, gather_object
+from torch import Tensor, nn
+
+from agvas_core.contract.errors import SetupError, UsageError
+from agvas_core.model.agvas import AgVas
+from agvas_core.train.fit.config import FitConfig
+from agvas_core.train.fit.schedule import Shares
+
+__all__ = ["DEEPSPEED_CONFIGS", "Engine", "deepspeed_config"]
+
+DEEPSPEED_CONFIGS: Final = ("zero2", "zero3")
+_MOMENTS: Final = ("exp_avg", "exp_avg_sq")
+
+
+def deepspeed_config(fit: FitConfig, shares: Shares) -> dict[str, Any]:
+    """The DeepSpeed configuration that ``fit.deepspeed`` names, with the numbers of the run in it.
+
+    Raises:
+        UsageError: no such file, not JSON, or a file that sets one of those numbers otherwise, or the optimizer.
+    """
+    assert fit.deepspeed is not None
+    if fit.deepspeed in DEEPSPEED_CONFIGS:
+        text = (resources.files("agvas_core.train.fit") / "deepspeed" / f"{fit.deepspeed}.json").read_text(encoding="utf-8")
+    elif Path(fit.deepspeed).is_file():
+        text = Path(fit.deepspeed).read_text(encoding="utf-8")
+    else:
+        raise UsageError(f"fit.deepspeed is {fit.deepspeed!r}: give {', '.join(DEEPSPEED_CONFIGS)}, or an existing .json file")
+    try:
+        config: dict[str, Any] = json.loads(text)
+    except ValueError as error:
+        raise UsageError(f"{fit.deepspeed} is not JSON: {error}") from error
+    ours = {
+        "train_micro_batch_size_per_gpu": fit.micro_batch,
+        "gradient_accumulation_steps": shares.accumulation,
+        "gradient_clipping": fit.clip_norm,
+        "bf16": {"enabled": fit.precision == "bf16"},
+    }
+    for key, value in ours.items():
+        if config.get(key, "auto") not in ("auto", value):
+            raise UsageError(f"{fit.deepspeed}: {key} is {config[key]}, the run has {value}: leave it out, [fit] says it")
+    for key in ("optimizer", "scheduler", "fp16"):
+        if key in config:
+            raise UsageError(f"{fit.deepspeed}: {key} belongs to [fit]: leave it out")
+    return config | ours
+
+
+@dataclass
+class Engine:
+    """accelerate and its processes. ``start`` first, then ``prepare`` once."""
+
+    accelerator: Any
+    fit: FitConfig
+    shares: Shares
+    model: Any = None
+    optimizer: Any = None
+
+    @classmethod
+    def start(cls, fit: FitConfig, idle_parameters: bool = False) -> "Engine":
+        """Joins the processes that torchrun or accelerate launch started; alone where there are none.
+
+        Args:
+            idle_parameters: some that are trained get no gradient: towers have layers behind the one that is read.
+
+        Raises:
+            UsageError: the batch cannot be shared by so many processes.
+            SetupError: DeepSpeed is asked for and not installed.
+        """
+        patience = InitProcessGroupKwargs(timeout=timedelta(hours=6))  # others wait while the first validates
+        plugin = None
+        if fit.deepspeed is not None:
+            if find_spec("deepspeed") is None:
+                raise SetupError("deepspeed is not installed: pip install 'agvas[deepspeed]', or leave fit.deepspeed out")
+            import deepspeed
+
+            deepspeed.init_distributed(dist_backend=None, timeout=patience.timeout)
+        # Without being told, accelerate takes processes on a CPU for so many runs of one process each.
+        cpu = not torch.accelerator.is_available()
+        state = PartialState(cpu=cpu, **({} if fit.deepspeed else {"timeout": patience.timeout}))
+        shares = Shares(fit.batch, fit.micro_batch, state.process_index, state.num_processes)
+        if fit.deepspeed is not None:
+            plugin = DeepSpeedPlugin(hf_ds_config=deepspeed_config(fit, shares))
+        accelerator = Accelerator(
+            cpu=cpu,
+            gradient_accumulation_steps=shares.accumulation,
+            deepspeed_plugin=plugin,
+            kwargs_handlers=[patience, DistributedDataParallelKwargs(find_unused_parameters=idle_parameters)],
+        )
+        return cls(accelerator, fit, shares)
+
+    def prepare(self, model: AgVas) -> None:
+        """AdamW for what is trained; model and optimizer onto the device, and shared out over the processes."""
+        parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        fit = self.fit
+        optimizer = torch.optim.AdamW(parameters, lr=fit.learning_rate, betas=fit.betas, weight_decay=fit.weight_decay)
+        self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+
+    @property
+    def main(self) -> bool:
+        """Whether this process is the one that writes."""
+        return bool(self.accelerator.is_main_process)
+
+    @property
+    def device(self) -> torch.device:
+        """Of the model."""
+        device: torch.device = self.accelerator.device
+        return device
+
+    @property
+    def sharded(self) -> bool:
+        """Whether no process holds the whole model (ZeRO-3): then all must compute together."""
+        return self._deepspeed and self.accelerator.state.deepspeed_plugin.zero_stage == 3
+
+    @property
+    def plain(self) -> AgVas:
+        """The model without what accelerate put around it."""
+        model: AgVas = self.accelerator.unwrap_model(self.model)
+        return model
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """bf16 where it is asked for. Not accelerate's own, which would copy the text's logits to float32."""
+        return torch.autocast(self.device.type, torch.bfloat16) if self.fit.precision == "bf16" else nullcontext()
+
+    def summed(self, values: Tensor) -> Tensor:
+        """Over all processes."""
+        total: Tensor = self.accelerator.reduce(values.to(self.device), "sum")
+        return total
+
+    def parts(self) -> Iterator[AbstractContextManager[None]]:
+        """The parts of one step; gradients meet in the last."""
+        for _ in range(self.shares.accumulation):
+            yield self.accelerator.accumulate(self.model)
+
+    def backward(self, loss: Tensor) -> None:
+        """Adds to the gradients. They are a sum over parts and processes; accelerate and its backends take means."""
+        self.accelerator.backward(loss * (self.shares.accumulation * self.shares.world_size))
+
+    def step(self, rate: float) -> float:
+        """Moves the weights after the last part (DeepSpeed has done so in ``backward``); the gradients' norm before it was clipped."""
+        if self._deepspeed:
+            return float(self.accelerator.deepspeed_engine_wrapped.get_global_grad_norm())
+        norm = float(self.accelerator.clip_grad_norm_(self.model.parameters(), self.fit.clip_norm))
+        if torch.isfinite(torch.tensor(norm)):
+            self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return norm
+
+    def set_rate(self, rate: float) -> None:
+        """Of the coming step."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+
+    def gathered(self, rows: list[Any]) -> list[Any]:
+        """Those of all processes."""
+        found: list[Any] = gather_object(rows)
+        return found
+
+    def agreed(self, value: Any) -> Any:
+        """The first process's."""
+        return broadcast_object_list([value])[0]
+
+    def wait(self) -> None:
+        """For all processes."""
+        self.accelerator.wait_for_everyone()
+
+    def close(self) -> None:
+        """Leaves the group of processes."""
+        self.accelerator.end_training()
+
+    # What DeepSpeed keeps in pieces, whole. All processes must call these in the same order.
+
+    def whole(self, parameter: nn.Parameter) -> Tensor:
+        """A parameter in float32 where it is trained."""
+        if not self._deepspeed:
+            return parameter.detach()
+        if parameter.requires_grad:
+            from deepspeed.utils import safe_get_full_fp32_param
+
+            found: Tensor = safe_get_full_fp32_param(parameter)
+            return found.detach().cpu()
+        if not self.sharded:
+            return parameter.detach()
+        from deepspeed.zero import GatheredParameters
+
+        with GatheredParameters([parameter]):
+            return parameter.detach().cpu().clone()
+
+    def moments(self, parameter: nn.Parameter) -> dict[str, Tensor]:
+        """AdamW's, by name; none before the first step."""
+        if self._deepspeed:
+            from deepspeed.utils import safe_get_full_optimizer_state
+
+            return {key: safe_get_full_optimizer_state(parameter, key).detach().cpu() for key in _MOMENTS}
+        state = self.optimizer.state.get(parameter, {})
+        return {key: state[key] for key in _MOMENTS if key in state}
+
+    def put_back(self, step: int, parameter: nn.Parameter, value: Tensor, moments: dict[str, Tensor]) -> None:
+        """A trained parameter, and its moments after ``step`` steps."""
+        if self._deepspeed:
+            from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
+
+            safe_set_full_fp32_param(parameter, value.to(self.device))
+            for key, moment in moments.items():
+                safe_set_full_optimizer_state(parameter, moment.to(self.device), key)
+            for inner in self.optimizer.optimizer.optimizer.state.values():
+                inner["step"] = torch.tensor(float(step))
+            return
+        with torch.no_grad():
+            parameter.copy_(value)
+        if moments:
+            found = {key: moment.to(parameter.device) for key, moment in moments.items()}
+            self.optimizer.state[parameter] = {"step": torch.tensor(float(step)), **found}
+
+    @property
+    def _deepspeed(self) -> bool:
+        return self.fit.deepspeed is not None
