@@ -19,7 +19,10 @@ from agvas_core.contract.command_line import exit_code_of, run_command
 __all__ = ["build", "main", "summary"]
 
 GROUP = "agvas.commands"
-GROUP_HELP = {"data": "Data sets for training: look at what is there, write instructions for it."}
+GROUP_HELP = {
+    "data": "Data sets for training: look at what is there, write instructions for it.",
+    "recipe": "Recipes: what decides about one product, as a file with versions.",
+}
 
 # Everything after the subcommand's name belongs to the subcommand, its --help too.
 _PASS_ON = {"ignore_unknown_options": True, "allow_extra_args": True, "allow_interspersed_args": False, "help_option_names": []}

@@ -71,7 +71,7 @@ EXTRA_OF_PACKAGE: Final[dict[str, str]] = {
 }
 """Name one imports -> the extra of pyproject.toml that brings it."""
 
-_BASE_PACKAGES = ("cv2", "numpy", "onnxruntime", "pydantic", "rich", "tokenizers")
+_BASE_PACKAGES = ("cv2", "numpy", "onnxruntime", "pydantic", "rich", "tokenizers", "yaml")
 
 
 class Terminated(KeyboardInterrupt):

@@ -2,12 +2,15 @@
 
     AgvasError
     ├── UsageError            2   an option, path or prompt that cannot be meant
+    │   └── RecipeError       2   a recipe that is wrong, or does not suit the model or the frame
     ├── SetupError            3   the machine lacks something: a package, space, a permission
     │   ├── BundleError       3   a bundle that is broken, foreign or too new
-    │   └── OutputError       3   results cannot be written
+    │   ├── OutputError       3   results cannot be written
+    │   └── LedgerError       3   a ledger that is foreign, broken, in use, or contradicts itself
     ├── ParityError           4   an export that does not give the model's own answer
     ├── SourceError           5   a camera or stream that is not there, or stopped
     ├── StageError            3   an engine behind a stage is down; a run goes on, each frame NO_VERDICT
+    ├── DeliveryError         -   a sink did not take a message; it stays in the outbox and is sent again
     └── ImageError            -   one image cannot be used; the run goes on and records it
 
 A message says value, bound and remedy, in that order.
@@ -20,9 +23,12 @@ __all__ = [
     "EXIT_REJECTS",
     "AgvasError",
     "BundleError",
+    "DeliveryError",
     "ImageError",
+    "LedgerError",
     "OutputError",
     "ParityError",
+    "RecipeError",
     "SetupError",
     "SourceError",
     "StageError",
@@ -45,6 +51,10 @@ class UsageError(AgvasError):
     exit_code = 2
 
 
+class RecipeError(UsageError):
+    """A recipe that is wrong, or does not suit the model or the frame."""
+
+
 class SetupError(AgvasError):
     """This machine lacks something that the work needs."""
 
@@ -57,6 +67,10 @@ class BundleError(SetupError):
 
 class OutputError(SetupError):
     """Results cannot be written."""
+
+
+class LedgerError(SetupError):
+    """A ledger that is foreign, broken, in use by another process, or contradicts itself."""
 
 
 class ParityError(AgvasError):
@@ -73,6 +87,15 @@ class SourceError(AgvasError):
 
 class StageError(AgvasError):
     """An engine behind a stage is down or does not answer. The frame becomes NO_VERDICT, and the next one is tried."""
+
+
+class DeliveryError(AgvasError):
+    """A sink did not take a message; it stays in the outbox and is sent again."""
+
+    def __init__(self, message: str, *, permanent: bool = False) -> None:
+        """``permanent``: sending it again cannot help; the sink was reached and refuses this message."""
+        super().__init__(message)
+        self.permanent = permanent
 
 
 class ImageError(AgvasError):

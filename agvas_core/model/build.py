@@ -21,6 +21,7 @@ from transformers import (
 from agvas_core.contract.anchors import ANCHOR_TOKENS, Anchor
 from agvas_core.contract.errors import UsageError
 from agvas_core.contract.prompts import QWEN_CHAT, VICUNA_CHAT, ChatFormat
+from agvas_core.contract.validation import did_you_mean
 from agvas_core.model.agmd import Agmd
 from agvas_core.model.agvas import AgVas
 from agvas_core.model.config import LmmConfig, ModelConfig, PixelConfig
@@ -31,7 +32,6 @@ from agvas_core.model.refiner import TokenRefiner
 from agvas_core.model.sam_decoder import SamMaskDecoder
 from agvas_core.model.sam_encoder import SamImageEncoder
 from agvas_core.model.spam import Spam
-from agvas_core.model.validation import did_you_mean
 from agvas_core.model.vit_encoder import VIT_FAMILIES, VitEncoder
 
 __all__ = [

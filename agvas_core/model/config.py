@@ -11,8 +11,8 @@ from agvas_core.contract.anchors import Anchor
 from agvas_core.contract.decision import Decision
 from agvas_core.contract.manifest import TilingSpec
 from agvas_core.contract.preprocess import Scales, ViewSpec, check_scales
+from agvas_core.contract.validation import validated
 from agvas_core.model.preset import load_preset, preset_names
-from agvas_core.model.validation import validated
 
 __all__ = [
     "AgmdConfig",

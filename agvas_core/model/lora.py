@@ -5,8 +5,8 @@ from peft.tuners.lora import LoraLayer
 from torch import nn
 
 from agvas_core.contract.errors import UsageError
+from agvas_core.contract.validation import did_you_mean
 from agvas_core.model.config import LoraConfig
-from agvas_core.model.validation import did_you_mean
 
 __all__ = ["add_lora", "lora_parameters", "merge_lora"]
 

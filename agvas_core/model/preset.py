@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from agvas_core.contract.errors import UsageError
-from agvas_core.model.validation import did_you_mean
+from agvas_core.contract.validation import did_you_mean
 
 __all__ = ["ablation_names", "load_preset", "preset_names"]
 

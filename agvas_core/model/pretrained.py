@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration, LlavaOnevisionForConditionalGeneration
 
 from agvas_core.contract.errors import SetupError, UsageError
+from agvas_core.contract.validation import did_you_mean
 from agvas_core.model.agvas import AgVas
 from agvas_core.model.build import assemble, build_llava, build_pixel_backbone
 from agvas_core.model.config import LmmConfig, ModelConfig, PixelConfig
@@ -19,7 +20,6 @@ from agvas_core.model.published import read_weights, weight_files
 from agvas_core.model.sam_checkpoint import load_sam_decoder_state, load_sam_encoder_state, sam_arguments
 from agvas_core.model.sam_decoder import SamMaskDecoder
 from agvas_core.model.sam_encoder import SamImageEncoder
-from agvas_core.model.validation import did_you_mean
 from agvas_core.model.vit_encoder import VIT_FAMILIES, VitEncoder
 from agvas_core.model.vocabulary import fit_rows, pretrained_tokenizer
 

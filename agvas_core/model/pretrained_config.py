@@ -8,11 +8,11 @@ from transformers import PreTrainedConfig
 
 from agvas_core.contract.errors import UsageError
 from agvas_core.contract.prompts import IMAGE_TOKEN
+from agvas_core.contract.validation import did_you_mean
 from agvas_core.model.build import TEXT_CONFIGS, VISION_CONFIGS
 from agvas_core.model.config import LmmConfig, ModelConfig, PixelConfig, parse_config
 from agvas_core.model.published import read_published_config, read_published_tokenizer, read_weights
 from agvas_core.model.sam_checkpoint import sam_arguments
-from agvas_core.model.validation import did_you_mean
 from agvas_core.model.vit_encoder import VIT_FAMILIES
 from agvas_core.model.vocabulary import add_anchors, id_of, rows_for
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from agvas_core.contract.errors import SetupError, UsageError
 from agvas_core.contract.manifest import sha256_of
-from agvas_core.model.validation import did_you_mean
+from agvas_core.contract.validation import did_you_mean
 
 __all__ = ["digest_of", "read_published_config", "read_published_tokenizer", "read_weights", "weight_files"]
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from agvas_core.contract.errors import UsageError
+from agvas_core.contract.validation import did_you_mean
 from agvas_core.model.agvas import AgVas
 from agvas_core.model.config import ModelConfig
-from agvas_core.model.validation import did_you_mean
 from agvas_core.model.vocabulary import AnchorEmbedding, AnchorHead
 
 __all__ = ["kept_state", "load_kept_state", "make_trainable", "merge", "train_mode"]

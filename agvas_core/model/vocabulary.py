@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from agvas_core.contract.anchors import ANCHOR_TOKENS
 from agvas_core.contract.errors import UsageError
 from agvas_core.contract.prompts import IMAGE_TOKEN
+from agvas_core.contract.validation import did_you_mean
 from agvas_core.model.config import LmmConfig
 from agvas_core.model.published import read_published_tokenizer
-from agvas_core.model.validation import did_you_mean
 
 __all__ = ["AnchorEmbedding", "AnchorHead", "add_anchors", "fit_rows", "id_of", "pretrained_tokenizer"]
 

@@ -4,10 +4,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from agvas_core.contract.validation import validated
 from agvas_core.data.dialogue import Task
 from agvas_core.data.spec import DEFAULT_SPEC, SynthesisSpec
 from agvas_core.model.losses import SegmentationWeights
-from agvas_core.model.validation import validated
 
 __all__ = ["CalibrationConfig", "Cut", "LossConfig", "Phase", "TrainConfig", "parse_train_config"]
 

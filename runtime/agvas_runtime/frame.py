@@ -29,3 +29,7 @@ class Frame:
     """The file it came from, where there is one."""
     read_ms: float = 0.0
     """Time spent reading and decoding."""
+    trigger: str | None = None
+    """What asked for this frame, unique at its station; None where nothing but its coming did."""
+    taken_s: float | None = None
+    """``time.monotonic`` of the trigger; None where it is the time at which the frame is taken up."""

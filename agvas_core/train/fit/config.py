@@ -5,10 +5,10 @@ from typing import Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from agvas_core.contract.validation import validated
 from agvas_core.data.mixture.config import MixtureConfig
 from agvas_core.model.config import ModelConfig
 from agvas_core.model.losses import SegmentationWeights
-from agvas_core.model.validation import validated
 
 __all__ = ["FitConfig", "MaskWeights", "ValidationConfig", "parse_fit_config", "parse_mixture_config", "run_identity"]
 

@@ -1,0 +1,154 @@
+"""One frame and one recipe -> a judgement: the segmenter, asked once for each kind, and the recipe's rules."""
+
+import hashlib
+import json
+import platform
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+import cv2
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from agvas_core import __version__
+from agvas_core.contract.decision import OperatingPoint
+from agvas_core.contract.errors import ImageError
+from agvas_runtime.frame import Frame
+from agvas_runtime.line.judge import Judge, Judgement, Looked
+from agvas_runtime.line.recipe_check import check_against, thresholds_of
+from agvas_runtime.line.recipe_file import RecipeVersion
+from agvas_runtime.segmenter import Segmenter
+from agvas_runtime.sources.camera import without_secrets
+from agvas_runtime.stages.open import DEFAULT_BACKEND
+from agvas_runtime.stages.settings import StageSettings
+
+__all__ = ["Inspection", "Inspector", "SegmenterInspector", "frame_fault"]
+
+JUDGES = 8  # recipes and frame sizes whose masks are kept ready
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What was found on one frame."""
+
+    judgement: Judgement
+    score_map: NDArray[np.float32]
+    """The highest of all kinds, float32 [H, W], for the eye."""
+    bundle: str
+    timing: dict[str, float]
+    """Milliseconds per stage, summed over the kinds."""
+
+
+class Inspector(Protocol):
+    """What the station needs of an engine."""
+
+    @property
+    def identity(self) -> str:
+        """``NAME@0123456789ab``, the hash being that of ``facts``."""
+        ...
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """Versions and settings that a score may depend on."""
+        ...
+
+    def prepare(self, version: RecipeVersion) -> None:
+        """Makes ready for a recipe, beside the one that goes.
+
+        Raises:
+            AgvasError: it cannot be followed here.
+        """
+        ...
+
+    def inspect(self, frame: Frame, version: RecipeVersion) -> Inspection:
+        """Looks at a frame that has an image.
+
+        Raises:
+            ImageError: there can be no judgement on this frame.
+        """
+        ...
+
+
+class SegmenterInspector:
+    """The bundles of the recipes on the backends that were asked for. One thread inspects; another may prepare."""
+
+    def __init__(
+        self,
+        *,
+        vision: str = DEFAULT_BACKEND,
+        lmm: str = DEFAULT_BACKEND,
+        decoder: str = DEFAULT_BACKEND,
+        settings: StageSettings | None = None,
+    ) -> None:
+        """Arguments as for ``Segmenter.load``."""
+        settings = settings or StageSettings()
+        self._load = partial(Segmenter.load, vision=vision, lmm=lmm, decoder=decoder, settings=settings)
+        self._segmenters: dict[str, Segmenter] = {}  # by the recipe's model
+        self._judges: OrderedDict[tuple[str, int, int], Judge] = OrderedDict()
+        self.facts: Mapping[str, Any] = {
+            "agvas": __version__,
+            "onnxruntime": onnxruntime.__version__,
+            "backends": [vision, without_secrets(lmm), decoder],
+            "threads": settings.threads,
+            "numpy": np.__version__,
+            "opencv": cv2.__version__,
+            "machine": platform.machine(),
+        }
+        digest = hashlib.sha256(json.dumps(self.facts, sort_keys=True).encode()).hexdigest()
+        self.identity = f"{vision}@{digest[:12]}"
+
+    def prepare(self, version: RecipeVersion) -> None:
+        """Loads the recipe's bundle, where it is another one, and lets the model read every prompt once."""
+        recipe = version.recipe
+        segmenter = self._segmenters.get(recipe.model) or self._load(recipe.model)
+        check_against(recipe, segmenter.bundle, version.identity)
+        size = recipe.frame
+        blank = np.full((size.height_px, size.width_px, 3) if size else (64, 64, 3), 128, np.uint8)
+        for prompt in recipe.prompts.values():  # the first run is a slow one, and a prompt that is too long is refused here
+            segmenter.segment(Frame("warm-up", 0, image=blank), prompt=prompt, mode=recipe.mode, normal_look=recipe.normal_look)
+        self._segmenters[recipe.model] = segmenter
+
+    def inspect(self, frame: Frame, version: RecipeVersion) -> Inspection:
+        """Asks the model for each kind, and the rules for a verdict."""
+        assert frame.image is not None
+        recipe, segmenter = version.recipe, self._segmenters[version.recipe.model]
+        looked: dict[str, Looked] = {}
+        timing: dict[str, float] = {}
+        for kind, prompt in recipe.prompts.items():
+            result = segmenter.segment(frame, prompt=prompt, mode=recipe.mode, normal_look=recipe.normal_look)
+            if result.score_map is None:
+                raise ImageError(result.error or "the model gave no score map")
+            looked[kind] = Looked(result.score_map, 1.0 if result.accept is None else result.accept)
+            for stage, ms in result.timing.items():
+                timing[stage] = timing.get(stage, 0.0) + ms
+        maps = [look.score_map for look in looked.values()]
+        score_map = maps[0] if len(maps) == 1 else np.maximum.reduce(maps)
+        judge = self._judge(version, thresholds_of(recipe, segmenter.bundle), *score_map.shape)
+        return Inspection(judge.judge(looked), score_map, segmenter.bundle.identity, timing)
+
+    def _judge(self, version: RecipeVersion, point: OperatingPoint, height: int, width: int) -> Judge:
+        key = (version.sha256, height, width)
+        if key not in self._judges:
+            self._judges[key] = Judge(version.recipe, point, height, width)
+            while len(self._judges) > JUDGES:
+                self._judges.popitem(last=False)
+        return self._judges[key]
+
+
+def frame_fault(frame: Frame, version: RecipeVersion) -> str | None:
+    """Why this frame cannot be judged by this recipe, or None."""
+    if frame.error is not None:
+        return str(frame.error)
+    if frame.image is None:
+        return f"frame {frame.name} has neither an image nor an error: its source is at fault"
+    wanted, (height, width) = version.recipe.frame, frame.image.shape[:2]
+    if wanted is not None and (width, height) != (wanted.width_px, wanted.height_px):
+        return (
+            f"the frame is {width}x{height} px; recipe {version.identity} is for {wanted.width_px}x{wanted.height_px}: "
+            "set the camera back, or make a recipe for this size"
+        )
+    return None

@@ -1,0 +1,202 @@
+"""A recipe: all that decides about one product. A YAML file; ``recipe_file`` reads it.
+
+    product: bracket-42
+    prompt: Please segment the scratches in this image.
+    frame: {width_px: 1280, height_px: 1024}
+    rois:
+      face: [[40, 40], [1240, 40], [1240, 980], [40, 980]]
+    mm_per_px: 0.05
+    rules:
+      - {roi: face, min_length_mm: 1.5}
+
+The model is asked once for each kind. Of its score map, a region above ``thresholds`` counts in a rule where it lies in the rule's
+ROI, outside ``ignore``, and is as large as the rule says; more than ``max_count`` of them make the part FAIL.
+"""
+
+import difflib
+from typing import Annotated, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from agvas_core.contract.decision import OperatingPoint
+from agvas_core.contract.prompts import MAX_INSTRUCTION_CHARS, Mode
+from agvas_runtime.line.polygon import Polygon
+
+__all__ = ["ANY", "WHOLE_FRAME", "Calibration", "FrameSize", "ImageLimits", "Keep", "Kind", "Recipe", "Rule"]
+
+ANY = "*"
+"""As a rule's ROI: the whole frame, less what is ignored. As its kind: every kind, each counted by itself."""
+WHOLE_FRAME = ANY
+ANOMALY = "anomaly"
+"""The one kind of a recipe that names none."""
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+Words = Annotated[str, Field(min_length=1, max_length=MAX_INSTRUCTION_CHARS)]
+Positive = Annotated[float, Field(gt=0.0, le=1e9)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class FrameSize(_Part):
+    """What the camera must give; a frame of another size gets NO_VERDICT."""
+
+    width_px: int = Field(ge=1, le=100_000)
+    height_px: int = Field(ge=1, le=100_000)
+
+
+class Kind(_Part):
+    """One kind of anomaly, asked for in its own words."""
+
+    prompt: Words
+
+
+class Rule(_Part):
+    """More than ``max_count`` regions that are as large as this make the part FAIL."""
+
+    name: str | None = Field(default=None, max_length=100)
+    roi: str = ANY
+    kind: str = ANY
+    min_score: Share = 0.0
+    """A region's highest score lies above this, and above the recipe's seed threshold in any case."""
+    min_area_px: Positive | None = None
+    min_area_mm2: Positive | None = None
+    min_length_px: Positive | None = None
+    """Longer side of the tightest rectangle, turned as need be."""
+    min_length_mm: Positive | None = None
+    min_width_px: Positive | None = None
+    """Its shorter side."""
+    min_width_mm: Positive | None = None
+    max_count: int = Field(default=0, ge=0, le=10_000)
+
+    @model_validator(mode="after")
+    def _one_unit(self) -> Self:
+        for px, mm in (("min_area_px", "min_area_mm2"), ("min_length_px", "min_length_mm"), ("min_width_px", "min_width_mm")):
+            if getattr(self, px) is not None and getattr(self, mm) is not None:
+                raise ValueError(f"both {px} and {mm} are given: leave one out")
+        return self
+
+    @property
+    def in_mm(self) -> str | None:
+        """The first limit that is in millimetres, by its key."""
+        return next((key for key in ("min_area_mm2", "min_length_mm", "min_width_mm") if getattr(self, key) is not None), None)
+
+
+class Keep(_Part):
+    """Which images stay on disk, losslessly, and for how long. Rows of the ledger always stay."""
+
+    rejects: bool = True
+    no_verdicts: bool = True
+    sample_every: int = Field(default=100, ge=0, le=10_000_000)
+    """Each n-th part of the station, whatever its verdict; 0: none."""
+    max_gb: Positive = 20.0
+    """Beyond it, the oldest images go."""
+
+
+class ImageLimits(_Part):
+    """What makes a frame unfit for a verdict; see ``image_check``. A limit that is None is not checked."""
+
+    min_focus: Positive | None = None
+    min_mean: Share | None = None
+    max_mean: Share | None = None
+    max_clipped: Share | None = None
+
+
+class Calibration(_Part):
+    """How the thresholds came about; written by ``agvas calibrate``, read by the drift monitor."""
+
+    date: str
+    bundle: str
+    good_parts: int = Field(ge=1)
+    bad_parts: int = Field(default=0, ge=0)
+    max_false_reject: float = Field(gt=0.0, lt=1.0)
+    confidence: float = Field(gt=0.0, lt=1.0)
+    false_rejects: int = Field(ge=0)
+    """Good parts of the calibration that these thresholds reject."""
+    false_reject_bound: float = Field(gt=0.0, le=1.0)
+    """Upper bound of the share of good parts that will be rejected, at ``confidence``."""
+    escapes: int | None = Field(default=None, ge=0)
+    """Bad parts that these thresholds let pass."""
+    score_quantiles: tuple[Share, ...] = ()
+    """Of the good parts' reject scores, evenly spaced from the lowest to the highest."""
+    focus: tuple[float, float] | None = None
+    """5 % and 95 % quantile of the good parts' focus."""
+
+
+class Recipe(_Part):
+    """One product; see the module."""
+
+    product: Name
+    note: str = Field(default="", max_length=2000)
+    model: str = Field(default="nano", min_length=1, max_length=1000)
+    """A bundled name, or the folder or zip of a bundle."""
+    bundle: str | None = Field(default=None, pattern=r"^.{1,200}@[0-9a-f]{12}$")
+    """The one bundle that this recipe was made for: ``nano@0123456789ab``; any where None."""
+    prompt: Words | None = None
+    mode: Mode = Mode.DIRECT
+    normal_look: Words | None = None
+    kinds: dict[Name, Kind] = {}
+    """In place of ``prompt``; the model looks once for each."""
+    frame: FrameSize | None = None
+    mm_per_px: Positive | None = None
+    rois: dict[Name, Polygon] = {}
+    ignore: tuple[Polygon, ...] = ()
+    thresholds: OperatingPoint | None = None
+    """The bundle's balanced operating point where None."""
+    rules: tuple[Rule, ...] = Field(default=(Rule(),), min_length=1, max_length=100)
+    deadline_ms: float = Field(default=2000.0, ge=1.0, le=600_000.0)
+    """From the trigger; a part without a verdict by then has NO_VERDICT."""
+    keep: Keep = Keep()
+    image: ImageLimits = ImageLimits()
+    calibration: Calibration | None = None
+
+    @model_validator(mode="after")
+    def _hangs_together(self) -> Self:
+        if self.kinds and self.prompt is not None:
+            raise ValueError("both prompt and kinds are given; each kind has its own prompt: leave prompt out")
+        if self.mode == Mode.DESCRIBE_PLUS and self.normal_look is None:
+            raise ValueError("mode is describe-plus and normal_look is missing: say how a good part looks")
+        if self.mode != Mode.DESCRIBE_PLUS and self.normal_look is not None:
+            raise ValueError(f"normal_look is given and mode is {self.mode}: only describe-plus reads it; leave one out")
+        for number, rule in enumerate(self.rules, 1):
+            self._check_rule(rule, number)
+        self._check_polygons()
+        return self
+
+    def _check_rule(self, rule: Rule, number: int) -> None:
+        label = f"rule {number}"
+        if rule.in_mm and self.mm_per_px is None:
+            raise ValueError(
+                f"{label} has {rule.in_mm} and the recipe has no mm_per_px: give the size of a pixel, or limits in px"
+            )
+        for what, name, known in (("roi", rule.roi, self.rois), ("kind", rule.kind, self.prompts)):
+            if name != ANY and name not in known:
+                near = difflib.get_close_matches(name, known, 1)
+                meant = f"; did you mean {near[0]}?" if near else f"; there is {', '.join(known)}" if known else "; there is none"
+                raise ValueError(f"{label} has {what} {name!r}, which the recipe does not define{meant}")
+
+    def _check_polygons(self) -> None:
+        polygons = [(f"roi {name}", polygon) for name, polygon in self.rois.items()]
+        polygons += [(f"ignore polygon {number}", polygon) for number, polygon in enumerate(self.ignore, 1)]
+        if not polygons:
+            return
+        if self.frame is None:
+            raise ValueError(
+                "polygons are in pixels of one frame size, and frame is missing: give frame: {width_px: , height_px: }"
+            )
+        for label, polygon in polygons:
+            for x, y in polygon:
+                if x > self.frame.width_px or y > self.frame.height_px:
+                    raise ValueError(
+                        f"{label} has the point [{x:g}, {y:g}] outside the frame of {self.frame.width_px}x{self.frame.height_px} px"
+                    )
+        unused = set(self.rois) - {rule.roi for rule in self.rules}
+        if unused:
+            raise ValueError(f"no rule looks at roi {min(unused)!r}: name it in a rule (roi: {min(unused)}), or remove it")
+
+    @property
+    def prompts(self) -> dict[str, str | None]:
+        """Kind -> its words; None for the bundle's own."""
+        return {name: kind.prompt for name, kind in self.kinds.items()} if self.kinds else {ANOMALY: self.prompt}

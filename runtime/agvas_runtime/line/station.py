@@ -1,0 +1,303 @@
+"""A station: each trigger that it takes has exactly one verdict, at its deadline at the latest.
+
+    station = Station("camera-0", ledger, inspector, follower.current)
+    ticket = station.offer(frame, key="trigger 4711")
+    ticket.wait().verdict
+
+Three threads meet in a part: the one that offers it, the worker that looks at it, and the clock that gives it NO_VERDICT at its
+deadline. Whoever claims the part first settles it; nobody else can. A verdict is told to nobody before it is in the ledger.
+"""
+
+import heapq
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from agvas_core.contract.errors import AgvasError, LedgerError
+from agvas_runtime.frame import Frame
+from agvas_runtime.line.ballast import DiskLevel
+from agvas_runtime.line.image_store import ImageStore, hash_of_image, wanted
+from agvas_runtime.line.inspector import Inspection, Inspector, frame_fault
+from agvas_runtime.line.ledger import Ledger
+from agvas_runtime.line.recipe_file import RecipeVersion
+from agvas_runtime.line.settlement import Cause, Settlement, without_verdict
+from agvas_runtime.result import Verdict
+
+__all__ = ["Outcome", "Station", "Ticket"]
+
+QUEUE_PARTS: Final = 64  # that wait for the engine, with their images in memory
+PACE_PARTS: Final = 20  # the fastest of the last so many says whether there is time left
+PACE_DECAY: Final = 0.9  # a part given up for lack of time makes the next one more likely to be tried
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A part that has its verdict, for whoever shows or counts it."""
+
+    seq: int
+    station: str
+    frame: Frame
+    version: RecipeVersion
+    settlement: Settlement
+    inspection: Inspection | None = None
+
+
+@dataclass
+class Ticket:
+    """A part on its way to its verdict."""
+
+    seq: int
+    frame: Frame
+    version: RecipeVersion
+    began_s: float
+    """Of ``time.monotonic``."""
+    deadline_s: float
+    known: dict[str, Any] = field(default_factory=dict)
+    settlement: Settlement | None = None
+    claimed: bool = False
+    done: threading.Event = field(default_factory=threading.Event)
+
+    def wait(self, timeout_s: float | None = None) -> Settlement | None:
+        """The verdict once it is in the ledger; None where it took longer than ``timeout_s``, or its station failed."""
+        self.done.wait(timeout_s)
+        return self.settlement
+
+    @property
+    def elapsed_ms(self) -> float:
+        """Since the trigger."""
+        return (time.monotonic() - self.began_s) * 1000
+
+
+class Station:
+    """Takes triggers with their frames. Threads may share it."""
+
+    def __init__(
+        self,
+        name: str,
+        ledger: Ledger,
+        inspector: Inspector,
+        recipe: Callable[[], RecipeVersion],
+        *,
+        images: ImageStore | None = None,
+        queue_parts: int = QUEUE_PARTS,
+        listeners: tuple[Callable[[Outcome], None], ...] = (),
+    ) -> None:
+        """Args:
+        recipe: gives the recipe for a part that comes now; the inspector is ready for it.
+        listeners: told of each part after it is in the ledger, by the thread that settled it; they must be quick.
+        """
+        self.name = name
+        self.failure: BaseException | None = None
+        """What the station failed of: a bug, or a ledger that cannot be written. It takes no more triggers then."""
+        self._ledger, self._inspector, self._recipe, self._images = ledger, inspector, recipe, images
+        self._queue_parts, self._listeners = queue_parts, listeners
+        self._changed, self._offering = threading.Condition(), threading.Lock()
+        self._queue: deque[Ticket] = deque()
+        self._deadlines: list[tuple[float, int]] = []
+        self._open: dict[int, Ticket] = {}
+        self._pace_ms: deque[float] = deque(maxlen=PACE_PARTS)
+        self._closing = False
+        self._count = int(ledger.read("SELECT COUNT(*) FROM parts WHERE station = ?", (name,))[0][0])
+        ledger.know_engine(inspector.identity, inspector.facts)
+        self._threads = [
+            threading.Thread(target=self._guarded, args=(target,), name=f"agvas-{name}-{what}", daemon=True)
+            for what, target in (("worker", self._work), ("clock", self._watch_deadlines))
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def offer(self, frame: Frame, *, key: str, began_s: float | None = None, dropped: int = 0, block: bool = False) -> Ticket:
+        """Takes a trigger; it is in the ledger when this returns.
+
+        Args:
+            key: what asked for this part, unique at this station; offered again, the same part comes back.
+            began_s: ``time.monotonic`` of the trigger, now where None.
+            dropped: frames that the camera gave and nobody took since the part before.
+            block: wait while the queue is full; else such a part has NO_VERDICT at once.
+
+        Raises:
+            LedgerError: it cannot be written down, so it was not taken; or the station has failed.
+        """
+        if self.failure is not None or self._closing:
+            raise LedgerError(f"station {self.name} takes no more parts: {self.failure or 'it is closing'}") from self.failure
+        began_s = time.monotonic() if began_s is None else began_s
+        version = self._recipe()
+        known = self._known_of(frame, version)
+        with self._offering:
+            opened = self._ledger.open_part(self.name, key, deadline_ms=version.recipe.deadline_ms, dropped=dropped)
+            if not opened.new:
+                return self._earlier(opened.seq, frame, version, began_s)
+            ticket = Ticket(opened.seq, frame, version, began_s, began_s + version.recipe.deadline_ms / 1000, known)
+            with self._changed:
+                self._count += 1
+                self._open[ticket.seq] = ticket
+                heapq.heappush(self._deadlines, (ticket.deadline_s, ticket.seq))
+                self._changed.notify_all()
+        self._admit(ticket, block=block)
+        return ticket
+
+    def _known_of(self, frame: Frame, version: RecipeVersion) -> dict[str, Any]:
+        """What the ledger has of a part, whatever becomes of it."""
+        known: dict[str, Any] = {"frame": frame.name, "recipe": version.sha256, "engine": self._inspector.identity}
+        if frame.image is not None:
+            height, width = frame.image.shape[:2]
+            known |= {"image_sha256": hash_of_image(frame.image), "height": height, "width": width}
+        return known
+
+    def _admit(self, ticket: Ticket, *, block: bool) -> None:
+        """Into the queue, or to its NO_VERDICT where it need not be looked at."""
+        fault = frame_fault(ticket.frame, ticket.version)
+        if fault is not None:
+            self._settle_without(ticket, Cause.SOURCE, fault)
+        elif self._ledger.ballast.level() is DiskLevel.NO_VERDICTS:
+            free = self._ledger.ballast.free_mb
+            self._settle_without(ticket, Cause.DISK, f"{free:.0f} MB are free, which is kept for the ledger: free some space")
+        else:
+            with self._changed:
+                while block and len(self._queue) >= self._queue_parts and not ticket.claimed and self.failure is None:
+                    self._changed.wait(0.1)
+                full = len(self._queue) >= self._queue_parts
+                if not full:
+                    self._queue.append(ticket)
+                    self._changed.notify_all()
+            if full:
+                self._settle_without(
+                    ticket, Cause.DEADLINE, f"{self._queue_parts} parts wait already: they come faster than the engine"
+                )
+
+    def _earlier(self, seq: int, frame: Frame, version: RecipeVersion, began_s: float) -> Ticket:
+        """The ticket of a trigger that came before: still under way, or with the verdict that stands."""
+        with self._changed:
+            if (ticket := self._open.get(seq)) is not None:
+                return ticket
+        (row,) = self._ledger.read("SELECT verdict, cause, detail, decided_ms FROM parts WHERE seq = ?", (seq,))
+        cause = Cause(row[1]) if row[1] else None
+        ticket = Ticket(seq, frame, version, began_s, began_s, claimed=True)
+        ticket.settlement = Settlement(Verdict(row[0]), row[3], cause, row[2])
+        ticket.done.set()
+        return ticket
+
+    @property
+    def waiting(self) -> int:
+        """Parts in the queue."""
+        return len(self._queue)
+
+    def close(self) -> None:
+        """Takes no more triggers, gives all that were taken their verdict, and ends. May be called twice."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
+
+    def _work(self) -> None:
+        while (ticket := self._next()) is not None:
+            if ticket.claimed or not self._has_time(ticket):
+                continue
+            began = time.perf_counter()
+            try:
+                inspection = self._inspector.inspect(ticket.frame, ticket.version)
+            except AgvasError as error:
+                self._settle_without(ticket, Cause.ENGINE, str(error))
+                continue
+            self._pace_ms.append((time.perf_counter() - began) * 1000)
+            self._settle_with(ticket, inspection)
+
+    def _next(self) -> Ticket | None:
+        with self._changed:
+            while not self._queue:
+                if self._closing or self.failure is not None:
+                    return None
+                self._changed.wait()
+            ticket = self._queue.popleft()
+            self._changed.notify_all()
+            return ticket
+
+    def _has_time(self, ticket: Ticket) -> bool:
+        """Whether a verdict in time is possible. Where others wait, a part that would be late is left to the clock: looking at it even so
+        would make the next one late, too."""
+        if not self._queue or len(self._pace_ms) < 3:
+            return True
+        if ticket.elapsed_ms + min(self._pace_ms) <= ticket.version.recipe.deadline_ms:
+            return True
+        self._pace_ms.append(min(self._pace_ms) * PACE_DECAY)
+        return False
+
+    def _watch_deadlines(self) -> None:
+        while True:
+            with self._changed:
+                while self._deadlines and (first := self._open.get(self._deadlines[0][1])) is None:
+                    heapq.heappop(self._deadlines)
+                if not self._deadlines:
+                    if self._closing or self.failure is not None:
+                        return
+                    self._changed.wait()
+                    continue
+                left_s = self._deadlines[0][0] - time.monotonic()
+                if left_s > 0 and self.failure is None:
+                    self._changed.wait(left_s)
+                    continue
+                first = self._open[heapq.heappop(self._deadlines)[1]]
+            if self.failure is not None:
+                self._settle_without(first, Cause.ENGINE, f"the station failed: {self.failure}")
+            else:
+                self._settle_without(first, Cause.DEADLINE, f"no verdict within {first.version.recipe.deadline_ms:g} ms")
+
+    def _settle_with(self, ticket: Ticket, inspection: Inspection) -> None:
+        recipe, judgement = ticket.version.recipe, inspection.judgement
+        with self._changed:
+            decided_ms = ticket.elapsed_ms
+            if ticket.claimed or decided_ms > recipe.deadline_ms:
+                return  # the clock has it, or will have it at once
+            ticket.claimed = True
+        end = Settlement(
+            judgement.verdict,
+            decided_ms,
+            score=judgement.reject_score,
+            findings=tuple(finding.to_dict(recipe.mm_per_px) for finding in judgement.findings),
+            broken=judgement.broken,
+            bundle=inspection.bundle,
+            timing=inspection.timing,
+            **ticket.known,
+        )
+        self._write_down(ticket, end, inspection)
+
+    def _settle_without(self, ticket: Ticket, cause: Cause, detail: str) -> None:
+        with self._changed:
+            if ticket.claimed:
+                return
+            ticket.claimed = True
+        self._write_down(ticket, without_verdict(cause, detail, ticket.elapsed_ms, **ticket.known), None)
+
+    def _write_down(self, ticket: Ticket, end: Settlement, inspection: Inspection | None) -> None:
+        try:
+            self._ledger.settle(ticket.seq, end)
+        except BaseException as error:
+            with self._changed:
+                self.failure = self.failure or error
+                self._changed.notify_all()
+            ticket.done.set()
+            raise
+        finally:
+            with self._changed:
+                self._open.pop(ticket.seq, None)
+                if self._closing or self.failure is not None:
+                    self._changed.notify_all()  # the clock need not wait for this part's deadline
+        image, keep = ticket.frame.image, ticket.version.recipe.keep
+        if self._images is not None and image is not None and wanted(keep, end.verdict, self._count):
+            self._images.offer(ticket.seq, image, end.verdict, max_gb=keep.max_gb)
+        ticket.settlement = end
+        ticket.done.set()
+        for listener in self._listeners:
+            listener(Outcome(ticket.seq, self.name, ticket.frame, ticket.version, end, inspection))
+
+    def _guarded(self, target: Callable[[], None]) -> None:
+        try:
+            target()
+        except BaseException as error:  # whoever runs the station sees it and ends; the clock gives what is open its NO_VERDICT
+            with self._changed:
+                self.failure = self.failure or error
+                self._changed.notify_all()
