@@ -1,7 +1,7 @@
 """How every command of ours ends: one line on stderr and an exit code, never a traceback for a foreseeable failure.
 
 0    fine
-1    rejects were found (agvas-run --fail-on-reject), or faults in data (agvas data check)
+1    rejects were found (agvas-run --fail-on-reject), faults in data (agvas data check), or a rate that is not held (agvas profile)
 2    usage
 3    environment: a missing package, an unusable bundle, an output folder that cannot be written
 4    an export that does not give the model's own answer
@@ -59,6 +59,7 @@ EXTRA_OF_PACKAGE: Final[dict[str, str]] = {
     "tensorrt": "trt",
     "tensorrt_rtx": "trt-check",
     "cuda": "gpu",
+    "pynvml": "gpu",
     "vllm": "vllm",
     "pycuda": "pycuda",
     "paho": "line",

@@ -20,11 +20,10 @@ from agvas_core.contract.command_line import interrupt_code, printable
 from agvas_core.contract.decision import BALANCED, STRICT
 from agvas_core.contract.errors import EXIT_OK, EXIT_REJECTS, OutputError, SetupError, SourceError, UsageError
 from agvas_runtime.certified import note_on_parity
-from agvas_runtime.frame import Frame
 from agvas_runtime.image_file import MAX_PIXELS
 from agvas_runtime.progress import RunProgress, print_summary
 from agvas_runtime.report import Report
-from agvas_runtime.result import Verdict
+from agvas_runtime.result import Result, Verdict
 from agvas_runtime.segmenter import Segmenter
 from agvas_runtime.sinks.image_files import ImageFiles
 from agvas_runtime.sinks.output_names import OutputNames, common_root
@@ -119,7 +118,9 @@ def _inspect(job: Job, console: Console, folder: RunFolder | None) -> int:
         stopped: BaseException | None = None
         try:
             with progress:
-                _inspect_all(job, chain(first, frames), segmenter, folder, report, progress)
+                results = segmenter.stream(chain(first, frames), overlap=not source.live)
+                with closing(results):
+                    _inspect_all(job, results, folder, report, progress)
         except (KeyboardInterrupt, BrokenPipeError, SourceError) as error:
             stopped = error
             notes.append(_why(error, progress.done))
@@ -146,12 +147,9 @@ def _inspect(job: Job, console: Console, folder: RunFolder | None) -> int:
     return EXIT_REJECTS if job.fail_on_reject and rejects else EXIT_OK
 
 
-def _inspect_all(
-    job: Job, frames: Iterable[Frame], segmenter: Segmenter, folder: RunFolder | None, report: Report, progress: RunProgress
-) -> None:
+def _inspect_all(job: Job, results: Iterable[Result], folder: RunFolder | None, report: Report, progress: RunProgress) -> None:
     images = ImageFiles(folder, OutputNames(common_root(job.sources)), job.save) if folder is not None else None
-    for frame in frames:
-        result = segmenter.segment(frame)
+    for result in results:
         files = images.write(result) if images is not None else {}
         record = result.to_dict() | {"files": files}
         if folder is not None:

@@ -1,6 +1,6 @@
 """One frame through the three stages to its score map P: at every scale, as a whole or tile by tile."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from time import perf_counter
 from typing import NamedTuple
@@ -15,9 +15,9 @@ from agvas_core.contract.preprocess import View, back_to_frame, make_view, scale
 from agvas_core.contract.prompts import Mode
 from agvas_runtime.fusion import anomaly_probability
 from agvas_runtime.stages.protocol import DecoderStage, Features, LmmStage, Reply, VisionStage
-from agvas_runtime.tiling import Blend, Look, plan_looks
+from agvas_runtime.tiling import Blend, Look, Tile, plan_looks
 
-__all__ = ["Clock", "Scored", "Scorer"]
+__all__ = ["Clock", "Scored", "Scorer", "Seen"]
 
 Float = NDArray[np.float32]
 Rgb = NDArray[np.uint8]
@@ -43,6 +43,15 @@ class Clock:
     def timing(self) -> dict[str, float]:
         """All stages and their ``total``."""
         return {**self.ms, "total": sum(self.ms.values())}
+
+
+class Seen(NamedTuple):
+    """What vision made of one batch of tiles of one look."""
+
+    look: Look
+    tiles: list[Tile]
+    views: list[View]
+    features: Features
 
 
 class Scored(NamedTuple):
@@ -73,59 +82,68 @@ class Scorer:
         self._batch = _tile_batch(manifest)
 
     def score(self, image: Rgb, instruction: str, clock: Clock, mode: Mode = Mode.DIRECT) -> Scored:
-        """P of an RGB frame [H, W, 3].
+        """P of an RGB frame [H, W, 3]; ``judge`` says what may be raised."""
+        height, width = image.shape[:2]
+        return self.judge(self.see(image, clock, mode), (height, width), instruction, clock, mode)
 
-        Where the mode has words they are about the whole part: no tiles, and one answer, whose anchors are for every scale. (Nano's
-        anchors hardly depend on the scale: AP on seven sets is the same to three digits. In direct mode each scale has its own even so.)
+    def see(self, image: Rgb, clock: Clock, mode: Mode = Mode.DIRECT) -> Iterator[Seen]:
+        """The first half: views and vision of all looks, batch by batch, each as it is asked for.
+
+        Where the mode has words they are about the whole part: no tiles.
+        """
+        height, width = image.shape[:2]
+        views = scaled_views(self.manifest.pixel_view, self.manifest.scales, height, width)
+        for look in plan_looks(height, width, views, self.manifest.tiling, enabled=self.tiled and mode is Mode.DIRECT):
+            waiting = list(look.tiles)
+            while waiting:
+                batch, waiting = waiting[: self._batch], waiting[self._batch :]
+                with clock.stage("preprocess"):
+                    crops = [image[tile.rows, tile.columns] for tile in batch]
+                    semantic = np.stack([make_view(self.manifest.semantic_view, crop).pixels for crop in crops])  # [B, Hs, Ws, 3]
+                    seen = [make_view(look.view, crop) for crop in crops]
+                with clock.stage("vision"):
+                    features = self.vision(semantic, np.stack([view.pixels for view in seen]))
+                yield Seen(look, batch, seen, features)
+
+    def judge(
+        self, passes: Iterable[Seen], size: tuple[int, int], instruction: str, clock: Clock, mode: Mode = Mode.DIRECT
+    ) -> Scored:
+        """The second half: language model, decoder and blending of what ``see`` gave of a frame of ``size`` = (H, W) px.
+
+        Where the mode has words there is one answer, whose anchors are for every scale. (Nano's anchors hardly depend on the scale: AP
+        on seven sets is the same to three digits. In direct mode each scale has its own even so.)
 
         Raises:
             ImageError: the stages fail on this frame, or give values that are not finite.
             BundleError: the decoder's logits have another shape than the contract's.
         """
-        height, width = image.shape[:2]
         spoken = mode is not Mode.DIRECT
-        views = scaled_views(self.manifest.pixel_view, self.manifest.scales, height, width)
-        looks = plan_looks(height, width, views, self.manifest.tiling, enabled=self.tiled and not spoken)
         # l_seg, and l_ano - l_nor: the softmax of eq. 7 needs no more than the difference.
-        blend = Blend(height, width, channels=2)
-        accept, reply = 0.0, None
-        for look in looks:
-            accepts, reply = self._look(look, image, (instruction, mode), reply if spoken else None, clock, blend)
-            accept += look.share * accepts
+        blend = Blend(*size, channels=2)
+        reply, accepts = None, dict[int, tuple[float, float]]()  # look -> its share, and the highest acceptance of its tiles
+        tiles = 0
+        for seen in passes:
+            look = seen.look
+            tiles = tiles or len(look.tiles)
+            reply, logits = self._reply(seen, (instruction, mode), reply if spoken else None, clock)  # [B, 3, Hm, Wm]
+            best = accepts.get(id(look), (0.0, 0.0))[1]
+            accepts[id(look)] = look.share, max(best, float(reply.accept.max()))
+            with clock.stage("postprocess"):
+                for tile, view, layers in zip(seen.tiles, seen.views, logits, strict=True):
+                    blend.add(tile, [back_to_frame(layer, view, look.tiles.size) for layer in _relative(layers)], look.share)
         with clock.stage("postprocess"):
             l_seg, l_ano_nor = blend.maps
             score_map = anomaly_probability(l_seg, l_ano_nor, self.manifest.decision.alpha, out=l_seg)
         answer = reply.answers[0] if reply is not None and reply.answers else None
-        return Scored(score_map, accept, len(looks[0].tiles), answer)
+        return Scored(score_map, sum(share * best for share, best in accepts.values()), tiles, answer)
 
-    def _look(
-        self, look: Look, image: Rgb, question: tuple[str, Mode], said: Reply | None, clock: Clock, blend: Blend
-    ) -> tuple[float, Reply]:
-        """Adds the look's share of the frame's logits to ``blend``; returns the acceptance and the last reply.
+    def _reply(self, seen: Seen, question: tuple[str, Mode], said: Reply | None, clock: Clock) -> tuple[Reply, Float]:
+        """What the language model says of each view, and the logits [B, 3, Hm, Wm] that follow.
 
         Args:
             said: a reply to decode, where the question was answered at another scale.
         """
-        accept, waiting = 0.0, list(look.tiles)
-        while waiting:
-            batch, waiting = waiting[: self._batch], waiting[self._batch :]
-            with clock.stage("preprocess"):
-                crops = [image[tile.rows, tile.columns] for tile in batch]
-                semantic = np.stack([make_view(self.manifest.semantic_view, crop).pixels for crop in crops])  # [B, Hs, Ws, 3]
-                views = [make_view(look.view, crop) for crop in crops]
-            reply, logits = self._reply(semantic, views, question, said, clock)  # [B, 3, Hm, Wm]
-            accept = max(accept, float(reply.accept.max()))
-            with clock.stage("postprocess"):
-                for tile, view, layers in zip(batch, views, logits, strict=True):
-                    blend.add(tile, [back_to_frame(layer, view, look.tiles.size) for layer in _relative(layers)], look.share)
-        return accept, reply
-
-    def _reply(
-        self, semantic: Rgb, views: list[View], question: tuple[str, Mode], said: Reply | None, clock: Clock
-    ) -> tuple[Reply, Float]:
-        """What the language model says of each view, and the logits [B, 3, Hm, Wm] that follow."""
-        with clock.stage("vision"):
-            features: Features = self.vision(semantic, np.stack([view.pixels for view in views]))
+        views, features = seen.views, seen.features
         with clock.stage("lmm"):
             reply = self.lmm(features, *question) if said is None else said  # anchor states [B, 3, D]
         with clock.stage("decoder"):

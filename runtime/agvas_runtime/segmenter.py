@@ -8,27 +8,22 @@ A frame that cannot be used gives NO_VERDICT with the reason, and the next one i
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, NamedTuple, overload
+from typing import Literal, overload
 
-import cv2
-import numpy as np
-from numpy.typing import NDArray
-
-from agvas_core.contract.decision import BALANCED, OperatingPoint, anomaly_mask
-from agvas_core.contract.errors import ImageError, StageError, UsageError
+from agvas_core.contract.decision import BALANCED, OperatingPoint
+from agvas_core.contract.errors import UsageError
 from agvas_core.contract.prompts import Mode
 from agvas_runtime.bundle import Bundle, load_bundle
 from agvas_runtime.frame import Frame
 from agvas_runtime.image_file import MAX_PIXELS
+from agvas_runtime.judge import Judge, Rule, plain
 from agvas_runtime.question import Question, ask
-from agvas_runtime.regions import find_regions
-from agvas_runtime.result import Result, Verdict
-from agvas_runtime.rgb import to_rgb
-from agvas_runtime.scoring import Clock, Scorer
-from agvas_runtime.sources import FileSource, Source, open_source, prefetch
+from agvas_runtime.result import Result
+from agvas_runtime.scoring import Scorer
+from agvas_runtime.sources import ArraySource, FileSource, Source, open_source, prefetch
 from agvas_runtime.stages.open import DEFAULT_BACKEND, open_stages
 from agvas_runtime.stages.prompt_tokenizer import PromptTokenizer
 from agvas_runtime.stages.protocol import DecoderStage, LmmStage, VisionStage
@@ -37,13 +32,6 @@ from agvas_runtime.stages.settings import StageSettings
 __all__ = ["Segmenter"]
 
 MAX_THREADS = 1024  # ONNX Runtime starts them all at once, however many; beyond this it is a slip
-
-
-class _Rule(NamedTuple):
-    """An operating point and the name that results have it by."""
-
-    name: str
-    point: OperatingPoint
 
 
 class Segmenter:
@@ -74,11 +62,11 @@ class Segmenter:
             raise UsageError(
                 f"threshold {threshold} and operating point {operating_point} both say what is anomalous: leave one out"
             )
-        named = _Rule(operating_point, bundle.manifest.decision.point(operating_point))
-        self._rule = named if threshold is None else _plain(named, threshold)
+        named = Rule(operating_point, bundle.manifest.decision.point(operating_point))
+        self._rule = named if threshold is None else plain(named, threshold)
         self.question = ask(bundle.manifest.prompt, prompt=prompt, mode=mode, normal_look=normal_look)
         self.max_pixels = max_pixels
-        self._scorer = Scorer(bundle.manifest, vision, lmm, decoder, tiled=tiling == "auto")
+        self._judge = Judge(Scorer(bundle.manifest, vision, lmm, decoder, tiled=tiling == "auto"), bundle.identity, max_pixels)
 
     @classmethod
     def load(
@@ -202,8 +190,19 @@ class Segmenter:
             SourceError: a stream that is not there, or stopped.
         """
         question, rule = self._ask(prompt, mode, normal_look), self._rule_at(threshold)
-        results = self._run(self._open(source), question, rule)
+        opened = self._open(source)
+        # A thread that waits for a camera could not be ended at once, and an iterator is the caller's own.
+        results = self._run(opened, question, rule, overlap=not opened.live and not isinstance(opened, ArraySource))
         return results if stream else list(results)
+
+    def stream(self, frames: Iterable[Frame], *, overlap: bool = True) -> Generator[Result, None, None]:
+        """The results of frames, in their order, asked as in ``load``.
+
+        Args:
+            overlap: a thread takes the frames and looks at the next one while the language model and the decoder are at work on the one
+                before. The results are the same; more of them come in a second.
+        """
+        return self._judge.stream(frames, self.question, self._rule, overlap=overlap)
 
     def segment(
         self,
@@ -219,102 +218,43 @@ class Segmenter:
         Raises:
             UsageError: something asked that cannot be meant.
         """
-        return self._segment(frame, self._ask(prompt, mode, normal_look), self._rule_at(threshold))
+        return self._judge.segment(frame, self._ask(prompt, mode, normal_look), self._rule_at(threshold))
 
     def with_lmm(self, lmm: LmmStage) -> "Segmenter":
         """The same segmenter with another language model behind it; the two share all else."""
         other = copy.copy(self)
-        other._scorer = copy.copy(self._scorer)
-        other._scorer.lmm = lmm
+        other._judge = copy.copy(self._judge)
+        other._judge.scorer = copy.copy(self._judge.scorer)
+        other._judge.scorer.lmm = lmm
         return other
 
     @property
     def lmm(self) -> LmmStage:
         """The language model."""
-        return self._scorer.lmm
+        return self._judge.scorer.lmm
+
+    @property
+    def stages(self) -> tuple[VisionStage, LmmStage, DecoderStage]:
+        """The three, in the order of the data path."""
+        return self._judge.scorer.vision, self._judge.scorer.lmm, self._judge.scorer.decoder
+
+    @property
+    def tiled(self) -> bool:
+        """Whether large frames are cut into tiles."""
+        return self._judge.scorer.tiled
 
     def _ask(self, prompt: str | None, mode: Mode | str | None, normal_look: str | None) -> Question:
         spec = self.bundle.manifest.prompt
         return ask(spec, prompt=prompt, mode=mode, normal_look=normal_look, before=self.question)
 
-    def _rule_at(self, threshold: float | None) -> _Rule:
-        return self._rule if threshold is None else _plain(self._rule, threshold)
+    def _rule_at(self, threshold: float | None) -> Rule:
+        return self._rule if threshold is None else plain(self._rule, threshold)
 
     def _open(self, source: object) -> Source:
         opened = open_source(source, max_pixels=self.max_pixels)
         # Files are decoded ahead of the model; the caller's own iterator is left to the caller's thread and pace.
         return prefetch(opened) if isinstance(opened, FileSource) else opened
 
-    def _run(self, source: Source, question: Question, rule: _Rule) -> Iterator[Result]:
+    def _run(self, source: Source, question: Question, rule: Rule, *, overlap: bool) -> Iterator[Result]:
         with source:
-            for frame in source:
-                yield self._segment(frame, question, rule)
-
-    def _segment(self, frame: Frame, question: Question, rule: _Rule) -> Result:
-        clock = Clock(frame.read_ms)
-        unjudged = self._unjudged(frame, question, rule)
-        try:
-            result = self._judge(unjudged, self._usable(frame), question, rule.point, clock)
-        except (ImageError, StageError) as error:
-            result = replace(unjudged, error=str(error))
-        except (MemoryError, cv2.error) as error:
-            if isinstance(error, cv2.error) and error.code != cv2.Error.StsNoMem:
-                raise
-            result = replace(unjudged, error="the image needs more memory than there is: give a smaller one, or lower max_pixels")
-        return replace(result, timing=clock.timing())
-
-    def _judge(
-        self, unjudged: Result, image: NDArray[np.uint8], question: Question, point: OperatingPoint, clock: Clock
-    ) -> Result:
-        score_map, accept, tiles, answer = self._scorer.score(image, question.instruction, clock, question.mode)
-        with clock.stage("postprocess"):
-            mask = anomaly_mask(score_map, point, accept)
-            regions = find_regions(mask, score_map)
-            score = float(score_map.max())
-        return replace(
-            unjudged,
-            verdict=Verdict.FAIL if regions else Verdict.PASS,
-            score=score,
-            regions=regions,
-            image=image,
-            score_map=score_map,
-            mask=mask,
-            tiles=tiles,
-            answer=answer,
-            accept=accept,
-        )
-
-    def _usable(self, frame: Frame) -> NDArray[np.uint8]:
-        if frame.error is not None:
-            raise ImageError(str(frame.error)) from frame.error
-        if frame.image is None:
-            raise ImageError(f"frame {frame.name} has neither an image nor an error: its source is at fault")
-        height, width = frame.image.shape[:2] if frame.image.ndim > 1 else (1, 1)
-        if height * width > self.max_pixels:
-            raise ImageError(
-                f"the image is {width}x{height} px, {height * width / 1e6:.0f} megapixels; {self.max_pixels / 1e6:.0f} are allowed: "
-                "raise max_pixels, or cut it up"
-            )
-        return to_rgb(frame.image)
-
-    def _unjudged(self, frame: Frame, question: Question, rule: _Rule) -> Result:
-        """What is known before the frame was looked at."""
-        return Result(
-            name=frame.name,
-            index=frame.index,
-            verdict=Verdict.NO_VERDICT,
-            score=None,
-            operating_point=rule.name,
-            threshold=rule.point.threshold,
-            seed_threshold=rule.point.seed_threshold,
-            prompt=question.instruction,
-            mode=str(question.mode),
-            bundle=self.bundle.identity,
-        )
-
-
-def _plain(rule: _Rule, threshold: float) -> _Rule:
-    """Plain thresholding at a number of the caller's."""
-    if not 0.0 < threshold < 1.0:
-        raise UsageError(f"threshold is {threshold}; it lies between 0 and 1, both excluded")
-    return _Rule("threshold", rule.point.at(threshold))
+            yield from self._judge.stream(source, question, rule, overlap=overlap)

@@ -159,7 +159,7 @@ def test_values_that_are_not_finite_never_pass_for_a_refusal(segmenter: Segmente
 def test_text_logits_that_are_not_finite_are_told(bundle: Bundle) -> None:
     lmm = OnnxLmm(bundle, threads=1)
     nothing = np.zeros((1, 4, 3), np.float32)
-    graph = lmm._graph
+    graph = lmm.graph
     run = graph.run
     graph.run = lambda inputs: run(inputs) | {"text_logits": np.full((1, 1, 40), np.nan, np.float32)}  # type: ignore[method-assign]
     for mode in (Mode.DIRECT, Mode.DESCRIBE):

@@ -1,13 +1,12 @@
 """Around a source: reading ahead, and stopping after a number of frames."""
 
-import queue
 import sys
-import threading
 from collections.abc import Iterator
 from itertools import islice
 
 from agvas_core.contract.errors import UsageError
 from agvas_runtime.frame import Frame
+from agvas_runtime.read_ahead import ReadAhead
 from agvas_runtime.sources.protocol import Source
 
 __all__ = ["limit", "prefetch"]
@@ -63,7 +62,7 @@ class _Prefetch:
 
     def __init__(self, source: Source, depth: int) -> None:
         self._source, self._depth = source, depth
-        self._readers: list[_Reader] = []
+        self._readers: list[ReadAhead[Frame]] = []
 
     @property
     def notes(self) -> list[str]:
@@ -74,13 +73,10 @@ class _Prefetch:
         return self._source.total
 
     def __iter__(self) -> Iterator[Frame]:
-        reader = _Reader(self._source, self._depth)
+        reader = ReadAhead(self._source, self._depth, name="agvas-prefetch")
         self._readers.append(reader)
         try:
-            while (item := reader.items.get()) is not None:
-                if isinstance(item, BaseException):
-                    raise item
-                yield item
+            yield from reader
         finally:
             reader.stop()
             self._readers.remove(reader)
@@ -95,46 +91,3 @@ class _Prefetch:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-class _Reader:
-    """The thread and its bounded queue: frames, then an exception if there was one, then None."""
-
-    def __init__(self, source: Source, depth: int) -> None:
-        self.items: queue.Queue[Frame | BaseException | None] = queue.Queue(depth)
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, args=(source,), name="agvas-prefetch", daemon=True)
-        self._thread.start()
-
-    def _run(self, source: Source) -> None:
-        frames: Iterator[Frame] = iter(())
-        try:
-            frames = iter(source)
-            for frame in frames:
-                self.items.put(frame)
-                if self._stopped.is_set():
-                    break
-        except BaseException as error:  # carried over to the consumer, which raises it
-            self.items.put(error)
-        finally:
-            close = getattr(frames, "close", None)
-            if close is not None:
-                close()  # a video is released in the thread that read it
-            self.items.put(None)
-
-    def stop(self) -> None:
-        """Ends the thread, which may be waiting for room, and waits for it."""
-        self._stopped.set()
-        while self._thread.is_alive():
-            self._empty()
-            self._thread.join(0.01)
-        # The consumer, if it still waits in another thread, has to learn of the end.
-        self._empty()
-        self.items.put(None)
-
-    def _empty(self) -> None:
-        try:
-            while True:
-                self.items.get_nowait()
-        except queue.Empty:
-            return

@@ -19,12 +19,12 @@ class OnnxDecoder:
     """Joint 3: anchor states and pixel features to mask logits."""
 
     def __init__(self, bundle: Bundle, *, threads: int | None = None, providers: Sequence[str] = CPU) -> None:
-        self._graph = OnnxGraph(bundle, bundle.manifest.decoder, threads, providers)
+        self.graph = OnnxGraph(bundle, bundle.manifest.decoder, threads, providers)
 
     def __call__(self, anchor_states: Float, features: Features) -> Float:
         """Logits float32 [B, 3, Hm, Wm] in anchor order, covering the whole pixel view."""
         given = {"anchor_states": anchor_states, **features.decoder}
-        outputs = self._graph.run({name: given[name] for name in self._graph.input_names})
+        outputs = self.graph.run({name: given[name] for name in self.graph.input_names})
         return np.asarray(outputs["logits"], np.float32)
 
 

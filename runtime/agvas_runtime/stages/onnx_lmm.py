@@ -34,7 +34,7 @@ class OnnxLmm:
     """A bundle's language model. One graph serves the prefill and each step of decoding."""
 
     def __init__(self, bundle: Bundle, *, threads: int | None = None, providers: Sequence[str] = CPU) -> None:
-        self._graph = OnnxGraph(bundle, bundle.manifest.lmm, threads, providers)
+        self.graph = OnnxGraph(bundle, bundle.manifest.lmm, threads, providers)
         self._prompt, self._anchor_ids = bundle.manifest.prompt, bundle.manifest.anchor_ids
         self._tokenizer = PromptTokenizer(bundle)
         self.words = self._tokenizer.words
@@ -42,7 +42,7 @@ class OnnxLmm:
         layers, _, _, heads, _, head_dim = past
         if not isinstance(layers, int) or not isinstance(heads, int) or not isinstance(head_dim, int):
             raise BundleError(
-                f"past_key_values has the shape {list(past)} in {self._graph.path.name}; layers, heads and head_dim must be "
+                f"past_key_values has the shape {list(past)} in {self.graph.path.name}; layers, heads and head_dim must be "
                 "numbers: export the bundle again"
             )
         self._layers, self._heads, self._head_dim = layers, heads, head_dim
@@ -98,7 +98,7 @@ class OnnxLmm:
         return Reply(anchors[None], np.array([found], np.float32), np.array([found]), [self._tokenizer.text(said)])
 
     def _run(self, features: Features, words: Words, past: Float) -> Pass:
-        outputs = self._graph.run({"f_s": features.f_s, "f_align": features.f_align, **words._asdict(), "past_key_values": past})
+        outputs = self.graph.run({"f_s": features.f_s, "f_align": features.f_align, **words._asdict(), "past_key_values": past})
         done = Pass(*(outputs[name] for name in Pass._fields))
         # No word would be the most likely one, and an answer without anchors would read as a good part.
         if not np.isfinite(done.text_logits).all():

@@ -17,11 +17,11 @@ class OnnxVision:
     """Joint 1: views to features."""
 
     def __init__(self, bundle: Bundle, *, threads: int | None = None, providers: Sequence[str] = CPU) -> None:
-        self._graph = OnnxGraph(bundle, bundle.manifest.vision, threads, providers)
+        self.graph = OnnxGraph(bundle, bundle.manifest.vision, threads, providers)
 
     def __call__(self, semantic_image: NDArray[np.uint8], pixel_image: NDArray[np.uint8]) -> Features:
         """uint8 RGB [B, Hs, Ws, 3] and [B, Hp, Wp, 3] to features."""
-        outputs = self._graph.run({"semantic_image": semantic_image, "pixel_image": pixel_image})
+        outputs = self.graph.run({"semantic_image": semantic_image, "pixel_image": pixel_image})
         return Features(outputs.pop("f_s"), outputs.pop("f_align"), outputs)
 
 

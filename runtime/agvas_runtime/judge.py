@@ -1,0 +1,135 @@
+"""One frame to its result, in two halves that may overlap from frame to frame: what is seen, and what is made of it."""
+
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing
+from dataclasses import replace
+from typing import NamedTuple, cast
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from agvas_core.contract.decision import OperatingPoint, anomaly_mask
+from agvas_core.contract.errors import ImageError, StageError, UsageError
+from agvas_core.contract.prompts import Mode
+from agvas_runtime.frame import Frame
+from agvas_runtime.overlap import overlapped
+from agvas_runtime.question import Question
+from agvas_runtime.regions import find_regions
+from agvas_runtime.result import Result, Verdict
+from agvas_runtime.rgb import to_rgb
+from agvas_runtime.scoring import Clock, Scorer, Seen
+
+__all__ = ["Judge", "Rule", "plain"]
+
+_Image = NDArray[np.uint8]
+
+
+class Rule(NamedTuple):
+    """An operating point and the name that results have it by."""
+
+    name: str
+    point: OperatingPoint
+
+
+class Judge:
+    """Frames to verdicts; a frame that cannot be used gives NO_VERDICT with the reason.
+
+    Args:
+        identity: of the bundle.
+        max_pixels: larger frames get NO_VERDICT.
+    """
+
+    def __init__(self, scorer: Scorer, identity: str, max_pixels: int) -> None:
+        self.scorer, self.identity, self.max_pixels = scorer, identity, max_pixels
+
+    def stream(self, frames: Iterable[Frame], question: Question, rule: Rule, *, overlap: bool) -> Generator[Result, None, None]:
+        """The results of frames in their order; where they overlap, a thread takes the frames."""
+        if not overlap:
+            yield from (self.segment(frame, question, rule) for frame in frames)
+            return
+        taken = ((frame, Clock(frame.read_ms)) for frame in frames)
+        with closing(overlapped(taken, lambda item: self._first_half(*item, question.mode))) as halves:
+            for (frame, clock), seen in halves:
+                yield self._second_half(frame, clock, seen, question, rule)
+
+    def segment(self, frame: Frame, question: Question, rule: Rule) -> Result:
+        """The result of one frame."""
+        clock = Clock(frame.read_ms)
+        return self._second_half(frame, clock, self._first_half(frame, clock, question.mode), question, rule)
+
+    def _first_half(self, frame: Frame, clock: Clock, mode: Mode) -> Iterator[_Image | Seen]:
+        """The image, then what vision makes of it."""
+        image = self._usable(frame)
+        yield image
+        yield from self.scorer.see(image, clock, mode)
+
+    def _second_half(self, frame: Frame, clock: Clock, seen: Iterator[_Image | Seen], question: Question, rule: Rule) -> Result:
+        unjudged = self._unjudged(frame, question, rule)
+        try:
+            result = self._judge(unjudged, seen, question, rule.point, clock)
+        except (ImageError, StageError) as error:
+            result = replace(unjudged, error=str(error))
+        except (MemoryError, cv2.error) as error:
+            if isinstance(error, cv2.error) and error.code != cv2.Error.StsNoMem:
+                raise
+            result = replace(unjudged, error="the image needs more memory than there is: give a smaller one, or lower max_pixels")
+        return replace(result, timing=clock.timing())
+
+    def _judge(
+        self, unjudged: Result, seen: Iterator[_Image | Seen], question: Question, point: OperatingPoint, clock: Clock
+    ) -> Result:
+        image = cast(_Image, next(seen))
+        passes, size = cast(Iterator[Seen], seen), (image.shape[0], image.shape[1])
+        score_map, accept, tiles, answer = self.scorer.judge(passes, size, question.instruction, clock, question.mode)
+        with clock.stage("postprocess"):
+            mask = anomaly_mask(score_map, point, accept)
+            regions = find_regions(mask, score_map)
+            score = float(score_map.max())
+        return replace(
+            unjudged,
+            verdict=Verdict.FAIL if regions else Verdict.PASS,
+            score=score,
+            regions=regions,
+            image=image,
+            score_map=score_map,
+            mask=mask,
+            tiles=tiles,
+            answer=answer,
+            accept=accept,
+        )
+
+    def _usable(self, frame: Frame) -> NDArray[np.uint8]:
+        if frame.error is not None:
+            raise ImageError(str(frame.error)) from frame.error
+        if frame.image is None:
+            raise ImageError(f"frame {frame.name} has neither an image nor an error: its source is at fault")
+        height, width = frame.image.shape[:2] if frame.image.ndim > 1 else (1, 1)
+        if height * width > self.max_pixels:
+            raise ImageError(
+                f"the image is {width}x{height} px, {height * width / 1e6:.0f} megapixels; {self.max_pixels / 1e6:.0f} are allowed: "
+                "raise max_pixels, or cut it up"
+            )
+        return to_rgb(frame.image)
+
+    def _unjudged(self, frame: Frame, question: Question, rule: Rule) -> Result:
+        """What is known before the frame was looked at."""
+        return Result(
+            name=frame.name,
+            index=frame.index,
+            verdict=Verdict.NO_VERDICT,
+            score=None,
+            operating_point=rule.name,
+            threshold=rule.point.threshold,
+            seed_threshold=rule.point.seed_threshold,
+            prompt=question.instruction,
+            mode=str(question.mode),
+            bundle=self.identity,
+        )
+
+
+def plain(rule: Rule, threshold: float) -> Rule:
+    """Plain thresholding at a number of the caller's."""
+    if not 0.0 < threshold < 1.0:
+        raise UsageError(f"threshold is {threshold}; it lies between 0 and 1, both excluded")
+    return Rule("threshold", rule.point.at(threshold))

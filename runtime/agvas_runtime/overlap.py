@@ -1,0 +1,72 @@
+"""Two halves of the work on a frame, so that the first half of the next frame runs beside the second half of this one.
+
+The first half is a generator (views, vision); the second consumes what it gives (language model, decoder, verdict). A thread runs the
+first half ahead by a bounded number of items, whatever frame they belong to: the vision of frame n+1 overlaps the language model of
+frame n, and within a frame so do its tiles and scales. Order and results are those of one thread.
+"""
+
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from agvas_runtime.read_ahead import ReadAhead
+
+__all__ = ["overlapped"]
+
+F = TypeVar("F")
+T = TypeVar("T")
+
+DEPTH = 1  # passes that wait: their features are the largest tensors there are
+
+
+@dataclass(frozen=True)
+class _Begun(Generic[F]):
+    frame: F
+
+
+@dataclass(frozen=True)
+class _Ended:
+    error: Exception | None = None
+
+
+def overlapped(
+    frames: Iterable[F], first: Callable[[F], Iterator[T]], *, depth: int = DEPTH
+) -> Generator[tuple[F, Iterator[T]], None, None]:
+    """Each frame with the items of its first half, which a thread makes ahead.
+
+    What ``first`` raises is raised by that frame's items; what ``frames`` raises, in place of the next frame. Items that are left
+    are dropped before the next frame comes.
+    """
+
+    def events() -> Iterator[_Begun[F] | _Ended | T]:
+        for frame in frames:
+            yield _Begun(frame)
+            ended = _Ended()
+            try:
+                yield from first(frame)
+            except Exception as error:  # belongs to this frame, and is raised again where the frame is judged
+                ended = _Ended(error)
+            yield ended
+
+    ahead = ReadAhead(events(), depth, name="agvas-vision")
+    try:
+        taken = iter(ahead)
+        for event in taken:
+            assert isinstance(event, _Begun), "a frame's items end before the next frame begins"
+            items: Iterator[T] = _until_end(taken)
+            yield event.frame, items
+            with suppress(Exception):  # of items that nobody wanted
+                for _ in items:
+                    pass
+    finally:
+        ahead.stop()
+
+
+def _until_end(events: Iterator[object]) -> Iterator[T]:
+    for event in events:
+        if isinstance(event, _Ended):
+            if event.error is not None:
+                raise event.error
+            return
+        yield event  # type: ignore[misc]

@@ -1,0 +1,182 @@
+"""``agvas profile``: the options; nothing heavy is imported before they make sense."""
+
+import re
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from agvas_core.contract.command_line import interrupt_code
+from agvas_core.contract.errors import EXIT_OK, EXIT_REJECTS, OutputError, UsageError
+
+__all__ = ["duration_s", "profile", "rate_per_s"]
+
+_UNITS = {"s": 1.0, "sec": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0}
+
+
+def rate_per_s(text: str) -> float:
+    """``600/min``, ``10/s``, ``10`` (per second) -> frames per second.
+
+    Raises:
+        UsageError: not a rate, or not above zero.
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(?:/\s*(s|sec|min|m|h))?\s*", text)
+    if found is None or float(found[1]) <= 0:
+        raise UsageError(f"--rate is {text!r}: it takes frames per time, 600/min, 10/s or 36000/h say")
+    return float(found[1]) / _UNITS[found[2] or "s"]
+
+
+def duration_s(text: str) -> float:
+    """``10m``, ``90s``, ``1h``, ``90`` (seconds) -> seconds.
+
+    Raises:
+        UsageError: not a duration, or not above zero.
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|sec|min|m|h)?\s*", text)
+    if found is None or float(found[1]) <= 0:
+        raise UsageError(f"--soak is {text!r}: it takes a time, 10m, 90s or 1h say")
+    return float(found[1]) * _UNITS[found[2] or "s"]
+
+
+def profile(
+    sources: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="SOURCE", help="Pictures, folders, globs, videos; a generated picture where there is none."),
+    ] = None,
+    model: Annotated[str, typer.Option(metavar="NAME|FOLDER", help="A bundled model, or the folder of a bundle.")] = "nano",
+    frames: Annotated[int, typer.Option(min=2, metavar="N", help="Frames that are measured one after the other.")] = 100,
+    warmup: Annotated[int, typer.Option(min=0, metavar="N", help="Frames before that, which do not count.")] = 10,
+    size_px: Annotated[int, typer.Option(min=32, max=8192, metavar="PX", help="Side of the generated picture.")] = 512,
+    rate: Annotated[
+        str | None,
+        typer.Option(metavar="RATE", help="Can this line run at this rate? 600/min, 10/s; answers yes (exit 0) or no (1)."),
+    ] = None,
+    soak: Annotated[str, typer.Option(metavar="TIME", help="For how long the rate is tried: 10m, 90s, 1h.")] = "60s",
+    deadline_ms: Annotated[
+        float | None,
+        typer.Option(min=0.1, metavar="MS", help="A verdict may come so late after its frame; one period by default."),
+    ] = None,
+    offered: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Frames at each of five offered rates; 0 leaves them out.")
+    ] = 24,
+    count: Annotated[
+        bool, typer.Option("--count/--no-count", help="Count the work, and measure what the machine can do.")
+    ] = True,
+    prompt: Annotated[str | None, typer.Option(help="What to look for, in words.")] = None,
+    mode: Annotated[str, typer.Option(help="How the model answers: direct, describe, describe-plus, explain.")] = "direct",
+    threads: Annotated[int | None, typer.Option(min=1, metavar="N", help="CPU threads; all cores by default.")] = None,
+    against: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="An earlier profile.json; the new one is compared with it.")
+    ] = None,
+    compare: Annotated[
+        tuple[Path, Path] | None, typer.Option(metavar="OLD NEW", help="Compare two profile.json, and measure nothing.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="DIR", help="Folder for profile.json and profile.html.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier profile in --out.")] = False,
+    json_out: Annotated[bool, typer.Option("--json", help="The profile as JSON on stdout, all else on stderr.")] = False,
+) -> None:
+    """Measure how fast a bundle runs here: latencies, rates, memory, and how near each stage is to the machine's limits.
+
+    Writes profile.json and profile.html. Exit codes: 0 fine; 1 the rate of --rate was not held.
+    """
+    wanted = rate_per_s(rate) if rate is not None else None
+    soak_s = duration_s(soak)
+    if deadline_ms is not None and wanted is None:
+        raise UsageError(f"--deadline-ms {deadline_ms:g} needs --rate: say at which rate the frames come")
+    if compare is not None and (sources or against is not None or wanted is not None):
+        raise UsageError("--compare measures nothing: leave SOURCE, --rate and --against out")
+
+    from rich.console import Console
+
+    from agvas_runtime.profile.compare import compare_profiles
+    from agvas_runtime.profile.record import read
+    from agvas_runtime.profile.table import print_comparison, print_profile
+
+    screen = Console(stderr=json_out, highlight=False)
+    if compare is not None:
+        old, new = read(compare[0]), read(compare[1])
+        print_comparison(screen, compare_profiles(old, new))
+        folder = _write(out, overwrite, {"compare.html": _page(new, old)}) if out is not None else None
+        if folder is not None:
+            screen.print(f"page  {folder / 'compare.html'}", soft_wrap=True)
+        return
+    earlier = read(against) if against is not None else None
+    target = _claim(out, overwrite)
+
+    import time
+
+    from agvas_runtime.profile.session import Plan, generated_frame, load_frames
+    from agvas_runtime.profile.session import profile as measure
+    from agvas_runtime.segmenter import Segmenter
+
+    plan = Plan(
+        frames=frames,
+        warmup=warmup,
+        offered_frames=offered,
+        rate_per_s=wanted,
+        soak_s=soak_s,
+        deadline_ms=deadline_ms,
+        count=count,
+    )
+    began = time.perf_counter()
+    segmenter = Segmenter.load(model, threads=threads, prompt=prompt, mode=mode)
+    load_s = time.perf_counter() - began
+    shown = load_frames(sources) if sources else [generated_frame(size_px)]
+    facts = {
+        "backend": "onnx",
+        "threads": threads,
+        "load_s": load_s,
+        "command": shlex.join(["agvas", "profile", *sys.argv[2:]]),
+    }
+    progress = Console(stderr=True, highlight=False)
+    with progress.status("starting") as status:
+        done, stopped = measure(segmenter, shown, plan, facts=facts, say=status.update)
+    folder = _write(target, True, {"profile.json": done.to_json(), "profile.html": _page(done, earlier)})
+    print_profile(screen, done)
+    if earlier is not None:
+        print_comparison(screen, compare_profiles(earlier, done))
+    screen.print(f"profile  {folder / 'profile.json'}\npage     {folder / 'profile.html'}", soft_wrap=True)
+    if json_out:
+        typer.echo(done.to_json(), nl=False)
+    if stopped is not None:
+        raise typer.Exit(interrupt_code(stopped))
+    raise typer.Exit(EXIT_REJECTS if done.line is not None and not done.line.held else EXIT_OK)
+
+
+def _page(profile: object, earlier: object) -> str:
+    from agvas_runtime.profile.page import render
+    from agvas_runtime.profile.record import Profile
+
+    assert isinstance(profile, Profile) and (earlier is None or isinstance(earlier, Profile))
+    return render(profile, earlier)
+
+
+def _claim(out: Path | None, overwrite: bool) -> Path:
+    """The folder to write, known to be free before minutes of measuring."""
+    if out is None:
+        taken = {path.name for path in Path("runs").glob("profile-*")}
+        return Path("runs") / next(name for number in range(1, 10**6) if (name := f"profile-{number:03d}") not in taken)
+    if out.is_file():
+        raise UsageError(f"{out} is a file; a profile needs a folder: choose another name with --out DIR")
+    if (out / "profile.json").exists() and not overwrite:
+        raise UsageError(f"{out} has a profile in it: choose another name with --out DIR, or say --overwrite to replace it")
+    return out
+
+
+def _write(out: Path, overwrite: bool, files: dict[str, str]) -> Path:
+    from agvas_core.contract.durable import write_whole
+
+    for name in files:
+        if (out / name).exists() and not overwrite:
+            raise UsageError(f"{out / name} exists: choose another folder with --out DIR, or say --overwrite to replace it")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for name, text in files.items():
+            write_whole(out / name, text)
+    except OSError as error:
+        raise OutputError(f"{out} cannot be written ({error.strerror}): choose another folder with --out DIR") from error
+    return out
