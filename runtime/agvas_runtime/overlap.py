@@ -40,14 +40,20 @@ def overlapped(
     """
 
     def events() -> Iterator[_Begun[F] | _Ended | T]:
-        for frame in frames:
-            yield _Begun(frame)
-            ended = _Ended()
-            try:
-                yield from first(frame)
-            except Exception as error:  # belongs to this frame, and is raised again where the frame is judged
-                ended = _Ended(error)
-            yield ended
+        taken = iter(frames)
+        try:
+            for frame in taken:
+                yield _Begun(frame)
+                ended = _Ended()
+                try:
+                    yield from first(frame)
+                except Exception as error:  # belongs to this frame, and is raised again where the frame is judged
+                    ended = _Ended(error)
+                yield ended
+        finally:
+            close = getattr(taken, "close", None)
+            if close is not None:
+                close()  # a video is released in the thread that read it
 
     ahead = ReadAhead(events(), depth, name="agvas-vision")
     try:
