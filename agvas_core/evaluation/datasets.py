@@ -8,7 +8,7 @@ from typing import Final, Protocol, cast
 
 from agvas_core.contract.errors import UsageError
 from agvas_core.evaluation.item import DataSet, Item
-from agvas_core.evaluation.layouts import btad, cvc, isic, ksdd2, meta, mvtec, rsdd, visa
+from agvas_core.evaluation.layouts import btad, cvc, isic, ksdd2, meta, mvtec, review, rsdd, visa
 from agvas_core.files.pairing import folders
 
 __all__ = ["LAYOUT_NAMES", "find_sets", "limited"]
@@ -29,7 +29,7 @@ class Layout(Protocol):
 
 
 # The particular ones first: BTAD would pass for MVTec-AD, whose layout everyone follows. A list (meta_*.json) comes before all.
-LAYOUTS: Final = tuple(cast(Layout, module) for module in (btad, visa, ksdd2, rsdd, isic, cvc, mvtec))
+LAYOUTS: Final = tuple(cast(Layout, module) for module in (review, btad, visa, ksdd2, rsdd, isic, cvc, mvtec))
 LAYOUT_NAMES: Final = (meta.NAME, *(layout.NAME for layout in LAYOUTS))
 ALIASES: Final = {"mpdd": "mvtec", "colondb": "cvc", "clinicdb": "cvc"}
 

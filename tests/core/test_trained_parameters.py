@@ -63,6 +63,14 @@ EXPECTED: dict[str, list[str]] = {
     **dict.fromkeys(["ov-7b", "llava-7b", "llava-13b"], PAPER),
     "ov-0.5b": [name for name in PAPER if name != HEAD],  # tied: the head is the embeddings
     "nano": ["*"],
+    "nano-decoder": ["refiner.*", "agmd.*"],
+    "nano-lora": [
+        *(f"{ATTENTION}.{which}_proj.lora_{half}.default.weight" for which in "qkvo" for half in "AB"),
+        *OWN["linear_p"],
+        "spam.*",
+        "refiner.*",
+        "agmd.*",
+    ],
     **dict.fromkeys([f"ablations/{name}" for name in ("no-seg", "no-nor-ano", "alpha-0", "alpha-1")], PAPER),
     **dict.fromkeys([f"ablations/{name}" for name in ("no-instruct", "no-anomaly-seg", "no-general")], PAPER),
     **{name: [*PAPER, *OWN["adapter"]] for name in ablation_names() if "/encoder-" in name},

@@ -22,6 +22,7 @@ from agvas_core.data.sets.pascal_part import PASCAL_PART
 from agvas_core.data.sets.real_iad import REAL_IAD
 from agvas_core.data.sets.record import Record
 from agvas_core.data.sets.referring import REFCLEF, REFCOCO, REFCOCO_PLUS, REFCOCOG
+from agvas_core.data.sets.review import REVIEWED
 from agvas_core.data.sets.semantic import ADE20K, COCO_STUFF
 from agvas_core.data.sets.zju_leaper import ZJU_LEAPER
 from agvas_core.files.pairing import folders
@@ -31,7 +32,7 @@ __all__ = ["ADAPTERS", "FoundSet", "find_sets", "named_set", "set_names"]
 # Where two adapters know one set, the first that fits reads it. Any folder in MVTec's layout is taken last: many follow it.
 ADAPTERS: Final[tuple[Adapter, ...]] = (
     ADE20K, COCO_STUFF, PACO, PART_IMAGENET, PASCAL_PART_JSON, PASCAL_PART, REFCLEF, REFCOCO, REFCOCO_PLUS, REFCOCOG,
-    REAL_IAD, DTD_SYNTHETIC, GOODS_AD, CRACK_FOREST, MIAD, GC10, ZJU_LEAPER, LLAVA, WEB_AD, INSTRUCT, MVTEC,
+    REAL_IAD, DTD_SYNTHETIC, GOODS_AD, CRACK_FOREST, MIAD, GC10, ZJU_LEAPER, LLAVA, WEB_AD, INSTRUCT, REVIEWED, MVTEC,
 )  # fmt: skip
 _DEPTH: Final = 2  # folders below the one that was named: LISA's order has vlpart/paco
 

@@ -59,6 +59,9 @@ class FitConfig(_Part):
     """0 where only masks are to be learned: adaptation to a part must not spoil what a model says."""
     flip: bool = False
     """Mirror half of the images left to right. Words of place become wrong: for sets without words only."""
+    calibrate: float | None = Field(default=None, gt=0, le=1)
+    """After the last step: operating points that leave this share of the good ones among the held-out images (``mixture.held_out``) alone.
+    None leaves those that the model had."""
     max_text_tokens: int = Field(default=1024, ge=32)
     """Of an exchange; whole turns are dropped from its end, then it is cut."""
     precision: Literal["bf16", "fp32"] = "bf16"

@@ -24,15 +24,24 @@ from agvas_core.data.mixture.example import SkipLog
 from agvas_core.data.mixture.mixture import Mixture
 from agvas_core.data.tokenizer import train_tokenizer
 from agvas_core.evaluation.item import DataSet
-from agvas_core.model.checkpoint import Digests, base_digests, save_checkpoint, start_model, start_tokenizer
+from agvas_core.model.checkpoint import (
+    Digests,
+    base_digests,
+    find_checkpoint,
+    read_config,
+    save_checkpoint,
+    start_model,
+    start_tokenizer,
+)
 from agvas_core.model.config import ModelConfig
 from agvas_core.model.trained import make_trainable, train_mode
 from agvas_core.train.fit.batches import FitBatch, Parts
-from agvas_core.train.fit.config import FitConfig, run_identity
+from agvas_core.train.fit.config import FitConfig, ValidationConfig, run_identity
 from agvas_core.train.fit.engine import Engine
 from agvas_core.train.fit.language import prepare_language_model
 from agvas_core.train.fit.log import RunLog
 from agvas_core.train.fit.objective import Counts, part_loss
+from agvas_core.train.fit.points import points_on
 from agvas_core.train.fit.predictor import TorchPredictor
 from agvas_core.train.fit.schedule import learning_rate
 from agvas_core.train.fit.state import STATE, kept_tensors, put_model, put_moments, read_state, save_state, write_tensors
@@ -108,6 +117,9 @@ class _Run:
     ) -> "_Run":
         """Everything before the first step, or the next one of a run that was stopped."""
         fit = engine.fit
+        if config.base is not None:  # what was calibrated goes on to count: the same bias, the same scales
+            base_config = read_config(find_checkpoint(config.base))
+            config = config.model_copy(update={name: getattr(base_config, name) for name in ("decision", "scales", "tiling")})
         there = engine.agreed((out / STATE).exists())
         if there and not resume:
             raise UsageError(f"{out} already holds a run: pass --resume to go on with it, or another --out")
@@ -148,10 +160,7 @@ class _Run:
 
     def train(self) -> Path:
         """All steps that are left."""
-        engine, fit, accumulation = self.engine, self.fit, self.parts.shares.accumulation
-        if self.first >= fit.steps:
-            self._write_checkpoint(self.first, kept_tensors(engine, self.config))
-            return self.out
+        fit, accumulation = self.fit, self.parts.shares.accumulation
         loader = DataLoader(
             self.parts,
             batch_size=None,
@@ -219,10 +228,22 @@ class _Run:
         if self.engine.main:
             self.progress(step, self.fit.steps, row)
         last = step == self.fit.steps
+        if last and self.fit.calibrate is not None:
+            self._calibrate()
         if self.validated_on and self.fit.validation is not None and (last or step % self.fit.validation.every_steps == 0):
             self._validate(step)
         if last or step % self.fit.save_every == 0:
             self._save(step)
+
+    def _calibrate(self) -> None:
+        """The configuration gets operating points for the weights as they are now."""
+        records = self.parts.mixture.held_out
+        sets = held_out_sets(ValidationConfig(limit=None), records, self.out, self.engine.main, self.engine.wait)
+        predictor = TorchPredictor(self.engine.plain.eval(), self.config, self.tokenizer, "last step")
+        with self.engine.autocast():
+            decision = points_on(predictor, sets, self.fit.calibrate or 1.0)
+        if decision is not None:
+            self.config = self.config.model_copy(update={"decision": decision})
 
     def _validate(self, step: int) -> None:
         model = self.engine.plain.eval()
