@@ -1,6 +1,7 @@
 """Where a run happens: devices, processes, DeepSpeed. The only module that imports accelerate, or touches DeepSpeed."""
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -12,8 +13,8 @@ from typing import Any, Final
 
 import torch
 from accelerate import Accelerator, DeepSpeedPlugin, PartialState
-from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, broadcast_object_list, gather_object
-from torch import Tensor, nn
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
+from torch import Tensor, distributed, nn
 
 from agvas_core.contract.errors import SetupError, UsageError
 from agvas_core.model.agvas import AgVas
@@ -58,6 +59,17 @@ def deepspeed_config(fit: FitConfig, shares: Shares) -> dict[str, Any]:
     return config | ours
 
 
+def _launched_shares(fit: FitConfig) -> Shares:
+    """DeepSpeed must know the shares before accelerate has joined the processes: the launcher's own variables say them."""
+    if find_spec("deepspeed") is None:
+        raise SetupError("deepspeed is not installed: pip install 'agvas[deepspeed]', or leave fit.deepspeed out")
+    if "WORLD_SIZE" not in os.environ:
+        raise UsageError(
+            f"deepspeed = {fit.deepspeed!r} needs a launcher, for one GPU too: torchrun --nproc-per-node GPUS --no-python agvas train ..."
+        )
+    return Shares(fit.batch, fit.micro_batch, int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
+
+
 @dataclass
 class Engine:
     """accelerate and its processes. ``start`` first, then ``prepare`` once."""
@@ -80,18 +92,14 @@ class Engine:
             SetupError: DeepSpeed is asked for and not installed.
         """
         patience = InitProcessGroupKwargs(timeout=timedelta(hours=6))  # others wait while the first validates
+        # Without being told, accelerate takes processes on a CPU for so many runs of one process each; DeepSpeed sees to that itself.
+        cpu = fit.deepspeed is None and not torch.accelerator.is_available()
         plugin = None
-        if fit.deepspeed is not None:
-            if find_spec("deepspeed") is None:
-                raise SetupError("deepspeed is not installed: pip install 'agvas[deepspeed]', or leave fit.deepspeed out")
-            import deepspeed
-
-            deepspeed.init_distributed(dist_backend=None, timeout=patience.timeout)
-        # Without being told, accelerate takes processes on a CPU for so many runs of one process each.
-        cpu = not torch.accelerator.is_available()
-        state = PartialState(cpu=cpu, **({} if fit.deepspeed else {"timeout": patience.timeout}))
-        shares = Shares(fit.batch, fit.micro_batch, state.process_index, state.num_processes)
-        if fit.deepspeed is not None:
+        if fit.deepspeed is None:
+            state = PartialState(cpu=cpu, timeout=patience.timeout)
+            shares = Shares(fit.batch, fit.micro_batch, state.process_index, state.num_processes)
+        else:
+            shares = _launched_shares(fit)
             plugin = DeepSpeedPlugin(hf_ds_config=deepspeed_config(fit, shares))
         accelerator = Accelerator(
             cpu=cpu,
@@ -111,7 +119,7 @@ class Engine:
     @property
     def main(self) -> bool:
         """Whether this process is the one that writes."""
-        return bool(self.accelerator.is_main_process)
+        return self.shares.rank == 0
 
     @property
     def device(self) -> torch.device:
@@ -136,7 +144,9 @@ class Engine:
 
     def summed(self, values: Tensor) -> Tensor:
         """Over all processes."""
-        total: Tensor = self.accelerator.reduce(values.to(self.device), "sum")
+        total = values.to(self.device).clone()
+        if self._together:
+            distributed.all_reduce(total)
         return total
 
     def parts(self) -> Iterator[AbstractContextManager[None]]:
@@ -165,16 +175,23 @@ class Engine:
 
     def gathered(self, rows: list[Any]) -> list[Any]:
         """Those of all processes."""
-        found: list[Any] = gather_object(rows)
-        return found
+        if not self._together:
+            return rows
+        found: list[Any] = [None] * self.shares.world_size
+        distributed.all_gather_object(found, rows)
+        return [row for each in found for row in each]
 
     def agreed(self, value: Any) -> Any:
         """The first process's."""
-        return broadcast_object_list([value])[0]
+        box = [value]
+        if self._together:
+            distributed.broadcast_object_list(box, src=0)
+        return box[0]
 
     def wait(self) -> None:
         """For all processes."""
-        self.accelerator.wait_for_everyone()
+        if self._together:
+            distributed.barrier()
 
     def close(self) -> None:
         """Leaves the group of processes."""
@@ -212,17 +229,33 @@ class Engine:
         if self._deepspeed:
             from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
 
+            self._make_moments(step)
             safe_set_full_fp32_param(parameter, value.to(self.device))
             for key, moment in moments.items():
                 safe_set_full_optimizer_state(parameter, moment.to(self.device), key)
-            for inner in self.optimizer.optimizer.optimizer.state.values():
-                inner["step"] = torch.tensor(float(step))
             return
         with torch.no_grad():
             parameter.copy_(value)
         if moments:
             found = {key: moment.to(parameter.device) for key, moment in moments.items()}
             self.optimizer.state[parameter] = {"step": torch.tensor(float(step)), **found}
+
+    def _make_moments(self, step: int) -> None:
+        """DeepSpeed makes AdamW's moments in the first step, and can set none before they are there."""
+        zero = self.optimizer.optimizer
+        flat = zero.fp32_partitioned_groups_flat if self.sharded else zero.single_partition_of_fp32_groups
+        if all(part in zero.optimizer.state for part in flat):
+            return
+        for part in flat:
+            zero.optimizer.state[part] = {key: torch.zeros_like(part, requires_grad=False) for key in _MOMENTS}
+            zero.optimizer.state[part]["step"] = torch.tensor(float(step))
+        if not self.sharded:
+            zero._lazy_init_hp_params_optimizer_state()
+
+    @property
+    def _together(self) -> bool:
+        """Whether there are others. Asked of torch: with DeepSpeed on a CPU accelerate believes itself alone."""
+        return bool(distributed.is_initialized()) and distributed.get_world_size() > 1
 
     @property
     def _deepspeed(self) -> bool:
