@@ -34,7 +34,7 @@ class Options:
 
 def trains_on_mixture(tables: dict[str, Any], options: Options) -> bool:
     """Whether the preset, or the command line, speaks of data sets; otherwise images are generated."""
-    return "mixture" in tables or "fit" in tables or options.sets is not None
+    return "mixture" in tables or "fit" in tables or options.sets is not None or (options.dry_run and "train" not in tables)
 
 
 def train_on_mixture(tables: dict[str, Any], out: Path, options: Options) -> None:
