@@ -2,6 +2,10 @@
 # make test    install into .venv-dev (with torch) and run the tests
 # make check   format, lint, types, import contracts, promises of the repository
 # make bench   the figures of docs/benchmarks.md
+# make native-test      the C++ tests of the native core; make test runs them too
+# make native-sanitize  the same under ASan and UBSan, then under TSan
+# make native-cuda      compiles the CUDA kernels for every GPU that this nvcc knows of ours, the Python module included
+# make native-bench     the native core against OpenCV and NumPy
 # make clean   remove what the above made
 #
 # PYTHON=python3.12 picks the interpreter, TORCH="torch" another build of torch, ARGS="-k prompt" goes to pytest or the bench.
@@ -18,8 +22,9 @@ DEV := .venv-dev
 PACKAGES := agvas_core export/agvas_export runtime/agvas_runtime
 SOURCES := $(shell find $(PACKAGES) -name __pycache__ -prune -o -type f -print)
 PACKAGING := pyproject.toml CMakeLists.txt README.md LICENSE
+NATIVE := $(shell find runtime/agvas_runtime/csrc -type f)
 
-.PHONY: help demo test check bench clean
+.PHONY: help demo test check bench native-test native-sanitize native-cuda native-bench clean
 .DELETE_ON_ERROR:
 
 help:
@@ -28,7 +33,7 @@ help:
 demo: $(BASE)/installed
 	$(BASE)/bin/agvas-run examples/parts --out runs/demo --overwrite
 
-test: $(DEV)/installed
+test: $(DEV)/installed native-test
 	$(DEV)/bin/python -m pytest --ignore=tests/repo $(ARGS)
 
 check: $(DEV)/installed
@@ -40,6 +45,21 @@ check: $(DEV)/installed
 
 bench: $(DEV)/installed
 	$(DEV)/bin/python scripts/bench.py $(ARGS)
+
+native-test: $(DEV)/installed
+	@scripts/native_tests.sh $(DEV)/bin build/native-test
+
+native-sanitize: $(DEV)/installed
+	@scripts/native_tests.sh $(DEV)/bin build/native-asan -DAGVAS_SANITIZE=address,undefined
+	@scripts/native_tests.sh $(DEV)/bin build/native-tsan -DAGVAS_SANITIZE=thread
+
+native-cuda: $(DEV)/installed
+	@rm -rf build/native-cuda && mkdir -p build/native-cuda
+	$(DEV)/bin/pip wheel -q --no-deps --wheel-dir build/native-cuda . -C cmake.define.AGVAS_NATIVE=on -C cmake.define.AGVAS_CUDA=on
+	@ls build/native-cuda
+
+native-bench: $(DEV)/installed
+	$(DEV)/bin/python scripts/bench_native.py $(ARGS)
 
 clean:
 	rm -rf $(BASE) $(DEV) build dist runs .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
@@ -55,9 +75,9 @@ $(BASE)/installed: $(PACKAGING) $(SOURCES) | $(BASE)/bin/pip
 	@$(BASE)/bin/pip install -qq .
 	@touch $@
 
-# Editable: sources are read where they lie. torch first, or a dependency would draw in a build of several gigabytes.
-$(DEV)/installed: $(PACKAGING) agvas_core/__init__.py | $(DEV)/bin/pip
+# Editable: Python sources are read where they lie; the native core is compiled anew when one of its sources changes. torch first, or a dependency would draw in a build of several gigabytes.
+$(DEV)/installed: $(PACKAGING) $(NATIVE) agvas_core/__init__.py | $(DEV)/bin/pip
 	@echo "installing agvas and its tools into $(DEV); about 1.7 GB, two minutes the first time"
 	@$(DEV)/bin/pip install -qq "$(TORCH)"
-	@$(DEV)/bin/pip install -qq --editable '.[dev]'
+	@$(DEV)/bin/pip install -qq --editable '.[dev]' -C cmake.define.AGVAS_CUDA=off
 	@touch $@

@@ -14,7 +14,18 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat
 
-__all__ = ["Scales", "View", "ViewSpec", "back_to_frame", "check_scales", "make_view", "scaled_views", "view_size"]
+__all__ = [
+    "Scales",
+    "View",
+    "ViewSpec",
+    "back_to_frame",
+    "check_scales",
+    "enlarge",
+    "frame_cells",
+    "make_view",
+    "scaled_views",
+    "view_size",
+]
 
 Rgb = NDArray[np.uint8]
 
@@ -115,10 +126,22 @@ def scaled_views(spec: ViewSpec, scales: Scales, height: int, width: int) -> lis
 
 def back_to_frame(values: NDArray[np.float32], view: View, size: tuple[int, int]) -> NDArray[np.float32]:
     """The part of a map [h, w] over a whole view that shows the frame, not padding, enlarged to ``size`` = (H, W)."""
+    (high, wide), enlarged = frame_cells(view, values.shape, size)
+    return enlarge(values[:high, :wide], enlarged, size)
+
+
+def frame_cells(view: View, shape: tuple[int, ...], size: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Of a map of ``shape`` = (h, w) over a whole view: how many rows and columns of cells show a frame of ``size`` = (H, W) px and not
+    padding, and the size they are to be enlarged to, of which the frame is the top left corner."""
     cells, enlarged = [], []
-    for content, shown, length, target in zip(view.content, view.pixels.shape, values.shape, size, strict=False):
+    for content, shown, length, target in zip(view.content, view.pixels.shape, shape, size, strict=False):
         exact = content * length / shown  # cells that the frame fills; the last one perhaps only in part
         cells.append(min(length, ceil(exact)))
         enlarged.append(max(target, round(target * cells[-1] / exact)))
-    whole = cv2.resize(values[: cells[0], : cells[1]], enlarged[::-1], interpolation=cv2.INTER_LINEAR)
+    return (cells[0], cells[1]), (enlarged[0], enlarged[1])
+
+
+def enlarge(cells: NDArray[np.float32], enlarged: tuple[int, int], size: tuple[int, int]) -> NDArray[np.float32]:
+    """The top left ``size`` = (H, W) of cells [h, w] enlarged to ``enlarged``."""
+    whole = cv2.resize(cells, enlarged[::-1], interpolation=cv2.INTER_LINEAR)
     return np.asarray(whole[: size[0], : size[1]], np.float32)

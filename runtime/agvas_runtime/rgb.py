@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from agvas_core.contract.errors import ImageError
 
-__all__ = ["looks_like_fewer_bits", "to_rgb"]
+__all__ = ["grey_table", "looks_like_fewer_bits", "to_rgb"]
 
 Rgb = NDArray[np.uint8]
 
@@ -54,8 +54,7 @@ def _to_eight_bits(pixels: NDArray[np.generic], bits: int | None, sample_max: in
             raise ImageError(f"highest value is {highest}; {white} is full scale here: pass more bits (--bits)")
         if pixels.dtype == np.uint8 and white == 255:
             return pixels.astype(np.uint8, copy=False)
-        table: Rgb = ((np.arange(white + 1, dtype=np.uint32) * 255 + white // 2) // white).astype(np.uint8)
-        eight: Rgb = table[pixels]
+        eight: Rgb = grey_table(white)[pixels]
         return eight
     if np.issubdtype(pixels.dtype, np.floating):
         lowest, highest_float = float(pixels.min()), float(pixels.max())  # NaN if any value is
@@ -66,6 +65,11 @@ def _to_eight_bits(pixels: NDArray[np.generic], bits: int | None, sample_max: in
         rounded: Rgb = np.rint(pixels.astype(np.float32) * np.float32(255)).astype(np.uint8)
         return rounded
     raise ImageError(f"samples are {pixels.dtype}; uint8, uint16 and float are read: convert them")
+
+
+def grey_table(white: int) -> Rgb:
+    """From a sample of 0 to ``white`` to a byte, rounded, [white + 1]."""
+    return ((np.arange(white + 1, dtype=np.uint32) * 255 + white // 2) // white).astype(np.uint8)
 
 
 def _over_white(colour: Rgb, alpha: Rgb, premultiplied: bool) -> Rgb:

@@ -83,7 +83,16 @@ def test_the_wheel_holds_the_packages_and_nothing_else(files: list[Path], member
         for path in files
         if path.is_relative_to(folder) and not NOT_SHIPPED & set(path.parts)
     }
-    assert {name for name in members if not name.parts[0].endswith(".dist-info")} == expected
+    ours = {name for name in members if not name.parts[0].endswith(".dist-info") and not _is_native(name)}
+    assert ours == expected
+
+
+def test_the_wheel_holds_the_native_core(members: set[PurePosixPath]) -> None:
+    assert len([name for name in members if _is_native(name)]) == 1
+
+
+def _is_native(name: PurePosixPath) -> bool:
+    return name.parent == PurePosixPath("agvas_runtime") and name.name.startswith("_native.") and name.suffix in {".so", ".dylib"}
 
 
 def test_the_wheel_carries_what_is_not_python(members: set[PurePosixPath]) -> None:
@@ -102,6 +111,11 @@ def test_the_base_install_leaves_torch_out(binaries: Path, tmp_path: Path) -> No
 
 def test_every_module_of_the_runtime_imports_there(binaries: Path, tmp_path: Path) -> None:
     _succeed([binaries / "python", "-W", "error", "-c", IMPORT_ALL], tmp_path)
+
+
+def test_the_native_core_is_in_use_there(binaries: Path, tmp_path: Path) -> None:
+    program = "from agvas_runtime import native; print(native.describe())"
+    assert _succeed([binaries / "python", "-c", program], tmp_path).startswith("native core: ")
 
 
 def test_the_bundled_model_runs_there(root: Path, binaries: Path, tmp_path: Path) -> None:

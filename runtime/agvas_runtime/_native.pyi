@@ -1,0 +1,126 @@
+"""The compiled core (csrc/module.cpp). Callers own every buffer; the interpreter's lock is let go while it works."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+CUDA: str
+"""What was built and why: ``CUDA 13.0.88 for 80-real, 90-real``, ``without CUDA: no nvcc was found``."""
+
+_Part = tuple[
+    NDArray[np.float32],
+    NDArray[np.float32],
+    tuple[int, int],
+    tuple[int, int, int, int],
+    float,
+    NDArray[np.float32] | None,
+    NDArray[np.float32] | None,
+]
+_Rule = tuple[float, float, float, bool]
+_Region = tuple[tuple[int, int, int, int], int, tuple[float, float], float, float, tuple[float, float], NDArray[np.uint8]]
+_Plan = tuple[NDArray[Any], int, int, Sequence[int], Sequence[float], Sequence[float]]
+
+def instructions() -> str:
+    """Which instruction set is in use: ``baseline``, ``avx2``, ``avx512``."""
+
+def use_instructions(name: str) -> bool:
+    """Uses another one from now on, for tests; False where it is not there."""
+
+def cores() -> int:
+    """Cores that this process may use."""
+
+def score_map(parts: Sequence[_Part], alpha: float, rest: float, score_map: NDArray[np.float32], threads: int = 0) -> float:
+    """Fills P; returns its highest value.
+
+    A part: l_seg and l_ano - l_nor [h, w]; the size they are enlarged to; top, left, height, width in the frame; share; weights of the rows
+    and of the columns of a tile.
+    """
+
+def judge_parts(
+    parts: Sequence[_Part],
+    alpha: float,
+    rest: float,
+    rule: _Rule,
+    roi: NDArray[np.uint8] | None,
+    score_map: NDArray[np.float32],
+    mask: NDArray[np.uint8],
+    threads: int = 0,
+) -> tuple[float, list[_Region]]:
+    """Fills P and M in one pass; returns the highest of P, and each region: box, area, centroid, mean and highest score, length and breadth,
+    its pixels within the box.
+
+    The rule: threshold, seed threshold, least area in pixels, and whether the gate is open.
+    """
+
+def judge_map(
+    score_map: NDArray[np.float32], rule: _Rule, roi: NDArray[np.uint8] | None, mask: NDArray[np.uint8], threads: int = 0
+) -> tuple[float, list[_Region]]:
+    """The same of a P that is there."""
+
+def make_views(
+    frame: NDArray[np.uint8],
+    format: str,
+    height: int,
+    width: int,
+    crop: tuple[int, int, int, int],
+    plans: Sequence[_Plan],
+    rgb: NDArray[np.uint8] | None = None,
+    table: NDArray[np.uint8] | None = None,
+    threads: int = 0,
+) -> None:
+    """Fills views of a crop (top, left, height, width) of a frame (its bytes, [rows, bytes of a row]), and its RGB.
+
+    A plan: the view (uint8 [H, W, 3], or float32 or float16 [3, H, W]); rows and columns that the crop fills; RGB of the rest; mean, std.
+    """
+
+class FrameRing:
+    """A ring of equal buffers; frame_ring.h has its use."""
+
+    def __init__(self, slots: int, bytes: int) -> None: ...
+    def claim(self, wait_ms: int, drop: bool) -> int: ...
+    def publish(self, slot: int) -> None: ...
+    def discard(self, slot: int) -> None: ...
+    def take(self, wait_ms: int) -> int: ...
+    def release(self, slot: int) -> None: ...
+    def array(self, slot: int) -> NDArray[np.uint8]: ...
+    @property
+    def slots(self) -> int: ...
+    @property
+    def bytes(self) -> int: ...
+    @property
+    def pinned(self) -> bool: ...
+    @property
+    def dropped(self) -> int: ...
+
+# Only where CUDA was built in; pointers and streams are integers, of whoever made them.
+
+def cuda_devices() -> int:
+    """GPUs that can be used now."""
+
+class CudaViews:
+    """Views on a GPU, one launch for each; cuda/device_views.h has its use.
+
+    A frame: format (by its place in views.h), height, width, bytes from row to row. A plan: layout, height, width, height and width that the
+    crop fills, padding, mean, std.
+    """
+
+    def __init__(
+        self, frame: tuple[int, int, int, int], crop: tuple[int, int, int, int], plans: Sequence[tuple[Any, ...]]
+    ) -> None: ...
+    def run(self, frame: int, outputs: Sequence[int], stream: int) -> None: ...
+
+class CudaVerdict:
+    """P, mask and regions on a GPU; cuda/device_verdict.h has its use and the layout of what comes out.
+
+    A part: pointers to l_seg and l_ano - l_nor; rows, columns and floats from row to row of their cells; the size they are enlarged to;
+    top, left, height, width in the frame; share; pointers to the weights of rows and columns, or 0.
+    """
+
+    def __init__(
+        self, parts: Sequence[tuple[Any, ...]], height: int, width: int, alpha: float, rest: float, max_regions: int
+    ) -> None: ...
+    def run(self, rule: _Rule, roi: int, score_map: int, mask: int, summary: int, regions: int, stream: int) -> None: ...
+
+CUDA_REGION_BYTES: int

@@ -1,0 +1,145 @@
+#include "device_verdict.h"
+
+#include <climits>
+
+#include "check.h"
+#include "device_memory.h"
+#include "score_pixel.h"
+
+namespace agvas {
+namespace {
+
+constexpr int kThreads = 256;
+
+// Scores are never negative, and such floats are ordered as integers are.
+__device__ void raise_to(float* at, float value) { atomicMax(reinterpret_cast<int*>(at), __float_as_int(value)); }
+
+__global__ void clear_kernel(DeviceRegions* summary, DeviceRegion* regions, int max_regions) {
+  const int i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i == 0) *summary = {0, 0, 0.0f};
+  if (i < max_regions) regions[i] = {INT_MAX, INT_MAX, INT_MAX, 0, 0, 0, 0, 0, 0.0, 0.0f, 0};
+}
+
+__global__ void score_kernel(const ScorePart* parts, int count, float alpha, float rest, float threshold, const uint8_t* roi, int height,
+                             int width, float* score, int* labels, DeviceRegions* summary) {
+  __shared__ float highest;
+  if (threadIdx.x == 0) highest = 0.0f;
+  __syncthreads();
+  const int i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i < height * width) {
+    const float p = score_pixel(parts, count, alpha, rest, i / width, i % width);
+    score[i] = p;
+    labels[i] = p > threshold && (roi == nullptr || roi[i] != 0) ? i : -1;
+    raise_to(&highest, p);
+  }
+  __syncthreads();
+  if (threadIdx.x == 0) raise_to(&summary->score, highest);
+}
+
+// The lower root wins; another thread may move one of them meanwhile, so again until it holds.
+__device__ void join(int* labels, int a, int b) {
+  for (;;) {
+    a = find_root(labels, a);
+    b = find_root(labels, b);
+    if (a == b) return;
+    if (a > b) {
+      const int lower = b;
+      b = a;
+      a = lower;
+    }
+    const int before = atomicMin(labels + b, a);
+    if (before == b) return;
+    b = before;
+  }
+}
+
+__global__ void join_kernel(int* labels, int height, int width) {
+  const int i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i >= height * width || labels[i] < 0) return;
+  const int x = i % width, above = i - width;
+  if (x > 0 && labels[i - 1] >= 0) join(labels, i, i - 1);
+  if (above < 0) return;
+  if (labels[above] >= 0) join(labels, i, above);
+  if (x > 0 && labels[above - 1] >= 0) join(labels, i, above - 1);
+  if (x + 1 < width && labels[above + 1] >= 0) join(labels, i, above + 1);
+}
+
+__global__ void number_kernel(const int* labels, int* numbers, int pixels, int max_regions, DeviceRegions* summary) {
+  const int i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i >= pixels || labels[i] != i) return;
+  const int number = atomicAdd(&summary->count, 1);
+  numbers[i] = number < max_regions ? number : -1;
+  if (number >= max_regions) summary->overflow = 1;
+}
+
+__global__ void measure_kernel(const int* labels, const int* numbers, const float* score, int width, int pixels, DeviceRegion* regions) {
+  const int i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i >= pixels || labels[i] < 0) return;
+  const int root = find_root(labels, i), number = numbers[root], x = i % width, y = i / width;
+  if (number < 0) return;
+  DeviceRegion& region = regions[number];
+  atomicMin(&region.first, i);
+  atomicMin(&region.left, x);
+  atomicMin(&region.top, y);
+  atomicMax(&region.right, x + 1);
+  atomicMax(&region.bottom, y + 1);
+  atomicAdd(&region.area, 1u);
+  atomicAdd(&region.sum_x, static_cast<unsigned long long>(x));
+  atomicAdd(&region.sum_y, static_cast<unsigned long long>(y));
+  atomicAdd(&region.sum_score, static_cast<double>(score[i]));
+  raise_to(&region.max_score, score[i]);
+}
+
+__global__ void mask_kernel(const int* labels, const int* numbers, DeviceRegion* regions, Rule rule, int pixels, uint8_t* mask) {
+  const int i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i >= pixels) return;
+  bool counts = false;
+  if (labels[i] >= 0 && rule.open) {
+    const int root = find_root(labels, i), number = numbers[root];
+    // One beyond the room there is counts: too many regions are never a good part.
+    counts = number < 0 || (regions[number].max_score > rule.seed && static_cast<double>(regions[number].area) >= rule.min_area);
+    if (counts && number >= 0 && i == root) regions[number].counts = 1;
+  }
+  mask[i] = counts ? 1 : 0;
+}
+
+}  // namespace
+
+struct DeviceVerdict::State {
+  DeviceMemory memory;
+  ScorePart* parts;
+  int *labels, *numbers;
+  int count, height, width, max_regions;
+  float alpha, rest;
+};
+
+DeviceVerdict::DeviceVerdict(const std::vector<ScorePart>& parts, int height, int width, float alpha, float rest, int max_regions)
+    : state_(new State{}) {
+  if (height < 1 || width < 1 || static_cast<int64_t>(height) * width > INT_MAX || max_regions < 1)
+    throw std::invalid_argument("a frame of this size, or so many regions, cannot be judged on a GPU");
+  const size_t pixels = static_cast<size_t>(height) * width;
+  state_->parts = state_->memory.copy(parts);
+  state_->labels = state_->memory.allocate<int>(pixels);
+  state_->numbers = state_->memory.allocate<int>(pixels);
+  state_->count = static_cast<int>(parts.size());
+  state_->height = height, state_->width = width, state_->max_regions = max_regions;
+  state_->alpha = alpha, state_->rest = rest;
+}
+
+DeviceVerdict::~DeviceVerdict() = default;
+
+void DeviceVerdict::run(const Rule& rule, const uint8_t* roi, float* score, uint8_t* mask, DeviceRegions* summary, DeviceRegion* regions,
+                        void* stream) const {
+  const State& s = *state_;
+  const cudaStream_t on = static_cast<cudaStream_t>(stream);
+  const int pixels = s.height * s.width, blocks = (pixels - 1) / kThreads + 1;
+  clear_kernel<<<(s.max_regions - 1) / kThreads + 1, kThreads, 0, on>>>(summary, regions, s.max_regions);
+  score_kernel<<<blocks, kThreads, 0, on>>>(s.parts, s.count, s.alpha, s.rest, rule.threshold, roi, s.height, s.width, score, s.labels, summary);
+  join_kernel<<<blocks, kThreads, 0, on>>>(s.labels, s.height, s.width);
+  number_kernel<<<blocks, kThreads, 0, on>>>(s.labels, s.numbers, pixels, s.max_regions, summary);
+  measure_kernel<<<blocks, kThreads, 0, on>>>(s.labels, s.numbers, score, s.width, pixels, regions);
+  mask_kernel<<<blocks, kThreads, 0, on>>>(s.labels, s.numbers, regions, rule, pixels, mask);
+  AGVAS_CHECK(cudaGetLastError());
+}
+
+}  // namespace agvas

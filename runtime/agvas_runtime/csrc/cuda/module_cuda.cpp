@@ -1,0 +1,97 @@
+// What the Python module has beyond the CPU's where it was built with CUDA. Pointers and streams are integers: whatever made them (cuda-bindings,
+// pycuda, torch) can say what they are.
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/string.h>
+
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "check.h"
+#include "device_verdict.h"
+#include "device_views.h"
+
+namespace nb = nanobind;
+
+namespace agvas {
+namespace {
+
+template <class T>
+T* pointer(uintptr_t address) {
+  return reinterpret_cast<T*>(address);
+}
+
+// (format, height, width, stride), (top, left, height, width), [(layout, high, wide, content_high, content_wide, padding, mean, std), ...]
+DeviceViews* make_device_views(const nb::tuple& frame, const nb::tuple& crop, const nb::sequence& plans) {
+  const auto number = [](const nb::handle& from, size_t index) { return nb::cast<int>(from[index]); };
+  CameraFrame camera{nullptr, static_cast<PixelFormat>(number(frame, 0)), number(frame, 1), number(frame, 2), number(frame, 3)};
+  if (camera.format == PixelFormat::Mono16) throw std::invalid_argument("Mono16 is not read on the GPU yet: make_views does it on the CPU");
+  std::vector<ViewPlan> given;
+  for (const nb::handle plan : plans) {
+    ViewPlan made{};
+    made.layout = static_cast<Layout>(number(plan, 0));
+    made.high = number(plan, 1), made.wide = number(plan, 2), made.content_high = number(plan, 3), made.content_wide = number(plan, 4);
+    for (size_t c = 0; c < 3; ++c) {
+      made.padding[c] = nb::cast<uint8_t>(plan[5][c]);
+      made.mean[c] = nb::cast<float>(plan[6][c]);
+      made.std[c] = nb::cast<float>(plan[7][c]);
+    }
+    given.push_back(made);
+  }
+  const Crop wanted{number(crop, 0), number(crop, 1), number(crop, 2), number(crop, 3)};
+  return new DeviceViews(camera, wanted, given.data(), static_cast<int>(given.size()));
+}
+
+// [(seg, rel, cells_high, cells_wide, stride, enlarged_high, enlarged_wide, top, left, height, width, share, row_weight, column_weight), ...]
+std::vector<ScorePart> to_parts(const nb::sequence& parts) {
+  std::vector<ScorePart> given;
+  for (const nb::handle part : parts) {
+    const auto number = [&](size_t index) { return nb::cast<int>(part[index]); };
+    const auto floats = [&](size_t index) { return pointer<const float>(nb::cast<uintptr_t>(part[index])); };
+    given.push_back({floats(0), floats(1), number(2), number(3), number(4), number(5), number(6), number(7), number(8), number(9), number(10),
+                     nb::cast<float>(part[11]), floats(12), floats(13)});
+  }
+  return given;
+}
+
+int devices() {
+  int count = 0;
+  if (cudaGetDeviceCount(&count) != cudaSuccess) {
+    cudaGetLastError();
+    return 0;
+  }
+  return count;
+}
+
+}  // namespace
+
+void bind_cuda(nb::module_& module) {
+  module.def("cuda_devices", &devices);
+  nb::class_<DeviceViews>(module, "CudaViews")
+      .def(nb::new_(&make_device_views), nb::arg("frame"), nb::arg("crop"), nb::arg("plans"))
+      .def("run",
+           [](const DeviceViews& views, uintptr_t frame, const nb::sequence& outputs, uintptr_t stream) {
+             std::vector<void*> given;
+             for (const nb::handle output : outputs) given.push_back(pointer<void>(nb::cast<uintptr_t>(output)));
+             if (static_cast<int>(given.size()) != views.count()) throw std::invalid_argument("one output for each view is needed");
+             views.run(pointer<const uint8_t>(frame), given.data(), pointer<void>(stream));
+           },
+           nb::arg("frame"), nb::arg("outputs"), nb::arg("stream"));
+  nb::class_<DeviceVerdict>(module, "CudaVerdict")
+      .def("__init__",
+           [](DeviceVerdict* self, const nb::sequence& parts, int height, int width, float alpha, float rest, int max_regions) {
+             new (self) DeviceVerdict(to_parts(parts), height, width, alpha, rest, max_regions);
+           },
+           nb::arg("parts"), nb::arg("height"), nb::arg("width"), nb::arg("alpha"), nb::arg("rest"), nb::arg("max_regions"))
+      .def("run",
+           [](const DeviceVerdict& verdict, const nb::tuple& rule, uintptr_t roi, uintptr_t score, uintptr_t mask, uintptr_t summary,
+              uintptr_t regions, uintptr_t stream) {
+             const Rule wanted{nb::cast<float>(rule[0]), nb::cast<float>(rule[1]), nb::cast<double>(rule[2]), nb::cast<bool>(rule[3])};
+             verdict.run(wanted, pointer<const uint8_t>(roi), pointer<float>(score), pointer<uint8_t>(mask), pointer<DeviceRegions>(summary),
+                         pointer<DeviceRegion>(regions), pointer<void>(stream));
+           },
+           nb::arg("rule"), nb::arg("roi"), nb::arg("score_map"), nb::arg("mask"), nb::arg("summary"), nb::arg("regions"), nb::arg("stream"));
+  module.attr("CUDA_REGION_BYTES") = sizeof(DeviceRegion);
+}
+
+}  // namespace agvas
