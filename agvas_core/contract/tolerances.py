@@ -35,8 +35,9 @@ class Tolerance:
 TOLERANCES: Final[Mapping[str, Tolerance]] = MappingProxyType(
     {
         "fp32": Tolerance(features=5e-5, anchor_states=5e-5, text=1e-4, logits=1e-4, probability=5e-5),
-        # The runtime's native core against NumPy and OpenCV, from the same logits: P 5e-7, all of it from the two exponentials.
-        "native": Tolerance(features=0.0, anchor_states=0.0, text=0.0, logits=0.0, probability=2e-6),
+        # The runtime's native core against NumPy and OpenCV, from the same logits: 2.1e-6 on examples/parts. OpenCV multiplies and adds in
+        # one rounding where the CPU can, and has another exponential.
+        "native": Tolerance(features=0.0, anchor_states=0.0, text=0.0, logits=0.0, probability=1e-5),
     }
 )
 """Precision of the graphs -> what is allowed; ``native``: what comes before and after them."""

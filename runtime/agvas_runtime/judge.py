@@ -9,13 +9,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from agvas_core.contract.decision import OperatingPoint, anomaly_mask
+from agvas_core.contract.decision import OperatingPoint
 from agvas_core.contract.errors import ImageError, StageError, UsageError
 from agvas_core.contract.prompts import Mode
 from agvas_runtime.frame import Frame
 from agvas_runtime.overlap import overlapped
 from agvas_runtime.question import Question
-from agvas_runtime.regions import find_regions
 from agvas_runtime.result import Result, Verdict
 from agvas_runtime.rgb import to_rgb
 from agvas_runtime.scoring import Clock, Scorer, Seen
@@ -81,19 +80,17 @@ class Judge:
     ) -> Result:
         image = cast(_Image, next(seen))
         passes, size = cast(Iterator[Seen], seen), (image.shape[0], image.shape[1])
-        score_map, accept, tiles, answer = self.scorer.judge(passes, size, question.instruction, clock, question.mode)
+        logits, accept, tiles, answer = self.scorer.judge(passes, size, question.instruction, clock, question.mode)
         with clock.stage("postprocess"):
-            mask = anomaly_mask(score_map, point, accept)
-            regions = find_regions(mask, score_map)
-            score = float(score_map.max())
+            judged = logits.judge(self.scorer.manifest.decision.alpha, point, accept)
         return replace(
             unjudged,
-            verdict=Verdict.FAIL if regions else Verdict.PASS,
-            score=score,
-            regions=regions,
+            verdict=Verdict.FAIL if judged.regions else Verdict.PASS,
+            score=judged.score,
+            regions=judged.regions,
             image=image,
-            score_map=score_map,
-            mask=mask,
+            score_map=judged.score_map,
+            mask=judged.mask,
             tiles=tiles,
             answer=answer,
             accept=accept,

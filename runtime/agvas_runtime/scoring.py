@@ -1,4 +1,4 @@
-"""One frame through the three stages to its score map P: at every scale, as a whole or tile by tile."""
+"""One frame through the three stages to its logits: at every scale, as a whole or tile by tile."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 from agvas_core.contract.anchors import EMPTY_LOGITS, Anchor
 from agvas_core.contract.errors import BundleError, ImageError
 from agvas_core.contract.manifest import Manifest
-from agvas_core.contract.preprocess import View, back_to_frame, make_view, scaled_views
+from agvas_core.contract.preprocess import View, scaled_views
 from agvas_core.contract.prompts import Mode
-from agvas_runtime.fusion import anomaly_probability
+from agvas_runtime.frame_logits import FrameLogits
 from agvas_runtime.stages.protocol import DecoderStage, Features, LmmStage, Reply, VisionStage
-from agvas_runtime.tiling import Blend, Look, Tile, plan_looks
+from agvas_runtime.tiling import Look, Tile, plan_looks
+from agvas_runtime.views import make_views
 
 __all__ = ["Clock", "Scored", "Scorer", "Seen"]
 
@@ -57,8 +58,8 @@ class Seen(NamedTuple):
 class Scored(NamedTuple):
     """What the stages say of one frame."""
 
-    score_map: Float
-    """P, float32 [H, W] in 0..1."""
+    logits: FrameLogits
+    """Of all looks; they make the score map, and the verdict."""
     accept: float
     """The language model's acceptance: 1 where it answers, 0 where it refuses. Of tiles the highest counts, for one with a defect is
     enough; of looks the mean."""
@@ -69,7 +70,7 @@ class Scored(NamedTuple):
 
 
 class Scorer:
-    """Views -> vision -> LMM -> decoder -> logits at frame size -> P (eq. 1-8), averaged over the bundle's scales."""
+    """Views -> vision -> LMM -> decoder -> logits (eq. 1-7), at each of the bundle's scales."""
 
     def __init__(
         self, manifest: Manifest, vision: VisionStage, lmm: LmmStage, decoder: DecoderStage, *, tiled: bool = True
@@ -82,7 +83,7 @@ class Scorer:
         self._batch = _tile_batch(manifest)
 
     def score(self, image: Rgb, instruction: str, clock: Clock, mode: Mode = Mode.DIRECT) -> Scored:
-        """P of an RGB frame [H, W, 3]; ``judge`` says what may be raised."""
+        """Both halves, one after the other; ``judge`` says what may be raised."""
         height, width = image.shape[:2]
         return self.judge(self.see(image, clock, mode), (height, width), instruction, clock, mode)
 
@@ -98,9 +99,10 @@ class Scorer:
             while waiting:
                 batch, waiting = waiting[: self._batch], waiting[self._batch :]
                 with clock.stage("preprocess"):
-                    crops = [image[tile.rows, tile.columns] for tile in batch]
-                    semantic = np.stack([make_view(self.manifest.semantic_view, crop).pixels for crop in crops])  # [B, Hs, Ws, 3]
-                    seen = [make_view(look.view, crop) for crop in crops]
+                    specs = (self.manifest.semantic_view, look.view)
+                    pairs = [make_views(image[tile.rows, tile.columns], specs) for tile in batch]
+                    semantic = np.stack([shown.pixels for shown, _ in pairs])  # [B, Hs, Ws, 3]
+                    seen = [view for _, view in pairs]
                 with clock.stage("vision"):
                     features = self.vision(semantic, np.stack([view.pixels for view in seen]))
                 yield Seen(look, batch, seen, features)
@@ -108,7 +110,7 @@ class Scorer:
     def judge(
         self, passes: Iterable[Seen], size: tuple[int, int], instruction: str, clock: Clock, mode: Mode = Mode.DIRECT
     ) -> Scored:
-        """The second half: language model, decoder and blending of what ``see`` gave of a frame of ``size`` = (H, W) px.
+        """The second half: language model and decoder on what ``see`` gave of a frame of ``size`` = (H, W) px.
 
         Where the mode has words there is one answer, whose anchors are for every scale. (Nano's anchors hardly depend on the scale: AP
         on seven sets is the same to three digits. In direct mode each scale has its own even so.)
@@ -118,8 +120,7 @@ class Scorer:
             BundleError: the decoder's logits have another shape than the contract's.
         """
         spoken = mode is not Mode.DIRECT
-        # l_seg, and l_ano - l_nor: the softmax of eq. 7 needs no more than the difference.
-        blend = Blend(*size, channels=2)
+        frame = FrameLogits(*size)
         reply, accepts = None, dict[int, tuple[float, float]]()  # look -> its share, and the highest acceptance of its tiles
         tiles = 0
         for seen in passes:
@@ -130,12 +131,9 @@ class Scorer:
             accepts[id(look)] = look.share, max(best, float(reply.accept.max()))
             with clock.stage("postprocess"):
                 for tile, view, layers in zip(seen.tiles, seen.views, logits, strict=True):
-                    blend.add(tile, [back_to_frame(layer, view, look.tiles.size) for layer in _relative(layers)], look.share)
-        with clock.stage("postprocess"):
-            l_seg, l_ano_nor = blend.maps
-            score_map = anomaly_probability(l_seg, l_ano_nor, self.manifest.decision.alpha, out=l_seg)
+                    frame.add(tile, view, layers, look.tiles.size, look.share)
         answer = reply.answers[0] if reply is not None and reply.answers else None
-        return Scored(score_map, sum(share * best for share, best in accepts.values()), tiles, answer)
+        return Scored(frame, sum(share * best for share, best in accepts.values()), tiles, answer)
 
     def _reply(self, seen: Seen, question: tuple[str, Mode], said: Reply | None, clock: Clock) -> tuple[Reply, Float]:
         """What the language model says of each view, and the logits [B, 3, Hm, Wm] that follow.
@@ -160,11 +158,6 @@ class Scorer:
             )
         empty = np.array(EMPTY_LOGITS, np.float32)[:, None, None]
         return reply, np.where(reply.found[:, None, None, None], logits, empty) if not reply.found.all() else logits
-
-
-def _relative(layers: Float) -> tuple[Float, Float]:
-    """l_seg and l_ano - l_nor, each [Hm, Wm], of logits [3, Hm, Wm]."""
-    return layers[Anchor.SEG], layers[Anchor.ANO] - layers[Anchor.NOR]
 
 
 def _tile_batch(manifest: Manifest) -> int:
