@@ -26,6 +26,7 @@ __all__ = [
     "PromptSpec",
     "TensorSpec",
     "TilingSpec",
+    "check_file_name",
     "read_manifest",
     "read_version",
     "sha256_of",
@@ -206,8 +207,18 @@ def _read(folder: Path) -> dict[str, Any]:
     return dict(raw)
 
 
-def verify_files(folder: Path, manifest: Manifest) -> None:
+def check_file_name(folder: Path, name: str) -> None:
+    """Raises BundleError where ``name``, of a manifest's files, lies outside the bundle."""
+    # Read as Windows does, which knows \ and drives beside what a POSIX path can do.
+    if PurePosixPath(name).is_absolute() or PureWindowsPath(name).anchor or ".." in PureWindowsPath(name).parts:
+        raise BundleError(f"{folder / MANIFEST_NAME} names {name}, which lies outside the bundle: do not use this bundle")
+
+
+def verify_files(folder: Path, manifest: Manifest, *, beside: frozenset[str] = frozenset()) -> None:
     """Compares every file of the bundle with its hash.
+
+    Args:
+        beside: names that may be there without being listed, such as a repository's own.
 
     Raises:
         BundleError: a file is missing, lies outside the bundle, or differs; or there is one that the manifest does not list.
@@ -216,9 +227,7 @@ def verify_files(folder: Path, manifest: Manifest) -> None:
     if missing := sorted(needed - manifest.files.keys()):
         raise BundleError(f"{folder / MANIFEST_NAME} lists no hash for {missing[0]}: export the bundle again")
     for name, expected in manifest.files.items():
-        # Read as Windows does, which knows \ and drives beside what a POSIX path can do.
-        if PurePosixPath(name).is_absolute() or PureWindowsPath(name).anchor or ".." in PureWindowsPath(name).parts:
-            raise BundleError(f"{folder / MANIFEST_NAME} names {name}, which lies outside the bundle: do not use this bundle")
+        check_file_name(folder, name)
         path = folder / name
         try:
             if not path.is_file():
@@ -234,5 +243,5 @@ def verify_files(folder: Path, manifest: Manifest) -> None:
     # A graph may refer to files beside it: any that were not compared could be swapped under the same identity.
     there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
     # The certificate is made afterwards, is no graph's, and is read as data with its own checks.
-    if unknown := sorted(there - manifest.files.keys() - {MANIFEST_NAME, PARITY_NAME}):
+    if unknown := sorted(there - manifest.files.keys() - {MANIFEST_NAME, PARITY_NAME} - beside):
         raise BundleError(f"{folder} has {unknown[0]}, which its manifest does not list: remove it, or export the bundle again")

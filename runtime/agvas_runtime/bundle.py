@@ -2,6 +2,7 @@
 
     bundle = load_bundle("nano")         # shipped inside this package
     bundle = load_bundle("exports/run3") # a folder, or a .zip, made by agvas-export
+    bundle = load_bundle("hf:org/name")  # from a model hub, kept in its cache
 
 Nothing in a bundle is opened before every hash of its manifest was compared.
 """
@@ -18,6 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from agvas_core.contract.command_line import missing_package
 from agvas_core.contract.errors import BundleError, UsageError
 from agvas_core.contract.manifest import MANIFEST_NAME, Manifest, TensorSpec, read_manifest, sha256_of, verify_files
 
@@ -28,6 +30,9 @@ BUNDLED = Path(__file__).parent / "bundles"
 # A zip is unpacked before its manifest can be trusted, so its size is bounded; larger bundles travel as folders.
 MAX_ZIP_BYTES = 4 * 1024**3
 MAX_ZIP_FILES = 1000
+
+HUB_PREFIX = "hf:"
+HUB_FILES = frozenset({"README.md", ".gitattributes"})  # what a repository has of its own; no graph of ours refers to them
 
 # Damaged (each compression has its own error), unknown compression, encrypted, a name or a disk that cannot take it.
 _NOT_UNPACKED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, RuntimeError, OSError, ValueError)
@@ -84,20 +89,33 @@ def find_bundle(model: str | Path) -> Path:
     raise UsageError(f"there is no model {str(model)!r}: {meant}bundled are {bundled}; or give the folder of a bundle")
 
 
-def load_bundle(model: str | Path) -> Bundle:
+def load_bundle(model: str | Path, *, offline: bool = False) -> Bundle:
     """Finds a bundle and verifies every file of it.
+
+    Args:
+        offline: a bundle of the hub is taken from the cache, and no connection is opened. All others never open one.
 
     Raises:
         UsageError: there is no such bundle.
+        SetupError: the hub cannot be reached, or is not to be and the cache lacks the bundle.
         BundleError: it is incomplete, changed, newer than this package, or its graphs do not fit each other.
     """
-    folder = find_bundle(model)
+    from_hub = str(model).startswith(HUB_PREFIX)
+    folder = _from_hub(str(model), offline) if from_hub else find_bundle(model)
     if folder.is_file():
         folder = _unpack(folder)
     manifest = read_manifest(folder)
-    verify_files(folder, manifest)
+    verify_files(folder, manifest, beside=HUB_FILES if from_hub else frozenset())
     _check_joints(folder, manifest)
     return Bundle(folder, manifest, f"{manifest.name}@{sha256_of(folder / MANIFEST_NAME)[:12]}")
+
+
+def _from_hub(model: str, offline: bool) -> Path:
+    try:
+        from agvas_runtime.hub import fetch_bundle  # needs the hub's client, which is in an extra
+    except ModuleNotFoundError as error:
+        raise missing_package(error) or error from error
+    return fetch_bundle(model, offline=offline)
 
 
 def _unpack(archive: Path) -> Path:

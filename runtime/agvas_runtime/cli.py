@@ -80,7 +80,12 @@ def run(
     normal_look: Annotated[
         str | None, typer.Option(metavar="TEXT", help="How a good part looks, in a sentence; for --mode describe-plus.")
     ] = None,
-    model: Annotated[str, typer.Option(metavar="NAME|FOLDER", help="A bundled model, or the folder of a bundle.")] = "nano",
+    model: Annotated[
+        str, typer.Option(metavar="NAME|FOLDER", help="A bundled model, a folder, or hf:org/name of a hub.")
+    ] = "nano",
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Take a model of the hub (hf:org/name) from the cache; open no connection for it.")
+    ] = False,
     strict: Annotated[
         bool, typer.Option("--strict", help="Spare good parts: the bundle's strict operating point in place of the balanced one.")
     ] = False,
@@ -154,6 +159,7 @@ def run(
         sources=tuple(sources or ()),
         camera=camera,
         model=model,
+        offline=offline,
         prompt=prompt,
         mode=mode,
         normal_look=normal_look,

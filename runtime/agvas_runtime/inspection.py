@@ -43,6 +43,7 @@ class Job:
     sources: tuple[str, ...] = ()
     camera: str | None = None
     model: str = "nano"
+    offline: bool = False
     prompt: str | None = None
     mode: str = "direct"
     normal_look: str | None = None
@@ -94,6 +95,7 @@ def _inspect(job: Job, console: Console, folder: RunFolder | None) -> int:
     with _warnings_on(console), _open(job) as source:
         segmenter = Segmenter.load(
             job.model,
+            offline=job.offline,
             lmm=job.lmm,
             settings=StageSettings(adapter=job.adapter, checkpoint=job.checkpoint),
             threads=job.threads,

@@ -77,6 +77,7 @@ class Segmenter:
         lmm: str = DEFAULT_BACKEND,
         decoder: str = DEFAULT_BACKEND,
         settings: StageSettings | None = None,
+        offline: bool = False,
         threads: int | None = None,
         operating_point: str = BALANCED,
         threshold: float | None = None,
@@ -89,9 +90,10 @@ class Segmenter:
         """Opens a bundle, on ONNX Runtime and the CPU where nothing else is named.
 
         Args:
-            model: a bundled name, or the folder or zip of a bundle.
+            model: a bundled name, the folder or zip of a bundle, or ``hf:org/name[@revision]`` of a model hub.
             vision, lmm, decoder: the backend of each stage (``stages.open.BACKENDS``); ``lmm`` may be the address of a server.
             settings: what backends other than ONNX Runtime need to know.
+            offline: takes a bundle of the hub from the cache, without a connection.
             threads: CPU threads per stage; all cores where None.
             operating_point: one of the bundle's by name; ``strict`` spares good parts.
             threshold: a pixel is anomalous above this, 0..1, in place of the operating point's two thresholds; least area and gate stay.
@@ -107,12 +109,12 @@ class Segmenter:
             BundleError: a bundle that is broken, foreign or too new.
             SetupError: what a backend needs is not there.
         """
-        if threads is not None and not 1 <= threads <= MAX_THREADS:
-            raise UsageError(f"threads is {threads}; 1 to {MAX_THREADS} are possible: leave it out to use all cores")
-        bundle = load_bundle(model)
         settings = settings or StageSettings()
         if threads is not None:
+            if not 1 <= threads <= MAX_THREADS:
+                raise UsageError(f"threads is {threads}; 1 to {MAX_THREADS} are possible: leave it out to use all cores")
             settings = replace(settings, threads=threads)
+        bundle = load_bundle(model, offline=offline)
         segmenter = cls(
             bundle,
             *open_stages(bundle, vision=vision, lmm=lmm, decoder=decoder, settings=settings),
