@@ -67,6 +67,9 @@ EXTRA_OF_PACKAGE: Final[dict[str, str]] = {
     "pymodbus": "line",
     "fastapi": "web",
     "uvicorn": "web",
+    "python_multipart": "web",
+    "prometheus_client": "web",
+    "huggingface_hub": "hub",
     "ray": "scale",
     "deepspeed": "deepspeed",
 }

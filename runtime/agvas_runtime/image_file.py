@@ -26,7 +26,7 @@ from agvas_runtime.image_header import IMAGE_SUFFIXES, ImageHeader, read_header
 from agvas_runtime.image_whole import check_whole, exif_orientation, jpeg_end
 from agvas_runtime.rgb import looks_like_fewer_bits, to_rgb
 
-__all__ = ["IMAGE_SUFFIXES", "MAX_PIXELS", "decode_image", "quiet_opencv", "read_image"]
+__all__ = ["IMAGE_SUFFIXES", "MAX_PIXELS", "check_header", "decode_image", "quiet_opencv", "read_image"]
 
 MAX_PIXELS = 100_000_000  # a 100-megapixel camera fits; decoded, that is 300 MB
 MAX_SIDE_PX = 1_000_000  # libpng's limit: a longer side could be judged, but its mask not be saved
@@ -60,12 +60,22 @@ def read_image(
         raise ImageError(f"{path}: cannot be opened ({_reason(error)}): check the path and its permissions") from error
 
 
+def check_header(data: bytes, *, max_pixels: int = MAX_PIXELS) -> ImageHeader:
+    """Format and size of the bytes of a file, without decoding a pixel.
+
+    Raises:
+        ImageError: not an image, or larger than ``max_pixels``.
+    """
+    header = read_header(BytesIO(data))
+    _check_size(header, max_pixels)
+    return header
+
+
 def decode_image(
     data: bytes, *, max_pixels: int = MAX_PIXELS, bits: int | None = None, note: Callable[[str], None] | None = None
 ) -> Rgb:
     """As ``read_image``, of the bytes of a file."""
-    header = read_header(BytesIO(data))
-    _check_size(header, max_pixels)
+    header = check_header(data, max_pixels=max_pixels)
     return _decode(data, header, bits, note)
 
 

@@ -1,6 +1,7 @@
 """Joint 2 on ONNX Runtime: features and words to the anchors' states, in one prefill or word by word with a cache."""
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -46,6 +47,13 @@ class OnnxLmm:
                 "numbers: export the bundle again"
             )
         self._layers, self._heads, self._head_dim = layers, heads, head_dim
+        self._tell: Callable[[str], None] | None = None
+
+    def telling(self, tell: Callable[[str], None]) -> "OnnxLmm":
+        """The same language model on the same session; ``tell`` is given each piece of an answer as it is said."""
+        other = copy.copy(self)
+        other._tell = tell
+        return other
 
     def __call__(self, features: Features, instruction: str, mode: Mode = Mode.DIRECT, history: Sequence[Turn] = ()) -> Reply:
         """Direct mode: one prefill with the fixed answer appended. The others: the most likely word again and again.
@@ -80,12 +88,15 @@ class OnnxLmm:
         """Greedy decoding of one row, until the end token or ``max_new_tokens``."""
         done = self._run(features, words, self._no_past(1))
         said: list[int] = []
+        told = ""
         states: dict[int, Float] = {}  # anchor id -> [D]; the last occurrence counts
         nothing = Features(features.f_s[:, :0], features.f_align[:, :0], {})
         while len(said) < self._prompt.max_new_tokens:
             scores = done.text_logits[0, 0]  # [V]
             scores[self._prompt.image_id] = -np.inf  # stands for an image; it is never said
             said.append(int(scores.argmax()))
+            if self._tell is not None:
+                told += self._news(said, told)
             # An anchor's state comes with the step that reads it, so the last word is read too if it is one.
             if said[-1] == self._prompt.end_id or (len(said) == self._prompt.max_new_tokens and said[-1] not in self._anchor_ids):
                 break
@@ -96,6 +107,14 @@ class OnnxLmm:
         blank = np.zeros(features.f_s.shape[2], np.float32)
         anchors = np.stack([states[id] if found else blank for id in self._anchor_ids])  # [3, D]
         return Reply(anchors[None], np.array([found], np.float32), np.array([found]), [self._tokenizer.text(said)])
+
+    def _news(self, said: list[int], told: str) -> str:
+        """Tells what the last word adds; half a letter, or one that changes those before it, waits for the next."""
+        text = self._tokenizer.text(said)
+        if not text.startswith(told) or text.endswith("\N{REPLACEMENT CHARACTER}") or self._tell is None or text == told:
+            return ""
+        self._tell(text[len(told) :])
+        return text[len(told) :]
 
     def _run(self, features: Features, words: Words, past: Float) -> Pass:
         outputs = self.graph.run({"f_s": features.f_s, "f_align": features.f_align, **words._asdict(), "past_key_values": past})

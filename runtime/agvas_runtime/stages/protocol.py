@@ -4,15 +4,15 @@ One implementation per engine, one file each; a segmenter may mix them. Arrays a
 the manifest's graph specifications.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from agvas_core.contract.prompts import Mode
 
-__all__ = ["DecoderStage", "Features", "LmmStage", "Reply", "Turn", "VisionStage"]
+__all__ = ["DecoderStage", "Features", "LmmStage", "Reply", "TellingLmm", "Turn", "VisionStage"]
 
 Float = NDArray[np.float32]
 
@@ -71,6 +71,15 @@ class LmmStage(Protocol):
             UsageError: the instruction is longer than the model takes, or has control tokens in it.
             StageError: the engine is down; the frame gets NO_VERDICT.
         """
+        ...
+
+
+@runtime_checkable
+class TellingLmm(Protocol):
+    """A language model that can be heard while it speaks."""
+
+    def telling(self, tell: Callable[[str], None]) -> LmmStage:
+        """The same language model; ``tell`` is given each piece of an answer as it is said, and may raise to end it."""
         ...
 
 

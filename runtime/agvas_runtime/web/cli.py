@@ -1,0 +1,87 @@
+"""``agvas serve``: the options of the server, and nothing heavy before they make sense."""
+
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from agvas_core.contract.decision import BALANCED, STRICT
+from agvas_core.contract.errors import UsageError
+
+__all__ = ["serve"]
+
+KEY_VARIABLE = "AGVAS_API_KEY"
+MIB = 1 << 20
+
+
+def serve(
+    model: Annotated[str, typer.Argument(metavar="NAME|FOLDER", help="A bundled model, or the folder of a bundle.")] = "nano",
+    host: Annotated[str, typer.Option(help="Address to listen on; beyond loopback an API key is needed.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8080,
+    api_key_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help=f"File with the API key; {KEY_VARIABLE} in the environment otherwise.")
+    ] = None,
+    lmm: Annotated[
+        str,
+        typer.Option(metavar="BACKEND|URL", help="What runs the language model: onnx, torch, vllm, or the address of serve-lmm."),
+    ] = "onnx",
+    adapter: Annotated[str | None, typer.Option(metavar="NAME", help="With vLLM: the adapter to answer with.")] = None,
+    checkpoint: Annotated[Path | None, typer.Option(metavar="DIR", help="With torch: the checkpoint of the bundle.")] = None,
+    workers: Annotated[int, typer.Option(min=1, max=64, metavar="N", help="Images judged at the same time.")] = 1,
+    threads: Annotated[int | None, typer.Option(min=1, metavar="N", help="CPU threads of each; all cores by default.")] = None,
+    queue: Annotated[
+        int, typer.Option(min=1, max=10000, metavar="N", help="Images that may wait; more are refused with 429.")
+    ] = 16,
+    max_mb: Annotated[int, typer.Option(min=1, max=1024, metavar="MB", help="Size of a request's body at most.")] = 32,
+    max_pixels: Annotated[int, typer.Option(min=1, metavar="N", help="Width times height of an image at most.")] = 25_000_000,
+    prompt: Annotated[str | None, typer.Option(help="What to look for where a request does not say.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="The bundle's strict operating point: spare good parts.")] = False,
+    threshold: Annotated[float | None, typer.Option(help="Where a request has none: pixels above this are anomalous.")] = None,
+) -> None:
+    """Serve a model over HTTP: images and words in, verdicts and masks out, with a page to try it on.
+
+    Ctrl-C or SIGTERM ends it after what is in work is done. Exit codes: 0 ended, 2 usage, 3 a port that is taken, a broken bundle, a package
+    that is missing.
+    """
+    if strict and threshold is not None:
+        raise UsageError(f"both --strict and --threshold {threshold} say what is anomalous: leave one out")
+
+    from agvas_runtime.segmenter import Segmenter
+    from agvas_runtime.stages.settings import StageSettings
+    from agvas_runtime.web.app import build_app
+    from agvas_runtime.web.serving import address_of, listen
+    from agvas_runtime.web.serving import serve as run
+    from agvas_runtime.web.settings import Settings
+
+    settings = Settings(
+        host=host,
+        port=port,
+        api_key=_api_key(api_key_file),
+        workers=workers,
+        queue=queue,
+        max_body_bytes=max_mb * MIB,
+        max_pixels=max_pixels,
+        upload_bytes=max(256, max_mb) * MIB,
+    )
+    options: dict[str, Any] = {"operating_point": STRICT if strict else BALANCED, "threshold": threshold, "prompt": prompt}
+    options |= {"lmm": lmm, "settings": StageSettings(adapter=adapter, checkpoint=checkpoint)}
+    logging.basicConfig(stream=sys.stderr, format="%(levelname)s: %(message)s")
+    with listen(settings) as opened:
+        segmenter = Segmenter.load(model, threads=threads, max_pixels=max_pixels, **options)
+        app = build_app(segmenter, settings)
+        print(f"{address_of(opened)} serves {segmenter.bundle.identity}; Ctrl-C ends it", flush=True)
+        run(app, opened, settings)
+    print("ended; everything that was in work is answered", file=sys.stderr)
+
+
+def _api_key(file: Path | None) -> str | None:
+    """Of a file, or of the environment; never an argument, which every user of the machine can read."""
+    if file is None:
+        return os.environ.get(KEY_VARIABLE) or None
+    try:
+        return file.read_text(encoding="utf-8").strip()
+    except (OSError, ValueError) as error:
+        raise UsageError(f"--api-key-file {file} cannot be read ({error}): check path and permissions") from error

@@ -1,0 +1,136 @@
+"""What a worker does with an image: decode, segment, and tell what is said while it is said."""
+
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any
+
+from agvas_core.contract.anchors import ANCHOR_TOKENS
+from agvas_core.contract.errors import AgvasError, ImageError, StageError, UsageError
+from agvas_core.contract.prompts import ANCHORS, ANCHORS_SHOWN, Mode
+from agvas_runtime.frame import Frame
+from agvas_runtime.image_file import decode_image
+from agvas_runtime.question import ask
+from agvas_runtime.result import Result
+from agvas_runtime.segmenter import Segmenter
+from agvas_runtime.stages.prompt_tokenizer import PromptTokenizer
+from agvas_runtime.stages.protocol import Features, LmmStage, Reply, TellingLmm, Turn
+from agvas_runtime.web.answer import entry_of
+from agvas_runtime.web.asked import Options
+from agvas_runtime.web.upload import Upload
+
+__all__ = ["ClientLeft", "Hearing", "Judge"]
+
+
+class ClientLeft(AgvasError):
+    """Nobody waits for the answer any more."""
+
+
+@dataclass
+class Hearing:
+    """Who listens while a worker works; set ``gone`` and it stops at the next word or image."""
+
+    tell: Callable[[str], None] | None = None
+    gone: threading.Event = field(default_factory=threading.Event)
+
+    def __call__(self, piece: str) -> None:
+        """Passes a piece of an answer on."""
+        self.check()
+        if self.tell is not None:
+            self.tell(piece)
+
+    def check(self) -> None:
+        """Raises ClientLeft where nobody listens any more."""
+        if self.gone.is_set():
+            raise ClientLeft("the client left")
+
+
+class _InDialogue:
+    """A language model that knows what was said before; keeps the error of an engine that is down, which a result has as text only."""
+
+    def __init__(self, lmm: LmmStage, history: Sequence[Turn]) -> None:
+        self._lmm, self._history = lmm, history
+        self.down: StageError | None = None
+
+    def __call__(self, features: Features, instruction: str, mode: Mode = Mode.DIRECT, history: Sequence[Turn] = ()) -> Reply:
+        try:
+            return self._lmm(features, instruction, mode, self._history)
+        except StageError as error:
+            self.down = error
+            raise
+
+
+class Judge:
+    """A segmenter as the server uses it; several workers may call it at once.
+
+    Args:
+        observe: told of every result.
+    """
+
+    def __init__(self, segmenter: Segmenter, *, max_pixels: int, observe: Callable[[Result], None] | None = None) -> None:
+        self.segmenter, self.max_pixels = segmenter, max_pixels
+        self._observe = observe
+        self._tokenizer = PromptTokenizer(segmenter.bundle)
+
+    def check(self, prompt: str | None, options: Options, history: Sequence[Turn] = ()) -> tuple[Turn, ...]:
+        """Checks what is asked, before the image waits; returns as much of the history, the newest first, as the model has room for.
+
+        Raises:
+            UsageError: words or a mode that cannot be meant, or words that do not fit even by themselves.
+        """
+        spec = self.segmenter.bundle.manifest.prompt
+        question = ask(spec, prompt=prompt, mode=options.mode, normal_look=options.normal_look, before=self.segmenter.question)
+        self._tokenizer.words(question.instruction, question.mode)
+        for first in range(len(history)):
+            with suppress(UsageError):
+                self._tokenizer.words(question.instruction, question.mode, tuple(history[first:]))
+                return tuple(history[first:])
+        return ()
+
+    def look(
+        self,
+        upload: Upload,
+        index: int,
+        prompt: str | None,
+        options: Options,
+        hearing: Hearing,
+        history: Sequence[Turn] = (),
+    ) -> Result:
+        """One image to its result; NO_VERDICT where it cannot be used.
+
+        Raises:
+            ClientLeft: nobody waits for it any more.
+            StageError: the language model's engine is down.
+        """
+        hearing.check()
+        began = perf_counter()
+        try:
+            image = decode_image(upload.data, max_pixels=self.max_pixels)
+            frame = Frame(upload.name, index, image, read_ms=(perf_counter() - began) * 1000)
+        except ImageError as error:
+            frame = Frame(upload.name, index, error=error)
+        lmm = self.segmenter.lmm
+        heard = _InDialogue(lmm.telling(hearing) if isinstance(lmm, TellingLmm) else lmm, history)
+        result = self.segmenter.with_lmm(heard).segment(
+            frame, prompt=prompt, mode=options.mode, normal_look=options.normal_look, threshold=options.threshold
+        )
+        if self._observe is not None:
+            self._observe(result)
+        if heard.down is not None:
+            raise heard.down
+        return result
+
+    def entries(self, uploads: list[Upload], prompt: str | None, options: Options, hearing: Hearing) -> list[dict[str, Any]]:
+        """Several images, one after the other."""
+        looked = (self.look(upload, index, prompt, options, hearing) for index, upload in enumerate(uploads))
+        return [entry_of(result, options.include) for result in looked]
+
+    @property
+    def fixed_answer(self) -> str:
+        """What direct mode says, as people read it."""
+        said = self.segmenter.bundle.manifest.prompt.answer.replace(ANCHORS, ANCHORS_SHOWN)
+        for token in ANCHOR_TOKENS:  # a model that was trained with fewer anchors has its own answer
+            said = said.replace(token, ANCHORS_SHOWN)
+        return said

@@ -1,0 +1,75 @@
+"""Runs the application on a socket until it is told to end, and then lets what is in work finish."""
+
+import errno
+import logging
+import os
+import socket
+
+import uvicorn
+
+from agvas_core.contract.errors import SetupError
+from agvas_runtime.web.connection import header_deadline
+from agvas_runtime.web.gate import App
+from agvas_runtime.web.settings import Settings
+
+__all__ = ["address_of", "listen", "make_server", "serve"]
+
+MAX_HEADER_BYTES = 32 << 10
+BACKLOG = 256
+
+
+def listen(settings: Settings) -> socket.socket:
+    """A socket on the server's address; it listens before the model is loaded, so that a port that is taken is said at once.
+
+    Raises:
+        SetupError: the port is taken, the address is not this machine's, or it may not be used.
+    """
+    host, port = settings.host.strip("[]"), settings.port
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    opened = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port is free at once after a server ended
+        opened.bind((host, port))
+        opened.listen(BACKLOG)
+    except (OSError, OverflowError) as error:
+        opened.close()
+        number = error.errno if isinstance(error, OSError) else None
+        if number == errno.EADDRINUSE:
+            raise SetupError(f"port {port} is taken by another program: end that one, or choose another with --port") from error
+        reason = os.strerror(number) if isinstance(number, int) and number > 0 else str(error)
+        raise SetupError(f"{host} port {port} cannot be used ({reason}): choose others with --host and --port") from error
+    return opened
+
+
+def address_of(opened: socket.socket) -> str:
+    """``http://host:port`` of a listening socket."""
+    host, port = opened.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def make_server(app: App, settings: Settings) -> uvicorn.Server:
+    """uvicorn with our limits; ``should_exit`` ends it as a signal does."""
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    return uvicorn.Server(
+        uvicorn.Config(
+            app,
+            http=header_deadline(settings.header_timeout_s),
+            ws="none",
+            loop="asyncio",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            limit_concurrency=settings.max_connections,
+            h11_max_incomplete_event_size=MAX_HEADER_BYTES,
+            timeout_graceful_shutdown=max(1, round(settings.stop_timeout_s)),
+        )
+    )
+
+
+def serve(app: App, opened: socket.socket, settings: Settings) -> None:
+    """Serves until SIGINT or SIGTERM; what is in work is finished, within ``stop_timeout_s``."""
+    try:
+        make_server(app, settings).run(sockets=[opened])
+    except KeyboardInterrupt:  # uvicorn raises the signal again after it has ended in order; this is that end
+        return

@@ -1,0 +1,69 @@
+"""What a server allows: sizes, times, and how much may wait."""
+
+import ipaddress
+from dataclasses import dataclass
+
+from agvas_core.contract.errors import UsageError
+
+__all__ = ["Settings", "is_loopback"]
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Limits of one server; each is checked before the work that it bounds begins."""
+
+    host: str = "127.0.0.1"
+    port: int = 8080
+    api_key: str | None = None
+    """Asked of every caller of ``/v1`` and ``/metrics``; needed beyond loopback."""
+    workers: int = 1
+    """Images that are judged at the same time."""
+    queue: int = 16
+    """Images that wait beside those; more are refused with 429."""
+    max_body_bytes: int = 32 * MIB
+    max_pixels: int = 25_000_000
+    """Width times height, read from the header before a pixel is decoded."""
+    max_images: int = 8
+    """Of one request."""
+    upload_bytes: int = 256 * MIB
+    """Bodies that are held at the same time, all of them together."""
+    header_timeout_s: float = 10.0
+    body_timeout_s: float = 30.0
+    """For the whole body."""
+    send_timeout_s: float = 30.0
+    """For each piece of a reply that the client takes."""
+    stop_timeout_s: float = 20.0
+    """For what is in work when the server is told to end."""
+    max_connections: int = 512
+
+    def __post_init__(self) -> None:
+        if self.api_key is not None and len(self.api_key) < 16:
+            raise UsageError(f"the API key has {len(self.api_key)} characters; at least 16 are needed: choose a longer one")
+        if self.api_key is None and not is_loopback(self.host):
+            raise UsageError(
+                f"host {self.host} is reached from other machines and there is no API key: set AGVAS_API_KEY, or bind to 127.0.0.1"
+            )
+        for name in ("workers", "queue", "max_body_bytes", "max_pixels", "max_images", "upload_bytes"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} is {getattr(self, name)}; at least 1 is needed")
+        if self.upload_bytes < self.max_body_bytes:
+            raise UsageError(
+                f"max_body_bytes is {self.max_body_bytes} and all bodies together may have {self.upload_bytes}: lower the first"
+            )
+
+    @property
+    def open_to_names(self) -> bool:
+        """Whether any Host header will do: with a key a foreign page has nothing to gain from a rebound name."""
+        return self.api_key is not None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address or name is this machine's own, seen from itself only."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
