@@ -19,7 +19,7 @@ COMMANDS: dict[str, str] = tomllib.loads((ROOT / "pyproject.toml").read_text(enc
 
 PATH_LIKE = re.compile(r"[\w./-]+")
 SOURCE_LIKE = (".py", ".md", ".toml", ".sh", ".txt")  # manifest.json and its kind are files of a bundle or a run, not of ours
-WITHOUT_HELP = {"find", "make", "pip"}
+WITHOUT_HELP = {"curl", "find", "make", "pip"}
 
 # Help is wrapped to the width of the terminal; options cut in two would not be found.
 PLAIN_TERMINAL = {**os.environ, "COLUMNS": "400", "TERM": "dumb", "NO_COLOR": "1", "_TYPER_FORCE_DISABLE_TERMINAL": "1"}
