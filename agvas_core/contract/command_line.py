@@ -67,6 +67,7 @@ EXTRA_OF_PACKAGE: Final[dict[str, str]] = {
     "pymodbus": "line",
     "fastapi": "web",
     "uvicorn": "web",
+    "starlette": "web",
     "python_multipart": "web",
     "prometheus_client": "web",
     "huggingface_hub": "hub",
