@@ -121,6 +121,9 @@ def run(
     adapter: Annotated[
         str | None, typer.Option(metavar="NAME", help="With vLLM: the adapter to answer with; the model's own by default.")
     ] = None,
+    lmm_folder: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="With vllm: the folder of agvas-export vllm, where the bundle has none.")
+    ] = None,
     checkpoint: Annotated[
         Path | None, typer.Option(metavar="DIR", help="With torch: the checkpoint of the bundle, where it is not nano's.")
     ] = None,
@@ -161,6 +164,7 @@ def run(
         threshold=threshold,
         lmm=lmm,
         adapter=adapter,
+        lmm_folder=lmm_folder,
         checkpoint=checkpoint,
         threads=threads,
         tiling=tiling.value,

@@ -8,7 +8,12 @@ import pytest
 
 TRAINING_ONLY = ["accelerate", "matplotlib", "onnx", "onnxscript", "peft", "safetensors", "torch", "transformers"]
 
-ON_REQUEST = ["agvas_runtime.stages.reference."]  # backends that are torch's own, and imported when one asks for them
+# Backends on torch and vLLM, imported when one asks for them.
+ON_REQUEST = [
+    "agvas_runtime.stages.reference.",
+    "agvas_runtime.stages.vllm_",
+    *(f"agvas_runtime.vllm_plugin.{name}" for name in ("connector", "engine", "local", "model", "pooler", "service")),
+]
 
 IMPORT_AND_TELL = """
 import importlib, json, pkgutil, sys
