@@ -33,6 +33,10 @@ class Tolerance:
 # ONNX Runtime on a CPU against torch, a trained nano: features 4e-6, anchor states 4e-7, logits 5e-7, P 6e-6, no pixel of twelve
 # masks changed. torch in single against double precision is itself off by 1e-5 in the features, by the prior's logarithms.
 TOLERANCES: Final[Mapping[str, Tolerance]] = MappingProxyType(
-    {"fp32": Tolerance(features=5e-5, anchor_states=5e-5, text=1e-4, logits=1e-4, probability=5e-5)}
+    {
+        "fp32": Tolerance(features=5e-5, anchor_states=5e-5, text=1e-4, logits=1e-4, probability=5e-5),
+        "fp16": Tolerance(features=5e-3, anchor_states=5e-3, text=1e-2, logits=1e-2, probability=1e-2),
+        "bf16": Tolerance(features=4e-2, anchor_states=4e-2, text=8e-2, logits=8e-2, probability=8e-2),
+    }
 )
 """Precision of the graphs -> what is allowed."""
