@@ -25,9 +25,14 @@ NANO = PurePosixPath("agvas_runtime/bundles/nano")
 NOT_SHIPPED = {"csrc"}
 IMPORT_ALL = """
 import importlib, pkgutil, sys
+from agvas_core.contract.command_line import EXTRA_OF_PACKAGE
 for top in ("agvas_runtime", "agvas_core.contract"):
     for found in pkgutil.walk_packages(importlib.import_module(top).__path__, top + "."):
-        importlib.import_module(found.name)
+        try:
+            importlib.import_module(found.name)
+        except ModuleNotFoundError as error:
+            if (error.name or "").partition(".")[0] not in EXTRA_OF_PACKAGE:
+                raise
 """
 
 
