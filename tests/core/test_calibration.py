@@ -208,7 +208,9 @@ def test_the_images_are_seen_as_the_runtime_sees_them(nano: tuple[AgVas, ModelCo
         found = scorer.score(image, DEFAULT_INSTRUCTION, Clock())
         maps, accept = sight(image, size)
         wanted = FrameLogits(maps.astype(np.float16), np.zeros(size, bool), accept).scored(0.0, config.decision.alpha)
-        np.testing.assert_allclose(found.score_map, wanted.score_map, atol=2e-3)  # half precision in between
+        np.testing.assert_allclose(
+            found.logits.score_map(config.decision.alpha), wanted.score_map, atol=2e-3
+        )  # half precision in between
         assert found.accept == pytest.approx(accept, abs=1e-6) and 0 < accept < 1
     assert len(seen) == 2 * len(config.scales)
 

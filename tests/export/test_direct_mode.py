@@ -93,7 +93,11 @@ FRAMES = {
 def test_the_runtime_gives_the_models_own_score_map_and_mask(bundle: Bundle, tiny_checkpoint: Checkpoint, name: str) -> None:
     segmenter = Segmenter.load(bundle.folder, threads=1)
     (result,) = segmenter.predict(FRAMES[name])
-    expected = torch_scorer(tiny_checkpoint, bundle).score(FRAMES[name], segmenter.prompt, Clock()).score_map
+    expected = (
+        torch_scorer(tiny_checkpoint, bundle)
+        .score(FRAMES[name], segmenter.prompt, Clock())
+        .logits.score_map(bundle.manifest.decision.alpha)
+    )
     assert result.score_map is not None and result.score_map.shape == expected.shape == FRAMES[name].shape[:2]
     np.testing.assert_allclose(result.score_map, expected, rtol=0, atol=FP32.probability)
     clear = np.abs(expected - segmenter.point.threshold) > FP32.probability
@@ -170,7 +174,7 @@ def test_masks_of_the_demo_images_are_identical_in_torch_and_in_the_runtime(nano
     found = 0
     for result in segmenter.predict(PHOTOGRAPHS, stream=True):
         assert result.image is not None and result.score_map is not None and result.mask is not None, result.error
-        expected = scorer.score(result.image, segmenter.prompt, Clock()).score_map
+        expected = scorer.score(result.image, segmenter.prompt, Clock()).logits.score_map(nano_bundle.manifest.decision.alpha)
         np.testing.assert_array_equal(
             result.score_map > segmenter.point.threshold, expected > segmenter.point.threshold, err_msg=result.name
         )

@@ -264,10 +264,19 @@ def test_options_that_cannot_be_meant_are_refused_before_anything_is_asked(
 COMMAND = "import sys; from agvas_core.contract.command_line import run_command; from agvas_core.data.instruct.cli import instruct; run_command(lambda: instruct, name='agvas data instruct')"  # fmt: skip
 
 
+def heed_interrupts() -> None:
+    """A shell that puts its tests into the background has them ignore SIGINT, and children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def started(chat: Any, data: Path, out: Path) -> subprocess.Popen[str]:
     words = [str(data), str(out), "--endpoint", chat.url, "--model", "m", "--image-px", "64", "--concurrency", "2"]
     return subprocess.Popen(
-        [sys.executable, "-c", COMMAND, *words], stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        [sys.executable, "-c", COMMAND, *words],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        preexec_fn=heed_interrupts,
     )
 
 

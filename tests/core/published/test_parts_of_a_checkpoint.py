@@ -167,8 +167,10 @@ def test_a_checkpoint_can_start_from_another(
     model = saved(tmp_path / "shot", config)
     with safe_open(tmp_path / "shot" / "model.safetensors", framework="pt") as file:
         assert all(name.startswith("agmd.") or ".lora_" in name for name in file.keys())  # noqa: SIM118 - no dict
+    # Loading merges the adapters, and a merged weight is rounded once more: 3e-6 at outputs of 3, by processor.
+    allowed = 2e-6 if lora is None else 1e-5
     for one, other in zip(outputs(load_checkpoint(tmp_path / "shot").model, config), outputs(model, config), strict=True):
-        torch.testing.assert_close(one, other, rtol=0, atol=2e-6)
+        torch.testing.assert_close(one, other, rtol=0, atol=allowed)
     (tmp_path / "base" / "model.safetensors").write_bytes((tmp_path / "shot" / "model.safetensors").read_bytes())
     with pytest.raises(SetupError, match="trained beside"):
         load_checkpoint(tmp_path / "shot")

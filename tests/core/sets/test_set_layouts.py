@@ -90,7 +90,11 @@ def test_a_published_layout_gives_its_records(name: str, make: Make) -> None:
 
 
 def test_every_adapter_is_tested() -> None:
-    assert {adapter.name for adapter in ADAPTERS} == {*EXPECTED, "instruct"}
+    assert {adapter.name for adapter in ADAPTERS} == {
+        *EXPECTED,
+        "instruct",
+        "review",
+    }  # these two: ../instruct, ../fit/test_review_loop.py
 
 
 @pytest.mark.parametrize("name", ["llava-150k", "webad"])

@@ -191,4 +191,4 @@ def test_killed_at_random_moments_nothing_is_lost_and_nothing_comes_twice(tiny_b
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     result = json.loads(done.stdout)
-    assert result["kept"] and result["kills"] == 6 and result["in_ledger"] >= 6
+    assert result["kept"] and result["kills"] == 10 and result["in_ledger"] >= 6
