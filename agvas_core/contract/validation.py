@@ -9,7 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from agvas_core.contract.errors import UsageError
 
-__all__ = ["did_you_mean", "validated"]
+__all__ = ["did_you_mean", "nearest", "validated"]
 
 Table = TypeVar("Table", bound=BaseModel)
 
@@ -41,8 +41,13 @@ def validated(kind: type[Table], table: dict[str, Any], what: str, *, strict: bo
 
 def did_you_mean(key: str, known: Iterable[str]) -> str:
     """End of a message about an unknown key: the nearest that exists, or nothing."""
-    near = difflib.get_close_matches(key, list(known), 1)
-    return f"; did you mean {near[0]}?" if near else ""
+    near = nearest(key, known)
+    return f"; did you mean {near}?" if near else ""
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The one of ``known`` that was perhaps meant; None where none is near."""
+    return next(iter(difflib.get_close_matches(name, list(known), 1)), None)
 
 
 def _no_json(value: object) -> str:

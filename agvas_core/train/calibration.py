@@ -26,21 +26,18 @@ from tokenizers import Tokenizer
 from agvas_core.contract.anchors import Anchor
 from agvas_core.contract.decision import BALANCED, STRICT, Decision
 from agvas_core.contract.errors import UsageError
-from agvas_core.contract.preprocess import back_to_frame, make_view, scaled_views
-from agvas_core.contract.prompts import DEFAULT_INSTRUCTION, FIXED_ANSWER, NO_ANOMALY_ANSWER
-from agvas_core.data.dialogue import Dialogue
+from agvas_core.contract.preprocess import scaled_views
 from agvas_core.data.synthesis import synthesize
-from agvas_core.model.acceptance import acceptance
 from agvas_core.model.agvas import AgVas
 from agvas_core.model.checkpoint import TRAINING, WEIGHTS, Checkpoint, save_checkpoint
 from agvas_core.model.config import ModelConfig
 from agvas_core.model.fusion import anomaly_probability
-from agvas_core.train.batches import encode_dialogues
 from agvas_core.train.config import CalibrationConfig, TrainConfig
+from agvas_core.train.sight import Sight, as_logits
 from agvas_core.train.state import flat
 from agvas_core.train.sweep import SEEDS, THRESHOLDS, Judged, Scored, judge, search, strict_seed
 
-__all__ = ["Calibration", "FrameLogits", "Sight", "calibrate", "calibrate_checkpoint", "decided", "lowered", "summary"]
+__all__ = ["Calibration", "FrameLogits", "calibrate", "calibrate_checkpoint", "decided", "lowered", "summary"]
 
 Float = NDArray[np.float32]
 Progress = Callable[[int, int], None]
@@ -75,34 +72,8 @@ class FrameLogits:
 
     def scored(self, shift: float, alpha: float) -> Scored:
         """The score map with both maps lowered by ``shift``."""
-        l_seg, l_ano_nor = torch.from_numpy(self.maps.astype(np.float32)) - shift
-        logits = torch.stack([torch.zeros_like(l_seg), l_ano_nor, l_seg])  # anchor order, with l_nor for zero
+        logits = as_logits(torch.from_numpy(self.maps.astype(np.float32)) - shift)
         return Scored(anomaly_probability(logits[None], alpha)[0].numpy(), self.truth, self.accept)
-
-
-class Sight:
-    """The runtime's path in torch: a frame at every scale, in direct mode."""
-
-    def __init__(self, model: AgVas, config: ModelConfig, tokenizer: Tokenizer) -> None:
-        self.model, self.config = model, config
-        direct = Dialogue(DEFAULT_INSTRUCTION, FIXED_ANSWER, None)
-        self.input_ids, self.attention, _, self.start = encode_dialogues([direct], tokenizer, config)
-        self.openings = tuple(tokenizer.encode(answer).ids[0] for answer in (FIXED_ANSWER, NO_ANOMALY_ANSWER))
-
-    @torch.no_grad()
-    def __call__(self, image: NDArray[np.uint8], size: tuple[int, int]) -> tuple[Float, float]:
-        """l_seg and l_ano - l_nor of an RGB frame, float32 [2, h, w] at ``size`` = (h, w), and the acceptance."""
-        semantic = torch.from_numpy(make_view(self.config.semantic_view, image).pixels)[None]
-        maps, accepts = np.zeros((2, *size), np.float32), []
-        views = scaled_views(self.config.pixel_view, self.config.scales, *image.shape[:2])
-        for spec in views:
-            view = make_view(spec, image)
-            output = self.model(semantic, torch.from_numpy(view.pixels)[None], self.input_ids, self.attention, self.start)
-            layers = output.mask_logits[0].numpy()  # [3, h', w']
-            for whole, layer in zip(maps, (layers[Anchor.SEG], layers[Anchor.ANO] - layers[Anchor.NOR]), strict=True):
-                whole += back_to_frame(layer, view, size) / len(views)
-            accepts.append(float(acceptance(output.text_logits, self.start, *self.openings)))
-        return maps, float(np.mean(accepts))
 
 
 def calibrate(

@@ -8,7 +8,6 @@ Nothing in a bundle is opened before every hash of its manifest was compared.
 """
 
 import atexit
-import difflib
 import lzma
 import shutil
 import stat
@@ -22,6 +21,7 @@ from pathlib import Path, PurePosixPath
 from agvas_core.contract.command_line import missing_package
 from agvas_core.contract.errors import BundleError, UsageError
 from agvas_core.contract.manifest import MANIFEST_NAME, Manifest, TensorSpec, read_manifest, sha256_of, verify_files
+from agvas_core.contract.validation import nearest
 
 __all__ = ["BUNDLED", "Bundle", "bundled_names", "find_bundle", "load_bundle"]
 
@@ -84,8 +84,7 @@ def find_bundle(model: str | Path) -> Path:
                 f"{model} is a file, and a bundle is a folder or a .zip: make one with agvas-export bundle CHECKPOINT -o DIR"
             )
     bundled = ", ".join(names) or "none"
-    nearest = difflib.get_close_matches(str(model), names, n=1)
-    meant = f"did you mean {nearest[0]}? " if nearest else ""
+    meant = f"did you mean {near}? " if (near := nearest(str(model), names)) else ""
     raise UsageError(f"there is no model {str(model)!r}: {meant}bundled are {bundled}; or give the folder of a bundle")
 
 

@@ -3,7 +3,6 @@
 Only options are read here, and nothing heavy is imported before they are known to make sense; ``inspection`` does the work.
 """
 
-import difflib
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -14,6 +13,7 @@ import typer
 from agvas_core import __version__
 from agvas_core.contract.command_line import run_command
 from agvas_core.contract.errors import UsageError
+from agvas_core.contract.validation import nearest
 
 __all__ = ["app", "main"]
 
@@ -47,8 +47,7 @@ def parse_save(text: str) -> tuple[str, ...]:
         return ()
     for kind in kinds:
         if kind not in SAVE_KINDS:
-            near = difflib.get_close_matches(kind, SAVE_KINDS, n=1)
-            meant = f"did you mean {near[0]}? " if near else ""
+            meant = f"did you mean {near}? " if (near := nearest(kind, SAVE_KINDS)) else ""
             raise UsageError(f"--save has {kind!r}: {meant}it takes {', '.join(SAVE_KINDS)}, or none alone")
     if not kinds:
         raise UsageError(f"--save is empty: it takes {', '.join(SAVE_KINDS)}, or none to save nothing")
@@ -119,13 +118,8 @@ def run(
     ] = None,
     lmm: Annotated[
         str,
-        typer.Option(
-            metavar="BACKEND|URL", help="What runs the language model: onnx, torch, vllm, or the address of agvas serve-lmm."
-        ),
+        typer.Option(metavar="BACKEND", help="What runs the language model: onnx or torch."),
     ] = "onnx",
-    adapter: Annotated[
-        str | None, typer.Option(metavar="NAME", help="With vLLM: the adapter to answer with; the model's own by default.")
-    ] = None,
     checkpoint: Annotated[
         Path | None, typer.Option(metavar="DIR", help="With torch: the checkpoint of the bundle, where it is not nano's.")
     ] = None,
@@ -166,7 +160,6 @@ def run(
         strict=strict,
         threshold=threshold,
         lmm=lmm,
-        adapter=adapter,
         checkpoint=checkpoint,
         threads=threads,
         tiling=tiling.value,

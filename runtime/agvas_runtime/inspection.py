@@ -50,7 +50,6 @@ class Job:
     strict: bool = False
     threshold: float | None = None
     lmm: str = DEFAULT_BACKEND
-    adapter: str | None = None
     checkpoint: Path | None = None
     threads: int | None = None
     tiling: Literal["auto", "off"] = "auto"
@@ -97,7 +96,7 @@ def _inspect(job: Job, console: Console, folder: RunFolder | None) -> int:
             job.model,
             offline=job.offline,
             lmm=job.lmm,
-            settings=StageSettings(adapter=job.adapter, checkpoint=job.checkpoint),
+            settings=StageSettings(checkpoint=job.checkpoint),
             threads=job.threads,
             operating_point=STRICT if job.strict else BALANCED,
             threshold=job.threshold,

@@ -3,13 +3,13 @@
 question = ask(manifest.prompt, mode="describe-plus", normal_look="A round metal part with four holes")
 """
 
-import difflib
 import logging
 from typing import NamedTuple
 
 from agvas_core.contract.errors import UsageError
 from agvas_core.contract.manifest import PromptSpec
 from agvas_core.contract.prompts import MAX_INSTRUCTION_CHARS, Mode, strip_control_tokens, with_normal_look
+from agvas_core.contract.validation import nearest
 
 __all__ = ["Question", "ask"]
 
@@ -63,8 +63,7 @@ def _mode(mode: str) -> Mode:
     try:
         return Mode(mode)
     except ValueError:
-        near = difflib.get_close_matches(str(mode), list(Mode), n=1)
-        meant = f"did you mean {near[0]}? " if near else ""
+        meant = f"did you mean {near}? " if (near := nearest(str(mode), Mode)) else ""
         raise UsageError(f"mode is {mode!r}: {meant}it can be {', '.join(Mode)}") from None
 
 

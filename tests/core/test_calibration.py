@@ -19,8 +19,9 @@ from agvas_core.model.build import build_model
 from agvas_core.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from agvas_core.model.config import ModelConfig, load_preset, parse_config
 from agvas_core.train import sweep
-from agvas_core.train.calibration import FrameLogits, Sight, calibrate, calibrate_checkpoint, decided, summary
+from agvas_core.train.calibration import FrameLogits, calibrate, calibrate_checkpoint, decided, summary
 from agvas_core.train.config import CalibrationConfig, TrainConfig, parse_train_config
+from agvas_core.train.sight import Sight
 from agvas_core.train.sweep import AREAS, GATES, SEEDS, THRESHOLDS, Scored, judge, overlap, search, strict_seed, table
 
 SMALL = CalibrationConfig(images=4, sizes=((96, 96), (96, 160)), kept_px=96)

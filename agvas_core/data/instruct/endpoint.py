@@ -6,7 +6,6 @@ async with Endpoint(Address.of("http://127.0.0.1:8000/v1"), "model", key=None) a
 
 import asyncio
 import email.utils
-import ipaddress
 import json
 import math
 import time
@@ -18,6 +17,7 @@ from typing import Any, Final, Self
 import httpx
 
 from agvas_core.contract.errors import SetupError, UsageError
+from agvas_core.contract.network import is_loopback
 from agvas_core.data.instruct.pace import Pace, Patience
 from agvas_core.data.instruct.prompt import Message
 
@@ -61,7 +61,7 @@ class Address:
         return cls(
             str(url.copy_with(path=f"{path}/chat/completions")),
             url.netloc.decode(),
-            _is_loopback(url.host),
+            is_loopback(url.host),
             url.scheme == "https",
         )
 
@@ -243,12 +243,3 @@ def _retry_after_s(value: str | None) -> float | None:
         except (ValueError, TypeError):
             return None
     return max(0.0, seconds) if math.isfinite(seconds) else None
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False

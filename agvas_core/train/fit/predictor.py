@@ -13,19 +13,14 @@ import torch
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from agvas_core.contract.anchors import Anchor
 from agvas_core.contract.decision import anomaly_mask
 from agvas_core.contract.manifest import sha256_of
-from agvas_core.contract.preprocess import back_to_frame, make_view, scaled_views
-from agvas_core.contract.prompts import DEFAULT_INSTRUCTION, FIXED_ANSWER, NO_ANOMALY_ANSWER
-from agvas_core.data.dialogue import Dialogue
 from agvas_core.files.picture import read_rgb
-from agvas_core.model.acceptance import acceptance
 from agvas_core.model.agvas import AgVas
 from agvas_core.model.checkpoint import WEIGHTS, load_checkpoint
 from agvas_core.model.config import ModelConfig
 from agvas_core.model.fusion import anomaly_probability
-from agvas_core.train.batches import encode_dialogues
+from agvas_core.train.sight import Sight, as_logits
 
 __all__ = ["TorchPredictor", "open_predictor"]
 
@@ -36,9 +31,7 @@ class TorchPredictor:
     def __init__(self, model: AgVas, config: ModelConfig, tokenizer: Tokenizer, identity: str) -> None:
         self.model, self.config = model, config
         self.name, self.identity = config.name, identity
-        direct = Dialogue(DEFAULT_INSTRUCTION, FIXED_ANSWER, None)
-        self._ids, self._attention, _, self._start = encode_dialogues([direct], tokenizer, config)
-        self._openings = tuple(tokenizer.encode(answer).ids[0] for answer in (FIXED_ANSWER, NO_ANOMALY_ANSWER))
+        self._sight = Sight(model, config, tokenizer)
 
     def predict(self, path: Path) -> tuple[NDArray[np.float32], NDArray[np.bool_], str]:
         """Score map float32 [H, W] in 0..1 and mask bool [H, W] at the image's own resolution, and PASS or FAIL; raises ImageError."""
@@ -49,21 +42,9 @@ class TorchPredictor:
     @torch.no_grad()
     def score(self, image: NDArray[np.uint8]) -> tuple[NDArray[np.float32], float]:
         """P (eq. 8) of an RGB frame uint8 [H, W, 3] at its own size, and the acceptance."""
-        height, width = image.shape[:2]
-        device = next(self.model.parameters()).device
-        ids, attention, start = (each.to(device) for each in (self._ids, self._attention, self._start))
-        semantic = torch.from_numpy(make_view(self.config.semantic_view, image).pixels)[None].to(device)
-        views = scaled_views(self.config.pixel_view, self.config.scales, height, width)
-        logits, accepts = np.zeros((3, height, width), np.float32), []
-        for spec in views:
-            view = make_view(spec, image)
-            output = self.model(semantic, torch.from_numpy(view.pixels)[None].to(device), ids, attention, start)
-            layers = output.mask_logits[0].float().cpu().numpy()  # [3, h', w']
-            for anchor in Anchor:
-                logits[anchor] += back_to_frame(layers[anchor], view, (height, width)) / len(views)
-            accepts.append(float(acceptance(output.text_logits, start, *self._openings)))
-        score_map = anomaly_probability(torch.from_numpy(logits)[None], self.config.decision.alpha)[0].numpy()
-        return score_map, float(np.mean(accepts))
+        maps, accept = self._sight(image, image.shape[:2])
+        score_map = anomaly_probability(as_logits(torch.from_numpy(maps))[None], self.config.decision.alpha)[0].numpy()
+        return score_map, accept
 
 
 def open_predictor(model: str | Path = "nano", threads: int | None = None) -> TorchPredictor:

@@ -13,13 +13,13 @@ The model is asked once for each kind. Of its score map, a region above ``thresh
 ROI, outside ``ignore``, and is as large as the rule says; more than ``max_count`` of them make the part FAIL.
 """
 
-import difflib
 from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from agvas_core.contract.decision import OperatingPoint
 from agvas_core.contract.prompts import MAX_INSTRUCTION_CHARS, Mode
+from agvas_core.contract.validation import did_you_mean
 from agvas_runtime.line.polygon import Polygon
 
 __all__ = ["ANY", "WHOLE_FRAME", "Calibration", "FrameSize", "ImageLimits", "Keep", "Kind", "Recipe", "Rule"]
@@ -173,8 +173,7 @@ class Recipe(_Part):
             )
         for what, name, known in (("roi", rule.roi, self.rois), ("kind", rule.kind, self.prompts)):
             if name != ANY and name not in known:
-                near = difflib.get_close_matches(name, known, 1)
-                meant = f"; did you mean {near[0]}?" if near else f"; there is {', '.join(known)}" if known else "; there is none"
+                meant = did_you_mean(name, known) or (f"; there is {', '.join(known)}" if known else "; there is none")
                 raise ValueError(f"{label} has {what} {name!r}, which the recipe does not define{meant}")
 
     def _check_polygons(self) -> None:

@@ -1,22 +1,20 @@
 """Opening the three stages of a bundle, each by the name of its backend.
 
     stages = open_stages(load_bundle("nano"), lmm="torch")
-    stages = open_stages(load_bundle("nano"), lmm="http://127.0.0.1:8000")
 
 A backend is a line in ``BACKENDS`` and a function ``open_stage(bundle, settings)`` in a module of its own, which is imported when it is
-asked for and not before: that module may need torch, vLLM or TensorRT. Whoever must not import the runtime finds both functions by
+asked for and not before: that module may need torch. Whoever must not import the runtime finds both functions by
 their entry points (group ``agvas.backends``).
 """
 
-import difflib
 from collections.abc import Mapping
-from dataclasses import replace
 from importlib import import_module
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, cast
 
 from agvas_core.contract.command_line import missing_package
 from agvas_core.contract.errors import UsageError
+from agvas_core.contract.validation import nearest
 from agvas_runtime.bundle import Bundle
 from agvas_runtime.stages.protocol import DecoderStage, LmmStage, VisionStage
 from agvas_runtime.stages.settings import StageSettings
@@ -65,11 +63,11 @@ def open_stages(
     decoder: str = DEFAULT_BACKEND,
     settings: StageSettings | None = None,
 ) -> Stages:
-    """Opens each stage on the backend named for it; ``lmm`` may be the address of a server (``http://host:port``), too.
+    """Opens each stage on the backend named for it.
 
     Raises:
         UsageError: no such backend.
-        SetupError: a package that is not installed, a server that does not answer, weights that are not there.
+        SetupError: a package that is not installed, weights that are not there.
         BundleError: what the backend reads does not belong to this bundle.
     """
     settings = settings or StageSettings()
@@ -81,13 +79,9 @@ def open_stages(
 
 
 def _open(stage: str, backend: str, bundle: Bundle, settings: StageSettings) -> Any:
-    if "://" in backend and "http" in BACKENDS[stage]:
-        backend, settings = "http", replace(settings, lmm_url=backend)
     if backend not in BACKENDS[stage]:
-        near = difflib.get_close_matches(backend, BACKENDS[stage], n=1)
-        meant = f"did you mean {near[0]}? " if near else ""
-        address = ", or the address of a server" if "http" in BACKENDS[stage] else ""
-        raise UsageError(f"{stage} is {backend!r}: {meant}it can be {', '.join(BACKENDS[stage])}{address}")
+        meant = f"did you mean {near}? " if (near := nearest(backend, BACKENDS[stage])) else ""
+        raise UsageError(f"{stage} is {backend!r}: {meant}it can be {', '.join(BACKENDS[stage])}")
     try:
         module = import_module(BACKENDS[stage][backend])
     except ModuleNotFoundError as error:

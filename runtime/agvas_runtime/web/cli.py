@@ -31,9 +31,8 @@ def serve(
     ] = None,
     lmm: Annotated[
         str,
-        typer.Option(metavar="BACKEND|URL", help="What runs the language model: onnx, torch, vllm, or the address of serve-lmm."),
+        typer.Option(metavar="BACKEND", help="What runs the language model: onnx or torch."),
     ] = "onnx",
-    adapter: Annotated[str | None, typer.Option(metavar="NAME", help="With vLLM: the adapter to answer with.")] = None,
     checkpoint: Annotated[Path | None, typer.Option(metavar="DIR", help="With torch: the checkpoint of the bundle.")] = None,
     workers: Annotated[int, typer.Option(min=1, max=64, metavar="N", help="Images judged at the same time.")] = 1,
     threads: Annotated[int | None, typer.Option(min=1, metavar="N", help="CPU threads of each; all cores by default.")] = None,
@@ -72,7 +71,7 @@ def serve(
         upload_bytes=max(256, max_mb) * MIB,
     )
     options: dict[str, Any] = {"operating_point": STRICT if strict else BALANCED, "threshold": threshold, "prompt": prompt}
-    options |= {"lmm": lmm, "offline": offline, "settings": StageSettings(adapter=adapter, checkpoint=checkpoint)}
+    options |= {"lmm": lmm, "offline": offline, "settings": StageSettings(checkpoint=checkpoint)}
     logging.basicConfig(stream=sys.stderr, format="%(levelname)s: %(message)s")
     with listen(settings) as opened:
         segmenter = Segmenter.load(model, threads=threads, max_pixels=max_pixels, **options)

@@ -12,10 +12,11 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
+from agvas_core.contract.network import is_loopback
 from agvas_runtime.web.job_queue import JobQueue
 from agvas_runtime.web.metrics import Metrics
 from agvas_runtime.web.refusal import Refusal, busy, error_body
-from agvas_runtime.web.settings import Settings, is_loopback
+from agvas_runtime.web.settings import Settings
 
 __all__ = ["Gate"]
 

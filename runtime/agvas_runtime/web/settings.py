@@ -1,11 +1,11 @@
 """What a server allows: sizes, times, and how much may wait."""
 
-import ipaddress
 from dataclasses import dataclass
 
 from agvas_core.contract.errors import UsageError
+from agvas_core.contract.network import is_loopback
 
-__all__ = ["Settings", "is_loopback"]
+__all__ = ["Settings"]
 
 MIB = 1 << 20
 
@@ -57,13 +57,3 @@ class Settings:
     def open_to_names(self) -> bool:
         """Whether any Host header will do: with a key a foreign page has nothing to gain from a rebound name."""
         return self.api_key is not None
-
-
-def is_loopback(host: str) -> bool:
-    """Whether an address or name is this machine's own, seen from itself only."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False

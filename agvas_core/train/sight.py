@@ -1,0 +1,55 @@
+"""A frame as the runtime sees it, in torch and in direct mode: what operating points are set on, and checkpoints are scored by.
+
+One difference: a frame is always seen whole, where the runtime cuts very large ones into tiles.
+"""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from agvas_core.contract.anchors import Anchor
+from agvas_core.contract.preprocess import back_to_frame, make_view, scaled_views
+from agvas_core.contract.prompts import DEFAULT_INSTRUCTION, FIXED_ANSWER, NO_ANOMALY_ANSWER
+from agvas_core.data.dialogue import Dialogue
+from agvas_core.model.acceptance import acceptance
+from agvas_core.model.agvas import AgVas
+from agvas_core.model.config import ModelConfig
+from agvas_core.train.batches import encode_dialogues
+
+__all__ = ["Sight", "as_logits"]
+
+Float = NDArray[np.float32]
+
+
+class Sight:
+    """The runtime's path: a frame at every scale."""
+
+    def __init__(self, model: AgVas, config: ModelConfig, tokenizer: Tokenizer) -> None:
+        self.model, self.config = model, config
+        direct = Dialogue(DEFAULT_INSTRUCTION, FIXED_ANSWER, None)
+        self.input_ids, self.attention, _, self.start = encode_dialogues([direct], tokenizer, config)
+        self.openings = tuple(tokenizer.encode(answer).ids[0] for answer in (FIXED_ANSWER, NO_ANOMALY_ANSWER))
+
+    @torch.no_grad()
+    def __call__(self, image: NDArray[np.uint8], size: tuple[int, int]) -> tuple[Float, float]:
+        """l_seg and l_ano - l_nor of an RGB frame, float32 [2, h, w] at ``size`` = (h, w), and the acceptance."""
+        device = next(self.model.parameters()).device  # of now: a training moves its model
+        ids, attention, start = (each.to(device) for each in (self.input_ids, self.attention, self.start))
+        semantic = torch.from_numpy(make_view(self.config.semantic_view, image).pixels)[None].to(device)
+        maps, accepts = np.zeros((2, *size), np.float32), []
+        views = scaled_views(self.config.pixel_view, self.config.scales, *image.shape[:2])
+        for spec in views:
+            view = make_view(spec, image)
+            output = self.model(semantic, torch.from_numpy(view.pixels)[None].to(device), ids, attention, start)
+            layers = output.mask_logits[0].float().cpu().numpy()  # [3, h', w']
+            for whole, layer in zip(maps, (layers[Anchor.SEG], layers[Anchor.ANO] - layers[Anchor.NOR]), strict=True):
+                whole += back_to_frame(layer, view, size) / len(views)
+            accepts.append(float(acceptance(output.text_logits, start, *self.openings)))
+        return maps, float(np.mean(accepts))
+
+
+def as_logits(maps: torch.Tensor) -> torch.Tensor:
+    """l_seg and l_ano - l_nor [2, h, w] -> logits [3, h, w] of the same probabilities, with l_nor for zero."""
+    l_seg, l_ano_nor = maps
+    return torch.stack([torch.zeros_like(l_seg), l_ano_nor, l_seg])
