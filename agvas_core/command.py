@@ -21,6 +21,7 @@ __all__ = ["build", "main", "summary"]
 GROUP = "agvas.commands"
 GROUP_HELP = {
     "data": "Data sets for training: look at what is there, write instructions for it.",
+    "ledger": "The ledger of a line: count it, look at it, take it elsewhere.",
     "recipe": "Recipes: what decides about one product, as a file with versions.",
 }
 

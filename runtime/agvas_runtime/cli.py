@@ -23,6 +23,13 @@ SAVE_DEFAULT = "mask,overlay,jsonl,report"
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
+class LogForm(StrEnum):
+    """What a line says while it runs."""
+
+    text = "text"
+    json = "json"
+
+
 class Tiling(StrEnum):
     """Whether large images are cut into tiles."""
 
@@ -54,6 +61,41 @@ def parse_save(text: str) -> tuple[str, ...]:
     return tuple(kind for kind in SAVE_KINDS if kind in kinds)
 
 
+def refuse_beside_recipe(context: typer.Context) -> None:
+    """What a recipe decides, or what belongs to a run of files, cannot be given beside it.
+
+    Raises:
+        UsageError: it was.
+    """
+    for name in ("prompt", "mode", "normal_look", "model", "strict", "threshold", "tiling"):
+        if _is_given(context, name):
+            raise UsageError(
+                f"--{name.replace('_', '-')} and --recipe are given, and the recipe says it: write it into the recipe"
+            )
+    for name in ("out", "save", "overwrite", "fail_on_reject", "json_lines", "every", "max_pixels", "bits", "quiet", "verbose"):
+        if _is_given(context, name):
+            option = {"json_lines": "json"}.get(name, name).replace("_", "-")
+            raise UsageError(f"--{option} has no meaning with --recipe, which keeps a ledger in --state: leave it out")
+
+
+def refuse_without_recipe(context: typer.Context) -> None:
+    """What a line alone has.
+
+    Raises:
+        UsageError: it was given, and --recipe was not.
+    """
+    for name in ("state", "station", "sinks", "metrics", "log", "check"):
+        if _is_given(context, name):
+            raise UsageError(
+                f"--{name.removesuffix('s') if name == 'sinks' else name} needs --recipe FILE: agvas recipe new PRODUCT makes one"
+            )
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name != "DEFAULT"
+
+
 @app.command()
 def run(
     context: typer.Context,
@@ -66,6 +108,31 @@ def run(
     camera: Annotated[
         str | None, typer.Option(metavar="URI", help="A camera in place of SOURCE: index, device, rtsp:// or http:// (MJPEG).")
     ] = None,
+    recipe: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE|STORE", help="On the line: one verdict for each part by this recipe, in a ledger, until stopped."
+        ),
+    ] = None,
+    state: Annotated[Path, typer.Option(metavar="DIR", help="With --recipe: the folder of ledger and images.")] = Path("line"),
+    station: Annotated[str | None, typer.Option(metavar="NAME", help="With --recipe: how the station is called.")] = None,
+    sinks: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--sink",
+            metavar="ADDRESS",
+            help="With --recipe, may be given again: jsonl:PATH, mqtt://HOST/TOPIC, opcua://HOST, modbus://HOST/REGISTER, http(s)://...",
+        ),
+    ] = None,
+    metrics: Annotated[
+        int | None, typer.Option(min=0, max=65535, metavar="PORT", help="With --recipe: figures for Prometheus on loopback.")
+    ] = None,
+    log: Annotated[
+        LogForm | None, typer.Option(help="With --recipe: lines for people, or JSON; JSON where stderr is no terminal.")
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="With --recipe: look at camera, recipe, model, disk, sinks and rate, and leave.")
+    ] = False,
     prompt: Annotated[
         str | None, typer.Option(help="What to look for, in words: 'Segment the scratch at the top left.', in any mode.")
     ] = None,
@@ -146,6 +213,28 @@ def run(
     if quiet and verbose:
         raise UsageError("both --quiet and --verbose are given: leave one out")
     kinds = parse_save(save)
+    if recipe is not None:
+        refuse_beside_recipe(context)
+        from agvas_runtime.line.line_job import run_with_options
+
+        form = log.value if log is not None else "text" if sys.stderr.isatty() else "json"
+        options: dict[str, Any] = {
+            "recipe": recipe,
+            "camera": camera,
+            "sources": tuple(sources or ()),
+            "state": state,
+            "station": station,
+        }
+        options |= {
+            "sinks": tuple(sinks or ()),
+            "metrics_port": metrics,
+            "log": form,
+            "limit": limit,
+            "threads": threads,
+            "lmm": lmm,
+        }
+        raise typer.Exit(run_with_options(options, check=check))
+    refuse_without_recipe(context)
 
     from agvas_runtime.inspection import Job, inspect  # numpy, OpenCV and ONNX Runtime come with it
 

@@ -8,7 +8,12 @@ import pytest
 
 TRAINING_ONLY = ["accelerate", "matplotlib", "onnx", "onnxscript", "peft", "safetensors", "torch", "transformers"]
 
-ON_REQUEST = ["agvas_runtime.stages.reference."]  # backends that are torch's own, and imported when one asks for them
+ON_REQUEST = [
+    "agvas_runtime.stages.reference.",
+    "agvas_runtime.sinks.modbus",
+    "agvas_runtime.sinks.mqtt",
+    "agvas_runtime.sinks.opcua",
+]  # of an extra, and imported when one asks for them
 
 IMPORT_AND_TELL = """
 import importlib, json, pkgutil, sys

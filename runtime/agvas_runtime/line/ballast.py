@@ -39,6 +39,7 @@ class Ballast:
         """
         self.path = folder / BALLAST_NAME
         self._size, self._reserve, self._images_reserve = int(size_mb * MB), reserve_mb * MB, images_reserve_mb * MB
+        self.needed_mb, self.images_reserve_mb = reserve_mb + 2 * size_mb, images_reserve_mb
 
     @property
     def free_mb(self) -> float:

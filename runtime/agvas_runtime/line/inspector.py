@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 
 from agvas_core import __version__
 from agvas_core.contract.decision import OperatingPoint
-from agvas_core.contract.errors import ImageError
+from agvas_core.contract.errors import StageError
+from agvas_runtime.bundle import Bundle
 from agvas_runtime.frame import Frame
+from agvas_runtime.line.image_check import image_facts, image_fault
 from agvas_runtime.line.judge import Judge, Judgement, Looked
 from agvas_runtime.line.recipe_check import check_against, thresholds_of
 from agvas_runtime.line.recipe_file import RecipeVersion
@@ -68,7 +70,7 @@ class Inspector(Protocol):
         """Looks at a frame that has an image.
 
         Raises:
-            ImageError: there can be no judgement on this frame.
+            StageError: there can be no judgement on this frame.
         """
         ...
 
@@ -112,23 +114,37 @@ class SegmenterInspector:
             segmenter.segment(Frame("warm-up", 0, image=blank), prompt=prompt, mode=recipe.mode, normal_look=recipe.normal_look)
         self._segmenters[recipe.model] = segmenter
 
-    def inspect(self, frame: Frame, version: RecipeVersion) -> Inspection:
-        """Asks the model for each kind, and the rules for a verdict."""
-        assert frame.image is not None
+    def bundle_of(self, version: RecipeVersion) -> Bundle:
+        """The bundle of a recipe that was prepared."""
+        return self._segmenters[version.recipe.model].bundle
+
+    def look(self, frame: Frame, version: RecipeVersion) -> tuple[dict[str, Looked], dict[str, float]]:
+        """What the model says of each kind, and the milliseconds per stage.
+
+        Raises:
+            StageError: it says nothing.
+        """
         recipe, segmenter = version.recipe, self._segmenters[version.recipe.model]
         looked: dict[str, Looked] = {}
         timing: dict[str, float] = {}
         for kind, prompt in recipe.prompts.items():
             result = segmenter.segment(frame, prompt=prompt, mode=recipe.mode, normal_look=recipe.normal_look)
             if result.score_map is None:
-                raise ImageError(result.error or "the model gave no score map")
+                raise StageError(result.error or "the model gave no score map")
             looked[kind] = Looked(result.score_map, 1.0 if result.accept is None else result.accept)
             for stage, ms in result.timing.items():
                 timing[stage] = timing.get(stage, 0.0) + ms
+        return looked, timing
+
+    def inspect(self, frame: Frame, version: RecipeVersion) -> Inspection:
+        """Asks the model for each kind, and the rules for a verdict."""
+        looked, timing = self.look(frame, version)
+        bundle = self.bundle_of(version)
         maps = [look.score_map for look in looked.values()]
         score_map = maps[0] if len(maps) == 1 else np.maximum.reduce(maps)
-        judge = self._judge(version, thresholds_of(recipe, segmenter.bundle), *score_map.shape)
-        return Inspection(judge.judge(looked), score_map, segmenter.bundle.identity, timing)
+        height, width = score_map.shape
+        judge = self._judge(version, thresholds_of(version.recipe, bundle), height, width)
+        return Inspection(judge.judge(looked), score_map, bundle.identity, timing)
 
     def _judge(self, version: RecipeVersion, point: OperatingPoint, height: int, width: int) -> Judge:
         key = (version.sha256, height, width)
@@ -151,4 +167,5 @@ def frame_fault(frame: Frame, version: RecipeVersion) -> str | None:
             f"the frame is {width}x{height} px; recipe {version.identity} is for {wanted.width_px}x{wanted.height_px}: "
             "set the camera back, or make a recipe for this size"
         )
-    return None
+    limits = version.recipe.image
+    return image_fault(image_facts(frame.image), limits) if limits.any else None

@@ -103,6 +103,11 @@ class ImageLimits(_Part):
     max_mean: Share | None = None
     max_clipped: Share | None = None
 
+    @property
+    def any(self) -> bool:
+        """Whether there is a limit."""
+        return self != ImageLimits()
+
 
 class Calibration(_Part):
     """How the thresholds came about; written by ``agvas calibrate``, read by the drift monitor."""

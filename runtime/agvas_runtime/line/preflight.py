@@ -1,0 +1,135 @@
+"""``agvas-run --check``: what a line needs, looked at before it runs. Nothing is changed but the ledger's folder, which is made."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from agvas_core.contract.errors import EXIT_OK, AgvasError, OutputError, RecipeError
+from agvas_runtime.certified import note_on_parity
+from agvas_runtime.frame import Frame
+from agvas_runtime.line.ballast import Ballast, DiskLevel
+from agvas_runtime.line.inspector import SegmenterInspector, frame_fault
+from agvas_runtime.line.line_run import LineJob
+from agvas_runtime.line.recipe_check import oddities
+from agvas_runtime.line.recipe_file import RecipeVersion, read_recipe
+from agvas_runtime.line.recipe_store import RecipeStore
+from agvas_runtime.sinks.open_sink import open_sink
+from agvas_runtime.stages.settings import StageSettings
+
+__all__ = ["Finding", "findings", "preflight"]
+
+LOOKS = 5  # frames that are judged for the rate
+READ_S = 2.0  # frames are counted for so long
+
+
+class Finding(NamedTuple):
+    """One thing that was looked at."""
+
+    what: str
+    fine: bool
+    words: str
+
+
+def preflight(job: LineJob) -> int:
+    """Prints what it finds; the exit code of the first thing that is not fine."""
+    code = EXIT_OK
+    for finding, error in findings(job):
+        print(f"{'ok  ' if finding.fine else 'FAIL'}  {finding.what:8}  {finding.words}", file=sys.stdout, flush=True)
+        code = code or (error.exit_code if error is not None else EXIT_OK)
+    return code
+
+
+def findings(job: LineJob) -> Iterator[tuple[Finding, AgvasError | None]]:
+    """Recipe, model, camera, rate, disk and each sink, in that order; later ones go on where an earlier one failed."""
+    inspector = SegmenterInspector(
+        vision=job.vision, lmm=job.lmm, decoder=job.decoder, settings=StageSettings(threads=job.threads)
+    )
+    version: RecipeVersion | None = None
+
+    def recipe() -> str:
+        nonlocal version
+        store = RecipeStore(job.recipe)
+        version = store.active() if store.is_store() else read_recipe(job.recipe)
+        odd = oddities(version.recipe)
+        return version.identity + "".join(f"; note: {line}" for line in odd)
+
+    def model() -> str:
+        if version is None:
+            raise RecipeError("there is no recipe that names it")
+        inspector.prepare(version)
+        bundle = inspector.bundle_of(version)
+        return f"{bundle.identity}, engine {inspector.identity}; {note_on_parity(bundle).text}"
+
+    yield _look("recipe", recipe)
+    yield _look("model", model)
+    frames: list[Frame] = []
+    yield _look("camera" if job.camera is not None else "source", lambda: _camera(job, frames, version))
+    if version is not None and frames and frames[0].image is not None:
+        yield _look("rate", lambda: _rate(inspector, frames, version))
+    yield _look("disk", lambda: _disk(job))
+    for address in job.sinks:
+        yield _look("sink", lambda address=address: _sink(job, address))  # type: ignore[misc]
+
+
+def _look(what: str, look: Callable[[], str]) -> tuple[Finding, AgvasError | None]:
+    try:
+        return Finding(what, True, look()), None
+    except AgvasError as error:
+        return Finding(what, False, " ".join(str(error).split())), error
+
+
+def _camera(job: LineJob, frames: list[Frame], version: RecipeVersion | None) -> str:
+    with job.open_source() as source:
+        began = time.monotonic()
+        count = 0
+        for frame in source:
+            count += 1
+            frames.append(frame)
+            del frames[LOOKS:]
+            if (not source.live and count == LOOKS) or time.monotonic() - began > READ_S:
+                break
+        seconds = time.monotonic() - began
+        live = source.live
+    if not frames:
+        raise RecipeError("the source gave no frame: check its path or address")
+    if version is not None and (fault := frame_fault(frames[0], version)) is not None:
+        raise RecipeError(fault)
+    image = frames[0].image
+    size = f"{image.shape[1]}x{image.shape[0]} px" if image is not None else "a frame that cannot be read"
+    return f"{size}" + (f", {count / seconds:.1f} frames a second" if live else "")
+
+
+def _rate(inspector: SegmenterInspector, frames: list[Frame], version: RecipeVersion) -> str:
+    took = []
+    for number in range(LOOKS):
+        began = time.perf_counter()
+        inspector.inspect(frames[number % len(frames)], version)
+        took.append((time.perf_counter() - began) * 1000)
+    slowest, deadline = max(took), version.recipe.deadline_ms
+    words = f"{min(took):.0f} to {slowest:.0f} ms a part, deadline {deadline:g} ms, at most {1000 / slowest:.1f} parts a second"
+    if slowest > deadline:
+        raise RecipeError(f"{words}: too slow; raise deadline_ms, or take a faster machine")
+    return words
+
+
+def _disk(job: LineJob) -> str:
+    try:
+        job.state.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{job.state} cannot be made ({error.strerror}): choose another --state DIR") from error
+    ballast = Ballast(job.state)
+    free = ballast.free_mb
+    if free < ballast.needed_mb:
+        raise OutputError(f"{free:.0f} MB are free in {job.state}; {ballast.needed_mb:.0f} MB are needed: free some space")
+    level = DiskLevel.FINE if free > ballast.images_reserve_mb else DiskLevel.NO_IMAGES
+    return f"{free:.0f} MB are free in {job.state}" + ("" if level is DiskLevel.FINE else ", too few for images")
+
+
+def _sink(job: LineJob, address: str) -> str:
+    sink = open_sink(address, job.secrets)
+    try:
+        sink.open()
+    finally:
+        sink.close()
+    return sink.name

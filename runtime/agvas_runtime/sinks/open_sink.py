@@ -1,0 +1,93 @@
+"""From a sink's address to a sink.
+
+jsonl:PATH                               lines of a file
+mqtt://[USER@]HOST[:1883]/TOPIC          QoS 1; mqtts:// with TLS; ?retain=1
+opcua://HOST[:4840]                      an OPC UA server in this process
+modbus://HOST[:502]/REGISTER             holding registers of a PLC; ?unit=1
+http://..., https://...                  a webhook
+
+Passwords and keys come as ``Secrets``, never in an address.
+"""
+
+import difflib
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import parse_qs, urlsplit
+
+from agvas_core.contract.errors import UsageError
+from agvas_runtime.sinks.message import VerdictSink
+
+__all__ = ["SCHEMES", "Secrets", "open_sink"]
+
+SCHEMES = ("jsonl", "mqtt", "mqtts", "opcua", "modbus", "http", "https")
+
+
+class Secrets(NamedTuple):
+    """What must not stand in a command line."""
+
+    mqtt_password: str | None = None
+    webhook_secret: bytes | None = None
+
+
+def open_sink(address: str, secrets: Secrets = Secrets()) -> VerdictSink:  # noqa: B008  # immutable
+    """A sink, not yet connected.
+
+    Raises:
+        UsageError: an address that cannot be meant.
+        ModuleNotFoundError: the sink's package is not installed; the command names its extra.
+    """
+    scheme, _, rest = address.partition(":")
+    if scheme not in SCHEMES:
+        near = difflib.get_close_matches(scheme, SCHEMES, 1)
+        meant = f"did you mean {near[0]}? " if near else ""
+        raise UsageError(
+            f"the sink {scheme!r} is unknown: {meant}there are jsonl:PATH, mqtt://, opcua://, modbus://, http:// and https://"
+        )
+    if scheme == "jsonl":
+        if not rest:
+            raise UsageError("the sink jsonl: has no path: write jsonl:verdicts.jsonl")
+        from agvas_runtime.sinks.json_lines import JsonLinesSink
+
+        return JsonLinesSink(Path(rest))
+    try:
+        parts = urlsplit(address)
+        host, port, query = parts.hostname, parts.port, parse_qs(parts.query)
+    except ValueError:
+        raise UsageError(f"the sink {scheme}: is no address: check host and port") from None
+    if not host:
+        raise UsageError(f"the sink {scheme}: has no host: write {scheme}://HOST...")
+    if parts.password is not None:
+        raise UsageError(
+            f"the sink {scheme}://{host} has a password in its address, where others read it: give it in the environment"
+        )
+    if scheme in ("http", "https"):
+        from agvas_runtime.sinks.webhook import WebhookSink
+
+        return WebhookSink(address, secret=secrets.webhook_secret)
+    if scheme == "opcua":
+        from agvas_runtime.sinks.opcua import OpcUaSink
+
+        return OpcUaSink(host, port or 4840)
+    if scheme == "modbus":
+        from agvas_runtime.sinks.modbus import ModbusSink
+
+        register, unit = _number(parts.path.strip("/") or "0", 65_529), _number(query.get("unit", ["1"])[0], 255)
+        return ModbusSink(host, port or 502, register=register, unit=unit)
+    from agvas_runtime.sinks.mqtt import MqttSink
+
+    topic = parts.path.lstrip("/")
+    if not topic or "+" in topic or "#" in topic:
+        raise UsageError(
+            f"the sink {scheme}://{host} needs a topic without + and #: write {scheme}://{host}/agvas/{{station}}/verdict"
+        )
+    tls = scheme == "mqtts"
+    retain = query.get("retain", ["0"])[0] == "1"
+    return MqttSink(
+        host, port or (8883 if tls else 1883), topic, tls=tls, user=parts.username, password=secrets.mqtt_password, retain=retain
+    )
+
+
+def _number(text: str, most: int) -> int:
+    if not text.isdecimal() or int(text) > most:
+        raise UsageError(f"a Modbus register or unit is {text!r}; it is a number from 0 to {most}")
+    return int(text)

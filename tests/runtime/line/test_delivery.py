@@ -1,0 +1,321 @@
+"""What delivery promises: every verdict reaches every sink at least once, in order, with a key; a sink that is down loses nothing.
+
+The other sides are real: mosquitto, an OPC UA client, a Modbus server, an HTTP server.
+"""
+
+import asyncio
+import hmac
+import http.server
+import json
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from agvas_core.contract.errors import DeliveryError, UsageError
+from agvas_runtime.line.courier import Courier
+from agvas_runtime.line.ledger import Ledger
+from agvas_runtime.line.ledger_check import check_ledger
+from agvas_runtime.line.settlement import Cause, without_verdict
+from agvas_runtime.sinks.json_lines import JsonLinesSink
+from agvas_runtime.sinks.message import Message, VerdictSink
+from agvas_runtime.sinks.modbus import ModbusSink
+from agvas_runtime.sinks.opcua import OpcUaSink
+from agvas_runtime.sinks.open_sink import Secrets, open_sink
+from agvas_runtime.sinks.webhook import WebhookSink, signature
+
+from .conftest import small_ballast
+
+PATIENCE_S = 60.0
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Waits for what must come; on a busy machine it may take its time."""
+    end = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < end, "it never came"
+        time.sleep(0.02)
+
+
+def give(ledger: Ledger, count: int) -> None:
+    """Parts with NO_VERDICT, and their messages."""
+    for _ in range(count):
+        number = len(ledger.read("SELECT 1 FROM parts"))
+        part = ledger.open_part("camera-0", f"t{number}", deadline_ms=100)
+        ledger.settle(part.seq, without_verdict(Cause.ENGINE, "test", 1.0))
+
+
+@contextmanager
+def delivering(folder: Path, sink: VerdictSink) -> Iterator[tuple[Ledger, Courier]]:
+    """A ledger with one sink and its courier."""
+    with Ledger(folder / "line", sinks=[sink.name], ballast=small_ballast(folder / "line")) as ledger:
+        courier = Courier(ledger, sink)
+        courier.start()
+        try:
+            yield ledger, courier
+        finally:
+            courier.close(grace_s=0.1)
+        assert courier.failure is None
+
+
+def message(number: int = 1) -> Message:
+    body = {
+        "key": f"l/{number}",
+        "seq": number,
+        "station": "s",
+        "verdict": "FAIL",
+        "cause": None,
+        "score": 0.75,
+        "findings": [{}, {}],
+    }
+    return Message(body["key"], number, body)  # type: ignore[arg-type]
+
+
+def test_lines_of_a_file_come_once_also_when_they_are_sent_again(tmp_path: Path) -> None:
+    sink = JsonLinesSink(tmp_path / "v.jsonl")
+    sink.open()
+    for number in (1, 3, 2):
+        sink.send(message(number))
+    sink.close()
+    with (tmp_path / "v.jsonl").open("ab") as file:
+        file.write(b'{"key": "l/4", cut off by a kil')
+    sink.open()
+    for number in (2, 3, 4):
+        sink.send(message(number))
+    sink.close()
+    assert [json.loads(line)["seq"] for line in (tmp_path / "v.jsonl").read_text().splitlines()] == [1, 3, 2, 4]
+
+
+class Hook(http.server.ThreadingHTTPServer):
+    """Takes posts; ``answers`` are given first, 200 afterwards."""
+
+    daemon_threads = False
+
+    def __init__(self, answers: list[int]) -> None:
+        super().__init__(("127.0.0.1", 0), HookHandler)
+        self.answers = answers
+        self.got: list[tuple[dict[str, str], bytes]] = []
+
+
+class HookHandler(http.server.BaseHTTPRequestHandler):
+    server: Hook
+    protocol_version = "HTTP/1.1"
+    timeout = 5
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        status = self.server.answers.pop(0) if self.server.answers else 200
+        self.server.got.append((dict(self.headers), body))
+        self.send_response(status)
+        self.send_header("Content-Length", "0")
+        self.send_header("Connection", "close")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Quiet."""
+
+
+@contextmanager
+def hook(answers: list[int]) -> Iterator[Hook]:
+    server = Hook(answers)
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def test_a_webhook_is_signed_tried_again_and_keyed(tmp_path: Path) -> None:
+    with hook([503, 401]) as server:
+        sink = WebhookSink(f"http://127.0.0.1:{server.server_port}/in?line=3", secret=b"hush")
+        with delivering(tmp_path, sink) as (ledger, courier):
+            give(ledger, 3)
+            until(lambda: courier.pending == 0)
+    assert [json.loads(body)["seq"] for _, body in server.got] == [1, 1, 1, 2, 3]
+    for headers, body in server.got:
+        assert hmac.compare_digest(headers["X-Agvas-Signature"], signature(b"hush", headers["X-Agvas-Timestamp"], body))
+        assert headers["Idempotency-Key"] == json.loads(body)["key"]
+
+
+def test_a_message_that_is_refused_for_good_does_not_hold_up_the_others_and_is_not_forgotten(tmp_path: Path) -> None:
+    with (
+        hook([200, 422]) as server,
+        delivering(tmp_path, WebhookSink(f"http://127.0.0.1:{server.server_port}/")) as (ledger, courier),
+    ):
+        give(ledger, 3)
+        until(lambda: courier.pending == 0)
+        assert ledger.read("SELECT state FROM deliveries ORDER BY seq") == [("delivered",), ("refused",), ("delivered",)]
+    assert any("refused 1" in fault for fault in check_ledger(tmp_path / "line").faults)
+
+
+@contextmanager
+def mosquitto(port: int, folder: Path) -> Iterator[None]:
+    config = f"user root\nlistener {port} 127.0.0.1\nallow_anonymous true\npersistence true\npersistence_location {folder}/\n"
+    (folder / "mosquitto.conf").write_text(config)
+    binary = shutil.which("mosquitto", path="/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin")
+    assert binary is not None
+    broker = subprocess.Popen(
+        [binary, "-c", str(folder / "mosquitto.conf")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+
+        def listens() -> bool:
+            with socket.socket() as probe:
+                return probe.connect_ex(("127.0.0.1", port)) == 0
+
+        until(listens)
+        yield
+    finally:
+        broker.terminate()
+        broker.wait()
+
+
+class Subscriber:
+    """A real MQTT client, whose messages the broker keeps while it is away."""
+
+    def __init__(self, port: int) -> None:
+        import paho.mqtt.client as mqtt
+
+        self.heard: list[dict[str, object]] = []
+        self.ready = threading.Event()
+        self.client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, client_id="keeper", clean_session=False)
+        self.client.on_connect = lambda client, *_: client.subscribe("agvas/#", qos=1)
+        self.client.on_subscribe = lambda *_: self.ready.set()
+        self.client.on_message = lambda _client, _data, message: self.heard.append(
+            json.loads(message.payload) | {"topic": message.topic}
+        )
+        self.client.connect("127.0.0.1", port)
+        self.client.loop_start()
+        assert self.ready.wait(PATIENCE_S)
+
+    def close(self) -> None:
+        self.client.disconnect()
+        self.client.loop_stop()
+        self.client._reset_sockets()  # paho leaves that to the garbage collector
+
+
+@pytest.mark.skipif(
+    shutil.which("mosquitto", path="/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin") is None,
+    reason="mosquitto is not installed",
+)
+def test_a_broker_that_was_down_gets_every_message(tmp_path: Path) -> None:
+    port = free_port()
+    sink = open_sink(f"mqtt://127.0.0.1:{port}/agvas/{{station}}/verdict")
+    with mosquitto(port, tmp_path):
+        Subscriber(port).close()
+    with delivering(tmp_path, sink) as (ledger, courier):
+        for _ in range(2):
+            give(ledger, 5)
+            until(lambda: courier.last_error is not None)
+            assert courier.pending == 5
+            with mosquitto(port, tmp_path):
+                until(lambda: courier.pending == 0)
+        with mosquitto(port, tmp_path):
+            subscriber = Subscriber(port)
+            until(lambda: {message["seq"] for message in subscriber.heard} == set(range(1, 11)))
+            subscriber.close()
+    assert {message["topic"] for message in subscriber.heard} == {"agvas/camera-0/verdict"}
+    assert len({message["key"] for message in subscriber.heard}) == 10
+    assert check_ledger(tmp_path / "line").deliveries == {sink.name: {"delivered": 10}}
+
+
+def test_an_opcua_client_reads_the_last_verdict_and_hears_of_the_next() -> None:
+    from asyncua import Client
+
+    sink = OpcUaSink("127.0.0.1", free_port())
+    sink.open()
+    sink.send(message(7))
+
+    class Handler:
+        def __init__(self) -> None:
+            self.seen: list[int] = []
+
+        def datachange_notification(self, node: object, value: int, data: object) -> None:
+            self.seen.append(value)
+
+    async def look() -> tuple[str, float, list[int]]:
+        async with Client(sink.endpoint) as client:
+            index = await client.get_namespace_index("urn:agvas:line")
+            handler = Handler()
+            subscription = await client.create_subscription(20, handler)
+            await subscription.subscribe_data_change(client.get_node(f"ns={index};s=s.Seq"))
+            await asyncio.to_thread(sink.send, message(8))
+            for _ in range(500):
+                if handler.seen[-1:] == [8]:
+                    break
+                await asyncio.sleep(0.02)
+            verdict = await client.get_node(f"ns={index};s=s.Verdict").read_value()
+            score = await client.get_node(f"ns={index};s=s.Score").read_value()
+            await subscription.delete()
+            return verdict, score, handler.seen
+
+    try:
+        assert asyncio.run(look()) == ("FAIL", 0.75, [7, 8])
+    finally:
+        sink.close()
+
+
+def test_a_plc_has_the_verdict_in_its_registers() -> None:
+    from pymodbus.client import ModbusTcpClient
+    from pymodbus.server import ModbusTcpServer
+    from pymodbus.simulator import DataType, SimData, SimDevice
+
+    port = free_port()
+    sink = ModbusSink("127.0.0.1", port, register=10)
+    with pytest.raises(DeliveryError, match="not there"):
+        sink.open()
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+
+    async def start() -> ModbusTcpServer:
+        device = SimDevice(1, simdata=[SimData(0, count=100, values=0, datatype=DataType.REGISTERS)])
+        server = ModbusTcpServer(device, address=("127.0.0.1", port))
+        await server.serve_forever(background=True)
+        return server
+
+    server = asyncio.run_coroutine_threadsafe(start(), loop).result(PATIENCE_S)
+    try:
+        sink.open()
+        sink.send(message(70_000))
+        with ModbusTcpClient("127.0.0.1", port=port) as plc:
+            assert plc.read_holding_registers(10, count=7).registers == [1, 4464, 2, 0, 2, 750, 4464]
+        sink.close()
+    finally:
+        asyncio.run_coroutine_threadsafe(server.shutdown(), loop).result(PATIENCE_S)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+@pytest.mark.parametrize(
+    ("address", "what"),
+    [
+        ("mqqt://h/t", "did you mean mqtt"),
+        ("mqtt://h/", "needs a topic"),
+        ("mqtt://u:p@h/t", "password in its address"),
+        ("modbus://h/x", "number from 0"),
+        ("https://", "no host"),
+        ("jsonl:", "no path"),
+        ("mqtt://h:99999/t", "check host and port"),
+    ],
+)
+def test_an_address_that_cannot_be_meant_is_refused_without_telling_secrets(address: str, what: str) -> None:
+    with pytest.raises(UsageError, match=what) as caught:
+        open_sink(address, Secrets())
+    assert ":p@" not in str(caught.value)

@@ -1,0 +1,215 @@
+"""What the command on the line promises: run as a user runs it, with a real process, real files and real signals."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import yaml
+
+from agvas_core.contract.command_line import exit_code_of
+from agvas_runtime.cli import app
+from agvas_runtime.line.calibrate_cli import calibrate_command
+from agvas_runtime.line.drift import DriftMonitor
+from agvas_runtime.line.image_check import DirtWatch, image_facts, image_fault
+from agvas_runtime.line.ledger_check import check_ledger
+from agvas_runtime.line.ledger_cli import export, show, verify
+from agvas_runtime.line.recipe import Calibration, ImageLimits
+from agvas_runtime.line.recipe_edit import with_keys
+from agvas_runtime.line.recipe_file import parse_recipe, read_recipe
+from agvas_runtime.line.recipe_store import RecipeStore
+
+MakePart = Callable[..., np.ndarray]
+
+
+@pytest.fixture
+def parts(tmp_path: Path, make_part: MakePart) -> Path:
+    """Twelve good parts of which two are mottled, and in ``bad`` three with a large spot."""
+    for number in range(12):
+        spots = [(20, 20, 2)] if number in (3, 7) else []
+        _write(tmp_path / "good" / f"{number:02d}.png", make_part(spots=spots))
+    for number in range(3):
+        _write(tmp_path / "bad" / f"{number}.png", make_part(spots=[(60, 40, 9 + number)]))
+    return tmp_path
+
+
+def _write(path: Path, image: np.ndarray) -> None:
+    path.parent.mkdir(exist_ok=True)
+    assert cv2.imwrite(str(path), np.ascontiguousarray(image[:, :, ::-1]))
+
+
+def run(*arguments: object) -> int:
+    return exit_code_of(lambda: app, name="agvas-run", arguments=[str(argument) for argument in arguments])
+
+
+def call(command: Callable[..., None], *arguments: object) -> int:
+    return exit_code_of(lambda: command, name="agvas", arguments=[str(argument) for argument in arguments])
+
+
+def test_a_folder_goes_through_the_line_once_however_often_it_is_run(
+    parts: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe, state, lines = parts / "r.yaml", parts / "line", parts / "v.jsonl"
+    recipe.write_text(f"product: part\nmodel: {tiny_bundle}\ndeadline_ms: 60000\n")
+    for _ in range(2):
+        assert run(parts / "bad", "--recipe", recipe, "--state", state, "--sink", f"jsonl:{lines}", "--log", "json") == 0
+    said = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [line["verdict"] for line in said if line["event"] == "part"] == ["FAIL"] * 3
+    assert [json.loads(line)["verdict"] for line in lines.read_text().splitlines()] == ["FAIL"] * 3
+    assert call(verify, state, "--images", "--delivered") == 0
+    assert "verified" in capsys.readouterr().out
+    assert call(show, state) == call(show, state, "--events") == 0
+    assert call(export, state, "--format", "csv", "-o", parts / "e.csv") == 0
+    assert len((parts / "e.csv").read_text().splitlines()) == 4
+    assert check_ledger(state).images == {"kept": 3}
+
+
+def test_what_a_recipe_decides_cannot_be_given_beside_it(parts: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(parts, "--recipe", "r.yaml", "--threshold", "0.5") == 2
+    assert run(parts, "--recipe", "r.yaml", "--json") == 2
+    assert run(parts, "--metrics", "9100") == 2
+    assert run(parts, "--recipe", parts / "none.yaml", "--state", parts / "line") == 2
+    assert "agvas recipe new" in capsys.readouterr().err
+
+
+def test_the_check_says_what_is_wrong_and_leaves(parts: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (parts / "r.yaml").write_text(
+        f"product: part\nmodel: {tiny_bundle}\ndeadline_ms: 60000\nframe: {{width_px: 128, height_px: 96}}\n"
+    )
+    arguments = [parts / "good", "--recipe", parts / "r.yaml", "--state", parts / "line", "--check"]
+    assert run(*arguments) == 0
+    assert [line.split()[:2] for line in capsys.readouterr().out.splitlines()] == [
+        ["ok", what] for what in ("recipe", "model", "source", "rate", "disk")
+    ]
+    (parts / "r.yaml").write_text(f"product: part\nmodel: {tiny_bundle}\nframe: {{width_px: 64, height_px: 64}}\n")
+    assert run(*arguments, "--sink", "webhook:x") != 0
+    out = capsys.readouterr().out
+    assert "FAIL  source" in out and "64x64" in out and "FAIL  sink" in out
+
+
+def test_a_running_station_takes_recipes_between_two_parts_tells_its_figures_and_ends_in_order(
+    tmp_path: Path, tiny_bundle: Path
+) -> None:
+    store = RecipeStore(tmp_path / "recipes")
+    text = f"product: part\nmodel: {tiny_bundle}\ndeadline_ms: 60000\nnote: "
+    store.activate(parse_recipe(text + "one", "x"))
+    # A camera that is not there: the station waits for it, and for ever.
+    command = [
+        "--camera",
+        "http://127.0.0.1:9/",
+        "--recipe",
+        str(store.folder),
+        "--state",
+        str(tmp_path / "line"),
+        "--metrics",
+        "0",
+    ]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "agvas_runtime.cli", *command, "--log", "json"], stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    said: list[dict[str, str]] = []
+
+    def until(what: str) -> str:
+        assert process.stderr is not None
+        for line in process.stderr:
+            said.append(json.loads(line))
+            if what in said[-1].get("message", ""):
+                return said[-1]["message"]
+        raise AssertionError(f"{what} was never said: {said}")
+
+    try:
+        address = until("metrics at").removeprefix("metrics at ")
+        until("source-lost")
+        text_of = urllib.request.urlopen(address, timeout=60).read().decode()
+        assert 'agvas_source_up{station="camera-127.0.0.1-9"} 0' in text_of and "agvas_disk_level 0" in text_of
+        second = parse_recipe(text + "two", "x")
+        store.activate(second)
+        until(f"recipe {second.identity} goes")
+        (store.folder / "versions" / f"{second.sha256[:12]}.yaml").write_text("product: part\nwrong: 1\n")
+        os.utime(store.folder / "active.json")
+        until("recipe refused")
+        assert second.identity in said[-1]["message"]
+    finally:
+        process.send_signal(signal.SIGTERM)
+        rest = process.communicate(timeout=120)[1]
+    assert process.returncode == 143, rest
+    assert check_ledger(tmp_path / "line").faults == []
+
+
+def test_calibration_writes_a_recipe_that_keeps_its_promise_and_its_comments(
+    parts: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = parts / "r.yaml"
+    recipe.write_text(
+        f"product: part  # mine\nmodel: {tiny_bundle}\nthresholds:\n  threshold: 0.4\n  seed_threshold: 0.5\n# the last word\ndeadline_ms: 900\n"
+    )
+    options = ["--good", parts / "good", "--bad", parts / "bad", "--recipe", recipe]
+    assert call(calibrate_command, *options, "--max-false-reject", 0.3, "--confidence", 0.9) == 0
+    out = capsys.readouterr().out
+    found = read_recipe(parts / "r-calibrated.yaml")
+    assert "# mine" in found.text and "# the last word" in found.text and found.text.count("thresholds:") == 1
+    record = found.recipe.calibration
+    assert record is not None and (record.good_parts, record.bad_parts, record.escapes) == (12, 3, 0)
+    assert found.recipe.bundle == record.bundle and found.recipe.frame is not None
+    assert "missing" not in out
+    page = (parts / "r-calibrated.html").read_text()
+    assert page.count("<svg") == 2 and "http" not in page.replace("http://www.w3.org", "")
+    assert call(calibrate_command, *options) == 0
+    assert "586 more good parts" in capsys.readouterr().out
+
+
+def test_keys_are_replaced_wherever_they_stand() -> None:
+    for text in (
+        "a: 1\nb:\n  c: 2\n  d: 3\n\n# end\ne: 4\n",
+        "{a: 1, b: {c: 2, d: 3}, e: 4}",
+        "b: {c: 2,\n  d: 3}\na: 1\ne: 4",
+        "e: 4\na: 1\nb: 1",
+    ):
+        assert yaml.safe_load(with_keys(text, {"b": 9})) == {"a": 1, "b": 9, "e": 4}
+
+
+def test_drift_is_told_and_its_absence_is_not() -> None:
+    rng = np.random.default_rng(0)
+    good = np.sort(rng.beta(2, 6, 2000))
+    calibration = Calibration(
+        date="2026", bundle="b", good_parts=2000, max_false_reject=0.005, confidence=0.95, false_rejects=3, false_reject_bound=0.005,
+        score_quantiles=tuple(np.quantile(good, np.linspace(0, 1, 101))),
+    )  # fmt: skip
+    seed = float(good[-4])
+    same, brighter, covered, worse = (DriftMonitor(calibration, seed) for _ in range(4))
+    for _ in range(3000):
+        score = float(rng.beta(2, 6))
+        assert same.add(score) is None
+        brighter.add(min(0.999 * seed, score + 0.1))
+        covered.add(score * 0.3)
+        worse.add(1.0 if rng.random() < 0.1 else score)
+    assert [(monitor.alarm or "none").split(":")[0] for monitor in (same, brighter, covered, worse)] == [
+        "none", "scores high", "scores low", "rejects",
+    ]  # fmt: skip
+
+
+def test_blur_darkness_and_dirt_are_seen(make_part: MakePart) -> None:
+    sharp = make_part(spots=[(20, 20, 5), (60, 50, 9)])
+    facts = image_facts(sharp)
+    assert image_facts(np.asarray(cv2.GaussianBlur(sharp, (0, 0), 3), np.uint8)).focus < facts.focus / 3
+    assert image_facts((sharp * 0.6).astype(np.uint8)).focus == pytest.approx(facts.focus, rel=0.1)
+    limits = ImageLimits(min_focus=facts.focus / 2, min_mean=0.2, max_clipped=0.3)
+    assert image_fault(facts, limits) is None
+    assert "light" in (image_fault(image_facts((sharp * 0.1).astype(np.uint8)), ImageLimits(min_mean=0.2)) or "")
+    watch, rng = DirtWatch(parts=20), np.random.default_rng(0)
+    for number in range(60):
+        score_map = np.zeros((96, 128), np.float32)
+        score_map[rng.integers(0, 90), rng.integers(0, 120)] = 0.9
+        if number >= 30:
+            score_map[50, 70] = 0.9
+        found = watch.add(score_map, 0.5)
+        assert (found is None) == (number < 47), number
+    assert found is not None and abs(found[0] - 70) < 4 and abs(found[1] - 50) < 4
