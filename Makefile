@@ -1,6 +1,7 @@
 # make demo    install into .venv (no torch) and run the bundled model on examples/parts
 # make test    install into .venv-dev (with torch) and run the tests
 # make check   format, lint, types, import contracts, promises of the repository
+# make trt-check  build every graph for TensorRT ahead of time, without a GPU (installs TensorRT-RTX, 95 MB, proprietary)
 # make bench   the figures of docs/benchmarks.md
 # make native-test      the C++ tests of the native core; make test runs them too
 # make native-sanitize  the same under ASan and UBSan, then under TSan
@@ -24,7 +25,7 @@ SOURCES := $(shell find $(PACKAGES) -name __pycache__ -prune -o -type f -print)
 PACKAGING := pyproject.toml CMakeLists.txt README.md LICENSE
 NATIVE := $(shell find runtime/agvas_runtime/csrc -type f)
 
-.PHONY: help demo test check bench native-test native-sanitize native-cuda native-bench clean
+.PHONY: help demo test check trt-check bench native-test native-sanitize native-cuda native-bench clean
 .DELETE_ON_ERROR:
 
 help:
@@ -42,6 +43,10 @@ check: $(DEV)/installed
 	$(DEV)/bin/mypy
 	$(DEV)/bin/lint-imports --no-logo
 	$(DEV)/bin/python -m pytest tests/repo $(ARGS)
+
+trt-check: $(DEV)/installed
+	$(DEV)/bin/pip install -qq 'tensorrt-rtx-cu13-libs==1.7.1.116' 'tensorrt-rtx-cu13-bindings==1.7.1.116'
+	$(DEV)/bin/agvas-export trt nano --check --paper-width $(ARGS)
 
 bench: $(DEV)/installed
 	$(DEV)/bin/python scripts/bench.py $(ARGS)

@@ -58,6 +58,8 @@ EXTRA_OF_PACKAGE: Final[dict[str, str]] = {
     "onnxscript": "export",
     "tensorrt": "trt",
     "tensorrt_rtx": "trt-check",
+    "tensorrt_rtx_bindings": "trt-check",
+    "tensorrt_rtx_libs": "trt-check",
     "cuda": "gpu",
     "pynvml": "gpu",
     "vllm": "vllm",

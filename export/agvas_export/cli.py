@@ -7,6 +7,7 @@ import typer
 
 from agvas_core import __version__
 from agvas_core.contract.command_line import run_command
+from agvas_core.contract.errors import UsageError
 
 __all__ = ["app", "bundle", "check", "main"]
 
@@ -101,6 +102,80 @@ def check(
         report=report,
     )
     run_check(job)
+
+
+@app.command()
+def trt(
+    bundle: Annotated[str, typer.Argument(help="Folder of a bundle, or nano, the bundled one.", show_default=False)],
+    check_only: Annotated[
+        bool,
+        typer.Option(
+            "--check", help="Parse and build every graph with TensorRT-RTX, ahead of time: needs no GPU, keeps nothing."
+        ),
+    ] = False,
+    parse_only: Annotated[bool, typer.Option("--parse-only", help="With --check: parse, and do not build.")] = False,
+    paper_width: Annotated[
+        bool,
+        typer.Option("--paper-width", help="With --check: SAM ViT-B, SPAM and AGMD at the paper's width too, random weights."),
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be built.")] = False,
+    target: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="A recipe of trt_engines/: orin, thor, a100, h100, rtx; by the GPU here by default."),
+    ] = None,
+    target_from: Annotated[
+        str | None, typer.Option(metavar="nvidia-smi", help="Choose the recipe by the GPU that nvidia-smi names; the default.")
+    ] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            help="fp32, tf32, fp16, bf16, int8, or auto: the fastest whose certificate holds on --images. As exported by default."
+        ),
+    ] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Pictures of your parts, for the ranges of int8 and the certificate of auto."),
+    ] = None,
+    joint: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="vision, lmm or decoder; may be given again. All by default.")
+    ] = None,
+    max_batch: Annotated[
+        int | None, typer.Option(min=1, max=64, metavar="N", help="Tiles at once; the recipe's by default.")
+    ] = None,
+    store: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="DIR", help="Where engines are kept; ~/.cache/agvas/engines by default.")
+    ] = None,
+) -> None:
+    """Build TensorRT engines from a bundle, on the GPU that will run them; or check, without one, that TensorRT takes its graphs."""
+    if (parse_only or paper_width) and not check_only:
+        raise UsageError("--parse-only and --paper-width belong to --check: add it, or leave them out")
+    if check_only and (dry_run or precision is not None):
+        raise UsageError("--check builds the graphs as they are: leave --dry-run and --precision out")
+    if target_from is not None and (target_from != "nvidia-smi" or target is not None):
+        raise UsageError(f"--target-from is {target_from!r}: it takes nvidia-smi, and no --target beside it")
+
+    from agvas_export.trt.command import PRECISIONS, TrtJob, run_trt
+    from agvas_export.trt.plan import JOINTS
+
+    if precision is not None and precision not in PRECISIONS:
+        raise UsageError(f"--precision is {precision!r}: it can be {', '.join(PRECISIONS)}")
+    if precision == "int8" and images is None and not dry_run:
+        raise UsageError("--precision int8 takes its ranges from your pictures: give them with --images DIR")
+    run_trt(
+        TrtJob(
+            bundle=bundle,
+            target=target,
+            precision=precision,
+            joints=tuple(joint) if joint else JOINTS,
+            max_batch=max_batch,
+            images=images,
+            store=store,
+            dry_run=dry_run,
+            check=check_only,
+            parse_only=parse_only,
+            paper_width=paper_width,
+        )
+    )
 
 
 def main() -> NoReturn:

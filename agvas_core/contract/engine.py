@@ -1,0 +1,124 @@
+"""Engines built from a bundle's graphs: what they were built for, and the reasons to refuse them elsewhere.
+
+A folder of engines belongs to one GPU model, one TensorRT version and one set of graphs. ``engines.json`` says which, and has the hash of
+every file; whoever opens an engine compares all of it before TensorRT sees a byte.
+"""
+
+import json
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from agvas_core.contract.durable import write_whole
+from agvas_core.contract.errors import SetupError
+from agvas_core.contract.manifest import MANIFEST_NAME, Manifest, sha256_of
+
+__all__ = ["ENGINES_NAME", "EngineSet", "EngineSpec", "engine_folder", "read_engines", "refuse_foreign", "write_engines"]
+
+ENGINES_NAME = "engines.json"
+SCHEMA_VERSION = 1
+
+Shape = tuple[int, ...]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class EngineSpec(_Part):
+    """One engine: the file, the graph it came from, and the shapes that it takes."""
+
+    file: str
+    sha256: str
+    graph_sha256: str
+    shapes: dict[str, tuple[Shape, Shape, Shape]]
+    """Input -> least, usual and largest shape."""
+    build_s: float = Field(ge=0)
+
+
+class EngineSet(_Part):
+    """Contents of ``engines.json``."""
+
+    schema_version: int = SCHEMA_VERSION
+    bundle: str
+    """Name of the bundle."""
+    gpu: str
+    """Its model as the driver names it, or ``ahead of time``."""
+    compute_capability: str
+    """``8.7``."""
+    flavour: Literal["tensorrt", "tensorrt-rtx"]
+    version: str
+    """Of TensorRT."""
+    precision: str
+    recipe: str
+    created: str
+    engines: dict[str, EngineSpec]
+    """Joint -> engine; a joint without one runs elsewhere."""
+
+
+def engine_folder(store: Path, manifest: Manifest, bundle: Path, gpu: str, flavour: str, version: str) -> Path:
+    """Where the engines of a bundle for a GPU and a TensorRT lie: one folder per combination, so that none replaces another's."""
+    digest = sha256_of(bundle / MANIFEST_NAME)[:12]
+    slug = "-".join("".join(letter if letter.isalnum() else " " for letter in gpu).lower().split())
+    return store / f"{manifest.name}-{digest}" / f"{slug}-{flavour}-{version}"
+
+
+def write_engines(folder: Path, engines: EngineSet) -> None:
+    """Writes ``engines.json``, last of all files."""
+    write_whole(folder / ENGINES_NAME, json.dumps(engines.model_dump(mode="json"), indent=1) + "\n")
+
+
+def read_engines(folder: Path) -> EngineSet:
+    """Reads and validates.
+
+    Raises:
+        SetupError: there are none, or a newer schema, or not ours.
+    """
+    path = folder / ENGINES_NAME
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SetupError(
+            f"there are no engines in {folder} ({error.strerror}): build them with agvas-export trt BUNDLE on this machine"
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise SetupError(f"{path} cannot be read as JSON ({error}): build the engines again with agvas-export trt") from error
+    if isinstance(raw, dict) and isinstance(raw.get("schema_version"), int) and raw["schema_version"] > SCHEMA_VERSION:
+        raise SetupError(
+            f"{path} has schema {raw['schema_version']}; this agvas reads {SCHEMA_VERSION}: pip install --upgrade agvas"
+        )
+    try:
+        return EngineSet.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise SetupError(f"{path}: {where}: {first['msg']}: build the engines again with agvas-export trt") from error
+
+
+def refuse_foreign(folder: Path, engines: EngineSet, joint: str, graph: Path, *, gpu: str, flavour: str, version: str) -> Path:
+    """The engine's file, once nothing speaks against it.
+
+    Raises:
+        SetupError: it was built for another GPU, TensorRT or graph, is missing or was changed; names the command that builds it anew.
+    """
+    again = f"build it here with agvas-export trt {graph.parent}"
+    spec = engines.engines.get(joint)
+    if spec is None:
+        raise SetupError(f"{folder} has no engine for {joint} (it has {', '.join(engines.engines) or 'none'}): {again}")
+    for what, built, here in (
+        ("GPU", engines.gpu, gpu),
+        ("TensorRT flavour", engines.flavour, flavour),
+        ("TensorRT", engines.version, version),
+        ("graph", spec.graph_sha256[:12], sha256_of(graph)[:12]),
+    ):
+        if built != here:
+            raise SetupError(f"the {joint} engine in {folder} was built for the {what} {built}, and this is {here}: {again}")
+    path = folder / spec.file
+    if Path(spec.file).name != spec.file or not path.is_file():
+        raise SetupError(f"{folder} lacks {spec.file}: {again}")
+    if (actual := sha256_of(path)) != spec.sha256:
+        raise SetupError(
+            f"{path} has sha256 {actual[:12]}..., {ENGINES_NAME} says {spec.sha256[:12]}...: it was changed or cut off; {again}"
+        )
+    return path

@@ -1,0 +1,86 @@
+"""A plan to a folder of engines."""
+
+import tempfile
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agvas_core.contract.engine import EngineSet, EngineSpec, engine_folder, write_engines
+from agvas_core.contract.errors import OutputError, SetupError
+from agvas_core.contract.manifest import sha256_of
+from agvas_export.trt.builder import Options, build_engine
+from agvas_export.trt.gpu import Gpu
+from agvas_export.trt.library import open_library, parse_version
+from agvas_export.trt.plan import Plan
+from agvas_export.trt.precision import quantise_pixel_encoder
+
+__all__ = ["build_plan"]
+
+Say = Callable[[str], None]
+
+
+def build_plan(
+    plan: Plan, gpu: Gpu, store: Path, *, images: Sequence[NDArray[np.uint8]] = (), say: Say = lambda step: None
+) -> Path:
+    """Builds every engine of the plan and returns their folder in ``store``; the record is written last.
+
+    Args:
+        images: of the user's parts; int8 takes its ranges from them.
+
+    Raises:
+        SetupError: TensorRT is missing or too old, or could not build.
+        BundleError: TensorRT refuses a graph.
+        OutputError: the store cannot be written.
+    """
+    recipe = plan.recipe
+    library = open_library(recipe.flavour)
+    if parse_version(library.__version__) < parse_version(recipe.min_version):
+        raise SetupError(
+            f"target {recipe.name} needs {recipe.flavour} {recipe.min_version}; this is {library.__version__}: update it"
+        )
+    folder = engine_folder(store, plan.manifest, plan.bundle, gpu.name, recipe.flavour, library.__version__)
+    engines: dict[str, EngineSpec] = {}
+    with tempfile.TemporaryDirectory(prefix="agvas-trt-") as scratch:
+        for step in plan.steps:
+            graph = step.graph
+            if plan.precision == "int8" and step.joint == "vision":
+                say("int8 ranges from the images")
+                graph = Path(scratch) / "vision-int8.onnx"
+                quantise_pixel_encoder(step.graph, plan.manifest, images, graph)
+            say(f"building the {step.joint} engine")
+            options = Options(
+                workspace_mb=recipe.workspace_mb,
+                optimization_level=recipe.optimization_level,
+                tf32=plan.precision == "tf32",
+                timing_cache=folder / "timing.cache",
+            )
+            built = build_engine(library, graph, step.shapes, options, lambda each, joint=step.joint: say(f"{joint}: {each}"))  # type: ignore[misc]
+            path = folder / f"{step.joint}.engine"
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(built.data)
+            except OSError as error:
+                raise OutputError(f"{path} cannot be written ({error.strerror}): choose another store with -o DIR") from error
+            engines[step.joint] = EngineSpec(
+                file=path.name,
+                sha256=sha256_of(path),
+                graph_sha256=sha256_of(step.graph),
+                shapes=step.shapes,
+                build_s=built.seconds,
+            )
+    record = EngineSet(
+        bundle=plan.manifest.name,
+        gpu=gpu.name,
+        compute_capability=gpu.compute_capability,
+        flavour=recipe.flavour,
+        version=library.__version__,
+        precision=plan.precision,
+        recipe=recipe.name,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        engines=engines,
+    )
+    write_engines(folder, record)
+    return folder

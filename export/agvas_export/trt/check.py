@@ -1,0 +1,56 @@
+"""``agvas-export trt --check``: every graph is parsed and built ahead of time with TensorRT-RTX, on a machine without a GPU.
+
+It shows that TensorRT takes the graphs: their operators, their open shapes, their types. It does not show that the engines give the
+model's answer, nor how fast they are: for that a GPU is needed, and ``agvas-export check --backend trt`` on it.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from agvas_export.trt.builder import Options, build_engine, parse_graph
+from agvas_export.trt.library import open_library
+from agvas_export.trt.plan import Plan
+from agvas_export.trt.shapes import Shapes
+
+__all__ = ["DEFAULT_TARGET", "CheckedGraph", "check_graph", "check_plan"]
+
+DEFAULT_TARGET = "SM80"
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class CheckedGraph:
+    """One graph that TensorRT-RTX took."""
+
+    name: str
+    layers: int
+    megabytes: float | None
+    """Of the engine; None where it was parsed only."""
+    seconds: float
+
+
+def check_plan(
+    plan: Plan, *, target: str = DEFAULT_TARGET, build: bool = True, say: Say = lambda step: None
+) -> Iterator[CheckedGraph]:
+    """Checks every graph of a plan, in order.
+
+    Raises:
+        SetupError: TensorRT-RTX is not installed, or could not build.
+        BundleError: it refuses a graph.
+    """
+    for step in plan.steps:
+        say(f"{'building' if build else 'parsing'} {step.joint}")
+        yield check_graph(step.joint, step.graph, step.shapes, target=target, build=build, say=say)
+
+
+def check_graph(
+    name: str, graph: Path, shapes: Shapes, *, target: str = DEFAULT_TARGET, build: bool = True, say: Say = lambda step: None
+) -> CheckedGraph:
+    """Parses one graph and, unless told otherwise, builds it for ``target``; raises as ``check_plan``."""
+    library = open_library("tensorrt-rtx")
+    if not build:
+        _, network, _ = parse_graph(library, library.Logger(library.Logger.Severity.ERROR), graph)
+        return CheckedGraph(name, network.num_layers, None, 0.0)
+    built = build_engine(library, graph, shapes, Options(rtx_target=target), say)
+    return CheckedGraph(name, built.layers, len(built.data) / 1e6, built.seconds)

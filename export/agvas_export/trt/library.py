@@ -1,0 +1,46 @@
+"""TensorRT or TensorRT-RTX, whichever is asked for: two packages with one interface."""
+
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any, Literal
+
+from agvas_core.contract.errors import SetupError
+
+__all__ = ["Flavour", "open_library", "parse_version"]
+
+Flavour = Literal["tensorrt", "tensorrt-rtx"]
+OLDEST = (10, 3)  # JetPack 6.1
+NEWEST_MAJOR = 11
+
+
+def open_library(flavour: Flavour) -> Any:
+    """The module.
+
+    Raises:
+        SetupError: it is not installed, or of a version that this code was not written for.
+    """
+    if flavour == "tensorrt-rtx":
+        if find_spec("tensorrt_rtx_bindings") is None:
+            raise SetupError("TensorRT-RTX is not installed: pip install 'agvas[trt-check]'")
+        import_module("tensorrt_rtx_libs")
+        return import_module("tensorrt_rtx_bindings")
+    if find_spec("tensorrt") is None:
+        raise SetupError(
+            "TensorRT is not installed: pip install 'agvas[trt]', or on Jetson apt install python3-libnvinfer and a virtual environment with "
+            "--system-site-packages"
+        )
+    library = import_module("tensorrt")
+    version = parse_version(library.__version__)
+    if version < OLDEST or version[0] > NEWEST_MAJOR:
+        raise SetupError(f"this is TensorRT {library.__version__}; 10.3 to 11 are known: install one of these")
+    return library
+
+
+def parse_version(text: str) -> tuple[int, ...]:
+    """``10.3.0.post1`` -> (10, 3, 0)."""
+    numbers = []
+    for part in text.split("."):
+        if not part.isdigit():
+            break
+        numbers.append(int(part))
+    return tuple(numbers)

@@ -1,0 +1,92 @@
+"""What will be built, before anything is: graphs, shapes, precision, the folder, a guess at the time."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from agvas_core.contract.errors import UsageError
+from agvas_core.contract.manifest import Manifest, read_manifest, verify_files
+from agvas_export.trt.precision import BUILDER_PRECISIONS, graph_precision
+from agvas_export.trt.recipe import Recipe
+from agvas_export.trt.shapes import Shapes, profile_shapes
+
+__all__ = ["JOINTS", "Plan", "Step", "make_plan"]
+
+JOINTS = ("vision", "lmm", "decoder")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One engine."""
+
+    joint: str
+    graph: Path
+    megabytes: float
+    shapes: Shapes
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that a build needs to know."""
+
+    bundle: Path
+    manifest: Manifest
+    recipe: Recipe
+    precision: str
+    max_batch: int
+    steps: tuple[Step, ...]
+
+    def lines(self) -> list[str]:
+        """For people."""
+        recipe = self.recipe
+        found = [
+            f"bundle      {self.manifest.name}, {self.bundle}",
+            f"target      {recipe.name}: compute capability {recipe.compute_capability}, {recipe.flavour} {recipe.min_version} or later",
+            f"precision   {self.precision}",
+            f"workspace   {recipe.workspace_mb} MB, optimisation level {recipe.optimization_level}",
+            f"time        about {recipe.minutes:g} minutes for a model as small as nano (a guess; a timing cache makes the next build shorter)",
+        ]
+        for step in self.steps:
+            found.append(f"\n{step.joint}  {step.graph.name}, {step.megabytes:.1f} MB")
+            for name, (least, usual, largest) in step.shapes.items():
+                shown = [" x ".join(map(str, shape)) or "scalar" for shape in (least, usual, largest)]
+                found.append(
+                    f"  {name:<18}{shown[0]}" + ("" if shown[0] == shown[1] == shown[2] else f"  ..  {shown[1]}  ..  {shown[2]}")
+                )
+        if recipe.note:
+            found.append(f"\n{recipe.note}")
+        return found
+
+
+def make_plan(
+    bundle: Path, recipe: Recipe, *, precision: str | None, joints: tuple[str, ...] = JOINTS, max_batch: int | None = None
+) -> Plan:
+    """Verifies the bundle and plans its engines.
+
+    Args:
+        precision: as exported where None.
+
+    Raises:
+        BundleError: the bundle is not whole.
+        UsageError: a precision that its graphs do not have, or no such joint.
+    """
+    manifest = read_manifest(bundle)
+    verify_files(bundle, manifest)
+    if unknown := [joint for joint in joints if joint not in JOINTS]:
+        raise UsageError(f"there is no joint {unknown[0]!r}: they are {', '.join(JOINTS)}")
+    exported = graph_precision(bundle / manifest.vision.file)
+    wanted = precision or exported
+    if wanted != exported and wanted not in BUILDER_PRECISIONS:
+        raise UsageError(
+            f"the graphs of {bundle} are {exported}, and a strongly typed engine has the precision of its graph: export the bundle in {wanted}, or "
+            f"choose {exported}, {' or '.join(BUILDER_PRECISIONS)}"
+        )
+    if wanted == "tf32" and exported != "fp32":
+        raise UsageError(f"tf32 is for fp32 graphs, and those of {bundle} are {exported}: leave --precision out")
+    batch = max_batch or recipe.max_batch
+    steps = []
+    for joint in joints:
+        spec = getattr(manifest, joint)
+        graph = bundle / spec.file
+        size = sum(path.stat().st_size for path in (graph, graph.with_name(f"{graph.name}.data")) if path.is_file())
+        steps.append(Step(joint, graph, size / 1e6, profile_shapes(manifest, spec, batch)))
+    return Plan(bundle, manifest, recipe, wanted, batch, tuple(steps))
