@@ -60,7 +60,13 @@ def quantise_pixel_encoder(graph: Path, manifest: Manifest, images: Sequence[NDA
         )
     model = onnx.load(str(graph))
     wanted = set(pixel_encoder_nodes(model))
-    nodes = [node.name for node in model.graph.node if node.op_type in _QUANTISED and node.name in wanted]
+    weights = {tensor.name for tensor in model.graph.initializer}
+    # Products with a weight only: a product of two activations (attention, the prior's statistics) has no range that holds for all images.
+    nodes = [
+        node.name
+        for node in model.graph.node
+        if node.op_type in _QUANTISED and node.name in wanted and any(name in weights for name in node.input[1:2])
+    ]
     if not nodes:
         raise BundleError(f"{graph} has no layer that int8 would be for: choose another precision")
     quantize_static(

@@ -6,11 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agvas_runtime.bundle import Bundle
-from agvas_runtime.stages.onnx_graph import CPU, OnnxGraph
+from agvas_runtime.stages.onnx_graph import CPU, CUDA, OnnxGraph
 from agvas_runtime.stages.protocol import Features
 from agvas_runtime.stages.settings import StageSettings
 
-__all__ = ["OnnxDecoder", "open_stage"]
+__all__ = ["OnnxDecoder", "open_cuda", "open_stage"]
 
 Float = NDArray[np.float32]
 
@@ -31,3 +31,8 @@ class OnnxDecoder:
 def open_stage(bundle: Bundle, settings: StageSettings) -> OnnxDecoder:
     """Raises SetupError or BundleError, as ``OnnxGraph``."""
     return OnnxDecoder(bundle, threads=settings.threads)
+
+
+def open_cuda(bundle: Bundle, settings: StageSettings) -> OnnxDecoder:
+    """On an NVIDIA GPU or not at all; raises as ``open_stage``."""
+    return OnnxDecoder(bundle, threads=settings.threads, providers=CUDA)

@@ -14,9 +14,10 @@ from agvas_core.contract.errors import BundleError, ImageError, SetupError
 from agvas_core.contract.manifest import GraphSpec, TensorSpec
 from agvas_runtime.bundle import Bundle
 
-__all__ = ["CPU", "OnnxGraph"]
+__all__ = ["CPU", "CUDA", "OnnxGraph"]
 
 CPU = ("CPUExecutionProvider",)
+CUDA = ("CUDAExecutionProvider",)
 _UNREADABLE = (
     ort_state.Fail,
     ort_state.InvalidArgument,
@@ -58,6 +59,12 @@ class OnnxGraph:
             raise BundleError(
                 f"{self.path} cannot be opened by onnxruntime {ort.__version__} ({error}): export the bundle again"
             ) from error
+        # ONNX Runtime goes on without a provider that it cannot start, on the CPU; who asked for a GPU would never learn of it.
+        if lost := [name for name in providers if name not in self.session.get_providers()]:
+            raise SetupError(
+                f"onnxruntime {ort.__version__} cannot start {lost[0]} and would run {self.path.name} on the CPU: install the CUDA and cuDNN that "
+                "it was built for, and a driver, or choose the backend onnx"
+            )
         self._check("input", spec.inputs, self.session.get_inputs())
         self._check("output", spec.outputs, self.session.get_outputs())
         self.input_names = [tensor.name for tensor in spec.inputs]

@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from agvas_core.contract.errors import BundleError, ImageError
 from agvas_core.contract.prompts import Mode
 from agvas_runtime.bundle import Bundle
-from agvas_runtime.stages.onnx_graph import CPU, OnnxGraph
+from agvas_runtime.stages.onnx_graph import CPU, CUDA, OnnxGraph
 from agvas_runtime.stages.prompt_tokenizer import PromptTokenizer, Words
 from agvas_runtime.stages.protocol import Features, Reply, Turn
 from agvas_runtime.stages.settings import StageSettings
 
-__all__ = ["OnnxLmm", "open_stage"]
+__all__ = ["OnnxLmm", "open_cuda", "open_stage"]
 
 Float = NDArray[np.float32]
 
@@ -139,3 +139,8 @@ def _step(id: int) -> Words:
 def open_stage(bundle: Bundle, settings: StageSettings) -> OnnxLmm:
     """Raises SetupError or BundleError, as ``OnnxGraph`` and ``PromptTokenizer``."""
     return OnnxLmm(bundle, threads=settings.threads)
+
+
+def open_cuda(bundle: Bundle, settings: StageSettings) -> OnnxLmm:
+    """On an NVIDIA GPU or not at all; raises as ``open_stage``."""
+    return OnnxLmm(bundle, threads=settings.threads, providers=CUDA)

@@ -6,11 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agvas_runtime.bundle import Bundle
-from agvas_runtime.stages.onnx_graph import CPU, OnnxGraph
+from agvas_runtime.stages.onnx_graph import CPU, CUDA, OnnxGraph
 from agvas_runtime.stages.protocol import Features
 from agvas_runtime.stages.settings import StageSettings
 
-__all__ = ["OnnxVision", "open_stage"]
+__all__ = ["OnnxVision", "open_cuda", "open_stage"]
 
 
 class OnnxVision:
@@ -28,3 +28,8 @@ class OnnxVision:
 def open_stage(bundle: Bundle, settings: StageSettings) -> OnnxVision:
     """Raises SetupError or BundleError, as ``OnnxGraph``."""
     return OnnxVision(bundle, threads=settings.threads)
+
+
+def open_cuda(bundle: Bundle, settings: StageSettings) -> OnnxVision:
+    """On an NVIDIA GPU or not at all; raises as ``open_stage``."""
+    return OnnxVision(bundle, threads=settings.threads, providers=CUDA)

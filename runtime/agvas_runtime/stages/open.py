@@ -27,19 +27,22 @@ BACKENDS: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType(
     {
         "vision": {
             "onnx": "agvas_runtime.stages.onnx_vision",
+            "ort-cuda": "agvas_runtime.stages.onnx_vision:open_cuda",
             "torch": "agvas_runtime.stages.reference.vision",
         },
         "lmm": {
             "onnx": "agvas_runtime.stages.onnx_lmm",
+            "ort-cuda": "agvas_runtime.stages.onnx_lmm:open_cuda",
             "torch": "agvas_runtime.stages.reference.lmm",
         },
         "decoder": {
             "onnx": "agvas_runtime.stages.onnx_decoder",
+            "ort-cuda": "agvas_runtime.stages.onnx_decoder:open_cuda",
             "torch": "agvas_runtime.stages.reference.decoder",
         },
     }
 )
-"""Stage -> backend -> the module whose ``open_stage`` opens it."""
+"""Stage -> backend -> the module whose ``open_stage`` opens it, or the function named after the colon."""
 
 
 class Stages(NamedTuple):
@@ -83,7 +86,8 @@ def _open(stage: str, backend: str, bundle: Bundle, settings: StageSettings) -> 
         meant = f"did you mean {near}? " if (near := nearest(backend, BACKENDS[stage])) else ""
         raise UsageError(f"{stage} is {backend!r}: {meant}it can be {', '.join(BACKENDS[stage])}")
     try:
-        module = import_module(BACKENDS[stage][backend])
+        place, _, function = BACKENDS[stage][backend].partition(":")
+        module = import_module(place)
     except ModuleNotFoundError as error:
         raise missing_package(error) or error from error
-    return module.open_stage(bundle, settings)
+    return getattr(module, function or "open_stage")(bundle, settings)

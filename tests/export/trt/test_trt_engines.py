@@ -7,6 +7,7 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+import cv2
 import numpy as np
 import onnx
 import onnxruntime as ort
@@ -90,7 +91,8 @@ def test_a_precision_stands_in_the_graph_or_is_refused() -> None:
 def test_int8_is_for_the_pixel_encoder_alone_and_stays_near_it(tmp_path: Path) -> None:
     manifest = read_manifest(NANO)
     rng = np.random.default_rng(0)
-    images = [rng.integers(0, 256, (96, 96, 3), np.uint8) for _ in range(8)]
+    parts = sorted((NANO.parents[3] / "examples/parts").glob("*.jpg"))[:8]
+    images = [np.ascontiguousarray(cv2.resize(cv2.imread(str(path)), (96, 96))[:, :, ::-1]) for path in parts]
     out = tmp_path / "int8.onnx"
     assert quantise_pixel_encoder(NANO / "vision.onnx", manifest, images, out) > 0
     model = onnx.load(str(NANO / "vision.onnx"))
@@ -98,7 +100,7 @@ def test_int8_is_for_the_pixel_encoder_alone_and_stays_near_it(tmp_path: Path) -
     assert 0 < len(pixel) < len(model.graph.node)
     given = {
         "semantic_image": rng.integers(0, 256, (1, 128, 128, 3), np.uint8),
-        "pixel_image": rng.integers(0, 256, (1, 96, 96, 3), np.uint8),
+        "pixel_image": images[0][None],
     }
     before, after = (
         dict(zip(("f_s", "f_p"), ort.InferenceSession(str(path)).run(["f_s", "f_p"], given), strict=True))
