@@ -117,8 +117,10 @@ class Manifest(_Part):
     prompt: PromptSpec
     vision: GraphSpec
     """semantic_image, pixel_image -> f_s, f_align, and the decoder's features (f_p and what goes with it)."""
-    lmm: GraphSpec
-    """f_s, f_align, ids_before, ids_after, anchor_positions, logit_positions, past_key_values -> anchor_states,
+    lmm: GraphSpec | None = None
+    """None where the bundle has the language model in other forms only.
+
+    f_s, f_align, ids_before, ids_after, anchor_positions, logit_positions, past_key_values -> anchor_states,
     text_logits (of the next word), present_key_values. One graph for the prefill and for each step of decoding."""
     decoder: GraphSpec
     """anchor_states and the decoder's features -> logits in anchor order."""
@@ -126,9 +128,17 @@ class Manifest(_Part):
     tiling: TilingSpec = TilingSpec()
     precision: Precision = "fp32"
     """In which most of the graphs computes; what they take and give is float32 in all of them."""
+    max_batch: int | None = Field(default=None, ge=1)
+    """Views that the graphs take together at most; None where any number may be."""
     provenance: dict[str, Any] = {}
     files: dict[str, str]
     """Path inside the bundle -> sha256, for every file but the manifest."""
+
+    @property
+    def graphs(self) -> dict[str, GraphSpec]:
+        """By joint, in the order of the data path; without the language model's where there is none."""
+        named = {"vision": self.vision, "lmm": self.lmm, "decoder": self.decoder}
+        return {name: graph for name, graph in named.items() if graph is not None}
 
     @model_validator(mode="after")
     def _scales_suit_the_view(self) -> Self:
@@ -223,7 +233,7 @@ def verify_files(folder: Path, manifest: Manifest, *, beside: frozenset[str] = f
     Raises:
         BundleError: a file is missing, lies outside the bundle, or differs; or there is one that the manifest does not list.
     """
-    needed = {manifest.vision.file, manifest.lmm.file, manifest.decoder.file, manifest.prompt.tokenizer}
+    needed = {graph.file for graph in manifest.graphs.values()} | {manifest.prompt.tokenizer}
     if missing := sorted(needed - manifest.files.keys()):
         raise BundleError(f"{folder / MANIFEST_NAME} lists no hash for {missing[0]}: export the bundle again")
     for name, expected in manifest.files.items():

@@ -38,6 +38,8 @@ TOLERANCES: Final[Mapping[str, Tolerance]] = MappingProxyType(
         # The runtime's native core against NumPy and OpenCV, from the same logits: 2.1e-6 on examples/parts. OpenCV multiplies and adds in
         # one rounding where the CPU can, and has another exponential.
         "native": Tolerance(features=0.0, anchor_states=0.0, text=0.0, logits=0.0, probability=1e-5),
+        "fp16": Tolerance(features=5e-3, anchor_states=5e-3, text=1e-2, logits=1e-2, probability=1e-2),
+        "bf16": Tolerance(features=4e-2, anchor_states=4e-2, text=8e-2, logits=8e-2, probability=8e-2),
     }
 )
 """Precision of the graphs -> what is allowed; ``native``: what comes before and after them."""

@@ -4,7 +4,6 @@ The folder appears whole or not at all: everything is written into a sibling and
 """
 
 import os
-import platform
 import re
 import shutil
 import tempfile
@@ -12,39 +11,64 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Final
 
-from agvas_core import __version__
 from agvas_core.contract.anchors import ANCHOR_TOKENS
 from agvas_core.contract.errors import BundleError, OutputError, SetupError, UsageError
-from agvas_core.contract.manifest import Manifest, PromptSpec, read_version, sha256_of, write_manifest
+from agvas_core.contract.manifest import Manifest, Precision, PromptSpec, read_version, sha256_of, write_manifest
 from agvas_core.contract.prompts import ANCHORS, FIXED_ANSWER
 from agvas_core.model.build import chat_format, named_anchors, visual_tokens
-from agvas_core.model.checkpoint import Checkpoint
+from agvas_core.model.checkpoint import WEIGHTS, Checkpoint, find_checkpoint
 from agvas_core.model.config import ModelConfig
 from agvas_export.graphs import export_joint
 from agvas_export.joints import make_joints
 from agvas_export.parity import Parity, compare
+from agvas_export.precision import in_precision
+from agvas_export.provenance import provenance_of
 from agvas_export.reference import encode, words
-from agvas_export.source import read_checkpoint
+from agvas_export.source import TORCH_FOLDER, checkpoint_files, read_checkpoint
+from agvas_export.streaming import STREAMED_BYTES, LmmWeights, can_stream, read_without_lmm
 
-__all__ = ["Exported", "export_bundle"]
+__all__ = ["LMM_FORMS", "Exported", "Form", "export_bundle"]
 
+LMM_FORMS: Final = ("onnx", "vllm", "torch")
 MAX_PROMPT_TOKENS = 256
 MAX_NEW_TOKENS = 256
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-VERSIONED = ("torch", "transformers", "onnx", "onnxscript", "onnxruntime", "tokenizers", "numpy")
+
+
+@dataclass(frozen=True)
+class Form:
+    """What a bundle is to be like."""
+
+    precision: Precision = "fp32"
+    lmm: tuple[str, ...] = ("onnx",)
+    """``onnx``, a graph; ``vllm``, the folder that vLLM serves; ``torch``, the checkpoint itself, and so the reference for a certificate."""
+    max_batch: int | None = None
+    """Views that the graphs take together at most; 1 makes the batch a constant."""
+    stream: bool | None = None
+    """Whether the language model's weights go from file to file, one tensor at a time; where None, above ``STREAMED_BYTES`` of weights."""
+
+    def check(self) -> None:
+        """Raises UsageError where it cannot be meant."""
+        for form in self.lmm:
+            if form not in LMM_FORMS:
+                raise UsageError(f"--lmm has {form!r}; forms are {', '.join(LMM_FORMS)}, several with commas between")
+        if not self.lmm:
+            raise UsageError(f"--lmm is empty; give one or more of {', '.join(LMM_FORMS)}")
+
+
+DEFAULT_FORM = Form()
 
 
 @dataclass(frozen=True)
 class Exported:
-    """A bundle that was written and verified."""
+    """A bundle that was written, and verified where it was not streamed."""
 
     folder: Path
     manifest: Manifest
-    parity: Parity
+    parity: Parity | None
 
 
 def export_bundle(
@@ -52,6 +76,7 @@ def export_bundle(
     out: str | Path,
     *,
     name: str | None = None,
+    form: Form = DEFAULT_FORM,
     overwrite: bool = False,
     progress: Callable[[str], None] = lambda step: None,
 ) -> Exported:
@@ -59,6 +84,7 @@ def export_bundle(
 
     Args:
         name: of the bundle; the model's own by default.
+        form: precision, batch, and what the language model is written as.
         overwrite: replace the bundle in ``out``.
         progress: is told each step before it begins.
 
@@ -69,9 +95,10 @@ def export_bundle(
         ParityError: the graphs do not give the model's own answer; nothing is left behind.
     """
     out = Path(out)
+    form.check()
     refuse_if_taken(out, overwrite)
     progress("reading the checkpoint")
-    source, sha256 = read_checkpoint(checkpoint)
+    source, sha256, weights = read_source(find_checkpoint(checkpoint), form)
     name = name or source.config.name
     if not NAME.fullmatch(name):
         raise UsageError(f"the name {name!r} is not 1 to 64 letters, digits, dots, dashes and underscores: choose another --name")
@@ -79,9 +106,12 @@ def export_bundle(
     check_tokenizer(source, prompt)
     with written_whole(out, overwrite) as folder:
         specs = {}
-        for joint in make_joints(source.model, source.config):
-            progress(f"exporting the {joint.name} graph")
-            specs[joint.name] = export_joint(joint, folder)
+        for joint in make_joints(source.model, source.config, form.max_batch):
+            if joint.name != "lmm" or "onnx" in form.lmm:
+                progress(f"exporting the {joint.name} graph")
+                fill = weights.fill if weights is not None and joint.name == "lmm" else None
+                specs[joint.name] = export_joint(in_precision(joint, form.precision), folder, fill=fill)
+        write_lmm_forms(form, source, folder, progress)
         source.tokenizer.save(str(folder / prompt.tokenizer), pretty=False)
         manifest = Manifest(
             name=name,
@@ -94,16 +124,39 @@ def export_bundle(
             **specs,
             decision=source.config.decision,
             tiling=source.config.tiling,
+            precision=form.precision,
+            max_batch=form.max_batch,
             provenance=provenance_of(source, sha256),
             files={},
         )
-        progress("comparing the graphs with the model")
-        parity = compare(folder, manifest, source)
+        parity = None
+        if weights is None:
+            progress("comparing the graphs with the model")
+            parity = compare(folder, manifest, source)
         files = {path.relative_to(folder).as_posix(): sha256_of(path) for path in sorted(folder.rglob("*")) if path.is_file()}
-        provenance = manifest.provenance | {"comparison": parity.as_dict()}
+        comparison = (
+            parity.as_dict() if parity else "none: streamed, the model was never whole in memory; agvas-export check compares it"
+        )
+        provenance = manifest.provenance | {"comparison": comparison}
         manifest = manifest.model_copy(update={"files": files, "provenance": provenance})
         write_manifest(folder, manifest)
     return Exported(out, manifest, parity)
+
+
+def read_source(folder: Path, form: Form) -> tuple[Checkpoint, str, LmmWeights | None]:
+    """The checkpoint with the digest of its weights; of a large one, the language model's weights are left where they are.
+
+    Raises:
+        UsageError: streaming is asked for, and the checkpoint is a part of a model.
+    """
+    file = folder / WEIGHTS
+    large = file.is_file() and file.stat().st_size > STREAMED_BYTES
+    if not (form.stream or (form.stream is None and large and can_stream(folder))):
+        return *read_checkpoint(folder), None
+    if not can_stream(folder):
+        raise UsageError(f"{folder} refers to published weights, which must be merged in memory: leave --stream out")
+    source, weights = read_without_lmm(folder)
+    return source, sha256_of(file), weights
 
 
 def prompt_of(config: ModelConfig) -> PromptSpec:
@@ -119,6 +172,15 @@ def prompt_of(config: ModelConfig) -> PromptSpec:
         max_tokens=max(16, min(MAX_PROMPT_TOKENS, room - new)),
         max_new_tokens=new,
     )
+
+
+def write_lmm_forms(form: Form, source: Checkpoint, folder: Path, progress: Callable[[str], None]) -> None:
+    """The language model's forms that are no graphs."""
+    if "torch" in form.lmm:
+        progress("copying the checkpoint")
+        (folder / TORCH_FOLDER).mkdir()
+        for path in checkpoint_files(source.folder):
+            shutil.copy(path, folder / TORCH_FOLDER / path.name)
 
 
 def check_tokenizer(source: Checkpoint, prompt: PromptSpec) -> None:
@@ -140,26 +202,6 @@ def check_tokenizer(source: Checkpoint, prompt: PromptSpec) -> None:
             f"the tokenizer of {source.folder} begins {prompt.answer!r} and {prompt.refusal!r} with the same token, so a refusal cannot "
             "be told without decoding: choose an answer with another first word"
         )
-
-
-def provenance_of(source: Checkpoint, sha256: str) -> dict[str, Any]:
-    """Where the weights come from and what made the graphs."""
-    training = source.training
-    recipe = training.get("train", {})
-    from_scratch = "all" in source.config.trained
-    return {
-        "checkpoint": {"name": source.folder.resolve().name, "sha256": sha256},
-        "model": source.config.model_dump(mode="json"),
-        "training": {key: training[key] for key in ("agvas", "torch", "step", "steps", "images") if key in training}
-        | {"seed": recipe.get("seed"), "config": recipe},
-        "versions": {"agvas": __version__, "python": platform.python_version()} | {name: version(name) for name in VERSIONED},
-        "licence": {
-            "software": "Apache-2.0",
-            # Procedural images only: no one else's rights are in the weights.
-            "weights": training.get("licence")
-            or ("Apache-2.0" if from_scratch else "those of the base model and of the training data; see training"),
-        },
-    }
 
 
 def refuse_if_taken(out: Path, overwrite: bool) -> None:

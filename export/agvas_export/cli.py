@@ -1,7 +1,8 @@
 """``agvas-export``: checkpoint to bundle."""
 
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn, cast
 
 import typer
 
@@ -10,6 +11,15 @@ from agvas_core.contract.command_line import run_command
 from agvas_core.contract.errors import UsageError
 
 __all__ = ["app", "bundle", "check", "main"]
+
+
+class Precision(StrEnum):
+    """Of ``agvas_core.contract.manifest.Precision``, for the command line."""
+
+    fp32 = "fp32"
+    fp16 = "fp16"
+    bf16 = "bf16"
+
 
 app = typer.Typer(
     name="agvas-export",
@@ -34,6 +44,22 @@ def bundle(
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the bundle.", show_default=False)],
     name: Annotated[str | None, typer.Option(help="Name of the bundle; the model's own by default.", show_default=False)] = None,
+    precision: Annotated[
+        Precision, typer.Option(help="fp32, fp16 or bf16: matrix products and convolutions; norms stay in fp32.")
+    ] = Precision.fp32,
+    lmm: Annotated[
+        str, typer.Option(metavar="FORMS", help="Comma list of onnx, vllm, torch: what the language model is written as.")
+    ] = "onnx",
+    max_batch: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Views taken together at most; 1 makes the batch a constant; any by default."),
+    ] = None,
+    stream: Annotated[
+        bool | None,
+        typer.Option(
+            "--stream/--no-stream", help="The language model's weights from file to file, never whole in memory; by size."
+        ),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the bundle in --out.")] = False,
 ) -> None:
     """Export a checkpoint to a bundle.
@@ -42,8 +68,9 @@ def bundle(
     """
     from rich.console import Console
 
-    from agvas_export.bundle import export_bundle
+    from agvas_export.bundle import Form, export_bundle
 
+    forms = tuple(dict.fromkeys(form.strip() for form in lmm.split(",") if form.strip()))
     console = Console(stderr=True, highlight=False)
     with console.status("starting") as status:
 
@@ -52,13 +79,18 @@ def bundle(
             if not console.is_terminal:  # a log has no spinner
                 console.print(step)
 
-        done = export_bundle(checkpoint, out, name=name, overwrite=overwrite, progress=show)
-    for each in done.parity.comparisons:
-        typer.echo(f"{each.tensor:<18} off by {each.error:.1e}, {each.tolerance:.0e} allowed")
-    changed, pixels = done.parity.mask_pixels_changed, done.parity.mask_pixels
-    typer.echo(f"{'mask':<18} {changed} of {pixels} pixels changed sides, over {done.parity.frames} images")
+        form = Form(cast(Any, precision.value), forms, max_batch, stream)
+        done = export_bundle(checkpoint, out, name=name, form=form, overwrite=overwrite, progress=show)
+    if done.parity is not None:
+        for each in done.parity.comparisons:
+            typer.echo(f"{each.tensor:<18} off by {each.error:.1e}, {each.tolerance:.0e} allowed")
+        changed, pixels = done.parity.mask_pixels_changed, done.parity.mask_pixels
+        typer.echo(f"{'mask':<18} {changed} of {pixels} pixels changed sides, over {done.parity.frames} images")
     megabytes = sum((done.folder / file).stat().st_size for file in done.manifest.files) / 1e6
-    typer.echo(f"bundle: {done.folder} ({megabytes:.1f} MB)\nnext:   agvas-run SOURCE --model {done.folder}")
+    typer.echo(
+        f"bundle: {done.folder} ({megabytes:.1f} MB)\nnext:   agvas-export check {done.folder} --data YOUR_PICTURES\n"
+        f"        agvas-run SOURCE --model {done.folder}"
+    )
 
 
 @app.command()

@@ -6,7 +6,7 @@ onnxscript 0.7 takes any constant below 1e-8 for zero, so ``(x + 1e-12).log()`` 
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -41,8 +41,15 @@ _EXACT_RULES = (
 )
 
 
-def export_joint(joint: Joint, folder: Path) -> GraphSpec:
-    """Writes ``<name>.onnx`` into ``folder`` and returns what the manifest says of it."""
+def export_joint(
+    joint: Joint, folder: Path, *, fill: Callable[[ir.Model], None] | None = None, max_embedded: int = MAX_EMBEDDED_BYTES
+) -> GraphSpec:
+    """Writes ``<name>.onnx`` into ``folder``, with ``<name>.onnx.data`` where its weights are large, and returns what the manifest says of it.
+
+    Args:
+        fill: gives the weights of a joint that was traced without any.
+        max_embedded: bytes of weights that stay in the graph's own file.
+    """
     with _quiet(), eager_attention(joint.module), torch.no_grad():
         program = torch.onnx.export(
             joint.module,
@@ -59,11 +66,13 @@ def export_joint(joint: Joint, folder: Path) -> GraphSpec:
     inputs = _specs(joint.inputs, joint.axes)
     outputs = _specs(joint.outputs, joint.axes)
     model = program.model
+    if fill is not None:
+        fill(model)
     simplify(model)
     describe(model, joint.name, inputs, outputs)
     path = folder / f"{joint.name}.onnx"
     size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)
-    ir.save(model, path, external_data=f"{path.name}.data" if size > MAX_EMBEDDED_BYTES else None)
+    ir.save(model, path, external_data=f"{path.name}.data" if size > max_embedded else None)
     onnx.checker.check_model(str(path), full_check=True)
     return GraphSpec(file=path.name, inputs=inputs, outputs=outputs)
 

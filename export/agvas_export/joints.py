@@ -5,7 +5,7 @@ What is outside the graphs (resizing, tokenizing, fusion, the threshold) is agva
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -159,8 +159,28 @@ class Joint:
     axes: dict[str, Axes]
 
 
-def make_joints(model: AgVas, config: ModelConfig) -> list[Joint]:
-    """The three joints of a model in evaluation mode."""
+def make_joints(model: AgVas, config: ModelConfig, max_batch: int | None = None) -> list[Joint]:
+    """The three joints of a model in evaluation mode.
+
+    Args:
+        max_batch: views that they take together at most; 1 makes the batch a constant of the graphs, None leaves it open.
+    """
+    joints = open_joints(model, config)
+    return [of_one(joint) for joint in joints] if max_batch == 1 else joints  # a graph can only say which axes are open
+
+
+def of_one(joint: Joint) -> Joint:
+    """The joint with a batch of one, which is then a constant."""
+    at = {name: next(i for i, axis in axes.items() if axis.name == "batch") for name, axes in joint.axes.items()}
+    inputs, outputs = (
+        {name: tensor.narrow(at[name], 0, 1) for name, tensor in tensors.items()} for tensors in (joint.inputs, joint.outputs)
+    )
+    axes = {name: {i: axis for i, axis in axes.items() if i != at[name]} for name, axes in joint.axes.items()}
+    return replace(joint, inputs=inputs, outputs=outputs, axes=axes)
+
+
+def open_joints(model: AgVas, config: ModelConfig) -> list[Joint]:
+    """The three joints with an open batch."""
     batch = Axis("batch", Dim("batch"))
     rows, columns = Dim("rows", min=2), Dim("columns", min=2)  # in multiples of the view's granularity
     view, semantic_px = config.pixel_view, config.semantic_view.size_px
@@ -197,10 +217,12 @@ def make_joints(model: AgVas, config: ModelConfig) -> list[Joint]:
         "past_key_values": torch.zeros(past_shape(model, batch=2, past=13)),
     }
     lmm = LmmJoint(model).eval()
+    place = next(lmm.parameters()).device  # "meta" where the weights are streamed
+    lmm_inputs = {name: tensor.to(place) for name, tensor in lmm_inputs.items()}
     decoder = DecoderJoint(model).eval()
     with torch.no_grad():
         said = dict(zip(("anchor_states", "text_logits", "present_key_values"), lmm(**lmm_inputs), strict=True))
-        states = {"anchor_states": said["anchor_states"]}
+        states = {"anchor_states": torch.randn(said["anchor_states"].shape)}
         logits = decoder(**states, **maps)
 
     map_axes = {name: image_axes(tensor, 2) for name, tensor in maps.items()}

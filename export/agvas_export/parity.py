@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import onnxruntime as ort
@@ -16,6 +17,7 @@ from agvas_core.contract.tolerances import TOLERANCES
 from agvas_core.model.checkpoint import Checkpoint
 from agvas_core.model.fusion import anomaly_probability, binary_mask
 from agvas_export.reference import SEED, Words, encode, reference, synthetic_frames, words
+from agvas_export.twin import write_twin
 
 __all__ = ["Comparison", "Graphs", "Parity", "answer_of", "compare", "run_step"]
 
@@ -50,17 +52,24 @@ class Parity:
         return asdict(self)
 
 
+_SAID = ("anchor_states", "text_logits")
+
+
 class Graphs:
     """The three graphs of a bundle on ONNX Runtime, as the verification needs them."""
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
-        self.specs = {"vision": manifest.vision, "lmm": manifest.lmm, "decoder": manifest.decoder}
+        self.specs = manifest.graphs
+        self.is_twin = manifest.precision == "bf16"
         self.sessions = {name: self._open(folder, spec) for name, spec in self.specs.items()}
 
-    @staticmethod
-    def _open(folder: Path, spec: GraphSpec) -> Any:
+    def _open(self, folder: Path, spec: GraphSpec) -> Any:
         options = ort.SessionOptions()
         options.log_severity_level = 3  # the optimiser's warnings say nothing about the answer
+        if self.is_twin:  # ONNX Runtime's CPU provider has no kernels for bfloat16
+            with TemporaryDirectory(prefix="agvas-twin-") as twin:
+                path = write_twin(folder / spec.file, Path(twin))
+                return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         return ort.InferenceSession(str(folder / spec.file), options, providers=["CPUExecutionProvider"])
 
     def run(self, name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -72,10 +81,16 @@ class Graphs:
 
     def no_past(self, batch: int) -> dict[str, Tensor]:
         """Keys and values where nothing was said yet."""
+        if "lmm" not in self.specs:
+            return {}
         (past,) = (tensor.shape for tensor in self.specs["lmm"].inputs if tensor.name == "past_key_values")
         sizes = {2: batch, 4: 0}
         shape = [sizes[axis] if axis in sizes else int(size) for axis, size in enumerate(past)]
         return {"past_key_values": torch.zeros(shape)}
+
+
+def _step_of(graphs: Graphs, truth: Mapping[str, Tensor], said: Words) -> list[dict[str, Tensor]]:
+    return [run_step(graphs, truth, said)] if "lmm" in graphs.specs else []
 
 
 def run_step(graphs: Graphs, truth: Mapping[str, Tensor], said: Words) -> dict[str, Tensor]:
@@ -109,12 +124,13 @@ def answer_of(graphs: Graphs, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return tensors
 
 
-def compare(folder: Path, manifest: Manifest, checkpoint: Checkpoint, *, precision: str = "fp32") -> Parity:
+def compare(folder: Path, manifest: Manifest, checkpoint: Checkpoint) -> Parity:
     """Compares the graphs in ``folder`` with the checkpoint they came from, on synthetic images.
 
     Raises:
         ParityError: beyond the tolerance; the message names the graph and the tensor.
     """
+    precision = manifest.precision
     tolerance = TOLERANCES[precision]
     allowed = {name: tolerance.features for name in ("f_s", "f_align", "f_p", "f_detail")} | {
         "anchor_states": tolerance.anchor_states,
@@ -129,15 +145,16 @@ def compare(folder: Path, manifest: Manifest, checkpoint: Checkpoint, *, precisi
     said = words(checkpoint.tokenizer, manifest.prompt, manifest.anchor_ids)
     worst: dict[str, float] = {}
     drift, swayed, pixels, changed, count = 0.0, 0.0, 0, 0, 0
-    for frames in synthetic_frames(checkpoint):
+    for frames in synthetic_frames(checkpoint, manifest.max_batch):
         batch = len(frames.pixel)
         truth = reference(checkpoint.model, frames, said)
         given = {"semantic_image": frames.semantic, "pixel_image": frames.pixel} | said.inputs(batch) | graphs.no_past(batch)
         # Each joint is given the reference of those before it.
-        runs = [graphs.run(name, given | truth) for name in graphs.specs] + [run_step(graphs, truth, said)]
+        runs = [graphs.run(name, given | truth) for name in graphs.specs] + _step_of(graphs, truth, said)
         for tensor, value in (pair for run in runs for pair in run.items()):
             worst[tensor] = max(worst.get(tensor, 0.0), _error(value, truth[tensor]))
-        answer = answer_of(graphs, given)
+        # What no graph says, the model itself does.
+        answer = answer_of(graphs, given if "lmm" in graphs.specs else given | {name: truth[name] for name in _SAID})
         accepts = [(each["text_logits"][:, 0, first_words].diff(dim=1)).sigmoid() for each in (truth, answer)]
         swayed = max(swayed, _largest((accepts[0] - accepts[1]).abs()))
         expected, actual = (anomaly_probability(each["logits"], manifest.decision.alpha) for each in (truth, answer))
@@ -158,7 +175,8 @@ def compare(folder: Path, manifest: Manifest, checkpoint: Checkpoint, *, precisi
         )
     return Parity(
         reference=f"torch {torch.__version__}",
-        candidate=f"onnxruntime {ort.__version__} CPUExecutionProvider",
+        candidate=f"onnxruntime {ort.__version__} CPUExecutionProvider"
+        + (", graphs rounded to bfloat16 and run in float32" if graphs.is_twin else ""),
         precision=precision,
         data=f"agvas_core.data.synthesis seed {SEED}",
         frames=count,

@@ -76,11 +76,11 @@ def encode(tokenizer: Tokenizer, text: str) -> list[int]:
     return list(tokenizer.encode(text, add_special_tokens=False).ids)
 
 
-def synthetic_frames(checkpoint: Checkpoint) -> list[Frames]:
-    """Batches of generated images, as the two encoders see them."""
+def synthetic_frames(checkpoint: Checkpoint, max_batch: int | None = None) -> list[Frames]:
+    """Batches of generated images, as the two encoders see them; none larger than ``max_batch``."""
     config, batches = checkpoint.config, []
     for batch, size in FRAMES:
-        images = [synthesize(SEED, index, size).image for index in range(batch)]
+        images = [synthesize(SEED, index, size).image for index in range(min(batch, max_batch or batch))]
         views = ([make_view(spec, image).pixels for image in images] for spec in (config.semantic_view, config.pixel_view))
         batches.append(Frames(*(torch.from_numpy(np.stack(view)) for view in views)))
     return batches

@@ -1,14 +1,15 @@
 """The checkpoint that a bundle is made from, or was: read once, with the digest of the very weights that were read."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from agvas_core.contract.errors import SetupError, UsageError
 from agvas_core.contract.manifest import Manifest, sha256_of
-from agvas_core.model.checkpoint import WEIGHTS, Checkpoint, find_checkpoint, load_checkpoint
+from agvas_core.model.checkpoint import BASE, CONFIG, TOKENIZER, TRAINING, WEIGHTS, Checkpoint, find_checkpoint, load_checkpoint
 
-__all__ = ["TORCH_FOLDER", "read_checkpoint", "read_reference"]
+__all__ = ["TORCH_FOLDER", "checkpoint_files", "read_checkpoint", "read_reference", "read_training"]
 
 TORCH_FOLDER = "torch"
 """Where a bundle that has a torch form keeps it: a checkpoint folder."""
@@ -22,6 +23,24 @@ def read_checkpoint(checkpoint: str | Path) -> tuple[Checkpoint, str]:
     if sha256_of(weights) != sha256:
         raise SetupError(f"{weights} changed while it was read: let the training end, or copy its folder and export the copy")
     return source, sha256
+
+
+def read_training(folder: Path) -> dict[str, Any]:
+    """What a training says of itself; nothing where it says nothing.
+
+    Raises:
+        SetupError: it cannot be read.
+    """
+    path = folder / TRAINING
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+    except ValueError as error:
+        raise SetupError(f"{path} is damaged ({error}): copy the checkpoint again") from error
+
+
+def checkpoint_files(folder: Path) -> list[Path]:
+    """The files of a checkpoint, without what a training keeps beside them."""
+    return [path for name in (CONFIG, WEIGHTS, TOKENIZER, TRAINING, BASE) if (path := folder / name).is_file()]
 
 
 def read_reference(folder: Path, manifest: Manifest, checkpoint: str | Path | None = None) -> tuple[Checkpoint, str]:

@@ -162,9 +162,9 @@ class Scorer:
 
 def _tile_batch(manifest: Manifest) -> int:
     """Tiles per run: as many as we like where the graphs leave the batch open, else one."""
-    inputs = [spec for graph in (manifest.vision, manifest.lmm, manifest.decoder) for spec in graph.inputs]
+    inputs = [spec for graph in manifest.graphs.values() for spec in graph.inputs]
     batches = {spec.shape[2 if spec.name == "past_key_values" else 0] for spec in inputs}  # [layers, 2, B, ...]
     fixed = {batch for batch in batches if isinstance(batch, int)}
     if fixed - {1}:
         raise BundleError(f"the graphs take batches of {max(fixed)}; 1 or an open batch is needed: export the bundle again")
-    return 1 if fixed else TILE_BATCH
+    return 1 if fixed else min(TILE_BATCH, manifest.max_batch or TILE_BATCH)

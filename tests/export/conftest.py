@@ -1,6 +1,7 @@
 """A tiny model with every part of nano, whose language model has learned three answers by heart, and its bundle."""
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,17 @@ def teach_by_heart(model: AgVas, config: ModelConfig, tokenizer: Tokenizer) -> N
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
+
+
+@pytest.fixture(scope="session")
+def small_model() -> Callable[[dict[str, Any]], tuple[AgVas, ModelConfig]]:
+    """``small_model(changes)``: nano at tiny size with other parts, and its configuration."""
+
+    def build(changes: dict[str, Any]) -> tuple[AgVas, ModelConfig]:
+        config = parse_config({**merged(load_preset("nano")["model"], SMALL), **changes})
+        return make_model(config), config
+
+    return build
 
 
 @pytest.fixture(scope="session")

@@ -38,7 +38,7 @@ def test_adapters_are_exported_merged(tmp_path: Path, few_shot: Path) -> None:
     manifest = read_manifest(tmp_path / "bundle")
     assert manifest.name == "few-shot"
     assert manifest.provenance["model"]["lora"]["rank"] == 2
-    assert b"lora" not in (tmp_path / "bundle" / manifest.lmm.file).read_bytes()
+    assert b"lora" not in (tmp_path / "bundle" / manifest.graphs["lmm"].file).read_bytes()
 
 
 def test_a_base_that_changed_is_not_exported(tmp_path: Path, few_shot: Path) -> None:

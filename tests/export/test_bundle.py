@@ -44,7 +44,7 @@ def test_the_runtime_accepts_what_export_wrote(exported_folder: Path) -> None:
 
 def test_the_manifest_says_what_may_vary(exported_folder: Path) -> None:
     manifest = read_manifest(exported_folder)
-    shapes = {spec.name: spec.shape for graph in (manifest.vision, manifest.lmm, manifest.decoder) for spec in graph.inputs}
+    shapes = {spec.name: spec.shape for graph in manifest.graphs.values() for spec in graph.inputs}
     assert shapes == {
         "semantic_image": ("batch", 64, 64, 3),
         "pixel_image": ("batch", "height", "width", 3),

@@ -35,11 +35,17 @@ class OnnxLmm:
     """A bundle's language model. One graph serves the prefill and each step of decoding."""
 
     def __init__(self, bundle: Bundle, *, threads: int | None = None, providers: Sequence[str] = CPU) -> None:
-        self.graph = OnnxGraph(bundle, bundle.manifest.lmm, threads, providers)
+        graph = bundle.manifest.lmm
+        if graph is None:
+            raise BundleError(
+                f"{bundle.identity} has no ONNX graph of its language model: choose another backend (--lmm vllm), or export it with "
+                "--lmm onnx among its forms"
+            )
+        self.graph = OnnxGraph(bundle, graph, threads, providers)
         self._prompt, self._anchor_ids = bundle.manifest.prompt, bundle.manifest.anchor_ids
         self._tokenizer = PromptTokenizer(bundle)
         self.words = self._tokenizer.words
-        (past,) = (spec.shape for spec in bundle.manifest.lmm.inputs if spec.name == "past_key_values")
+        (past,) = (spec.shape for spec in graph.inputs if spec.name == "past_key_values")
         layers, _, _, heads, _, head_dim = past
         if not isinstance(layers, int) or not isinstance(heads, int) or not isinstance(head_dim, int):
             raise BundleError(

@@ -15,7 +15,7 @@ __all__ = ["checkpoint_of"]
 def checkpoint_of(bundle: Bundle, settings: StageSettings) -> Checkpoint:
     """The checkpoint that ``bundle`` was exported from; the three stages share one.
 
-    ``settings.checkpoint`` where given, else the bundled one with the digest of the bundle's provenance.
+    ``settings.checkpoint`` where given, else the bundle's own torch form, else the bundled one with the digest of the bundle's provenance.
 
     Raises:
         SetupError: it is not here, or damaged.
@@ -31,6 +31,8 @@ def checkpoint_of(bundle: Bundle, settings: StageSettings) -> Checkpoint:
                 f"{str(digest)[:12]}...: give the checkpoint that it was exported from, or export the bundle again"
             )
         return _read(settings.checkpoint.resolve(), found)
+    if (own := bundle.folder / "torch" / WEIGHTS).is_file():  # its torch form; the manifest's hash was compared
+        return _read(own.parent, digest)
     for weights in sorted(BUNDLED.glob(f"*/{WEIGHTS}")):
         if sha256_of(weights) == digest:
             return _read(weights.parent, digest)
