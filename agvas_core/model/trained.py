@@ -15,7 +15,7 @@ from agvas_core.model.agvas import AgVas
 from agvas_core.model.config import ModelConfig
 from agvas_core.model.vocabulary import AnchorEmbedding, AnchorHead
 
-__all__ = ["kept_state", "load_kept_state", "make_trainable", "merge", "train_mode"]
+__all__ = ["kept_state", "load_kept_state", "make_trainable", "merge", "merge_tables", "train_mode"]
 
 ROWS, EMBEDDINGS, HEAD = "lmm.anchor_rows", "lmm.embeddings", "lmm.head"
 
@@ -63,15 +63,20 @@ def train_mode(model: AgVas) -> None:
 
 def merge(model: AgVas) -> None:
     """Training form -> plain form, in place. A plain model stays as it is."""
+    merge_tables(model)
+    if any(".lora_" in name for name, _ in _language_model(model).named_parameters()):
+        from agvas_core.model.lora import merge_lora
+
+        merge_lora(_language_model(model))
+
+
+def merge_tables(model: AgVas) -> None:
+    """Rows that were trained beside embeddings and head go into them, in place; adapters stay where they are."""
     embeddings, head = _tables(model)
     if isinstance(head, AnchorHead):
         model.lmm.head = head.merged()
     if isinstance(embeddings, AnchorEmbedding):
         _language_model(model).set_input_embeddings(embeddings.merged())  # type: ignore[operator]
-    if any(".lora_" in name for name, _ in _language_model(model).named_parameters()):
-        from agvas_core.model.lora import merge_lora
-
-        merge_lora(_language_model(model))
 
 
 def kept_state(model: AgVas, config: ModelConfig) -> dict[str, Tensor]:

@@ -204,8 +204,12 @@ def check_tokenizer(source: Checkpoint, prompt: PromptSpec) -> None:
         )
 
 
-def refuse_if_taken(out: Path, overwrite: bool) -> None:
-    """Before the minutes of work: raises UsageError where ``out`` is taken and must not be replaced."""
+def refuse_if_taken(out: Path, overwrite: bool, recognise: Callable[[Path], object] = read_version) -> None:
+    """Before the minutes of work: raises UsageError where ``out`` is taken and must not be replaced.
+
+    Args:
+        recognise: raises BundleError where the folder is not of the kind that is being written.
+    """
     if not out.exists() and not out.is_symlink():
         return
     if not out.is_dir() or out.is_symlink():
@@ -215,7 +219,7 @@ def refuse_if_taken(out: Path, overwrite: bool) -> None:
     if not overwrite:
         raise UsageError(f"{out} exists and is not empty: choose another folder, or add --overwrite to replace the bundle in it")
     try:
-        read_version(out)  # of any age: an old bundle is what one exports again
+        recognise(out)  # of any age: an old bundle is what one exports again
     except BundleError as error:  # --overwrite must never delete somebody's pictures
         raise UsageError(
             f"{out} is not empty and holds no bundle ({error}): choose another folder, or empty it yourself"
@@ -223,7 +227,7 @@ def refuse_if_taken(out: Path, overwrite: bool) -> None:
 
 
 @contextmanager
-def written_whole(out: Path, overwrite: bool) -> Iterator[Path]:
+def written_whole(out: Path, overwrite: bool, recognise: Callable[[Path], object] = read_version) -> Iterator[Path]:
     """A folder beside ``out`` that takes its place if the block ends well, and goes away if not."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -234,7 +238,7 @@ def written_whole(out: Path, overwrite: bool) -> Iterator[Path]:
     try:
         new.mkdir()  # not the temporary folder itself, which only its owner may read
         yield new
-        refuse_if_taken(out, overwrite)  # it may have been filled meanwhile
+        refuse_if_taken(out, overwrite, recognise)  # it may have been filled meanwhile
         if out.exists():
             out.rename(old)
         os.replace(new, out)

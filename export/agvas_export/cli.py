@@ -10,7 +10,7 @@ from agvas_core import __version__
 from agvas_core.contract.command_line import run_command
 from agvas_core.contract.errors import UsageError
 
-__all__ = ["app", "bundle", "check", "main"]
+__all__ = ["adapter", "app", "bundle", "check", "main", "vllm"]
 
 
 class Precision(StrEnum):
@@ -28,6 +28,14 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
 )
+
+
+class Dtype(StrEnum):
+    """What weights are written in."""
+
+    float32 = "float32"
+    float16 = "float16"
+    bfloat16 = "bfloat16"
 
 
 @app.callback(invoke_without_command=True)
@@ -208,6 +216,57 @@ def trt(
             paper_width=paper_width,
         )
     )
+
+
+def vllm(
+    checkpoint: Annotated[
+        Path, typer.Argument(help="Folder that agvas train wrote, or nano, the bundled one.", show_default=False)
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for vLLM.", show_default=False)],
+    dtype: Annotated[Dtype, typer.Option(help="Of the weights, and what vLLM computes in.")] = Dtype.float32,
+    max_lora_rank: Annotated[
+        int, typer.Option(min=1, max=512, help="The highest rank of adapters that may be loaded later.")
+    ] = 16,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace such a folder in --out.")] = False,
+) -> None:
+    """Export a checkpoint's language model to the folder that agvas serve-lmm serves with vLLM.
+
+    The trained tables go into the base; LoRA, where there is any, stays apart in adapters/.
+    """
+    from agvas_core.contract.lmm_folder import find_lmm_folder
+    from agvas_export.bundle import check_tokenizer, prompt_of, refuse_if_taken, written_whole
+    from agvas_export.source import read_checkpoint
+    from agvas_export.vllm_folder import write_vllm_folder
+
+    refuse_if_taken(out, overwrite, find_lmm_folder)
+    source, sha256 = read_checkpoint(checkpoint, merged=False)
+    prompt = prompt_of(source.config)
+    check_tokenizer(source, prompt)
+    with written_whole(out, overwrite, find_lmm_folder) as folder:
+        spec = write_vllm_folder(
+            source, sha256, prompt, folder, dtype=dtype.value, max_lora_rank=max_lora_rank, progress=typer.echo
+        )
+    megabytes = sum((out / file).stat().st_size for file in spec.files) / 1e6
+    typer.echo(
+        f"folder: {out} ({megabytes:.1f} MB, {dtype.value}, adapter: {spec.adapter or 'none'})\nnext:   agvas serve-lmm {out}"
+    )
+
+
+@app.command()
+def adapter(
+    checkpoint: Annotated[Path, typer.Argument(help="Folder of a checkpoint with LoRA.", show_default=False)],
+    into: Annotated[Path, typer.Option(help="Folder of agvas-export vllm whose tables it was trained with.", show_default=False)],
+    name: Annotated[str | None, typer.Option(help="Name of the adapter; the model's own by default.", show_default=False)] = None,
+) -> None:
+    """Add a checkpoint's LoRA to a folder that agvas serve-lmm serves; a running server loads it by name."""
+    from agvas_core.contract.lmm_folder import find_lmm_folder
+    from agvas_export.source import read_checkpoint
+    from agvas_export.vllm_folder import write_adapter
+
+    folder = find_lmm_folder(into)
+    source, sha256 = read_checkpoint(checkpoint, merged=False)
+    spec = write_adapter(source, sha256, folder, name or source.config.name)
+    typer.echo(f"adapter: {spec.name} of rank {spec.rank} in {folder}")
 
 
 def main() -> NoReturn:

@@ -15,11 +15,11 @@ TORCH_FOLDER = "torch"
 """Where a bundle that has a torch form keeps it: a checkpoint folder."""
 
 
-def read_checkpoint(checkpoint: str | Path) -> tuple[Checkpoint, str]:
-    """The checkpoint and the digest of its weights: a training may be writing into the same folder."""
+def read_checkpoint(checkpoint: str | Path, *, merged: bool = True) -> tuple[Checkpoint, str]:
+    """The checkpoint (``merged`` as in ``load_checkpoint``) and the digest of its weights: a training may be writing into the same folder."""
     weights = find_checkpoint(checkpoint) / WEIGHTS
     sha256 = sha256_of(weights) if weights.is_file() else ""
-    source = load_checkpoint(weights.parent)
+    source = load_checkpoint(weights.parent, merged=merged)
     if sha256_of(weights) != sha256:
         raise SetupError(f"{weights} changed while it was read: let the training end, or copy its folder and export the copy")
     return source, sha256

@@ -185,8 +185,17 @@ def run(
     ] = None,
     lmm: Annotated[
         str,
-        typer.Option(metavar="BACKEND", help="What runs the language model: onnx or torch."),
+        typer.Option(
+            metavar="BACKEND|URL",
+            help="What runs the language model: onnx, torch, vllm, vllm-direct, or the address of agvas serve-lmm.",
+        ),
     ] = "onnx",
+    adapter: Annotated[
+        str | None, typer.Option(metavar="NAME", help="With vLLM: the adapter to answer with; the model's own by default.")
+    ] = None,
+    lmm_folder: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="With vllm: the folder of agvas-export vllm, where the bundle has none.")
+    ] = None,
     checkpoint: Annotated[
         Path | None, typer.Option(metavar="DIR", help="With torch: the checkpoint of the bundle, where it is not nano's.")
     ] = None,
@@ -249,6 +258,8 @@ def run(
         strict=strict,
         threshold=threshold,
         lmm=lmm,
+        adapter=adapter,
+        lmm_folder=lmm_folder,
         checkpoint=checkpoint,
         threads=threads,
         tiling=tiling.value,

@@ -50,6 +50,8 @@ class Job:
     strict: bool = False
     threshold: float | None = None
     lmm: str = DEFAULT_BACKEND
+    adapter: str | None = None
+    lmm_folder: Path | None = None
     checkpoint: Path | None = None
     threads: int | None = None
     tiling: Literal["auto", "off"] = "auto"
@@ -96,7 +98,7 @@ def _inspect(job: Job, console: Console, folder: RunFolder | None) -> int:
             job.model,
             offline=job.offline,
             lmm=job.lmm,
-            settings=StageSettings(checkpoint=job.checkpoint),
+            settings=StageSettings(adapter=job.adapter, checkpoint=job.checkpoint, lmm_folder=job.lmm_folder),
             threads=job.threads,
             operating_point=STRICT if job.strict else BALANCED,
             threshold=job.threshold,

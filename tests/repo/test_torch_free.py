@@ -8,12 +8,13 @@ import pytest
 
 TRAINING_ONLY = ["accelerate", "matplotlib", "onnx", "onnxscript", "peft", "safetensors", "torch", "transformers"]
 
+# Of an extra, or backends on torch and vLLM: imported when one asks for them.
 ON_REQUEST = [
     "agvas_runtime.stages.reference.",
-    "agvas_runtime.sinks.modbus",
-    "agvas_runtime.sinks.mqtt",
-    "agvas_runtime.sinks.opcua",
-]  # of an extra, and imported when one asks for them
+    "agvas_runtime.stages.vllm_",
+    *(f"agvas_runtime.vllm_plugin.{name}" for name in ("connector", "engine", "local", "model", "pooler", "service")),
+    *(f"agvas_runtime.sinks.{name}" for name in ("modbus", "mqtt", "opcua")),
+]
 
 IMPORT_AND_TELL = """
 import importlib, json, pkgutil, sys

@@ -34,6 +34,9 @@ BACKENDS: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType(
             "onnx": "agvas_runtime.stages.onnx_lmm",
             "ort-cuda": "agvas_runtime.stages.onnx_lmm:open_cuda",
             "torch": "agvas_runtime.stages.reference.lmm",
+            "vllm": "agvas_runtime.stages.vllm_lmm",
+            "vllm-direct": "agvas_runtime.stages.vllm_direct_lmm",
+            "http": "agvas_runtime.stages.http_lmm",
         },
         "decoder": {
             "onnx": "agvas_runtime.stages.onnx_decoder",

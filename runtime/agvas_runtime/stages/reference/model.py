@@ -11,11 +11,14 @@ from agvas_runtime.stages.settings import StageSettings
 
 __all__ = ["checkpoint_of"]
 
+TORCH_FOLDER = "torch"
+"""Where a bundle that has a torch form keeps it: a checkpoint folder."""
+
 
 def checkpoint_of(bundle: Bundle, settings: StageSettings) -> Checkpoint:
     """The checkpoint that ``bundle`` was exported from; the three stages share one.
 
-    ``settings.checkpoint`` where given, else the bundle's own torch form, else the bundled one with the digest of the bundle's provenance.
+    ``settings.checkpoint`` where given, else the bundle's own torch form, else the bundled one with the digest of its provenance.
 
     Raises:
         SetupError: it is not here, or damaged.
@@ -23,16 +26,16 @@ def checkpoint_of(bundle: Bundle, settings: StageSettings) -> Checkpoint:
     """
     made_from = bundle.manifest.provenance.get("checkpoint", {})
     digest = made_from.get("sha256")
-    if settings.checkpoint is not None:
-        found = sha256_of(settings.checkpoint / WEIGHTS) if (settings.checkpoint / WEIGHTS).is_file() else None
+    own = bundle.folder / TORCH_FOLDER
+    place = settings.checkpoint or (own if own.is_dir() else None)
+    if place is not None:
+        found = sha256_of(place / WEIGHTS) if (place / WEIGHTS).is_file() else None
         if found is not None and found != digest:  # what is missing is said by load_checkpoint
             raise BundleError(
-                f"{settings.checkpoint} has weights with sha256 {found[:12]}..., {bundle.identity} was exported from "
+                f"{place} has weights with sha256 {found[:12]}..., {bundle.identity} was exported from "
                 f"{str(digest)[:12]}...: give the checkpoint that it was exported from, or export the bundle again"
             )
-        return _read(settings.checkpoint.resolve(), found)
-    if (own := bundle.folder / "torch" / WEIGHTS).is_file():  # its torch form; the manifest's hash was compared
-        return _read(own.parent, digest)
+        return _read(place.resolve(), found)
     for weights in sorted(BUNDLED.glob(f"*/{WEIGHTS}")):
         if sha256_of(weights) == digest:
             return _read(weights.parent, digest)

@@ -1,0 +1,105 @@
+"""Figures of the language model's backends for docs/benchmarks.md: time per stage, parity, one prefill against generation. One run, one machine.
+
+usage: python scripts/bench_lmm.py --folder DIR [--backend onnx --backend torch ...] [--images N] [--rounds N]
+
+DIR is what ``agvas-export vllm nano -o DIR`` wrote; without it vLLM is left out. Torch is what the others are compared with.
+"""
+
+import argparse
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from agvas_core.contract.prompts import INSTRUCTIONS, Mode
+from agvas_runtime.bundle import load_bundle
+from agvas_runtime.image_file import read_image
+from agvas_runtime.scoring import Clock, Scorer
+from agvas_runtime.stages.open import open_stages
+from agvas_runtime.stages.protocol import Features, LmmStage, Reply
+from agvas_runtime.stages.settings import StageSettings
+
+PARTS = Path(__file__).parents[1] / "examples/parts"
+STAGES = ("preprocess", "vision", "lmm", "decoder", "postprocess")
+
+
+class Recorded:
+    """A language model that remembers what it was asked and what it said."""
+
+    def __init__(self, lmm: LmmStage) -> None:
+        self.lmm, self.seen = lmm, list[tuple[Features, Reply]]()
+
+    def __call__(self, features: Features, instruction: str, mode: Mode = Mode.DIRECT, history: object = ()) -> Reply:
+        reply = self.lmm(features, instruction, mode)
+        self.seen.append((features, reply))
+        return reply
+
+
+def median_ms(run: Callable[[], object], rounds: int) -> float:
+    run()
+    times = []
+    for _ in range(rounds):
+        began = time.perf_counter()
+        run()
+        times.append((time.perf_counter() - began) * 1000)
+    return statistics.median(times)
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--folder", type=Path)
+    options.add_argument("--backend", action="append")
+    options.add_argument("--images", type=int, default=6)
+    options.add_argument("--rounds", type=int, default=5)
+    given = options.parse_args()
+    bundle = load_bundle("nano")
+    settings = StageSettings(threads=1, lmm_folder=given.folder)
+    names = given.backend or ["torch", "onnx", *(["vllm"] if given.folder else [])]
+    images = [read_image(path) for path in sorted(PARTS.glob("*.jpg"))[: given.images]]
+    ask = INSTRUCTIONS[Mode.DIRECT]
+    rows, replies, speech = {}, {}, {}
+    for name in names:
+        heavy = "torch" if name == "torch" else "onnx"
+        stages = open_stages(bundle, vision=heavy, lmm=name, decoder=heavy, settings=settings)
+        lmm = Recorded(stages.lmm)
+        scorer = Scorer(bundle.manifest, stages.vision, lmm, stages.decoder)
+        scorer.score(images[0], ask, Clock())  # warm-up
+        clocks = []
+        for _ in range(given.rounds):
+            lmm.seen.clear()
+            for image in images:
+                clocks.append(Clock())
+                scorer.score(image, ask, clocks[-1])
+        rows[name] = {stage: statistics.median(clock.ms[stage] for clock in clocks) for stage in STAGES}
+        replies[name] = list(lmm.seen)
+        one = Features(lmm.seen[0][0].f_s[:1], lmm.seen[0][0].f_align[:1], {})
+        spoken = {mode: stages.lmm(one, INSTRUCTIONS[mode], mode) for mode in (Mode.DESCRIBE, Mode.EXPLAIN)}
+        speech[name] = {
+            Mode.DIRECT: median_ms(lambda: stages.lmm(one, ask), given.rounds),  # noqa: B023
+            **{mode: median_ms(lambda: stages.lmm(one, INSTRUCTIONS[mode], mode), given.rounds) for mode in spoken},  # noqa: B023
+        }
+        words = {mode: (reply.answers or [""])[0] for mode, reply in spoken.items()}
+        print(f"{name}: {words}", flush=True)
+    print(
+        f"\n{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; {len(images)} images, {given.rounds} rounds, medians"
+    )
+    print(f"\n| language model on | {' | '.join(f'{stage}, ms' for stage in STAGES)} | anchors off by | acceptance off by |")
+    print("|---" * (len(STAGES) + 3) + "|")
+    for name in names:
+        pairs = [(mine, theirs) for (_, mine), (_, theirs) in zip(replies[name], replies[names[0]], strict=True)]
+        anchors = max(float(np.abs(mine.anchor_states - theirs.anchor_states).max()) for mine, theirs in pairs)
+        accept = max(float(np.abs(mine.accept - theirs.accept).max()) for mine, theirs in pairs)
+        print(f"| {name} | {' | '.join(f'{rows[name][stage]:.1f}' for stage in STAGES)} | {anchors:.1e} | {accept:.1e} |")
+    print(
+        "\n| language model alone, one image | direct: one prefill, ms | describe, generated, ms | explain, generated, ms |\n|---|---|---|---|"
+    )
+    for name in names:
+        print(f"| {name} | {' | '.join(f'{speech[name][mode]:.1f}' for mode in (Mode.DIRECT, Mode.DESCRIBE, Mode.EXPLAIN))} |")
+
+
+if __name__ == "__main__":
+    main()
