@@ -18,7 +18,7 @@ from uuid import uuid4
 
 from vllm import PoolingParams
 from vllm.exceptions import VLLMValidationError
-from vllm.v1.engine.exceptions import EngineDeadError
+from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
 from agvas_core.contract.errors import AgvasError, BundleError, StageError, UsageError
 from agvas_runtime.vllm_plugin.engine import Answering
@@ -80,8 +80,8 @@ class AnchorService:
 
         try:
             return list(await asyncio.gather(*(one(prompt) for prompt in prompts)))
-        except EngineDeadError as error:
-            raise StageError("vLLM's engine has died; the supervisor starts it again") from error
+        except (EngineDeadError, EngineGenerateError) as error:
+            raise StageError("vLLM's engine has failed or died; the supervisor starts it again where it has") from error
         except (VLLMValidationError, ValueError) as error:
             raise UsageError(f"vLLM refuses the question ({error})") from error
 
