@@ -60,7 +60,11 @@ class HttpEngine:
 
     def identity(self) -> Identity:
         """Asks the server; replies are compared with this one from now on."""
-        self._expected = Identity(**json.loads(self._request("GET", IDENTITY_PATH)))
+        told = self._request("GET", IDENTITY_PATH)
+        try:
+            self._expected = Identity(**json.loads(told))
+        except (ValueError, TypeError) as error:
+            raise StageError(f"the engine at {self.address} does not say who it is ({error}): is it agvas serve-lmm?") from error
         return self._expected
 
     def adapters(self) -> list[str]:
