@@ -34,7 +34,7 @@ class Server:
             probe.bind(("127.0.0.1", 0))
             self.port = int(probe.getsockname()[1])
         self.url, self.log = f"http://127.0.0.1:{self.port}", log
-        self.command = [sys.executable, "-m", "agvas_core.command", "serve-lmm", str(folder), "--port", str(self.port)]
+        self.command = [str(Path(sys.executable).with_name("agvas")), "serve-lmm", str(folder), "--port", str(self.port)]
         with log.open("wb") as file:
             self.process = subprocess.Popen(self.command, stdout=file, stderr=file)
 
