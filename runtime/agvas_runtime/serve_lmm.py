@@ -48,9 +48,15 @@ def serve_lmm(
 
     from agvas_runtime.stages.http_lmm import HttpEngine
     from agvas_runtime.supervisor import supervise
-    from agvas_runtime.vllm_plugin.engine import engine_arguments, environment, state_folder
+    from agvas_runtime.vllm_plugin.arguments import (
+        DIRECT_ONLY,
+        FOLDER,
+        MIDDLEWARE,
+        engine_arguments,
+        environment,
+        state_folder,
+    )
     from agvas_runtime.vllm_plugin.flags import as_flags
-    from agvas_runtime.vllm_plugin.service import DIRECT_ONLY, FOLDER, AnchorService
 
     states = state_folder()
     options = engine_arguments(folder, spec, all_modes=not direct_only, states=states)
@@ -60,7 +66,7 @@ def serve_lmm(
         "max_num_seqs": max_batch,
         "tensor_parallel_size": tensor_parallel,
         "enforce_eager": eager or options["enforce_eager"],
-        "middleware": f"{AnchorService.__module__}.{AnchorService.__name__}",
+        "middleware": MIDDLEWARE,
         "disable_uvicorn_access_log": log_level != "DEBUG",
     }
     if memory is not None:

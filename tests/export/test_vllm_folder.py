@@ -1,7 +1,9 @@
 """The folder for vLLM holds the checkpoint's language model, its trained tables in the base and its adapter apart."""
 
+import importlib.util
 import json
 import shutil
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,8 @@ from agvas_export import vllm_folder
 from agvas_export.bundle import prompt_of
 from agvas_export.cli import app
 from agvas_export.source import read_checkpoint
+from agvas_runtime.serve_lmm import serve_lmm
+from agvas_runtime.vllm_plugin.flags import as_flags
 
 
 def export(checkpoint: Path, out: Path, *options: str) -> int:
@@ -185,3 +189,38 @@ def test_a_name_that_is_a_path_is_no_adapter(folder: Path, tiny_checkpoint: Chec
     with pytest.raises(UsageError, match="choose another --name"):
         vllm_folder.write_adapter(tiny_checkpoint, "0" * 64, folder, "../x")
     assert isinstance(read_lmm_folder(folder), LmmFolder)
+
+
+def serve(*arguments: str) -> int:
+    return exit_code_of(lambda: serve_lmm, name="agvas serve-lmm", arguments=list(arguments))
+
+
+def test_the_server_refuses_what_cannot_be_served_before_it_loads_anything(
+    tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert serve(str(tmp_path)) == 3 and "agvas-export vllm" in capsys.readouterr().err
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert serve(str(folder), "--port", port) == 2 and "choose another --port" in capsys.readouterr().err
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    (copy / "model.safetensors").write_bytes(b"")
+    assert serve(str(copy), "--port", "18432") == 3 and "changed or cut off" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, reason="vLLM is installed here")
+def test_a_missing_vllm_is_named_with_its_extra(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert serve(str(folder), "--port", "18432") == 3 and "pip install 'agvas[vllm]'" in capsys.readouterr().err
+
+
+def test_the_options_of_the_server_are_those_of_the_engine() -> None:
+    given = {
+        "model": "m",
+        "max_model_len": 641,
+        "enable_lora": True,
+        "enforce_eager": False,
+        "async_scheduling": False,
+        "names": ["a", "b"],
+        "kv": {"x": [1]},
+    }
+    flags = ["m", "--max-model-len", "641", "--enable-lora", "--no-async-scheduling", "--names", "a", "b", "--kv", '{"x": [1]}']
+    assert as_flags(given) == flags

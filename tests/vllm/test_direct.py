@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import vllm
 
 from agvas_core.contract.errors import SetupError, UsageError
 from agvas_core.contract.prompts import Mode
@@ -16,6 +15,7 @@ from agvas_runtime.stages.open import Stages, open_stages
 from agvas_runtime.stages.protocol import Features, LmmStage, Turn
 from agvas_runtime.stages.reference.lmm import TorchLmm
 from agvas_runtime.stages.settings import StageSettings
+from agvas_runtime.vllm_plugin import arguments
 from agvas_runtime.vllm_plugin.local import LocalEngine
 
 pytestmark = pytest.mark.vllm
@@ -70,7 +70,7 @@ def test_there_is_one_engine_in_a_process(nano: Bundle, engine: LocalEngine, ada
 def test_another_vllm_is_refused_by_the_name_of_the_pin(
     engine: LocalEngine, adapted_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(vllm, "__version__", "0.33.0")
+    monkeypatch.setattr(arguments, "version", lambda package: "0.33.0+cu130")
     monkeypatch.setattr(LocalEngine, "running", None)
     with pytest.raises(SetupError, match=r"vLLM is 0\.33\.0; this agvas works with 0\.32\.0 alone"):
         LocalEngine(adapted_folder)

@@ -1,9 +1,8 @@
-"""What both ways to vLLM have in common: the arguments of the engine, a request, and what comes back."""
+"""What both ways to vLLM have in common: a request, and what comes back."""
 
 import fcntl
-import tempfile
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,98 +11,24 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 from vllm import PoolingParams, SamplingParams
 from vllm.lora.request import LoRARequest
-from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind
 
-from agvas_core.contract.errors import SetupError, StageError, UsageError
+from agvas_core.contract.errors import StageError, UsageError
 from agvas_core.contract.lmm_folder import (
     ACCEPT_NAME,
     ADAPTER_NAME,
     ADAPTERS,
     LMM_FOLDER_NAME,
-    VLLM_VERSION,
-    LmmFolder,
     read_adapter,
     read_lmm_folder,
 )
 from agvas_core.contract.manifest import sha256_of
-from agvas_runtime.vllm_plugin.connector import ROWS, AnchorStatesConnector
+from agvas_runtime.vllm_plugin.connector import ROWS
 from agvas_runtime.vllm_plugin.wire import Asked, Identity, Said
 
-__all__ = ["Answering", "engine_arguments", "environment", "is_written", "state_folder", "states_of"]
+__all__ = ["Answering", "is_written", "states_of"]
 
 Float = NDArray[np.float32]
-
-_LORA_RANKS: Final = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM has room for
-_MAX_LORAS: Final = 4  # adapters in one batch
-
-
-def environment(*, own_process: bool) -> dict[str, str]:
-    """What vLLM must find in the environment: no network, no usage statistics, and where its engine runs."""
-    return {
-        "HF_HUB_OFFLINE": "1",
-        "TRANSFORMERS_OFFLINE": "1",
-        "VLLM_NO_USAGE_STATS": "1",
-        "DO_NOT_TRACK": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-        "VLLM_ENABLE_V1_MULTIPROCESSING": str(int(own_process)),
-    }
-
-
-def engine_arguments(folder: Path, spec: LmmFolder, *, all_modes: bool, states: Path) -> dict[str, Any]:
-    """For ``vllm.LLM``, and as options for ``vllm serve``.
-
-    Args:
-        all_modes: False starts the pooling runner: direct mode alone, without an output head.
-        states: folder that the connector writes into.
-
-    Raises:
-        SetupError: another vLLM than the plugin was written for.
-    """
-    if (found := vllm.__version__.partition("+")[0]) != VLLM_VERSION:
-        raise SetupError(f"vLLM is {found}; this agvas works with {VLLM_VERSION} alone: pip install 'vllm=={VLLM_VERSION}'")
-    arguments = {
-        "model": str(folder),
-        "served_model_name": [spec.name],
-        "dtype": spec.dtype,
-        "max_model_len": spec.max_length,
-        "limit_mm_per_prompt": {"image": 0},  # no pictures, only what enable_mm_embeds lets in
-        "enable_mm_embeds": True,
-        "enforce_eager": current_platform.is_cpu(),  # there, compiling takes minutes and gains nothing in one prefill
-        "enable_lora": True,
-        "max_lora_rank": next(rank for rank in _LORA_RANKS if rank >= spec.max_lora_rank),
-        "max_loras": _MAX_LORAS,
-    }
-    if not all_modes:
-        return arguments | {
-            "runner": "pooling",
-            "convert": "embed",
-            "pooler_config": {"task": "token_embed", "use_activation": False},
-            "enable_prefix_caching": False,  # a state that was cached would not come out of the pooler
-        }
-    layer = {"eagle_aux_hidden_state_layer_ids": [spec.layers]}
-    return arguments | {
-        "runner": "generate",
-        "generation_config": "vllm",  # sampling is ours alone
-        "async_scheduling": False,  # vLLM 56417: with it, states and words can come from different steps on a GPU
-        "speculative_config": {
-            "method": "extract_hidden_states",
-            "num_speculative_tokens": 1,
-            "draft_model_config": {"hf_config": layer},
-        },
-        "kv_transfer_config": {
-            "kv_connector": AnchorStatesConnector.__name__,
-            "kv_connector_module_path": AnchorStatesConnector.__module__,
-            "kv_role": "kv_producer",
-            "kv_connector_extra_config": {"shared_storage_path": str(states)},
-        },
-    }
-
-
-def state_folder() -> Path:
-    """A new folder in memory, for this user alone."""
-    memory = Path("/dev/shm")
-    return Path(tempfile.mkdtemp(prefix="agvas-states-", dir=memory if memory.is_dir() else None))
 
 
 class Answering:

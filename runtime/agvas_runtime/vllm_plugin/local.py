@@ -11,7 +11,8 @@ from vllm import LLM, PoolingParams
 from vllm.v1.engine.exceptions import EngineDeadError
 
 from agvas_core.contract.errors import StageError, UsageError
-from agvas_runtime.vllm_plugin.engine import Answering, engine_arguments, environment, is_written, state_folder, states_of
+from agvas_runtime.vllm_plugin.arguments import engine_arguments, environment, state_folder
+from agvas_runtime.vllm_plugin.engine import Answering, is_written, states_of
 from agvas_runtime.vllm_plugin.wire import Asked, Identity, Said
 
 __all__ = ["LocalEngine", "open_local"]

@@ -21,13 +21,12 @@ from vllm.exceptions import VLLMValidationError
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
 from agvas_core.contract.errors import AgvasError, BundleError, StageError, UsageError
+from agvas_runtime.vllm_plugin.arguments import DIRECT_ONLY, FOLDER
 from agvas_runtime.vllm_plugin.engine import Answering
 from agvas_runtime.vllm_plugin.wire import ADAPTERS_PATH, ASK_PATH, IDENTITY_PATH, Asked, Said, pack_said, unpack_asked
 
-__all__ = ["DIRECT_ONLY", "FOLDER", "AnchorService"]
+__all__ = ["AnchorService"]
 
-FOLDER: Final = "AGVAS_LMM_FOLDER"
-DIRECT_ONLY: Final = "AGVAS_LMM_DIRECT_ONLY"
 MAX_BODY_BYTES: Final = 512 << 20
 _STATUS: Final = {UsageError: 400, BundleError: 409, StageError: 503}
 
