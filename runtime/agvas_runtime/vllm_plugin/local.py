@@ -1,5 +1,6 @@
 """vLLM in this process, its engine included: one start, one copy of torch, and nothing that could be killed apart."""
 
+import atexit
 import os
 import shutil
 import threading
@@ -43,6 +44,7 @@ class LocalEngine:
             )
         self.answering = Answering(folder, all_modes=all_modes)
         self._states, self._turn = state_folder(), threading.Lock()
+        atexit.register(shutil.rmtree, self._states, ignore_errors=True)
         arguments = engine_arguments(folder, self.answering.spec, all_modes=all_modes, states=self._states)
         try:
             self.llm = LLM(**arguments | options)
