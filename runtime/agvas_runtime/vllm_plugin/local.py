@@ -35,6 +35,7 @@ class LocalEngine:
 
     running: ClassVar["LocalEngine | None"] = None
     """vLLM keeps its state in globals: there is room for one."""
+    answering: Answering
 
     def __init__(self, folder: Path, *, all_modes: bool = True, **options: Any) -> None:
         os.environ.update(environment(own_process=False))  # vLLM asks for them there, and nowhere else
