@@ -30,6 +30,7 @@ __all__ = [
     "group_of",
     "instruction_for",
     "kind_of",
+    "named_in",
     "normal_look",
     "parse",
     "referring",
@@ -211,6 +212,23 @@ def instruction_for(rng: np.random.Generator, target: str) -> str:
     return pick(rng, ("Please segment the {} in this image.", "Segment the {}.", "Please find the {} and segment it.")).format(
         target
     )
+
+
+_NAMED_PLACE = re.compile(rf" at the (?P<place>{_PLACE_PATTERN})\b")
+_NAMED_LOOK = re.compile(rf"\b(?P<value>{'|'.join((*SIZES, *TONES))}) anomaly\b")
+_NAMED_KIND = re.compile(rf"\b(?P<word>{'|'.join(sorted(SYNONYMS, key=len, reverse=True))})(?:s|es)?\b")
+
+
+def named_in(instruction: str) -> dict[str, str]:
+    """What an instruction of :func:`instruction_for` names, by attribute: visible kind (a group), place, size, tone; only what it does."""
+    named: dict[str, str] = {}
+    if found := _NAMED_PLACE.search(instruction):
+        named["place"] = found["place"]
+    if found := _NAMED_LOOK.search(instruction):
+        named["size" if found["value"] in SIZES else "tone"] = found["value"]
+    elif "anomaly" not in instruction and (found := _NAMED_KIND.search(instruction)):
+        named["kind"] = group_of(SYNONYMS[found["word"]])
+    return named
 
 
 _Reference = tuple[str, frozenset[int]]  # a target in words, and the labels that it means

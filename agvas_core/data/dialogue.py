@@ -1,7 +1,7 @@
 """From a sample to exchanges about it: instruction, answer, and the mask that the answer's anchors stand for (paper 3.1, B.1)."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -18,9 +18,8 @@ from agvas_core.contract.prompts import (
 from agvas_core.data.captions import (
     absent_kind,
     describe,
-    group_of,
     instruction_for,
-    kind_of,
+    named_in,
     normal_look,
     referring,
     referring_pair,
@@ -41,14 +40,14 @@ class Dialogue:
 
     ``refusal``: what should have been answered instead of ``answer``. Direct mode reads the mask behind the fixed answer even
     where the model would refuse: such a dialogue teaches the empty mask, and the refusal by its first word.
-    ``asked``: the group of ``captions.GROUPS`` that the instruction names, there or not; None where it names none.
+    ``asked``: what the instruction names, there or not, by attribute (``captions.named_in``).
     """
 
     instruction: str
     answer: str
     mask: Mask | None
     refusal: str | None = None
-    asked: str | None = None
+    asked: Mapping[str, str] = field(default_factory=dict)
 
 
 def make_dialogues(sample: Sample, shares: Mapping[Task, float], rng: np.random.Generator) -> list[Dialogue]:
@@ -72,24 +71,16 @@ def make_dialogues(sample: Sample, shares: Mapping[Task, float], rng: np.random.
             found.append(Dialogue(DEFAULT_INSTRUCTION, NO_ANOMALY_ANSWER, None))
         elif task == "absent" and (kind := absent_kind(sample, rng)) is not None:
             instruction, refusal = instruction_for(rng, kind), f"There is no {kind} in this image."
-            asked_group = group_of(kind_of(kind) or kind)
+            named = named_in(instruction)
             if chance(rng, 0.5):
-                found.append(Dialogue(instruction, refusal, None, asked=asked_group))
+                found.append(Dialogue(instruction, refusal, None, asked=named))
             else:
-                found.append(Dialogue(instruction, FIXED_ANSWER, np.zeros_like(sample.mask), refusal, asked_group))
+                found.append(Dialogue(instruction, FIXED_ANSWER, np.zeros_like(sample.mask), refusal, named))
         elif task == "referring" and not good:
             pair = referring_pair(sample, rng)
             references = pair if pair is not None else (referring(sample, rng),)
-            found += [
-                Dialogue(one[0], FIXED_ANSWER, one[1], asked=_named_group(sample, *one)) for one in references if one is not None
-            ]
+            found += [Dialogue(one[0], FIXED_ANSWER, one[1], asked=named_in(one[0])) for one in references if one is not None]
     return found
-
-
-def _named_group(sample: Sample, instruction: str, mask: Mask) -> str | None:
-    """The one group that ``mask`` shows, where the instruction says it by its name."""
-    groups = {group_of(defect.kind) for defect in sample.defects if (mask & (sample.labels == defect.label)).any()}
-    return groups.pop() if len(groups) == 1 and "anomaly" not in instruction else None
 
 
 def _described(sample: Sample, instruction: str) -> Dialogue:

@@ -3,16 +3,16 @@
 Sigmoid and softmax of eq. 6 and 7 are taken in ``fusion``.
 """
 
-import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from agvas_core.contract.anchors import Anchor
+from agvas_core.model.positions import DensePosition
 from agvas_core.model.two_way import TwoWayTransformer
 
-__all__ = ["Agmd", "DensePosition", "in_anchor_order"]
+__all__ = ["Agmd", "in_anchor_order"]
 
 
 def in_anchor_order(logits: Tensor, anchors: Sequence[Anchor]) -> Tensor:
@@ -32,26 +32,6 @@ class LayerNorm2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)  # type: ignore[no-any-return]
-
-
-class DensePosition(nn.Module):
-    """SAM's random Fourier features of pixel positions; drawn once and kept with the weights."""
-
-    frequencies: Tensor
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.register_buffer("frequencies", torch.randn(2, dim // 2))
-
-    def forward(self, f_p: Tensor) -> Tensor:
-        """Positions for a grid like that of f_p [B, C, h, w]: [1, hw, C]."""
-        height, width = f_p.shape[-2:]
-        y = (torch.arange(height, device=f_p.device, dtype=self.frequencies.dtype) + 0.5) / height
-        x = (torch.arange(width, device=f_p.device, dtype=self.frequencies.dtype) + 0.5) / width
-        across = (2 * x - 1)[None, :, None] * self.frequencies[0]  # [1, w, C/2]
-        down = (2 * y - 1)[:, None, None] * self.frequencies[1]  # [h, 1, C/2]
-        phase = 2 * math.pi * (across + down)  # [h, w, C/2]
-        return torch.cat([phase.sin(), phase.cos()], -1).flatten(0, 1)[None]  # [1, hw, C]
 
 
 class Agmd(nn.Module):
@@ -118,7 +98,7 @@ class Agmd(nn.Module):
         if len(self.anchors) < len(Anchor):
             h_anchor = h_anchor[:, list(self.anchors)]  # [B, K, C]
         z0 = torch.cat([self.t_learn.expand(batch, -1, -1), h_anchor], 1)  # eq. 4: [B, 6, C]
-        z, pixels = self.bi_attn(z0, f_p.flatten(2).transpose(1, 2), self.position(f_p))  # eq. 5: [B, 6, C], [B, hw, C]
+        z, pixels = self.bi_attn(z0, f_p.flatten(2).transpose(1, 2), self.position(height, width))  # eq. 5: [B, 6, C], [B, hw, C]
         f_out = self.upscale(pixels.transpose(1, 2).reshape(batch, channels, height, width))  # [B, C', 4h, 4w]
         if self.merge is not None:
             assert f_detail is not None, "this AGMD was built with detail=True"

@@ -97,7 +97,8 @@ class AgVas(nn.Module):
         pixel = self.pixel_encoder(pixel_image)  # eq. 1: [B, C, h, w]
         if self.spam is None or self.linear_p is None:
             return Vision(f_s, f_s[:, :0], pixel)
-        f_align = self.spam(f_s, self.linear_p(pixel.f_p))  # eq. 2: [B, N, D]
+        height, width = pixel.f_p.shape[-2:]
+        f_align = self.spam(f_s, self.linear_p(pixel.f_p), (height, width))  # eq. 2: [B, N, D]
         return Vision(f_s, f_align, pixel)
 
     def decode(self, anchors: Tensor, pixel: PixelFeatures, found: Tensor | None = None) -> Tensor:

@@ -85,7 +85,9 @@ def assemble(config: ModelConfig, llava: Any, backbone: nn.Module) -> AgVas:
             adapter=None if adapted is None else nn.Conv2d(adapted, channels, 1),
         ),
         linear_p=None if config.spam is None else LinearP(channels, width),
-        spam=None if config.spam is None else Spam(width, config.spam.heads, config.spam.bottleneck, config.lmm.norm_visual),
+        spam=None
+        if config.spam is None
+        else Spam(width, config.spam.heads, config.spam.bottleneck, config.lmm.norm_visual, config.spam.positions),
         lmm=Lmm(
             language_model=llava.model.language_model,
             head=llava.lm_head,

@@ -92,6 +92,8 @@ class PixelConfig(_Part):
 class SpamConfig(_Part):
     heads: int
     bottleneck: int | None = None
+    positions: bool = False
+    """Queries and keys know their places from the first step (spam.py): for models trained from scratch."""
 
 
 class LoraConfig(_Part):

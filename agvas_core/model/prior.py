@@ -85,6 +85,12 @@ class ImagePrior(nn.Module):
 
     @torch.no_grad()
     def forward(self, pixels: Tensor) -> Tensor:
+        # Statistics and their inverse need float32, whatever the training computes in.
+        with torch.autocast(pixels.device.type, enabled=False):
+            return self.channels_of(pixels.float())
+
+    def channels_of(self, pixels: Tensor) -> Tensor:
+        """The channels, in the dtype of ``pixels``."""
         f = self.local_features(pixels.contiguous())  # [B, F, h, w]
         z, distance, inverse = self.mahalanobis(f[:, None])  # [B, F, h, w], [B, 1, h, w], [B, F, F]
         small = F.avg_pool2d(f, 2)  # [B, F, h/2, w/2]

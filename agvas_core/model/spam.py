@@ -1,8 +1,15 @@
 """Semantic-Pixel Alignment Module (paper 3.1, eq. 2): f_align = MHCA(Q=f_s, K=f_p, V=f_p)."""
 
+import math
+
+import torch
 from torch import Tensor, nn
 
+from agvas_core.model.positions import DensePosition
+
 __all__ = ["Spam"]
+
+_POSITION_GAIN = 2.25  # at first: a query then sees mostly the cells under its patch
 
 
 class Spam(nn.Module):
@@ -13,9 +20,11 @@ class Spam(nn.Module):
         heads: must divide the inner width.
         bottleneck: inner width, ``dim`` if None. The paper leaves heads and inner width open; our 7B preset has 28 heads of 128.
         norm_out: a layer norm on f_align, for models trained from scratch (``SemanticEncoder`` says why).
+        positions: queries and keys know their places in the image from the first step, and so do the aligned tokens. The paper has none:
+            SigLIP's and SAM's features carry theirs. In a model trained from scratch they do not, and the attention stays uniform.
     """
 
-    def __init__(self, dim: int, heads: int, bottleneck: int | None = None, norm_out: bool = False) -> None:
+    def __init__(self, dim: int, heads: int, bottleneck: int | None = None, norm_out: bool = False, positions: bool = False) -> None:
         super().__init__()
         inner = bottleneck or dim
         if inner % heads:
@@ -27,15 +36,26 @@ class Spam(nn.Module):
         self.to_v = nn.Linear(dim, inner)
         self.to_out = nn.Linear(inner, dim)
         self.norm_out = nn.LayerNorm(dim) if norm_out else nn.Identity()
+        self.position = DensePosition(inner) if positions else None
+        self.position_gain = nn.Parameter(torch.full((heads, 1, 1), _POSITION_GAIN)) if positions else None
+        self.place = nn.Linear(inner, dim) if positions else None
 
-    def forward(self, f_s: Tensor, f_p: Tensor) -> Tensor:
-        """f_s [B, N, D], Linear_p(f_p) [B, hw, D] -> f_align [B, N, D]."""
+    def forward(self, f_s: Tensor, f_p: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+        """f_s [B, N, D], Linear_p(f_p) [B, hw, D] -> f_align [B, N, D]; ``grid`` is (h, w), needed for positions, and N is then a square."""
         q = self._split(self.to_q(self.norm(f_s)))  # [B, heads, N, d]
         k = self._split(self.to_k(f_p))  # [B, heads, hw, d]
         v = self._split(self.to_v(f_p))  # [B, heads, hw, d]
+        place: Tensor | float = 0.0
+        if self.position is not None and self.position_gain is not None and self.place is not None:
+            assert grid is not None, "this SPAM was built with positions=True"
+            side = math.isqrt(f_s.shape[1])
+            of_patches = self.position(side, side)  # [1, N, inner]
+            q = q + self.position_gain * self._split(of_patches)
+            k = k + self._split(self.position(*grid))
+            place = self.place(of_patches)  # [1, N, D]
         # Written out, not SDPA: the fp16 export of SDPA with these reshapes fails in TensorRT.
         attention = (q * q.shape[-1] ** -0.5 @ k.transpose(2, 3)).softmax(-1)  # [B, heads, N, hw]
-        aligned: Tensor = self.norm_out(self.to_out((attention @ v).transpose(1, 2).flatten(2)))  # [B, N, D]
+        aligned: Tensor = self.norm_out(self.to_out((attention @ v).transpose(1, 2).flatten(2)) + place)  # [B, N, D]
         return aligned
 
     def _split(self, x: Tensor) -> Tensor:

@@ -14,14 +14,17 @@ from agvas_core.contract.preprocess import make_view
 from agvas_core.contract.prompts import ANCHORS
 from agvas_core.data.captions import GROUPS, group_of
 from agvas_core.data.dialogue import Dialogue, make_dialogues
-from agvas_core.data.sample import TONES, Sample, cropped
+from agvas_core.data.sample import PLACES, SIZES, TONES, Sample, cropped
 from agvas_core.data.synthesis import synthesize
 from agvas_core.model.build import chat_format, named_anchors, visual_tokens
 from agvas_core.model.config import ModelConfig
 from agvas_core.model.losses import IGNORED_TARGET
 from agvas_core.train.config import Cut, TrainConfig
 
-__all__ = ["Batch", "SyntheticBatches", "encode_dialogues"]
+__all__ = ["NAMED", "Batch", "SyntheticBatches", "encode_dialogues"]
+
+NAMED: dict[str, tuple[str, ...]] = {"kind": tuple(GROUPS), "place": PLACES, "size": SIZES, "tone": TONES}
+"""What an instruction can name, by attribute."""
 
 
 @dataclass
@@ -31,7 +34,7 @@ class Batch:
     Images: ``semantic`` uint8 [B, Hs, Ws, 3], ``pixel`` uint8 [B, H, W, 3]; ``kinds`` uint8 [B, H, W], 0 where normal, else 1 + the index of
     the defect's group in ``captions.GROUPS``; ``tones`` likewise over ``sample.TONES``.
     Exchanges: ``image_of`` [R], which image it is about; ``mask`` bool [R, H, W], what is asked for; ``has_mask`` [R]: the answer has anchors;
-    ``asked`` [R], the index of the group that the instruction names, ``IGNORED_TARGET`` where it names none;
+    ``asked`` [R, 4], which of the ``NAMED`` kinds, places, sizes and tones the instruction names, ``IGNORED_TARGET`` where it names none;
     ids, attention and labels [R, L]; ``answer_start`` [R].
     """
 
@@ -99,7 +102,8 @@ class SyntheticBatches(Dataset[Batch]):
             cut_out(synthesize(self.train.seed, step * 1024 + row, cut.canvas, self.train.synthesis), cut, rng)
             for row in range(phase.batch)
         ]
-        exchanges = [make_dialogues(sample, self.train.tasks, rng) for sample in samples]
+        tasks = self.train.tasks if phase.tasks is None else phase.tasks
+        exchanges = [make_dialogues(sample, tasks, rng) for sample in samples]
         images = [recolour(sample.image, rng) for sample in samples]
         dialogues = [dialogue for each in exchanges for dialogue in each]
         nothing = np.zeros(cut.size, np.bool_)
@@ -112,7 +116,7 @@ class SyntheticBatches(Dataset[Batch]):
             image_of=torch.tensor([image for image, each in enumerate(exchanges) for _ in each]),
             mask=torch.from_numpy(np.stack([nothing if dialogue.mask is None else dialogue.mask for dialogue in dialogues])),
             has_mask=torch.tensor([dialogue.mask is not None for dialogue in dialogues]),
-            asked=torch.tensor([IGNORED_TARGET if each.asked is None else list(GROUPS).index(each.asked) for each in dialogues]),
+            asked=torch.tensor([named_numbers(each) for each in dialogues]),
             input_ids=input_ids,
             attention=attention,
             labels=labels,
@@ -135,6 +139,12 @@ def cut_out(sample: Sample, cut: Cut, rng: np.random.Generator) -> Sample:
         share = cv2.resize((sample.labels == label).astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
         labels[share > 0.4] = label
     return cropped(Sample(image, labels, sample.defects, sample.scene, sample.family), slice(None), slice(None))
+
+
+def named_numbers(dialogue: Dialogue) -> list[int]:
+    """The number within ``NAMED`` of what the instruction names, for each attribute."""
+    asked = dialogue.asked
+    return [values.index(asked[name]) if name in asked else IGNORED_TARGET for name, values in NAMED.items()]
 
 
 def kind_numbers(sample: Sample) -> dict[int, int]:

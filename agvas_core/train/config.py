@@ -33,6 +33,8 @@ class Phase(_Part):
     batch: int = Field(gt=0, le=1024)
     """Images of a step; the bound is that of batches.py's numbering."""
     cuts: tuple[Cut, ...]
+    tasks: dict[Task, float] | None = None
+    """Chance of each task in this phase; those of the run where None."""
 
 
 class LossConfig(_Part):
@@ -43,7 +45,7 @@ class LossConfig(_Part):
     positive_weight: float = 1.0
     dice_on_empty: bool = True
     kinds: float = Field(default=0.0, ge=0)
-    """Weight of the dense head that names kind and tone in training (kinds.py)."""
+    """Weight of the heads that name in training what features show and instructions ask for (kinds.py)."""
 
     def weights(self) -> SegmentationWeights:
         """As the loss takes them."""
@@ -82,6 +84,8 @@ class TrainConfig(_Part):
     warmup_steps: int = 100  # sec. B.2
     clip_norm: float = 1.0  # this and the moving average are ours; the paper names neither
     ema_decay: float = Field(default=0.995, ge=0, lt=1)
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Of the products in the forward pass; weights, losses and the prior stay in float32."""
     workers: int = Field(default=1, ge=0)
     loss: LossConfig = LossConfig()
     calibration: CalibrationConfig | None = None

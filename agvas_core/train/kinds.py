@@ -1,4 +1,4 @@
-"""Heads that exist in training only: what kind of defect features show and instructions name.
+"""Heads that exist in training only: what features show, and what instructions ask for.
 
 With masks and text alone the features hold no kind, the semantic tokens become one constant, and no instruction can choose between two defects
 (docs/experiments.md). The paper needs nothing of the sort: SAM's features and the language model know kinds already.
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from agvas_core.contract.anchors import Anchor
 from agvas_core.data.captions import GROUPS
-from agvas_core.data.sample import TONES
+from agvas_core.data.sample import PLACES, SIZES, TONES
 from agvas_core.model.agvas import AgVasOutput
 from agvas_core.model.losses import IGNORED_TARGET
 from agvas_core.train.batches import Batch
@@ -21,19 +21,22 @@ __all__ = ["KindHead"]
 
 
 class KindHead(nn.Module):
-    """Three questions. Kind and tone of every anomalous pixel, from f_p and f_detail. Kinds and tones within each patch, from f_s and from
-    f_align. And the kind that an instruction names, from its refined [SEG] anchor: by the same weights that name the kinds of f_p, so that
-    anchor and pixels of a kind point the same way.
+    """Four questions. Kind and tone of every anomalous pixel, from f_p and f_detail. Kinds and tones within each patch, from f_s and from
+    f_align. Kind, place, size and tone that an instruction names, from its refined [SEG] anchor: kind and tone by the same weights that
+    name them in f_p, so that anchor and pixels point the same way. And which of an image's regions is meant: the anchor must be nearer to
+    f_p of what is asked for than to f_p of the other anomalies.
     """
 
     def __init__(self, channels: int, detail_channels: int | None, width: int) -> None:
         super().__init__()
         self.of_pixels, self.tone_of_pixels = nn.Conv2d(channels, len(GROUPS), 1), nn.Conv2d(channels, len(TONES), 1)
+        self.place, self.size = nn.Linear(channels, len(PLACES)), nn.Linear(channels, len(SIZES))
+        self.match = nn.Linear(channels, channels)
         self.of_detail = None if detail_channels is None else nn.Conv2d(detail_channels, len(GROUPS) + len(TONES), 1)
         self.of_semantic, self.of_aligned = (nn.Linear(width, len(GROUPS) + len(TONES)) for _ in range(2))
 
     def forward(self, output: AgVasOutput, batch: Batch) -> dict[str, Tensor]:
-        """Float32 scalars by name: ``kinds``, ``patches``, ``asked``."""
+        """Float32 scalars by name: ``kinds``, ``patches``, ``asked``, ``chosen``."""
         f_p, f_detail = output.vision.pixel
         kinds = cell_loss(self.of_pixels(f_p), batch.kinds) + cell_loss(self.tone_of_pixels(f_p), batch.tones)
         if self.of_detail is not None and f_detail is not None:
@@ -43,10 +46,34 @@ class KindHead(nn.Module):
         scores = (self.of_semantic(output.vision.f_s), self.of_aligned(output.vision.f_align))
         weight = 1 + 4 * there  # most patches show nothing
         found = torch.stack([F.binary_cross_entropy_with_logits(score.float(), there, weight) for score in scores]).sum()
-        h_seg = output.h_anchor[:, Anchor.SEG, :, None, None]  # [R, C, 1, 1]
-        named = self.of_pixels(h_seg)[:, :, 0, 0].float()  # [R, groups]
-        summed = F.cross_entropy(named, batch.asked, ignore_index=IGNORED_TARGET, reduction="sum")
-        return {"kinds": kinds, "patches": found, "asked": summed / (batch.asked != IGNORED_TARGET).sum().clamp(min=1)}
+        h_seg = output.h_anchor[:, Anchor.SEG]  # [R, C]
+        return {"kinds": kinds, "patches": found, "asked": self.asked(h_seg, batch), "chosen": self.chosen(h_seg, f_p, batch)}
+
+    def asked(self, h_seg: Tensor, batch: Batch) -> Tensor:
+        """Cross-entropy of what the instructions name, the sum over attributes of means over those that name it."""
+        point = h_seg[:, :, None, None]  # [R, C, 1, 1]
+        kind, tone = self.of_pixels(point)[:, :, 0, 0], self.tone_of_pixels(point)[:, :, 0, 0]
+        named = (kind, self.place(h_seg), self.size(h_seg), tone)  # in the order of batches.NAMED
+        return torch.stack([mean_entropy(scores, batch.asked[:, at]) for at, scores in enumerate(named)]).sum()
+
+    def chosen(self, h_seg: Tensor, f_p: Tensor, batch: Batch) -> Tensor:
+        """Over exchanges whose image has anomalies beside the asked ones: softplus(other - asked), of products with the anchor."""
+        grid = f_p.shape[-2:]
+        other = (batch.kinds[batch.image_of] > 0) & ~batch.mask & batch.has_mask[:, None, None]  # [R, H, W]
+        both = torch.stack([batch.mask, other], 1).float()  # [R, 2, H, W]
+        both = both * both.amax((2, 3)).amin(1)[:, None, None, None]  # only where there are both
+        share = F.adaptive_avg_pool2d(both, grid).flatten(2)  # [R, 2, hw]
+        share = share / share.sum(2, keepdim=True).clamp(min=1e-6)
+        pooled = share @ f_p.float().flatten(2).transpose(1, 2)[batch.image_of]  # [R, 2, C]
+        near = (pooled @ self.match(h_seg).float()[:, :, None])[:, :, 0] / math.sqrt(f_p.shape[1])  # [R, 2]
+        there = share.sum((1, 2)) > 1.5
+        return (F.softplus(near[:, 1] - near[:, 0]) * there).sum() / there.sum().clamp(min=1)
+
+
+def mean_entropy(scores: Tensor, target: Tensor) -> Tensor:
+    """Cross-entropy, the mean over rows that have a target; 0 where none has. Scores [R, K], target [R]."""
+    summed = F.cross_entropy(scores.float(), target, ignore_index=IGNORED_TARGET, reduction="sum")
+    return summed / (target != IGNORED_TARGET).sum().clamp(min=1)
 
 
 def cell_loss(scores: Tensor, truth: Tensor) -> Tensor:

@@ -40,21 +40,18 @@ def learning_rate(config: TrainConfig, step: int) -> float:
     return config.learning_rate * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / config.steps())))
 
 
-def batch_loss(model: AgVas, kinds: KindHead, batch: Batch, config: LossConfig) -> tuple[Tensor, LogRow]:
-    """eq. 11 for one batch, the head that names kinds beside it, and the parts of both."""
-    output = model(batch.semantic, batch.pixel, batch.input_ids, batch.attention, batch.answer_start, image_of=batch.image_of)
+def batch_loss(model: AgVas, kinds: KindHead, batch: Batch, config: LossConfig, bf16: bool = False) -> tuple[Tensor, LogRow]:
+    """eq. 11 for one batch, the heads that name kinds beside it, and the parts of both."""
+    with torch.autocast(batch.pixel.device.type, torch.bfloat16, enabled=bf16):
+        output = model(batch.semantic, batch.pixel, batch.input_ids, batch.attention, batch.answer_start, image_of=batch.image_of)
+        named = kinds(output, batch) if config.kinds else {}
     text = text_loss(output.text_logits, batch.labels)  # eq. 9
-    logits = F.interpolate(output.mask_logits, size=batch.mask.shape[-2:], mode="bilinear", align_corners=False)
+    logits = F.interpolate(output.mask_logits.float(), size=batch.mask.shape[-2:], mode="bilinear", align_corners=False)
     unasked = (batch.kinds[batch.image_of] > 0) & ~batch.mask
     supervise = batch.has_mask[:, None].expand(-1, 3)
     masks, parts = segmentation_loss(logits, batch.mask.float(), config.weights(), supervise, unasked)  # eq. 10
-    loss = total_loss(text, masks)
-    if config.kinds:
-        named = kinds(output, batch)
-        loss, parts = (
-            loss + config.kinds * torch.stack(list(named.values())).sum(),
-            parts | {name: part.detach() for name, part in named.items()},
-        )
+    loss = total_loss(text, masks) + config.kinds * sum(named.values(), start=torch.zeros(()))
+    parts |= {name: part.detach() for name, part in named.items()}
     return loss, {
         "loss": loss.item(),
         "text": text.item(),
@@ -131,7 +128,7 @@ def train_model(
             rate = learning_rate(train_config, step)
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["factor"]
-            loss, parts = batch_loss(model, kinds, batch, train_config.loss)
+            loss, parts = batch_loss(model, kinds, batch, train_config.loss, train_config.precision == "bf16")
             if not math.isfinite(parts["loss"]):
                 raise SetupError(
                     f"the loss is {parts['loss']} at step {step} (seed {train_config.seed}); the last good state is in {out}: "

@@ -39,7 +39,7 @@ class VisionJoint(nn.Module):
         f_p, f_detail = self.pixel_encoder(pixel_image)  # eq. 1: [B, C, h, w]
         f_align = f_s[:, :0]
         if self.spam is not None and self.norm is not None:
-            f_align = self.spam(f_s, self.norm(f_p.flatten(2).transpose(1, 2)))  # eq. 2: [B, N, D]
+            f_align = self.spam(f_s, self.norm(f_p.flatten(2).transpose(1, 2)), (f_p.shape[2], f_p.shape[3]))  # eq. 2: [B, N, D]
         return (f_s, f_align, f_p) if f_detail is None else (f_s, f_align, f_p, f_detail)
 
 

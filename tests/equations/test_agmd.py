@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from transformers import SamConfig
 from transformers.models.sam.modeling_sam import SamPositionalEmbedding
 
-from agvas_core.model.agmd import Agmd, DensePosition
+from agvas_core.model.agmd import Agmd
+from agvas_core.model.positions import DensePosition
 
 Array = NDArray[np.float64]
 DIM, GRID = 16, (3, 2)
