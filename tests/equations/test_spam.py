@@ -92,6 +92,29 @@ def test_pixels_that_are_all_alike_give_every_token_the_same() -> None:
     torch.testing.assert_close(f_align, f_align[:, :1].expand(-1, 3, -1))
 
 
+@torch.no_grad()
+def test_with_positions_a_query_sees_the_cells_under_its_patch() -> None:
+    torch.manual_seed(0)
+    module = Spam(128, 4, positions=True)
+    for projection in (module.to_q, module.to_k):  # no content, places alone
+        nn.init.zeros_(projection.weight)
+    nn.init.zeros_(module.place.weight)  # type: ignore[union-attr]
+    f_s, f_p = torch.zeros(1, 4, 128), torch.zeros(1, 64, 128)
+    value = torch.randn(128)
+    f_p.view(8, 8, 128)[1:3, 5:7] = value  # in the middle of the top right quarter
+    apart = module(f_s, f_p, (8, 8)) - module(f_s, torch.zeros_like(f_p), (8, 8))  # [1, 4, 128]
+    size = apart[0].norm(dim=1)
+    assert size.argmax() == 1 and size[1] > 5 * size[[0, 2, 3]].max()
+
+
+@torch.no_grad()
+def test_positions_do_not_depend_on_the_size_of_the_pixel_grid() -> None:
+    torch.manual_seed(0)
+    module = Spam(128, 4, positions=True)
+    f_s, f_p = torch.randn(1, 16, 128), torch.randn(1, 1, 128).expand(1, 144, 128)
+    torch.testing.assert_close(module(f_s, f_p, (12, 12)), module(f_s, f_p[:, :60], (6, 10)), rtol=0, atol=1e-5)
+
+
 def test_heads_that_do_not_divide_the_width_are_refused() -> None:
     with pytest.raises(ValueError, match=r"8.*3 heads"):
         Spam(8, 3)
