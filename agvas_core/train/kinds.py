@@ -77,12 +77,17 @@ def mean_entropy(scores: Tensor, target: Tensor) -> Tensor:
 
 
 def cell_loss(scores: Tensor, truth: Tensor) -> Tensor:
-    """Cross-entropy, the mean over anomalous cells: scores [B, K, h, w], truth uint8 [B, H, W] with 0 for normal."""
+    """Cross-entropy over anomalous cells: scores [B, K, h, w], truth uint8 [B, H, W] with 0 for normal.
+
+    The cells that one number has in one image weigh together as the root of how many they are: else a few large regions, whose inside
+    tells little, are all that counts.
+    """
     # The highest number within a cell: any defect wins over the background, however thin.
     cells = F.adaptive_max_pool2d(truth.float()[:, None], scores.shape[-2:])[:, 0].long()  # [B, h, w]
-    target = cells.sub(1).masked_fill(cells == 0, IGNORED_TARGET)
-    summed = F.cross_entropy(scores.float(), target, ignore_index=IGNORED_TARGET, reduction="sum")
-    return summed / (cells > 0).sum().clamp(min=1)
+    counts = F.one_hot(cells, scores.shape[1] + 1).sum((1, 2)).float()  # [B, 1 + K]
+    weight = counts.clamp(min=1).rsqrt().gather(1, cells.flatten(1)).view(cells.shape) * (cells > 0)  # [B, h, w]
+    entropy = F.cross_entropy(scores.float(), cells.sub(1).masked_fill(cells == 0, IGNORED_TARGET), reduction="none")
+    return (weight * entropy).sum() / weight.sum().clamp(min=1)
 
 
 def patches(batch: Batch, side: int) -> Tensor:
