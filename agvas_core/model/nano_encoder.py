@@ -45,7 +45,7 @@ class NanoEncoder(nn.Module):
 
     Args:
         widths: channels at strides 2, 4, 8, 16; 32 has the width of 16.
-        prior_dim: channels that the prior is reduced to, by a learned 1x1 convolution.
+        prior_dim: channels that the prior is reduced to, by a learned 1x1 convolution; 0 for none, to measure what it gives.
         out_dim: C of f_p.
         detail_dim: channels of f_detail; AGMD's ``mask_dim``.
 
@@ -63,8 +63,8 @@ class NanoEncoder(nn.Module):
         super().__init__()
         w2, w4, w8, w16 = widths
         half = w2 + prior_dim
-        self.prior = ImagePrior()
-        self.read_prior = conv(self.prior.channels, prior_dim, kernel=1)
+        self.prior = ImagePrior() if prior_dim else None
+        self.read_prior = conv(self.prior.channels, prior_dim, kernel=1) if self.prior is not None else None
         self.stem = nn.Sequential(conv(3, w2, 2, 5), Residual(w2))
         self.down4 = nn.Sequential(conv(half, w4, 2), Residual(w4), Residual(w4))
         self.down8 = nn.Sequential(conv(w4, w8, 2), Residual(w8), Residual(w8))
@@ -77,7 +77,9 @@ class NanoEncoder(nn.Module):
         self.to_f_p = nn.Conv2d(w8, out_dim, 1)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        x2 = torch.cat([self.stem(pixels), self.read_prior(self.prior(pixels))], 1)  # [B, ., H/2, W/2]
+        x2 = self.stem(pixels)  # [B, ., H/2, W/2]
+        if self.prior is not None and self.read_prior is not None:
+            x2 = torch.cat([x2, self.read_prior(self.prior(pixels))], 1)
         x4 = self.down4(x2)  # [B, ., H/4, W/4]
         x8 = self.down8(x4)  # [B, ., H/8, W/8]
         x16 = self.down16(torch.cat([x8, self.coordinates(x8)], 1))  # [B, ., H/16, W/16]

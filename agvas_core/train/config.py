@@ -95,13 +95,18 @@ class TrainConfig(_Part):
     """Texture families that are never shown, kept to measure on."""
     tasks: dict[Task, float] = {}
     """Chance of each task of dialogue.py, for each image; the direct exchange always comes."""
+    scenes: dict[Literal["texture", "object", "frame", "organic"], float] = {}
+    """Shares of the scenes that the generator draws; its own where none is named, 0 for those left out where any is."""
     large_fraction: float = Field(default=DEFAULT_SPEC.large_fraction, ge=0, le=1)
     """Of defects: how many cover 5 to 30 % of the part."""
 
     @property
     def synthesis(self) -> SynthesisSpec:
         """What kinds of image are drawn."""
-        return SynthesisSpec(held_out_families=self.held_out_families, large_fraction=self.large_fraction)
+        scenes = dict.fromkeys(("texture", "object", "frame", "organic"), 0.0) | self.scenes if self.scenes else {}
+        return SynthesisSpec.model_validate(
+            {"held_out_families": self.held_out_families, "large_fraction": self.large_fraction, **scenes}
+        )
 
     def schedule(self) -> list[tuple[int, Phase]]:
         """First step of each phase, and the phase; the last one ends at ``steps()``."""
