@@ -47,7 +47,9 @@ class SamMaskDecoder(nn.Module):
         prompt = h_anchor[:, Anchor.SEG, None]  # [B, 1, C]
         own = torch.cat([self.iou_token.weight, self.mask_tokens.weight]).expand(batch, -1, -1)
         image = f_p + self.no_mask_embed.weight.view(1, channels, 1, 1)
-        z, pixels = self.transformer(torch.cat([own, prompt], 1), image.flatten(2).transpose(1, 2), self.position(*f_p.shape[-2:]))
+        z, pixels = self.transformer(
+            torch.cat([own, prompt], 1), image.flatten(2).transpose(1, 2), self.position(*f_p.shape[-2:])
+        )
         upscaled = self.output_upscaling(pixels.transpose(1, 2).reshape(batch, channels, height, width))  # [B, C/8, 4h, 4w]
         mask_token = self.output_hypernetworks_mlps[0](z[:, 1])[:, None]  # [B, 1, C/8]
         logits = (mask_token @ upscaled.flatten(2)).view(batch, 1, *upscaled.shape[-2:])

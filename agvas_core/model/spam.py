@@ -24,7 +24,9 @@ class Spam(nn.Module):
             SigLIP's and SAM's features carry theirs. In a model trained from scratch they do not, and the attention stays uniform.
     """
 
-    def __init__(self, dim: int, heads: int, bottleneck: int | None = None, norm_out: bool = False, positions: bool = False) -> None:
+    def __init__(
+        self, dim: int, heads: int, bottleneck: int | None = None, norm_out: bool = False, positions: bool = False
+    ) -> None:
         super().__init__()
         inner = bottleneck or dim
         if inner % heads:

@@ -58,7 +58,7 @@ class KindHead(nn.Module):
 
     def chosen(self, h_seg: Tensor, f_p: Tensor, batch: Batch) -> Tensor:
         """Over exchanges whose image has anomalies beside the asked ones: softplus(other - asked), of products with the anchor."""
-        grid = f_p.shape[-2:]
+        grid = (f_p.shape[2], f_p.shape[3])
         other = (batch.kinds[batch.image_of] > 0) & ~batch.mask & batch.has_mask[:, None, None]  # [R, H, W]
         both = torch.stack([batch.mask, other], 1).float()  # [R, 2, H, W]
         both = both * both.amax((2, 3)).amin(1)[:, None, None, None]  # only where there are both

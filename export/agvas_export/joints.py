@@ -175,8 +175,8 @@ def of_one(joint: Joint) -> Joint:
     inputs, outputs = (
         {name: tensor.narrow(at[name], 0, 1) for name, tensor in tensors.items()} for tensors in (joint.inputs, joint.outputs)
     )
-    axes = {name: {i: axis for i, axis in axes.items() if i != at[name]} for name, axes in joint.axes.items()}
-    return replace(joint, inputs=inputs, outputs=outputs, axes=axes)
+    left: dict[str, Axes] = {name: {i: axis for i, axis in axes.items() if i != at[name]} for name, axes in joint.axes.items()}
+    return replace(joint, inputs=inputs, outputs=outputs, axes=left)
 
 
 def open_joints(model: AgVas, config: ModelConfig) -> list[Joint]:

@@ -61,7 +61,7 @@ class LmmWeights:
             with safe_open(self.path, "pt") as file:
                 return TorchTensor(file.get_tensor(_LMM + stored).to(dtype), name)
 
-        shape = ir.Shape(value.const_value.shape)
+        shape = ir.Shape(value.const_value.shape.numpy())
         return ir.LazyTensor(read, dtype=value.const_value.dtype, shape=shape, name=name)
 
 

@@ -161,14 +161,14 @@ def _check_joints(folder: Path, manifest: Manifest) -> None:
                     f"{folder / MANIFEST_NAME}: the {name} graph takes {spec.name} as {spec.dtype}, the graphs before it give "
                     f"{given.get(spec.name, 'nothing of that name')}: export the bundle again"
                 )
-    for name, graph, inputs, outputs in (
+    for name, part, inputs, outputs in (
         ("vision", manifest.vision, {"semantic_image", "pixel_image"}, {"f_s", "f_align"}),
         ("lmm", manifest.lmm, {"f_s", "f_align", *_WORDS}, {"anchor_states", "text_logits", "present_key_values"}),
         ("decoder", manifest.decoder, {"anchor_states"}, {"logits"}),
     ):
-        if graph is None:
+        if part is None:
             continue
-        if missing := sorted((inputs - _names(graph.inputs)) | (outputs - _names(graph.outputs))):
+        if missing := sorted((inputs - _names(part.inputs)) | (outputs - _names(part.outputs))):
             raise BundleError(f"{folder / MANIFEST_NAME}: the {name} graph lacks {missing[0]}: export the bundle again")
 
 

@@ -83,11 +83,11 @@ class Offered:
 
 def backend_names() -> tuple[str, ...]:
     """Every backend that any of the three stages has, but for torch, which is the reference."""
-    return tuple(dict.fromkeys(name for stage in BACKENDS.values() for name in stage if name != "torch"))
+    return tuple(dict.fromkeys(name for stage in BACKENDS.values() for name in stage if name not in ("torch", "http")))
 
 
 def open_backend(folder: Path, name: str) -> Offered:
-    """A bundle on a backend; stages that it does not have are on ONNX Runtime.
+    """A bundle on a backend; stages that it does not have are on ONNX Runtime. The address of a server is the language model's.
 
     Raises:
         UsageError: no such backend.
@@ -96,8 +96,10 @@ def open_backend(folder: Path, name: str) -> Offered:
     """
     bundle = load_bundle(folder)
     names = {stage: name if name in known else DEFAULT_BACKEND for stage, known in BACKENDS.items()}
-    if name not in names.values():
-        raise UsageError(f"there is no backend {name!r}; there are {', '.join(backend_names())}")
+    if "://" in name:
+        names["lmm"] = name
+    elif name not in names.values():
+        raise UsageError(f"there is no backend {name!r}; there are {', '.join(backend_names())}, and the address of a server")
     stages = open_stages(bundle, vision=names["vision"], lmm=names["lmm"], decoder=names["decoder"])
     others = [f"{stage} {backend}" for stage, backend in names.items() if backend != name]
     return Offered(bundle, *stages, device=", ".join(["CPU" if name == DEFAULT_BACKEND else name, *others]), versions=_versions())

@@ -91,7 +91,7 @@ class Segmenter:
 
         Args:
             model: a bundled name, the folder or zip of a bundle, or ``hf:org/name[@revision]`` of a model hub.
-            vision, lmm, decoder: the backend of each stage (``stages.open.BACKENDS``).
+            vision, lmm, decoder: the backend of each stage (``stages.open.BACKENDS``); ``lmm`` may be the address of a server.
             settings: what backends other than ONNX Runtime need to know.
             offline: takes a bundle of the hub from the cache, without a connection.
             threads: CPU threads per stage; all cores where None.

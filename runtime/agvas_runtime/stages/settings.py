@@ -14,3 +14,9 @@ class StageSettings:
     """CPU threads per stage; all cores where None."""
     checkpoint: Path | None = None
     """Torch: the checkpoint that the bundle was exported from, where it is not a bundled one."""
+    lmm_folder: Path | None = None
+    """vLLM in process: the folder of ``agvas-export vllm``, where it is not inside the bundle."""
+    lmm_url: str | None = None
+    """vLLM over HTTP: where ``agvas serve-lmm`` listens."""
+    adapter: str | None = None
+    """vLLM: the adapter to answer with; the folder's own where None."""

@@ -31,8 +31,12 @@ def serve(
     ] = None,
     lmm: Annotated[
         str,
-        typer.Option(metavar="BACKEND", help="What runs the language model: onnx or torch."),
+        typer.Option(metavar="BACKEND|URL", help="What runs the language model: onnx, torch, vllm, or the address of serve-lmm."),
     ] = "onnx",
+    adapter: Annotated[str | None, typer.Option(metavar="NAME", help="With vLLM: the adapter to answer with.")] = None,
+    lmm_folder: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="With vllm: the folder of agvas-export vllm, where the bundle has none.")
+    ] = None,
     checkpoint: Annotated[Path | None, typer.Option(metavar="DIR", help="With torch: the checkpoint of the bundle.")] = None,
     workers: Annotated[int, typer.Option(min=1, max=64, metavar="N", help="Images judged at the same time.")] = 1,
     threads: Annotated[int | None, typer.Option(min=1, metavar="N", help="CPU threads of each; all cores by default.")] = None,
@@ -71,7 +75,11 @@ def serve(
         upload_bytes=max(256, max_mb) * MIB,
     )
     options: dict[str, Any] = {"operating_point": STRICT if strict else BALANCED, "threshold": threshold, "prompt": prompt}
-    options |= {"lmm": lmm, "offline": offline, "settings": StageSettings(checkpoint=checkpoint)}
+    options |= {
+        "lmm": lmm,
+        "offline": offline,
+        "settings": StageSettings(adapter=adapter, checkpoint=checkpoint, lmm_folder=lmm_folder),
+    }
     logging.basicConfig(stream=sys.stderr, format="%(levelname)s: %(message)s")
     with listen(settings) as opened:
         segmenter = Segmenter.load(model, threads=threads, max_pixels=max_pixels, **options)
