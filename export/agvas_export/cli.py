@@ -218,6 +218,7 @@ def trt(
     )
 
 
+@app.command()
 def vllm(
     checkpoint: Annotated[
         Path, typer.Argument(help="Folder that agvas train wrote, or nano, the bundled one.", show_default=False)
