@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -93,15 +92,18 @@ def test_ctrl_c_ends_the_process_too(tmp_path: Path) -> None:
     pid = tmp_path / "pid"
     inner = f"import os, time; open({str(pid)!r}, 'w').write(str(os.getpid())); time.sleep(60)"
     outer = (
-        "import sys\nfrom agvas_runtime.supervisor import supervise\n"
+        "import signal, sys\nfrom agvas_runtime.supervisor import supervise\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a job in the background inherits that it is ignored
         f"supervise([sys.executable, '-c', {inner!r}], healthy=lambda: True, told=print, ready=lambda: print('ready', flush=True))"
     )
-    process = subprocess.Popen([sys.executable, "-c", outer], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    assert process.stdout is not None and process.stdout.readline() == b"ready\n"
-    while not (pid.exists() and pid.read_text()):
-        time.sleep(0.02)
-    threading.Timer(0.1, process.send_signal, [signal.SIGINT]).start()
-    process.wait(20)
-    process.stdout.close()
+    with subprocess.Popen([sys.executable, "-c", outer], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        try:
+            assert process.stdout is not None and process.stdout.readline() == b"ready\n"
+            while not (pid.exists() and pid.read_text()):
+                time.sleep(0.02)
+            process.send_signal(signal.SIGINT)
+            process.wait(20)
+        finally:
+            process.kill()
     with pytest.raises(ProcessLookupError):
         os.kill(int(pid.read_text()), 0)
