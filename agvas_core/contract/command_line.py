@@ -161,7 +161,11 @@ def _invoke(command: Any, name: str, arguments: list[str]) -> int:
     # Typer carries a click of its own since 0.26 and uses the real one before: this finds the class in both.
     usage_error: type[Any] = next(parent for parent in typer.BadParameter.__mro__ if parent.__name__ == "ClickException")
     try:
-        code = command.main(args=arguments, prog_name=name, standalone_mode=False)
+        # What `command.main` does, less its handling of Ctrl-C: that is Abort in some releases and exit code 130, whatever the signal, in others.
+        with command.make_context(name, arguments) as context:
+            code = command.invoke(context)
+    except typer.Exit as error:
+        return int(error.exit_code)
     except usage_error as error:
         error.show()
         return int(error.exit_code)

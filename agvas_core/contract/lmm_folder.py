@@ -13,14 +13,14 @@ It may lie anywhere, or as ``vllm/`` inside a bundle. Nothing in it is opened be
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable
 from pathlib import Path, PureWindowsPath
 from typing import Any, Final, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from agvas_core.contract.errors import BundleError
-from agvas_core.contract.manifest import MANIFEST_NAME, sha256_of
+from agvas_core.contract.manifest import ADAPTERS, IN_BUNDLE, MANIFEST_NAME, sha256_of
 
 __all__ = [
     "ACCEPT_NAME",
@@ -40,8 +40,6 @@ __all__ = [
 
 LMM_FOLDER_NAME: Final = "agvas.json"
 ACCEPT_NAME: Final = "accept/direction.safetensors"  # apart: vLLM takes every *.safetensors beside its own for weights
-ADAPTERS: Final = "adapters"
-IN_BUNDLE: Final = "vllm"
 VLLM_VERSION: Final = "0.32.0"
 """The release that the plugin was written for and is tested with; vLLM's inner interfaces change with each."""
 SCHEMA_VERSION: Final = 1
@@ -147,12 +145,12 @@ def write_spec(folder: Path, spec: LmmFolder | AdapterSpec) -> None:
     (folder / LMM_FOLDER_NAME).write_text(json.dumps(spec.model_dump(mode="json"), indent=2) + "\n", encoding="utf-8")
 
 
-def digest_of_tensors(tensors: Mapping[str, bytes | memoryview]) -> str:
-    """sha256 over names and bytes, whatever their order."""
+def digest_of_tensors(tensors: Iterable[tuple[str, memoryview]]) -> str:
+    """sha256 over names and bytes, ascending by name; each is looked at once, so they may be read one after the other."""
     digest = hashlib.sha256()
-    for name in sorted(tensors):
+    for name, data in tensors:
         digest.update(name.encode() + b"\0")
-        digest.update(tensors[name])
+        digest.update(data)
     return digest.hexdigest()
 
 

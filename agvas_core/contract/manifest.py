@@ -18,6 +18,8 @@ from agvas_core.contract.preprocess import Scales, ViewSpec, check_scales, view_
 from agvas_core.contract.prompts import FIXED_ANSWER, INSTRUCTIONS, NO_ANOMALY_ANSWER, ChatFormat, Mode
 
 __all__ = [
+    "ADAPTERS",
+    "IN_BUNDLE",
     "MANIFEST_NAME",
     "SCHEMA_VERSION",
     "GraphSpec",
@@ -36,6 +38,10 @@ __all__ = [
 
 SCHEMA_VERSION = 2
 MANIFEST_NAME = "manifest.json"
+IN_BUNDLE = "vllm"
+"""Where a bundle has the form of its language model that vLLM serves (``lmm_folder``)."""
+ADAPTERS = "adapters"
+"""And where adapters are within it."""
 
 
 Precision = Literal["fp32", "fp16", "bf16"]
@@ -252,6 +258,8 @@ def verify_files(folder: Path, manifest: Manifest, *, beside: frozenset[str] = f
             )
     # A graph may refer to files beside it: any that were not compared could be swapped under the same identity.
     there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
+    # Adapters may be added to the form for vLLM, and have hashes of their own, which are compared when one is asked for.
+    there = {name for name in there if not name.startswith(f"{IN_BUNDLE}/{ADAPTERS}/")}
     # The certificate is made afterwards, is no graph's, and is read as data with its own checks.
     if unknown := sorted(there - manifest.files.keys() - {MANIFEST_NAME, PARITY_NAME} - beside):
         raise BundleError(f"{folder} has {unknown[0]}, which its manifest does not list: remove it, or export the bundle again")

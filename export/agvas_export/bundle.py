@@ -12,15 +12,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from agvas_core.contract.anchors import ANCHOR_TOKENS
 from agvas_core.contract.errors import BundleError, OutputError, SetupError, UsageError
+from agvas_core.contract.lmm_folder import IN_BUNDLE
 from agvas_core.contract.manifest import Manifest, Precision, PromptSpec, read_version, sha256_of, write_manifest
 from agvas_core.contract.prompts import ANCHORS, FIXED_ANSWER
 from agvas_core.model.build import chat_format, named_anchors, visual_tokens
 from agvas_core.model.checkpoint import WEIGHTS, Checkpoint, find_checkpoint
 from agvas_core.model.config import ModelConfig
+from agvas_core.model.trained import merge
 from agvas_export.graphs import export_joint
 from agvas_export.joints import make_joints
 from agvas_export.parity import Parity, compare
@@ -29,10 +31,16 @@ from agvas_export.provenance import provenance_of
 from agvas_export.reference import encode, words
 from agvas_export.source import TORCH_FOLDER, checkpoint_files, read_checkpoint
 from agvas_export.streaming import STREAMED_BYTES, LmmWeights, can_stream, read_without_lmm
+from agvas_export.vllm_folder import write_vllm_folder
 
 __all__ = ["LMM_FORMS", "Exported", "Form", "export_bundle"]
 
 LMM_FORMS: Final = ("onnx", "vllm", "torch")
+DTYPE_NAMES: Final[dict[Precision, Literal["float32", "float16", "bfloat16"]]] = {
+    "fp32": "float32",
+    "fp16": "float16",
+    "bf16": "bfloat16",
+}
 MAX_PROMPT_TOKENS = 256
 MAX_NEW_TOKENS = 256
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -105,13 +113,14 @@ def export_bundle(
     prompt = prompt_of(source.config)
     check_tokenizer(source, prompt)
     with written_whole(out, overwrite) as folder:
+        write_lmm_forms(form, source, sha256, prompt, weights, folder, progress)
+        merge(source.model)  # whose adapters are beside their layers where vLLM has them apart
         specs = {}
         for joint in make_joints(source.model, source.config, form.max_batch):
             if joint.name != "lmm" or "onnx" in form.lmm:
                 progress(f"exporting the {joint.name} graph")
                 fill = weights.fill if weights is not None and joint.name == "lmm" else None
                 specs[joint.name] = export_joint(in_precision(joint, form.precision), folder, fill=fill)
-        write_lmm_forms(form, source, folder, progress)
         source.tokenizer.save(str(folder / prompt.tokenizer), pretty=False)
         manifest = Manifest(
             name=name,
@@ -144,7 +153,8 @@ def export_bundle(
 
 
 def read_source(folder: Path, form: Form) -> tuple[Checkpoint, str, LmmWeights | None]:
-    """The checkpoint with the digest of its weights; of a large one, the language model's weights are left where they are.
+    """The checkpoint with the digest of its weights; of a large one, the language model's weights are left where they are. Adapters are
+    merged, but for a form that has them apart.
 
     Raises:
         UsageError: streaming is asked for, and the checkpoint is a part of a model.
@@ -152,7 +162,7 @@ def read_source(folder: Path, form: Form) -> tuple[Checkpoint, str, LmmWeights |
     file = folder / WEIGHTS
     large = file.is_file() and file.stat().st_size > STREAMED_BYTES
     if not (form.stream or (form.stream is None and large and can_stream(folder))):
-        return *read_checkpoint(folder), None
+        return *read_checkpoint(folder, merged="vllm" not in form.lmm), None
     if not can_stream(folder):
         raise UsageError(f"{folder} refers to published weights, which must be merged in memory: leave --stream out")
     source, weights = read_without_lmm(folder)
@@ -174,8 +184,21 @@ def prompt_of(config: ModelConfig) -> PromptSpec:
     )
 
 
-def write_lmm_forms(form: Form, source: Checkpoint, folder: Path, progress: Callable[[str], None]) -> None:
+def write_lmm_forms(
+    form: Form,
+    source: Checkpoint,
+    sha256: str,
+    prompt: PromptSpec,
+    weights: LmmWeights | None,
+    folder: Path,
+    progress: Callable[[str], None],
+) -> None:
     """The language model's forms that are no graphs."""
+    if "vllm" in form.lmm:
+        (folder / IN_BUNDLE).mkdir()
+        write_vllm_folder(
+            source, sha256, prompt, folder / IN_BUNDLE, dtype=DTYPE_NAMES[form.precision], weights=weights, progress=progress
+        )
     if "torch" in form.lmm:
         progress("copying the checkpoint")
         (folder / TORCH_FOLDER).mkdir()

@@ -72,7 +72,8 @@ def bundle(
 ) -> None:
     """Export a checkpoint to a bundle.
 
-    Three ONNX graphs, tokenizer and manifest; they are compared with the model before the folder appears.
+    Three ONNX graphs, tokenizer and manifest; they are compared with the model before the folder appears. With the form vllm also the folder
+    that agvas serve-lmm serves, with adapters apart.
     """
     from rich.console import Console
 
@@ -235,17 +236,17 @@ def vllm(
     The trained tables go into the base; LoRA, where there is any, stays apart in adapters/.
     """
     from agvas_core.contract.lmm_folder import find_lmm_folder
-    from agvas_export.bundle import check_tokenizer, prompt_of, refuse_if_taken, written_whole
-    from agvas_export.source import read_checkpoint
+    from agvas_core.model.checkpoint import find_checkpoint
+    from agvas_export.bundle import Form, check_tokenizer, prompt_of, read_source, refuse_if_taken, written_whole
     from agvas_export.vllm_folder import write_vllm_folder
 
     refuse_if_taken(out, overwrite, find_lmm_folder)
-    source, sha256 = read_checkpoint(checkpoint, merged=False)
+    source, sha256, weights = read_source(find_checkpoint(checkpoint), Form(lmm=("vllm",)))
     prompt = prompt_of(source.config)
     check_tokenizer(source, prompt)
     with written_whole(out, overwrite, find_lmm_folder) as folder:
         spec = write_vllm_folder(
-            source, sha256, prompt, folder, dtype=dtype.value, max_lora_rank=max_lora_rank, progress=typer.echo
+            source, sha256, prompt, folder, dtype=dtype.value, max_lora_rank=max_lora_rank, weights=weights, progress=typer.echo
         )
     megabytes = sum((out / file).stat().st_size for file in spec.files) / 1e6
     typer.echo(

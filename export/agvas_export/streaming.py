@@ -53,13 +53,17 @@ class LmmWeights:
             elif name in self.names or name == "head.weight":
                 value.const_value = self._lazy(name, value)
 
+    def read(self, name: str) -> Tensor:
+        """One tensor, by its name within the language model."""
+        with safe_open(self.path, "pt") as file:
+            return file.get_tensor(_LMM + name)
+
     def _lazy(self, name: str, value: ir.Value) -> ir.LazyTensor:
         assert value.const_value is not None
         dtype, stored = _torch_dtype(value), name if name in self.names else "language_model.embed_tokens.weight"
 
         def read() -> Any:
-            with safe_open(self.path, "pt") as file:
-                return TorchTensor(file.get_tensor(_LMM + stored).to(dtype), name)
+            return TorchTensor(self.read(stored).to(dtype), name)
 
         shape = ir.Shape(value.const_value.shape.numpy())
         return ir.LazyTensor(read, dtype=value.const_value.dtype, shape=shape, name=name)

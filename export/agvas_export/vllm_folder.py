@@ -6,6 +6,7 @@ Only the language model goes in: vision and SPAM run outside, and f_s and f_alig
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -33,13 +34,15 @@ from agvas_core.model.build import TEXT_CONFIGS, visual_tokens
 from agvas_core.model.checkpoint import Checkpoint
 from agvas_core.model.config import LmmConfig, LoraConfig
 from agvas_export.reference import encode
+from agvas_export.shards import Stored, write_shards
+from agvas_export.streaming import LmmWeights
 
 __all__ = ["ARCHITECTURE", "write_adapter", "write_vllm_folder"]
 
 ARCHITECTURE: Final = "AgvasForConditionalGeneration"
-MAX_SHARD_BYTES: Final = 4_000_000_000
 _DTYPES: Final = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _LANGUAGE, _HEAD = "model.language_model.", "lm_head."  # as transformers writes a LLaVA-OneVision
+_EMBEDDINGS = _LANGUAGE + "embed_tokens.weight"
 
 
 def write_vllm_folder(
@@ -50,6 +53,7 @@ def write_vllm_folder(
     *,
     dtype: Literal["float32", "float16", "bfloat16"] = "float32",
     max_lora_rank: int = 16,
+    weights: LmmWeights | None = None,
     progress: Callable[[str], None] = lambda step: None,
 ) -> LmmFolder:
     """Writes a checkpoint's language model into the empty folder ``folder``.
@@ -59,17 +63,18 @@ def write_vllm_folder(
         sha256: of its weights.
         dtype: of the weights that are written, and that vLLM computes in.
         max_lora_rank: the highest that adapters loaded later may have; at least that of the model's own.
+        weights: of a language model that is not in memory (``read_without_lmm``).
     """
     config, lmm = source.config, source.model.lmm
     progress("writing the language model")
-    plain, adapter = split(source.model)
+    plain, adapter = split(source.model, weights)
     tables = table_digest(plain)
-    save_sharded({name: tensor.to(_DTYPES[dtype]) for name, tensor in plain.items()}, folder)
+    write_shards(plain, _DTYPES[dtype], folder)
     answer, refusal = (encode(source.tokenizer, text)[0] for text in (prompt.answer, prompt.refusal))
     # What answering has over refusing at the position before the answer: a difference of two logits, so of two rows of the head.
-    weight = lmm.head.get_parameter("weight").detach().float()
+    head = plain.get(_HEAD + "weight", plain[_EMBEDDINGS]).read()
     (folder / ACCEPT_NAME).parent.mkdir()
-    save_file({"direction": (weight[answer] - weight[refusal]).contiguous()}, folder / ACCEPT_NAME)
+    save_file({"direction": (head[answer].float() - head[refusal].float()).contiguous()}, folder / ACCEPT_NAME)
     write_configs(source, folder, dtype)
     rank, text = config.lora.rank if config.lora is not None else 1, text_config(config.lmm, dtype)
     spec = LmmFolder(
@@ -128,51 +133,27 @@ def write_adapter(source: Checkpoint, sha256: str, base: Path, name: str) -> Ada
     return written
 
 
-def split(model: AgVas) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def split(model: AgVas, weights: LmmWeights | None = None) -> tuple[dict[str, Stored], dict[str, Tensor]]:
     """The language model by the names that transformers gives a LLaVA-OneVision, and LoRA by those of peft."""
+
+    def stored(name: str, tensor: Tensor) -> Stored:
+        return Stored.held(tensor) if weights is None else Stored(tuple(tensor.shape), partial(weights.read, name))
+
     plain, adapter = {}, {}
     for name, tensor in model.lmm.language_model.state_dict().items():
         if ".lora_" in name:
             adapter[f"base_model.model.{_LANGUAGE}{name.replace('.default.', '.')}"] = tensor
         else:
-            plain[_LANGUAGE + name.replace(".base_layer.", ".")] = tensor
-    head = model.lmm.head.state_dict()
+            plain[_LANGUAGE + name.replace(".base_layer.", ".")] = stored(f"language_model.{name}", tensor)
     if model.lmm.head.get_parameter("weight") is not model.lmm.language_model.get_input_embeddings().weight:  # type: ignore[operator]
-        plain |= {_HEAD + name: tensor for name, tensor in head.items()}
+        plain |= {_HEAD + name: stored(f"head.{name}", tensor) for name, tensor in model.lmm.head.state_dict().items()}
     return plain, adapter
 
 
-def table_digest(plain: dict[str, Tensor]) -> str:
+def table_digest(plain: dict[str, Stored]) -> str:
     """Of token embeddings and head, in float32: whatever they are written in, the same tables have the same."""
-    tables = {name: tensor for name, tensor in plain.items() if name.startswith(_HEAD) or "embed_tokens" in name}
-    return digest_of_tensors(
-        {name: tensor.float().contiguous().view(torch.uint8).numpy().data for name, tensor in tables.items()}
-    )
-
-
-def save_sharded(tensors: dict[str, Tensor], folder: Path) -> None:
-    """One file, or several with the index that vLLM reads, where one would be too large to copy about."""
-    shards: list[dict[str, Tensor]] = [{}]
-    room = MAX_SHARD_BYTES
-    for name, tensor in tensors.items():
-        if tensor.nbytes > room and shards[-1]:
-            shards.append({})
-            room = MAX_SHARD_BYTES
-        shards[-1][name] = tensor.contiguous()
-        room -= tensor.nbytes
-    files = {
-        f"model-{index:05}-of-{len(shards):05}.safetensors" if len(shards) > 1 else "model.safetensors": shard
-        for index, shard in enumerate(shards, 1)
-    }
-    for file, shard in files.items():
-        save_file(shard, folder / file, metadata={"format": "pt"})
-        (folder / file).chmod(0o644)  # safetensors writes for the owner alone
-    if len(files) > 1:
-        index = {
-            "metadata": {"total_size": sum(tensor.nbytes for tensor in tensors.values())},
-            "weight_map": {name: file for file, shard in files.items() for name in shard},
-        }
-        _write_json(folder / "model.safetensors.index.json", index)
+    tables = sorted(name for name in plain if name.startswith(_HEAD) or name == _EMBEDDINGS)
+    return digest_of_tensors((name, plain[name].read().float().contiguous().view(torch.uint8).numpy().data) for name in tables)
 
 
 def write_configs(source: Checkpoint, folder: Path, dtype: str) -> None:

@@ -16,8 +16,9 @@ from agvas_core.data.dialogue import Dialogue
 from agvas_core.data.tokenizer import SPECIAL_TOKENS
 from agvas_core.model.agvas import AgVas
 from agvas_core.model.build import build_model
-from agvas_core.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from agvas_core.model.checkpoint import Checkpoint, base_digests, load_checkpoint, save_checkpoint, start_model, start_tokenizer
 from agvas_core.model.config import ModelConfig, load_preset, parse_config
+from agvas_core.model.trained import kept_state, make_trainable
 from agvas_core.train.batches import encode_dialogues
 from agvas_export.cli import app
 
@@ -130,3 +131,24 @@ def exported_folder(tiny_checkpoint_folder: Path, tmp_path_factory: pytest.TempP
     code = exit_code_of(lambda: app, name="agvas-export", arguments=["bundle", str(tiny_checkpoint_folder), "-o", str(out)])
     assert code == 0
     return out
+
+
+@pytest.fixture(scope="session")
+def adapted() -> Callable[[Path, Path, str, int, list[str]], Path]:
+    """``adapted(base, folder, name, seed, trained)``: a checkpoint of the tiny one with LoRA that has learned something."""
+
+    def build(base: Path, folder: Path, name: str, seed: int, trained: list[str]) -> Path:
+        table = load_checkpoint(base).config.model_dump(mode="json")
+        config = parse_config(table | {"name": name, "base": str(base), "trained": trained, "lora": {"rank": 2, "alpha": 4.0}})
+        model, tokenizer = start_model(config), start_tokenizer(config)
+        assert tokenizer is not None
+        make_trainable(model, config)
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.requires_grad:
+                    parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+        save_checkpoint(folder, kept_state(model, config), config, tokenizer, {}, base_digests(config))
+        return folder
+
+    return build

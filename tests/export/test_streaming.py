@@ -9,12 +9,15 @@ import onnxruntime as ort
 import pytest
 
 from agvas_core.contract.errors import SetupError, UsageError
+from agvas_core.contract.lmm_folder import read_lmm_folder
 from agvas_core.model.checkpoint import Checkpoint
-from agvas_export.bundle import Form, read_source
+from agvas_export import shards
+from agvas_export.bundle import Form, prompt_of, read_source
 from agvas_export.graphs import export_joint
 from agvas_export.joints import make_joints
 from agvas_export.precision import in_precision
 from agvas_export.streaming import read_without_lmm
+from agvas_export.vllm_folder import write_vllm_folder
 
 
 def answers(path: Path, given: dict[str, np.ndarray]) -> list[np.ndarray]:
@@ -51,3 +54,16 @@ def test_a_part_of_a_model_cannot_be_streamed_and_a_damaged_one_is_refused(tiny_
     (tmp_path / "model.safetensors").write_bytes(b"no weights")
     with pytest.raises(SetupError, match="is damaged"):
         read_without_lmm(tmp_path)
+
+
+def test_the_folder_for_vllm_is_the_same_whether_or_not_the_weights_were_in_memory(
+    tiny_checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shards, "MAX_SHARD_BYTES", 40_000)
+    source, weights = read_without_lmm(tiny_checkpoint.folder)
+    prompt = prompt_of(source.config)
+    for folder, given, lazy in (("whole", tiny_checkpoint, None), ("streamed", source, weights)):
+        (tmp_path / folder).mkdir()
+        write_vllm_folder(given, "0" * 64, prompt, tmp_path / folder, dtype="bfloat16", weights=lazy)
+    one, other = (read_lmm_folder(tmp_path / folder) for folder in ("whole", "streamed"))
+    assert one == other and len(one.files) > 6  # hashes of all files, of several shards among them

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import shutil
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,15 @@ from agvas_core.contract.command_line import exit_code_of
 from agvas_core.contract.errors import BundleError, UsageError
 from agvas_core.contract.lmm_folder import LmmFolder, find_lmm_folder, read_adapter, read_lmm_folder
 from agvas_core.contract.prompts import FIXED_ANSWER, NO_ANOMALY_ANSWER
-from agvas_core.model.checkpoint import Checkpoint, base_digests, load_checkpoint, save_checkpoint, start_model, start_tokenizer
-from agvas_core.model.config import parse_config
-from agvas_core.model.trained import kept_state, make_trainable
-from agvas_export import vllm_folder
+from agvas_core.model.checkpoint import Checkpoint, load_checkpoint
+from agvas_export import shards, vllm_folder
 from agvas_export.bundle import prompt_of
 from agvas_export.cli import app
 from agvas_export.source import read_checkpoint
 from agvas_runtime.serve_lmm import serve_lmm
 from agvas_runtime.vllm_plugin.flags import as_flags
+
+Adapted = Callable[[Path, Path, str, int, list[str]], Path]
 
 
 def export(checkpoint: Path, out: Path, *options: str) -> int:
@@ -36,22 +37,6 @@ def folder(tiny_checkpoint_folder: Path, tmp_path_factory: pytest.TempPathFactor
     out = tmp_path_factory.mktemp("vllm") / "tiny"
     assert export(tiny_checkpoint_folder, out) == 0
     return out
-
-
-def adapted(base: Path, folder: Path, name: str, seed: int, trained: list[str]) -> Path:
-    """A checkpoint of the tiny one with LoRA that has learned something."""
-    table = load_checkpoint(base).config.model_dump(mode="json")
-    config = parse_config(table | {"name": name, "base": str(base), "trained": trained, "lora": {"rank": 2, "alpha": 4.0}})
-    model, tokenizer = start_model(config), start_tokenizer(config)
-    assert tokenizer is not None
-    make_trainable(model, config)
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
-    save_checkpoint(folder, kept_state(model, config), config, tokenizer, {}, base_digests(config))
-    return folder
 
 
 def language_model(folder: Path) -> tuple[Qwen2Model, dict[str, Any]]:
@@ -91,7 +76,9 @@ def test_the_direction_of_acceptance_is_that_of_the_head(folder: Path, tiny_chec
     assert torch.allclose(hidden @ direction, logits[:, answer] - logits[:, refusal], atol=1e-5)
 
 
-def test_adapters_stay_apart_and_merged_give_the_trained_model(tmp_path: Path, tiny_checkpoint_folder: Path) -> None:
+def test_adapters_stay_apart_and_merged_give_the_trained_model(
+    tmp_path: Path, tiny_checkpoint_folder: Path, adapted: Adapted
+) -> None:
     trained = adapted(tiny_checkpoint_folder, tmp_path / "own", "own", 0, ["lmm.anchor_rows"])
     assert export(trained, tmp_path / "out") == 0
     spec = read_lmm_folder(tmp_path / "out")
@@ -109,7 +96,7 @@ def test_adapters_stay_apart_and_merged_give_the_trained_model(tmp_path: Path, t
 
 
 def test_another_adapter_joins_a_folder_whose_tables_it_was_trained_with_and_no_other(
-    tmp_path: Path, folder: Path, tiny_checkpoint_folder: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, folder: Path, tiny_checkpoint_folder: Path, adapted: Adapted, capsys: pytest.CaptureFixture[str]
 ) -> None:
     base = shutil.copytree(folder, tmp_path / "base")
     fits = adapted(tiny_checkpoint_folder, tmp_path / "fits", "fits", 1, ["agmd"])
@@ -133,7 +120,7 @@ def test_half_the_size_on_request(tmp_path: Path, tiny_checkpoint_folder: Path) 
 def test_large_weights_come_in_several_files(
     tmp_path: Path, tiny_checkpoint_folder: Path, tiny_checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(vllm_folder, "MAX_SHARD_BYTES", 40_000)
+    monkeypatch.setattr(shards, "MAX_SHARD_BYTES", 40_000)
     assert export(tiny_checkpoint_folder, tmp_path / "out") == 0
     index = json.loads((tmp_path / "out/model.safetensors.index.json").read_text())
     assert len(set(index["weight_map"].values())) > 2

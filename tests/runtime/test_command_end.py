@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from agvas_core.contract.command_line import exit_code_of
+from agvas_core.contract.command_line import Terminated, exit_code_of
 from agvas_core.contract.errors import SourceError
 from agvas_runtime.cli import app
 
@@ -16,6 +16,17 @@ def test_a_message_is_one_line_that_cannot_steer_a_terminal(capsys: pytest.Captu
     assert exit_code_of(lambda: work, name="agvas-run", arguments=[]) == 5
     said = capsys.readouterr().err
     assert said == "agvas-run: the camera answers 404 \ufffd[2Jnice try \ufffd \ufffdgnp\n"
+
+
+@pytest.mark.parametrize(("error", "code", "word"), [(KeyboardInterrupt, 130, "interrupted"), (Terminated, 143, "terminated")])
+def test_whoever_ended_a_command_is_told_apart(
+    capsys: pytest.CaptureFixture[str], error: type[KeyboardInterrupt], code: int, word: str
+) -> None:
+    def work() -> None:
+        raise error
+
+    assert exit_code_of(lambda: work, name="agvas serve-lmm", arguments=[]) == code
+    assert capsys.readouterr().err == f"agvas serve-lmm: {word}\n"
 
 
 def test_what_is_no_exception_is_a_bug_and_no_reject(capsys: pytest.CaptureFixture[str]) -> None:
