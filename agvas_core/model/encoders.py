@@ -72,7 +72,7 @@ class SemanticEncoder(nn.Module):
         pixels = self.normalize(image)
         if self.newline is None:
             return self._project(pixels)
-        t, batch = self.tiles, len(pixels)
+        t, batch = self.tiles, pixels.shape[0]
         whole = nn.functional.avg_pool2d(pixels, t)  # [B, 3, s, s]
         px = whole.shape[-1]
         tiles = pixels.view(batch, 3, t, px, t, px).permute(0, 2, 4, 1, 3, 5)  # [B, t, t, 3, s, s]

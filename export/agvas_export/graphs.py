@@ -66,6 +66,11 @@ def export_joint(
     inputs = _specs(joint.inputs, joint.axes)
     outputs = _specs(joint.outputs, joint.axes)
     model = program.model
+    for value in model.graph.inputs:  # torch.onnx makes an axis a constant, without a word, where the model's code does
+        for axis in joint.axes[value.name or ""]:
+            assert value.shape is not None and not isinstance(value.shape[axis], int), (
+                f"axis {axis} of {value.name} was traced away"
+            )
     if fill is not None:
         fill(model)
     simplify(model)
@@ -73,7 +78,9 @@ def export_joint(
     path = folder / f"{joint.name}.onnx"
     size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)
     ir.save(model, path, external_data=f"{path.name}.data" if size > max_embedded else None)
-    onnx.checker.check_model(str(path), full_check=True)
+    # Before opset 22 the convolutions of ONNX's own table take no bfloat16; TensorRT's do.
+    half = any(value.dtype == ir.DataType.BFLOAT16 for value in model.graph.initializers.values())
+    onnx.checker.check_model(str(path), full_check=not half)
     return GraphSpec(file=path.name, inputs=inputs, outputs=outputs)
 
 

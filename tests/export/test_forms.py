@@ -14,7 +14,6 @@ from onnx import TensorProto
 
 from agvas_core.contract.command_line import exit_code_of
 from agvas_core.contract.errors import BundleError, UsageError
-from agvas_core.contract.lmm_folder import find_lmm_folder, read_lmm_folder
 from agvas_core.contract.manifest import read_manifest, sha256_of
 from agvas_core.contract.tolerances import TOLERANCES
 from agvas_core.data.synthesis import synthesize
@@ -138,21 +137,3 @@ def test_a_bundle_without_an_lmm_graph_says_which_forms_it_has(exported_folder: 
     assert load_bundle(folder).manifest.lmm is None
     with pytest.raises(BundleError, match="no ONNX graph of its language model"):
         Segmenter.load(folder)
-
-
-def test_a_bundle_has_the_folder_for_vllm_in_it_and_takes_adapters_later(
-    tmp_path: Path, tiny_checkpoint_folder: Path, adapted: Callable[..., Path]
-) -> None:
-    trained = adapted(tiny_checkpoint_folder, tmp_path / "own", "own", 0, ["agmd"])
-    done = export_bundle(trained, tmp_path / "bundle", form=Form(lmm=("onnx", "vllm")))  # the graphs of the merged model
-    assert done.parity is not None
-    spec = read_lmm_folder(find_lmm_folder(tmp_path / "bundle"))
-    assert spec.checkpoint_sha256 == done.manifest.provenance["checkpoint"]["sha256"] and spec.adapter == "own"
-    assert {"vllm/model.safetensors", "vllm/adapters/own/adapter_model.safetensors"} <= done.manifest.files.keys()
-    other = adapted(tiny_checkpoint_folder, tmp_path / "other", "other", 1, ["agmd"])
-    arguments = ["adapter", str(other), "--into", str(tmp_path / "bundle")]
-    assert exit_code_of(lambda: app, name="agvas-export", arguments=arguments) == 0
-    assert load_bundle(tmp_path / "bundle").folder == tmp_path / "bundle"
-    (tmp_path / "bundle/vllm/model-extra.safetensors").write_bytes(b"")
-    with pytest.raises(BundleError, match="does not list"):
-        load_bundle(tmp_path / "bundle")
