@@ -77,4 +77,4 @@ class VitEncoder(nn.Module):
         output = self.model(pixels, output_hidden_states=self.layer != -1, **self.options)
         tokens: Tensor = output.last_hidden_state if self.layer == -1 else output.hidden_states[self.layer]
         patches = tokens[:, self.skipped :].transpose(1, 2)  # [B, width, hw]
-        return patches.reshape(len(pixels), self.width, height // self.patch_px, width // self.patch_px)
+        return patches.reshape(pixels.shape[0], self.width, height // self.patch_px, width // self.patch_px)

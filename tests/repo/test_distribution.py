@@ -10,6 +10,7 @@ import pytest
 
 from agvas_core import __version__
 from agvas_core.contract.command_line import EXTRA_OF_PACKAGE
+from agvas_core.contract.lmm_folder import VLLM_VERSION
 
 SCRIPTS = {"agvas", "agvas-run", "agvas-export"}
 
@@ -39,6 +40,10 @@ def test_the_base_install_has_no_training_packages(project: dict[str, Any]) -> N
 
 def test_an_error_names_an_extra_that_exists(project: dict[str, Any]) -> None:
     assert set(EXTRA_OF_PACKAGE.values()) <= set(project["project"]["optional-dependencies"])
+
+
+def test_vllm_is_pinned_to_the_release_that_the_plugin_is_for(project: dict[str, Any]) -> None:
+    assert project["optional-dependencies"]["vllm"] == [f"vllm=={VLLM_VERSION}"]
 
 
 def test_the_changelog_tells_of_this_version(root: Path) -> None:

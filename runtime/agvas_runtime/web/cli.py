@@ -45,6 +45,10 @@ def serve(
     ] = 16,
     max_mb: Annotated[int, typer.Option(min=1, max=1024, metavar="MB", help="Size of a request's body at most.")] = 32,
     max_pixels: Annotated[int, typer.Option(min=1, metavar="N", help="Width times height of an image at most.")] = 25_000_000,
+    recipe: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE|STORE", help="A recipe that requests may name by its product; may be given again."),
+    ] = None,
     prompt: Annotated[str | None, typer.Option(help="What to look for where a request does not say.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="The bundle's strict operating point: spare good parts.")] = False,
     threshold: Annotated[float | None, typer.Option(help="Where a request has none: pixels above this are anomalous.")] = None,
@@ -60,6 +64,7 @@ def serve(
     from agvas_runtime.segmenter import Segmenter
     from agvas_runtime.stages.settings import StageSettings
     from agvas_runtime.web.app import build_app
+    from agvas_runtime.web.recipes import Recipes
     from agvas_runtime.web.serving import address_of, listen
     from agvas_runtime.web.serving import serve as run
     from agvas_runtime.web.settings import Settings
@@ -83,7 +88,7 @@ def serve(
     logging.basicConfig(stream=sys.stderr, format="%(levelname)s: %(message)s")
     with listen(settings) as opened:
         segmenter = Segmenter.load(model, threads=threads, max_pixels=max_pixels, **options)
-        app = build_app(segmenter, settings)
+        app = build_app(segmenter, settings, Recipes.read(segmenter.bundle, recipe or ()))
         print(f"{address_of(opened)} serves {segmenter.bundle.identity}; Ctrl-C ends it", flush=True)
         run(app, opened, settings)
     print("ended; everything that was in work is answered", file=sys.stderr)

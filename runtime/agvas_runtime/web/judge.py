@@ -12,6 +12,7 @@ from agvas_core.contract.errors import AgvasError, ImageError, StageError, Usage
 from agvas_core.contract.prompts import ANCHORS, ANCHORS_SHOWN, Mode
 from agvas_runtime.frame import Frame
 from agvas_runtime.image_file import decode_image
+from agvas_runtime.line.recipe_file import RecipeVersion
 from agvas_runtime.question import ask
 from agvas_runtime.result import Result
 from agvas_runtime.segmenter import Segmenter
@@ -19,6 +20,7 @@ from agvas_runtime.stages.prompt_tokenizer import PromptTokenizer
 from agvas_runtime.stages.protocol import Features, LmmStage, Reply, TellingLmm, Turn
 from agvas_runtime.web.answer import entry_of
 from agvas_runtime.web.asked import Options
+from agvas_runtime.web.recipes import entry_by_recipe
 from agvas_runtime.web.upload import Upload
 
 __all__ = ["ClientLeft", "Hearing", "Judge"]
@@ -105,27 +107,54 @@ class Judge:
             StageError: the language model's engine is down.
         """
         hearing.check()
+        result = self._ask(self._read(upload, index), prompt, options, hearing, history)
+        self._tell(result)
+        return result
+
+    def _read(self, upload: Upload, index: int) -> Frame:
         began = perf_counter()
         try:
             image = decode_image(upload.data, max_pixels=self.max_pixels)
-            frame = Frame(upload.name, index, image, read_ms=(perf_counter() - began) * 1000)
+            return Frame(upload.name, index, image, read_ms=(perf_counter() - began) * 1000)
         except ImageError as error:
-            frame = Frame(upload.name, index, error=error)
+            return Frame(upload.name, index, error=error)
+
+    def _ask(self, frame: Frame, prompt: str | None, options: Options, hearing: Hearing, history: Sequence[Turn] = ()) -> Result:
         lmm = self.segmenter.lmm
         heard = _InDialogue(lmm.telling(hearing) if isinstance(lmm, TellingLmm) else lmm, history)
         result = self.segmenter.with_lmm(heard).segment(
             frame, prompt=prompt, mode=options.mode, normal_look=options.normal_look, threshold=options.threshold
         )
-        if self._observe is not None:
-            self._observe(result)
         if heard.down is not None:
+            self._tell(result)
             raise heard.down
         return result
+
+    def _tell(self, result: Result) -> None:
+        if self._observe is not None:
+            self._observe(result)
 
     def entries(self, uploads: list[Upload], prompt: str | None, options: Options, hearing: Hearing) -> list[dict[str, Any]]:
         """Several images, one after the other."""
         looked = (self.look(upload, index, prompt, options, hearing) for index, upload in enumerate(uploads))
         return [entry_of(result, options.include) for result in looked]
+
+    def entries_by_recipe(
+        self, uploads: list[Upload], version: RecipeVersion, options: Options, hearing: Hearing
+    ) -> list[dict[str, Any]]:
+        """Several images by a recipe, one after the other; of ``options`` only what comes back counts."""
+        recipe, entries = version.recipe, []
+        asked = options.model_copy(update={"mode": recipe.mode, "normal_look": recipe.normal_look})
+        for index, upload in enumerate(uploads):
+            hearing.check()
+
+            def look(frame: Frame, prompt: str | None) -> Result:
+                return self._ask(frame, prompt, asked, hearing)
+
+            result, more = entry_by_recipe(self._read(upload, index), version, self.segmenter.bundle, look)
+            self._tell(result)
+            entries.append({**entry_of(result, options.include), **more})
+        return entries
 
     @property
     def fixed_answer(self) -> str:

@@ -1,5 +1,6 @@
 """``POST /v1/segment``: images in, verdicts, regions and masks out."""
 
+import asyncio
 import json
 from typing import Any
 
@@ -12,6 +13,7 @@ from agvas_runtime.web.asked import SegmentRequest, reference
 from agvas_runtime.web.hearing import while_heard
 from agvas_runtime.web.job_queue import JobQueue
 from agvas_runtime.web.judge import Hearing, Judge
+from agvas_runtime.web.recipes import MAX_RECIPE_BYTES, Recipes
 from agvas_runtime.web.refusal import REFUSALS, Refusal, of_validation
 from agvas_runtime.web.settings import Settings
 from agvas_runtime.web.upload import Upload, check_upload, from_text, shown_name
@@ -28,7 +30,7 @@ _FORM = {
 }
 
 
-def segment_routes(judge: Judge, queue: JobQueue, settings: Settings) -> APIRouter:
+def segment_routes(judge: Judge, queue: JobQueue, settings: Settings, recipes: Recipes) -> APIRouter:
     """The route over one model."""
     router = APIRouter(tags=["segment"])
 
@@ -47,11 +49,23 @@ def segment_routes(judge: Judge, queue: JobQueue, settings: Settings) -> APIRout
         """One entry in `results` for each image, in their order, each as a line of `results.jsonl`. A single image that cannot be read is an
         error (422, or 413 where it is too large); among several it is an entry with `NO_VERDICT`."""
         asked, uploads = await _read(request, settings)
-        judge.check(asked.prompt, asked)
+        version, looks = None, 1
+        if asked.recipe is None:
+            judge.check(asked.prompt, asked)
+        else:
+            version = await asyncio.to_thread(recipes.find, asked.recipe)
+            looks = len(version.recipe.prompts)
+            _check_count(len(uploads) * looks, settings)  # each kind is a look of its own
         if len(uploads) == 1:
             check_upload(uploads[0], settings.max_pixels)
         hearing = Hearing()
-        job = queue.run(lambda: judge.entries(uploads, asked.prompt, asked, hearing), weight=len(uploads))
+
+        def work() -> list[dict[str, Any]]:
+            if version is None:
+                return judge.entries(uploads, asked.prompt, asked, hearing)
+            return judge.entries_by_recipe(uploads, version, asked, hearing)
+
+        job = queue.run(work, weight=len(uploads) * looks)
         entries = await while_heard(request.receive, job, hearing)
         if len(entries) == 1 and entries[0]["error"] is not None:
             raise Refusal(422, "image", f"{uploads[0].name}: {entries[0]['error']}")
@@ -74,9 +88,12 @@ async def _read(request: Request, settings: Settings) -> tuple[SegmentRequest, l
 async def _read_form(request: Request, settings: Settings) -> tuple[SegmentRequest, list[Upload]]:
     fields: dict[str, Any] = {}
     uploads: list[Upload] = []
-    async with request.form(max_files=settings.max_images + 1, max_fields=16, max_part_size=MAX_FIELD_BYTES) as form:
+    async with request.form(max_files=settings.max_images + 2, max_fields=16, max_part_size=MAX_FIELD_BYTES) as form:
         for name, value in form.multi_items():
             if isinstance(value, UploadFile):
+                if name == "recipe":
+                    fields[name] = await _text_of(value)
+                    continue
                 if name not in ("image", "images"):
                     raise Refusal(422, "usage", f"the form has a file named {name!r}; images are named image")
                 uploads.append(Upload(shown_name(value.filename, len(uploads)), await value.read()))
@@ -86,6 +103,13 @@ async def _read_form(request: Request, settings: Settings) -> tuple[SegmentReque
                 fields[name] = value
     _check_count(len(uploads), settings)
     return _asked(fields | {"images": [upload.name for upload in uploads]}), uploads
+
+
+async def _text_of(upload: UploadFile) -> str:
+    try:
+        return (await upload.read(MAX_RECIPE_BYTES + 1)).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise Refusal(422, "usage", f"recipe is no UTF-8 text (byte {error.start}): save it as UTF-8") from error
 
 
 async def read_json(request: Request) -> dict[str, Any]:
@@ -113,4 +137,4 @@ def _asked(fields: dict[str, Any]) -> SegmentRequest:
 def _check_count(count: int, settings: Settings) -> None:
     most = min(settings.max_images, settings.queue)
     if not 1 <= count <= most:
-        raise Refusal(422, "usage", f"there are {count} images; a request has 1 to {most}")
+        raise Refusal(422, "usage", f"there are {count} images (a recipe looks once for each kind); a request has 1 to {most}")

@@ -21,6 +21,7 @@ from agvas_core.contract.prompts import Mode
 from agvas_runtime.segmenter import Segmenter
 from agvas_runtime.stages.protocol import Features, LmmStage, Reply, Turn
 from agvas_runtime.web.app import build_app
+from agvas_runtime.web.recipes import Recipes
 from agvas_runtime.web.serving import listen, make_server
 from agvas_runtime.web.settings import Settings
 
@@ -107,10 +108,10 @@ class HeldLmm:
 
 
 @contextmanager
-def _serving(segmenter: Segmenter, **options: Any) -> Iterator[Client]:
+def _serving(segmenter: Segmenter, recipes: Recipes | None = None, **options: Any) -> Iterator[Client]:
     settings = Settings(port=0, **options)
     with listen(settings) as opened:
-        server = make_server(build_app(segmenter, settings), settings)
+        server = make_server(build_app(segmenter, settings, recipes), settings)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [opened]})
         thread.start()
         try:
