@@ -43,7 +43,7 @@ def test_an_error_names_an_extra_that_exists(project: dict[str, Any]) -> None:
 
 
 def test_vllm_is_pinned_to_the_release_that_the_plugin_is_for(project: dict[str, Any]) -> None:
-    assert project["optional-dependencies"]["vllm"] == [f"vllm=={VLLM_VERSION}"]
+    assert project["project"]["optional-dependencies"]["vllm"] == [f"vllm=={VLLM_VERSION}"]
 
 
 def test_the_changelog_tells_of_this_version(root: Path) -> None:
