@@ -56,7 +56,8 @@ class LmmWeights:
     def read(self, name: str) -> Tensor:
         """One tensor, by its name within the language model."""
         with safe_open(self.path, "pt") as file:
-            return file.get_tensor(_LMM + name)
+            tensor: Tensor = file.get_tensor(_LMM + name)
+        return tensor
 
     def _lazy(self, name: str, value: ir.Value) -> ir.LazyTensor:
         assert value.const_value is not None
