@@ -2,7 +2,7 @@
 # make test    install into .venv-dev (with torch) and run the tests
 # make test-vllm  the real vLLM on a CPU: an environment of 3.5 GB in ~/.cache/agvas the first time
 # make check   format, lint, types, import contracts, promises of the repository
-# make trt-check  build every graph for TensorRT ahead of time, without a GPU (installs TensorRT-RTX, 95 MB, proprietary)
+# make trt-check  build every graph for TensorRT ahead of time, the paper's wide parts too, without a GPU (TensorRT-RTX, 95 MB, proprietary)
 # make bench   the figures of docs/benchmarks.md
 # make native-test      the C++ tests of the native core; make test runs them too
 # make native-sanitize  the same under ASan and UBSan, then under TSan

@@ -1,4 +1,4 @@
-"""A real browser for the tests of our pages.
+"""A real browser for the tests of our pages; tests that need a GPU are skipped where there is none.
 
 Chromium is driven over a pipe with its own protocol, which needs nothing but the browser; it reaches loopback and nothing else.
 """
@@ -104,6 +104,11 @@ class Browser:
         raw, _, self._buffer = self._buffer.partition(b"\0")
         message: dict[str, Any] = json.loads(raw)
         return message
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") is not None and shutil.which("nvidia-smi") is None:
+        pytest.skip("there is no NVIDIA GPU here (no nvidia-smi)")
 
 
 @pytest.fixture

@@ -60,7 +60,7 @@ EXTRA_OF_PACKAGE: Final[dict[str, str]] = {
     "tensorrt_rtx": "trt-check",
     "tensorrt_rtx_bindings": "trt-check",
     "tensorrt_rtx_libs": "trt-check",
-    "cuda": "gpu",
+    "cuda": "trt",
     "pynvml": "gpu",
     "vllm": "vllm",
     "pycuda": "pycuda",

@@ -14,10 +14,22 @@ from agvas_core.contract.durable import write_whole
 from agvas_core.contract.errors import SetupError
 from agvas_core.contract.manifest import MANIFEST_NAME, Manifest, sha256_of
 
-__all__ = ["ENGINES_NAME", "EngineSet", "EngineSpec", "engine_folder", "read_engines", "refuse_foreign", "write_engines"]
+__all__ = [
+    "DEFAULT_STORE",
+    "ENGINES_NAME",
+    "EngineSet",
+    "EngineSpec",
+    "engine_folder",
+    "engine_sets",
+    "read_engines",
+    "refuse_foreign",
+    "write_engines",
+]
 
 ENGINES_NAME = "engines.json"
 SCHEMA_VERSION = 1
+DEFAULT_STORE = Path.home() / ".cache" / "agvas" / "engines"
+"""Where engines are built to and looked for."""
 
 Shape = tuple[int, ...]
 
@@ -59,9 +71,17 @@ class EngineSet(_Part):
 
 def engine_folder(store: Path, manifest: Manifest, bundle: Path, gpu: str, flavour: str, version: str) -> Path:
     """Where the engines of a bundle for a GPU and a TensorRT lie: one folder per combination, so that none replaces another's."""
-    digest = sha256_of(bundle / MANIFEST_NAME)[:12]
     slug = "-".join("".join(letter if letter.isalnum() else " " for letter in gpu).lower().split())
-    return store / f"{manifest.name}-{digest}" / f"{slug}-{flavour}-{version}"
+    return _of_bundle(store, manifest, bundle) / f"{slug}-{flavour}-{version}"
+
+
+def engine_sets(store: Path, manifest: Manifest, bundle: Path) -> list[Path]:
+    """The folders of engines that were built from a bundle, for whatever GPU and TensorRT."""
+    return sorted(path.parent for path in _of_bundle(store, manifest, bundle).glob(f"*/{ENGINES_NAME}"))
+
+
+def _of_bundle(store: Path, manifest: Manifest, bundle: Path) -> Path:
+    return store / f"{manifest.name}-{sha256_of(bundle / MANIFEST_NAME)[:12]}"
 
 
 def write_engines(folder: Path, engines: EngineSet) -> None:

@@ -183,13 +183,25 @@ def run(
     bits: Annotated[
         int | None, typer.Option(min=9, max=16, metavar="N", help="Bits that 16-bit images use, 12 say; 16 by default.")
     ] = None,
-    lmm: Annotated[
+    backend: Annotated[
         str,
         typer.Option(
-            metavar="BACKEND|URL",
-            help="What runs the language model: onnx, torch, vllm, vllm-direct, or the address of agvas serve-lmm.",
+            metavar="NAME", help="What runs all three stages: onnx, ort-cuda, trt, torch. The next three have the last word."
         ),
     ] = "onnx",
+    vision: Annotated[str | None, typer.Option(metavar="BACKEND", help="What runs the image encoders.")] = None,
+    lmm: Annotated[
+        str | None,
+        typer.Option(
+            metavar="BACKEND|URL",
+            help="What runs the language model: also vllm, vllm-direct, or the address of agvas serve-lmm.",
+        ),
+    ] = None,
+    decoder: Annotated[str | None, typer.Option(metavar="BACKEND", help="What runs the mask decoder.")] = None,
+    engines: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="With trt: where agvas-export trt -o put the engines; its default otherwise."),
+    ] = None,
     adapter: Annotated[
         str | None, typer.Option(metavar="NAME", help="With vLLM: the adapter to answer with; the model's own by default.")
     ] = None,
@@ -222,6 +234,7 @@ def run(
     if quiet and verbose:
         raise UsageError("both --quiet and --verbose are given: leave one out")
     kinds = parse_save(save)
+    stages = {"vision": vision or backend, "lmm": lmm or backend, "decoder": decoder or backend}
     if recipe is not None:
         refuse_beside_recipe(context)
         from agvas_runtime.line.line_job import run_with_options
@@ -240,7 +253,8 @@ def run(
             "log": form,
             "limit": limit,
             "threads": threads,
-            "lmm": lmm,
+            "engines": engines,
+            **stages,
         }
         raise typer.Exit(run_with_options(options, check=check))
     refuse_without_recipe(context)
@@ -257,7 +271,8 @@ def run(
         normal_look=normal_look,
         strict=strict,
         threshold=threshold,
-        lmm=lmm,
+        **stages,
+        engines=engines,
         adapter=adapter,
         lmm_folder=lmm_folder,
         checkpoint=checkpoint,

@@ -49,7 +49,10 @@ class Job:
     normal_look: str | None = None
     strict: bool = False
     threshold: float | None = None
+    vision: str = DEFAULT_BACKEND
     lmm: str = DEFAULT_BACKEND
+    decoder: str = DEFAULT_BACKEND
+    engines: Path | None = None
     adapter: str | None = None
     lmm_folder: Path | None = None
     checkpoint: Path | None = None
@@ -97,8 +100,12 @@ def _inspect(job: Job, console: Console, folder: RunFolder | None) -> int:
         segmenter = Segmenter.load(
             job.model,
             offline=job.offline,
+            vision=job.vision,
             lmm=job.lmm,
-            settings=StageSettings(adapter=job.adapter, checkpoint=job.checkpoint, lmm_folder=job.lmm_folder),
+            decoder=job.decoder,
+            settings=StageSettings(
+                adapter=job.adapter, checkpoint=job.checkpoint, lmm_folder=job.lmm_folder, engines=job.engines
+            ),
             threads=job.threads,
             operating_point=STRICT if job.strict else BALANCED,
             threshold=job.threshold,

@@ -20,5 +20,5 @@ core: ModuleType | None = import_module(_NAME) if find_spec(_NAME) is not None e
 def describe() -> str:
     """One line for ``agvas doctor`` and for profiles."""
     if core is None:
-        return "no native core: NumPy and OpenCV do its work, slower (install agvas again where there is a C++ compiler)"
-    return f"native core: {core.instructions()}, {core.cores()} threads, {core.CUDA}"
+        return "not built: NumPy and OpenCV do its work, slower"
+    return f"{core.instructions()}, {core.cores()} threads, {core.CUDA}"

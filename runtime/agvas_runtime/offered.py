@@ -55,7 +55,7 @@ class Offered:
     def see(self, semantic_image: NDArray[np.uint8], pixel_image: NDArray[np.uint8]) -> Arrays:
         """Joint 1."""
         f_s, f_align, decoder = self._stages[0](semantic_image, pixel_image)
-        return {"f_s": f_s, "f_align": f_align, **decoder}
+        return {name: np.asarray(value) for name, value in {"f_s": f_s, "f_align": f_align, **decoder}.items()}
 
     def ask(self, features: Arrays, instruction: str) -> Arrays:
         """Joint 2, in direct mode."""

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from agvas_core.contract.command_line import exit_code_of
+from agvas_runtime import native
 from agvas_runtime.doctor import packages
 from agvas_runtime.doctor.backends import vllm
 from agvas_runtime.doctor.cli import doctor
@@ -28,6 +29,7 @@ def test_what_is_here_works_and_every_finding_has_its_remedy(capsys: pytest.Capt
     code, findings = told(capsys)
     assert code == 0
     assert findings["onnx"]["state"] == findings["nano"]["state"] == findings["torch"]["state"] == "ok"
+    assert findings["native"]["detail"] == native.describe()
     assert findings["numpy"]["detail"] == version("numpy")
     assert {"web", "hub", "train", "export", "trt", "vllm", "line"} <= findings.keys()
     assert all(finding["remedy"] for finding in findings.values() if finding["state"] != "ok")
@@ -35,7 +37,7 @@ def test_what_is_here_works_and_every_finding_has_its_remedy(capsys: pytest.Capt
 
 def test_a_need_that_is_not_met_is_the_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
     assert told(capsys, "--need", "onnx", "--need", "web")[0] == 0
-    assert told(capsys, "--need", "tensorrt")[0] == 3
+    assert told(capsys, "--need", "trt")[0] == 3
     assert exit_code_of(lambda: doctor, name="agvas doctor", arguments=["--need", "tensorflow"]) == 2
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from agvas_core.contract.errors import BundleError, SetupError
+from agvas_core.contract.tensorrt_library import error_logger
 from agvas_export.trt.shapes import Shapes
 
 __all__ = ["Built", "Options", "build_engine", "parse_graph"]
@@ -65,7 +66,7 @@ def build_engine(library: Any, graph: Path, shapes: Shapes, options: Options, sa
         BundleError: the graph is refused, or takes inputs that ``shapes`` does not have.
         SetupError: the builder fails: memory, driver, an architecture that it does not know.
     """
-    logger = _logger(library)
+    logger = error_logger(library)
     builder, network, parser = parse_graph(library, logger, graph)
     config = builder.create_builder_config()
     config.set_memory_pool_limit(library.MemoryPoolType.WORKSPACE, options.workspace_mb << 20)
@@ -113,21 +114,6 @@ def _timing_cache(config: Any, path: Path | None) -> Any:
     cache = config.create_timing_cache(path.read_bytes() if path.is_file() else b"")
     config.set_timing_cache(cache, ignore_mismatch=False)  # one of another GPU is refused by TensorRT, and made anew
     return cache
-
-
-def _logger(library: Any) -> Any:
-    class Logger(library.ILogger):  # type: ignore[misc]
-        """Keeps the last error, for our own message."""
-
-        def __init__(self) -> None:
-            library.ILogger.__init__(self)
-            self.last = ""
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity <= library.ILogger.Severity.ERROR:
-                self.last = " ".join(message.split())
-
-    return Logger()
 
 
 def _monitor(library: Any, say: Say) -> Any:

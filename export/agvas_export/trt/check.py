@@ -8,14 +8,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from agvas_core.contract.tensorrt_library import open_library
 from agvas_export.trt.builder import Options, build_engine, parse_graph
-from agvas_export.trt.library import open_library
 from agvas_export.trt.plan import Plan
 from agvas_export.trt.shapes import Shapes
 
 __all__ = ["DEFAULT_TARGET", "CheckedGraph", "check_graph", "check_plan"]
 
 DEFAULT_TARGET = "SM80"
+WORKSPACE_MB = 8192  # of a GPU that is not here; SAM ViT-B asks for 1.4 GB
 Say = Callable[[str], None]
 
 
@@ -52,5 +53,5 @@ def check_graph(
     if not build:
         _, network, _ = parse_graph(library, library.Logger(library.Logger.Severity.ERROR), graph)
         return CheckedGraph(name, network.num_layers, None, 0.0)
-    built = build_engine(library, graph, shapes, Options(rtx_target=target), say)
+    built = build_engine(library, graph, shapes, Options(rtx_target=target, workspace_mb=WORKSPACE_MB), say)
     return CheckedGraph(name, built.layers, len(built.data) / 1e6, built.seconds)

@@ -11,20 +11,20 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from agvas_core.contract.command_line import printable
+from agvas_core.contract.engine import DEFAULT_STORE
 from agvas_core.contract.errors import ParityError, UsageError
+from agvas_core.contract.gpu import Gpu, cuda_gpu, this_gpu
 from agvas_export.check import check_bundle, refuse_failed
 from agvas_export.check_command import find_folder
 from agvas_export.trt.build import build_plan
 from agvas_export.trt.check import DEFAULT_TARGET, CheckedGraph, check_graph, check_plan
-from agvas_export.trt.gpu import Gpu, this_gpu
 from agvas_export.trt.plan import JOINTS, Plan, make_plan
 from agvas_export.trt.precision import BUILDER_PRECISIONS
 from agvas_export.trt.recipe import Recipe, find_recipe, recipe_for_gpu, recipes
 from agvas_export.trt.wide import export_wide
 
-__all__ = ["DEFAULT_STORE", "TrtJob", "run_trt"]
+__all__ = ["TrtJob", "run_trt"]
 
-DEFAULT_STORE = Path.home() / ".cache" / "agvas" / "engines"  # where the runtime looks, too
 _PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 MAX_IMAGES = 64
 
@@ -72,6 +72,7 @@ def run_trt(job: TrtJob) -> None:
             f"target {recipe.name} is for compute capability {recipe.compute_capability}, and {gpu.name} has {gpu.compute_capability}: an engine "
             f"is built on its own kind of GPU; targets are {', '.join(each.name for each in recipes())}"
         )
+    gpu = cuda_gpu()  # of several the one that CUDA puts first: it builds, and will run
     images = _images(job.images) if job.images is not None else []
     store = job.store or DEFAULT_STORE
     say = _teller(Console(stderr=True, highlight=False))

@@ -18,11 +18,25 @@ DRIVER_OF_CUDA_12 = 525
 
 def look_at_backends(gpus: list[Gpu]) -> Iterator[Finding]:
     """One finding for each engine."""
+    yield native_core()
     yield onnx()
     yield onnx_cuda(gpus)
-    yield needs_gpu("tensorrt", "tensorrt", "trt", gpus, DRIVER_OF_CUDA_12)
+    yield trt(gpus)
     yield torch(gpus)
     yield vllm(gpus)
+
+
+def native_core() -> Finding:
+    """What stands before and after the engines, in C++ or in NumPy and OpenCV."""
+    from agvas_runtime import native
+
+    return Finding(
+        "backend",
+        "native",
+        State.OK if native.core is not None else State.ABSENT,
+        native.describe(),
+        "install a C++ compiler and Python's headers (python3-dev), then pip install --force-reinstall agvas",
+    )
 
 
 def onnx() -> Finding:
@@ -40,22 +54,20 @@ def onnx() -> Finding:
 
 
 def onnx_cuda(gpus: list[Gpu]) -> Finding:
-    """ONNX Runtime's CUDA provider; the runtime does not use it yet."""
+    """ONNX Runtime's CUDA provider."""
     from onnxruntime import get_available_providers
 
     if installed("onnxruntime-gpu") is None:
-        return _absent(
-            "onnx-cuda", "onnxruntime-gpu is not installed", "pip uninstall onnxruntime, then pip install 'agvas[gpu]'"
-        )
+        return _absent("ort-cuda", "onnxruntime-gpu is not installed", "pip uninstall onnxruntime, then pip install 'agvas[gpu]'")
     if "CUDAExecutionProvider" not in get_available_providers():
         return Finding(
             "backend",
-            "onnx-cuda",
+            "ort-cuda",
             State.FAULT,
             f"onnxruntime-gpu has only {', '.join(get_available_providers())}",
             "reinstall it alone",
         )
-    return _on_gpu("onnx-cuda", f"onnxruntime-gpu {installed('onnxruntime-gpu')}", gpus, DRIVER_OF_CUDA_12)
+    return _on_gpu("ort-cuda", f"onnxruntime-gpu {installed('onnxruntime-gpu')}", gpus, DRIVER_OF_CUDA_12)
 
 
 def torch(gpus: list[Gpu]) -> Finding:
@@ -88,12 +100,15 @@ def vllm(gpus: list[Gpu]) -> Finding:
     )
 
 
-def needs_gpu(name: str, distribution: str, extra: str, gpus: list[Gpu], driver: int) -> Finding:
-    """An engine that is of no use without a GPU."""
-    there = installed(distribution)
-    if there is None:
-        return _absent(name, f"{distribution} is not installed", f"pip install 'agvas[{extra}]'")
-    return _on_gpu(name, f"{distribution} {there}", gpus, driver)
+def trt(gpus: list[Gpu]) -> Finding:
+    """TensorRT or TensorRT-RTX, and what reaches the GPU's memory for it. Whether there are engines shows when they are opened."""
+    there = [(name, version) for name in ("tensorrt", "tensorrt_rtx_cu13_bindings") if (version := installed(name)) is not None]
+    if not there:
+        return _absent("trt", "tensorrt is not installed", "pip install 'agvas[trt]'")
+    if (bindings := installed("cuda-bindings")) is None:
+        return _absent("trt", "cuda-bindings is not installed", "pip install 'agvas[trt]'")
+    driver = DRIVER_OF_CUDA_13 if bindings.startswith("13.") else DRIVER_OF_CUDA_12
+    return _on_gpu("trt", f"{there[0][0]} {there[0][1]}, cuda-bindings {bindings}", gpus, driver)
 
 
 def _on_gpu(name: str, what: str, gpus: list[Gpu], driver: int) -> Finding:

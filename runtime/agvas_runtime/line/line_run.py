@@ -53,6 +53,12 @@ class LineJob:
     vision: str = "onnx"
     lmm: str = "onnx"
     decoder: str = "onnx"
+    engines: Path | None = None
+
+    @property
+    def settings(self) -> StageSettings:
+        """For the backends."""
+        return StageSettings(threads=self.threads, engines=self.engines)
 
     @property
     def name(self) -> str:
@@ -90,9 +96,7 @@ def run_line(job: LineJob, *, listeners: tuple[Callable[[Outcome], None], ...] =
             log.warning(
                 "%d triggers were left without a verdict when the last run ended; they are NO_VERDICT now", ledger.recovered
             )
-        inspector = SegmenterInspector(
-            vision=job.vision, lmm=job.lmm, decoder=job.decoder, settings=StageSettings(threads=job.threads)
-        )
+        inspector = SegmenterInspector(vision=job.vision, lmm=job.lmm, decoder=job.decoder, settings=job.settings)
         follower = _follow(job, ledger, inspector)
         stack.callback(follower.close)
         images = ImageStore(ledger)

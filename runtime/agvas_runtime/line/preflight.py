@@ -15,7 +15,6 @@ from agvas_runtime.line.recipe_check import oddities
 from agvas_runtime.line.recipe_file import RecipeVersion, read_recipe
 from agvas_runtime.line.recipe_store import RecipeStore
 from agvas_runtime.sinks.open_sink import open_sink
-from agvas_runtime.stages.settings import StageSettings
 
 __all__ = ["Finding", "findings", "preflight"]
 
@@ -42,9 +41,7 @@ def preflight(job: LineJob) -> int:
 
 def findings(job: LineJob) -> Iterator[tuple[Finding, AgvasError | None]]:
     """Recipe, model, camera, rate, disk and each sink, in that order; later ones go on where an earlier one failed."""
-    inspector = SegmenterInspector(
-        vision=job.vision, lmm=job.lmm, decoder=job.decoder, settings=StageSettings(threads=job.threads)
-    )
+    inspector = SegmenterInspector(vision=job.vision, lmm=job.lmm, decoder=job.decoder, settings=job.settings)
     version: RecipeVersion | None = None
 
     def recipe() -> str:

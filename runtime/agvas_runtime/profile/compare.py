@@ -53,6 +53,7 @@ def compare_profiles(old: Profile, new: Profile) -> Comparison:
         for what, before, after in (
             ("the machine", old.machine.cpu, new.machine.cpu),
             ("the GPU", old.machine.gpu, new.machine.gpu),
+            ("the native core", old.native, new.native),
             ("the bundle", old.bundle, new.bundle),
             ("the backend", old.backend, new.backend),
             ("the mode", old.mode, new.mode),

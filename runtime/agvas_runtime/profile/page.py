@@ -160,6 +160,7 @@ def _facts(profile: Profile) -> str:
         "backend": profile.backend,
         "machine": f"{machine.cpu}, {machine.cores} cores, {machine.memory_gb:.0f} GB, {machine.system}; load {machine.load_before} before",
         "GPU": machine.gpu,
+        "native core": profile.native,
         "threads": "all" if profile.threads is None else str(profile.threads),
         "warm-up": f"{profile.warmup} frames; opening the bundle took {profile.load_s:.2f} s",
         "agvas": profile.agvas,

@@ -153,6 +153,8 @@ class Profile(_Part):
     mode: str
     threads: int | None
     machine: Machine
+    native: str = "not said"
+    """The native core: instruction set, threads, CUDA; or that NumPy and OpenCV did its work."""
     frames: str
     """What was looked at, in words."""
     warmup: int

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from agvas_core import __version__
 from agvas_core.contract.command_line import printable
 from agvas_core.contract.errors import ImageError, UsageError
+from agvas_runtime import native
 from agvas_runtime.frame import Frame
 from agvas_runtime.profile.gpu import GpuSampler
 from agvas_runtime.profile.load import Samples, answer_line, closed_loop, offer, overhead
@@ -166,6 +167,7 @@ def profile(
         mode=str(segmenter.question.mode),
         threads=facts["threads"],
         machine=machine,
+        native=native.describe(),
         frames=_in_words(frames),
         warmup=plan.warmup,
         load_s=facts["load_s"],

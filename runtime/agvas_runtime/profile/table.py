@@ -18,7 +18,12 @@ def print_profile(console: Console, profile: Profile) -> None:
     """Stages, quantiles, floors, rates, and the answer for a line."""
     console.print(Text(printable(f"{profile.bundle} on {profile.backend}, {profile.mode} mode: {profile.frames}"), style="bold"))
     console.print(
-        Text(printable(f"{profile.machine.cpu}, {profile.machine.cores} cores; GPU {profile.machine.gpu}"), style="dim")
+        Text(
+            printable(
+                f"{profile.machine.cpu}, {profile.machine.cores} cores; GPU {profile.machine.gpu}; native core {profile.native}"
+            ),
+            style="dim",
+        )
     )
     table = Table(box=box.SIMPLE, pad_edge=False)
     table.add_column("ms", no_wrap=True)

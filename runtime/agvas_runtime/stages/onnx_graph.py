@@ -6,6 +6,7 @@ A session may be run from several threads at once.
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
@@ -77,7 +78,7 @@ class OnnxGraph:
             ImageError: the graph fails on these inputs.
         """
         try:
-            outputs = self.session.run(self.output_names, inputs)
+            outputs = self.session.run(self.output_names, {name: np.asarray(value) for name, value in inputs.items()})
         except _FAILED as error:
             raise ImageError(
                 f"{self.path.name} failed on this image ({' '.join(str(error).split())}): try a smaller image, or free memory"

@@ -11,6 +11,7 @@ from agvas_core.contract.errors import BundleError, ImageError
 from agvas_core.contract.prompts import Mode
 from agvas_runtime.bundle import Bundle
 from agvas_runtime.stages.onnx_graph import CPU, CUDA, OnnxGraph
+from agvas_runtime.stages.prefill import read_prefill
 from agvas_runtime.stages.prompt_tokenizer import PromptTokenizer, Words
 from agvas_runtime.stages.protocol import Features, Reply, Turn
 from agvas_runtime.stages.settings import StageSettings
@@ -84,11 +85,7 @@ class OnnxLmm:
     def _prefill(self, features: Features, words: Words) -> Reply:
         batch = len(features.f_s)
         done = self._run(features, Words(*(np.repeat(ids, batch, axis=0) for ids in words)), self._no_past(batch))
-        logits = done.text_logits[:, 0].astype(np.float64)  # [B, V], of the answer's first word
-        # Its own refusal, read without decoding: how likely the first word of the answer is against that of the refusal.
-        refuses = logits[:, self._tokenizer.first_of_refusal] - logits[:, self._tokenizer.first_of_answer]
-        accept = 1.0 / (1.0 + np.exp(np.clip(refuses, -80.0, 80.0)))
-        return Reply(done.anchor_states, accept.astype(np.float32), np.ones(batch, bool))
+        return read_prefill(self._tokenizer, done.anchor_states, done.text_logits)
 
     def _generate(self, features: Features, words: Words) -> Reply:
         """Greedy decoding of one row, until the end token or ``max_new_tokens``."""

@@ -30,11 +30,13 @@ BACKENDS: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType(
         "vision": {
             "onnx": "agvas_runtime.stages.onnx_vision",
             "ort-cuda": "agvas_runtime.stages.onnx_vision:open_cuda",
+            "trt": "agvas_runtime.stages.trt.stage:open_vision",
             "torch": "agvas_runtime.stages.reference.vision",
         },
         "lmm": {
             "onnx": "agvas_runtime.stages.onnx_lmm",
             "ort-cuda": "agvas_runtime.stages.onnx_lmm:open_cuda",
+            "trt": "agvas_runtime.stages.trt.stage:open_lmm",
             "torch": "agvas_runtime.stages.reference.lmm",
             "vllm": "agvas_runtime.stages.vllm_lmm",
             "vllm-direct": "agvas_runtime.stages.vllm_direct_lmm",
@@ -43,6 +45,7 @@ BACKENDS: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType(
         "decoder": {
             "onnx": "agvas_runtime.stages.onnx_decoder",
             "ort-cuda": "agvas_runtime.stages.onnx_decoder:open_cuda",
+            "trt": "agvas_runtime.stages.trt.stage:open_decoder",
             "torch": "agvas_runtime.stages.reference.decoder",
         },
     }

@@ -1,7 +1,7 @@
 """The three stages, and what passes between them.
 
-One implementation per engine, one file each; a segmenter may mix them. Arrays are NumPy on the CPU for now; shapes follow
-the manifest's graph specifications.
+One implementation per engine, one file each; a segmenter may mix them. Arrays are NumPy's, or lie on a GPU and can be read with
+``np.asarray``; shapes follow the manifest's graph specifications.
 """
 
 from collections.abc import Callable, Sequence

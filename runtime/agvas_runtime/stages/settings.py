@@ -20,3 +20,7 @@ class StageSettings:
     """vLLM over HTTP: where ``agvas serve-lmm`` listens."""
     adapter: str | None = None
     """vLLM: the adapter to answer with; the folder's own where None."""
+    engines: Path | None = None
+    """TensorRT: the store that ``agvas-export trt -o`` wrote to, where it is not the default one."""
+    cuda_context: int | None = None
+    """TensorRT: handle of the CUDA context to use, where it is not the GPU's own (``stages.trt.pycuda_interop``)."""

@@ -17,8 +17,8 @@ from agvas_core.contract.command_line import exit_code_of
 from agvas_core.contract.engine import ENGINES_NAME, EngineSet, EngineSpec, read_engines, refuse_foreign, write_engines
 from agvas_core.contract.errors import BundleError, SetupError, UsageError
 from agvas_core.contract.manifest import read_manifest, sha256_of
+from agvas_core.contract.tensorrt_library import open_library, parse_version
 from agvas_export.cli import app
-from agvas_export.trt.library import open_library, parse_version
 from agvas_export.trt.plan import make_plan
 from agvas_export.trt.precision import graph_precision, pixel_encoder_nodes, quantise_pixel_encoder
 from agvas_export.trt.recipe import find_recipe, recipe_for_gpu, recipes
@@ -88,6 +88,7 @@ def test_a_precision_stands_in_the_graph_or_is_refused() -> None:
         make_plan(NANO, find_recipe("a100"), precision="fp16")
 
 
+@pytest.mark.slow
 def test_int8_is_for_the_pixel_encoder_alone_and_stays_near_it(tmp_path: Path) -> None:
     manifest = read_manifest(NANO)
     rng = np.random.default_rng(0)

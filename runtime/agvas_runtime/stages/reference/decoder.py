@@ -25,7 +25,7 @@ class TorchDecoder:
     @torch.inference_mode()
     def __call__(self, anchor_states: Float, features: Features) -> Float:
         """Logits float32 [B, 3, Hm, Wm] in anchor order, covering the whole pixel view."""
-        given = {name: torch.from_numpy(value).to(self._device) for name, value in features.decoder.items()}
+        given = {name: torch.from_numpy(np.asarray(value)).to(self._device) for name, value in features.decoder.items()}
         pixel = PixelFeatures(given["f_p"], given.get("f_detail"))
         logits = self._model.decode(torch.from_numpy(anchor_states).to(self._device), pixel)
         return logits.float().cpu().numpy()

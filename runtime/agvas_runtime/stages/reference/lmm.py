@@ -36,7 +36,7 @@ class TorchLmm:
             UsageError: the instruction is longer than the bundle takes, or has control tokens in it.
         """
         words = self._tokenizer.words(instruction, mode, tuple(history))
-        f_s, f_align = (torch.from_numpy(part).to(self._device) for part in (features.f_s, features.f_align))
+        f_s, f_align = (torch.from_numpy(np.asarray(part)).to(self._device) for part in (features.f_s, features.f_align))
         if mode is Mode.DIRECT:
             return self._prefill(f_s, f_align, words)
         rows = [self._generate(f_s[row, None], f_align[row, None], words) for row in range(len(f_s))]

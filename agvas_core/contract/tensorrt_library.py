@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from agvas_core.contract.errors import SetupError
 
-__all__ = ["Flavour", "open_library", "parse_version"]
+__all__ = ["Flavour", "error_logger", "installed_flavours", "open_library", "parse_version"]
 
 Flavour = Literal["tensorrt", "tensorrt-rtx"]
 OLDEST = (10, 3)  # JetPack 6.1
@@ -44,3 +44,26 @@ def parse_version(text: str) -> tuple[int, ...]:
             break
         numbers.append(int(part))
     return tuple(numbers)
+
+
+def installed_flavours() -> tuple[Flavour, ...]:
+    """Those that can be imported, the full TensorRT first."""
+    packages: dict[Flavour, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx_bindings"}
+    return tuple(flavour for flavour, package in packages.items() if find_spec(package) is not None)
+
+
+def error_logger(library: Any) -> Any:
+    """A logger of TensorRT that prints nothing and keeps its last error in ``last``, for messages of ours."""
+
+    class Logger(library.ILogger):  # type: ignore[misc]
+        """As above."""
+
+        def __init__(self) -> None:
+            library.ILogger.__init__(self)
+            self.last = ""
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity <= library.ILogger.Severity.ERROR:
+                self.last = " ".join(message.split())
+
+    return Logger()

@@ -1,0 +1,259 @@
+"""One TensorRT engine on a stream of its own: ``execute_async_v3``, from the second frame of a size on as one CUDA graph.
+
+All its memory is there when it was opened: inputs and outputs of the largest shapes that it was built for, and one scratch area, which the
+execution contexts of all sizes share. There is a context for each size, because a captured graph belongs to the one it was captured from.
+"""
+
+import logging
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+from cuda.bindings import runtime as cudart
+from numpy.typing import NDArray
+
+from agvas_core.contract.errors import ImageError, SetupError, StageError
+from agvas_core.contract.manifest import GraphSpec, TensorSpec
+from agvas_core.contract.tensorrt_library import error_logger
+from agvas_runtime.stages.trt.cuda import Cuda, DeviceMemory, PinnedMemory
+from agvas_runtime.stages.trt.device_array import DeviceArray
+from agvas_runtime.stages.trt.engine_file import open_engine, refuse_other_graph
+
+__all__ = ["Array", "TrtEngine"]
+
+MAX_SIZES = 8  # a context each; a line has one size, a folder of photographs a few
+
+Array = NDArray[Any] | DeviceArray
+Shape = tuple[int, ...]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class _Sized:
+    """What belongs to one set of input shapes."""
+
+    context: Any
+    outputs: dict[str, Shape]
+    runs: int = 0
+    graph: Any = None
+
+
+class TrtEngine:
+    """One joint's engine, on the GPU. Threads that call at once take turns.
+
+    Args:
+        library: TensorRT, or TensorRT-RTX.
+        joint: ``vision``, ``lmm`` or ``decoder``, for the messages.
+        spec: the graph that it was built from, as the manifest has it.
+        remedy: the command that builds it anew.
+
+    Raises:
+        SetupError: it cannot be opened, is of another graph, or the GPU has too little memory.
+    """
+
+    def __init__(self, cuda: Cuda, library: Any, file: Path, joint: str, spec: GraphSpec, remedy: str) -> None:
+        self.cuda, self.joint, self._library, self._spec, self._remedy = cuda, joint, library, spec, remedy
+        self._lock = Lock()
+        self._logger = error_logger(library)
+        cuda.enter()
+        self._runtime, self._engine = open_engine(cuda, library, self._logger, file, joint, remedy)
+        refuse_other_graph(library, self._engine, joint, spec, remedy)
+        self._stream = cuda.stream()
+        self._captures_itself = hasattr(library, "CudaGraphStrategy")  # TensorRT-RTX, once its kernels are compiled
+        self._capturable = not self._captures_itself
+        scratch = int(self._engine.device_memory_size_v2)
+        self._scratch = cuda.allocate(scratch, f"scratch memory of the {joint} engine", opening=True)
+        self._sized: OrderedDict[tuple[Shape, ...], _Sized] = OrderedDict()
+        limits = {
+            tensor.name: [tuple(shape) for shape in self._engine.get_tensor_profile_shape(tensor.name, 0)]
+            for tensor in spec.inputs
+        }
+        self._least = {name: shapes[0] for name, shapes in limits.items()}
+        self._largest = {name: shapes[-1] for name, shapes in limits.items()}
+        self.max_batch = min((self._largest[one.name][_batch_axis(one)] for one in spec.inputs), default=1)
+        self._kinds = {one.name: np.dtype(one.dtype) for one in (*spec.inputs, *spec.outputs)}
+        self._memory: dict[str, DeviceMemory] = {}
+        self._memory = self._allocate()
+        self._pinned: dict[str, PinnedMemory] = {}
+        self.input_names, self.output_names = ([one.name for one in part] for part in (spec.inputs, spec.outputs))
+
+    def run(self, inputs: Mapping[str, Array], wanted: Sequence[str], *, on_gpu: bool = False) -> dict[str, Array]:
+        """The outputs ``wanted`` of inputs whose batch may be larger than the engine's; then it goes in parts.
+
+        Args:
+            on_gpu: leave them there, as ``DeviceArray``.
+
+        Raises:
+            ImageError: shapes that the engine was not built for; out of GPU memory.
+            StageError: TensorRT or the GPU fails.
+        """
+        with self._lock:
+            self.cuda.enter()
+            first = self._spec.inputs[0]
+            batch = inputs[first.name].shape[_batch_axis(first)]
+            outputs: dict[str, Array] = {}
+            for start in range(0, batch, self.max_batch):
+                stop = min(start + self.max_batch, batch)
+                part = {one.name: _rows(inputs[one.name], _batch_axis(one), start, stop) for one in self._spec.inputs}
+                sized = self._at({name: tuple(array.shape) for name, array in part.items()})
+                for name, array in part.items():
+                    self._send(name, array)
+                self._launch(sized)
+                self._receive({name: sized.outputs[name] for name in wanted}, outputs, batch, start, on_gpu)
+            return outputs
+
+    def _allocate(self) -> dict[str, DeviceMemory]:
+        """Inputs and outputs of the largest shapes."""
+        sized = self._at(self._largest)
+        shapes = {**self._largest, **sized.outputs}
+        found = {}
+        for name, shape in shapes.items():
+            if min(shape, default=0) < 0:
+                raise SetupError(f"TensorRT does not know how large {name} of the {self.joint} engine will be: {self._remedy}")
+            found[name] = self.cuda.allocate(_bytes(shape, self._kinds[name]), f"{name} of the {self.joint} engine", opening=True)
+        self._sized.clear()  # made before there were addresses
+        return found
+
+    def _at(self, shapes: Mapping[str, Shape]) -> _Sized:
+        """The context for input shapes, made where there is none; the one that was not used for longest goes."""
+        key = tuple(shapes[one.name] for one in self._spec.inputs)
+        if (known := self._sized.get(key)) is not None:
+            self._sized.move_to_end(key)
+            return known
+        for name, shape in shapes.items():
+            least, most = self._least[name], self._largest[name]
+            if len(shape) != len(most) or not all(
+                low <= side <= high for low, side, high in zip(least, shape, most, strict=True)
+            ):
+                raise ImageError(
+                    f"{name} is {_shown(shape)}; the {self.joint} engine takes {_shown(least)} to {_shown(most)}: {self._remedy}"
+                )
+        context = self._new_context()
+        for name, shape in shapes.items():
+            if not context.set_input_shape(name, shape):
+                raise StageError(
+                    f"the {self.joint} engine refuses {name} of shape {_shown(shape)} ({self._logger.last}): {self._remedy}"
+                )
+        for name, memory in self._memory.items():
+            context.set_tensor_address(name, memory.pointer)
+        sized = _Sized(context, {one.name: tuple(context.get_tensor_shape(one.name)) for one in self._spec.outputs})
+        while len(self._sized) >= MAX_SIZES:
+            _, oldest = self._sized.popitem(last=False)
+            if oldest.graph is not None:
+                self.cuda.call("dropping a graph", cudart.cudaGraphExecDestroy, oldest.graph)
+        self._sized[key] = sized
+        return sized
+
+    def _new_context(self) -> Any:
+        strategy = self._library.ExecutionContextAllocationStrategy.USER_MANAGED
+        if not self._captures_itself:
+            context = self._engine.create_execution_context(strategy)
+        else:
+            config = self._engine.create_runtime_config()
+            config.set_execution_context_allocation_strategy(strategy)
+            config.cuda_graph_strategy = self._library.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+            context = self._engine.create_execution_context(config)
+        if context is None:
+            raise SetupError(
+                f"TensorRT cannot prepare the {self.joint} engine ({self._logger.last or 'no reason given'}); "
+                f"{self.cuda.memory_in_words()}: end what else uses the GPU, or build with a smaller --max-batch"
+            )
+        context.set_device_memory(self._scratch.pointer, self._scratch.size)
+        return context
+
+    def _send(self, name: str, array: Array) -> None:
+        target, doing = self._memory[name].pointer, f"{name} to the {self.joint} engine"
+        if isinstance(array, DeviceArray):
+            self.cuda.copy(target, array.pointer, array.nbytes, "DeviceToDevice", self._stream, doing)
+        elif array.nbytes:
+            pinned = self._staging(name)
+            np.copyto(pinned.view(array.shape, array.dtype), array)
+            self.cuda.copy(target, pinned.pointer, array.nbytes, "HostToDevice", self._stream, doing)
+
+    def _launch(self, sized: _Sized) -> None:
+        doing = f"the {self.joint} engine"
+        sized.runs += 1
+        if (
+            sized.graph is None and self._capturable and sized.runs == 2
+        ):  # the first run settles what TensorRT puts off until then
+            sized.graph = self._capture(sized)
+        if sized.graph is not None:
+            self.cuda.call(doing, cudart.cudaGraphLaunch, sized.graph, self._stream)
+        elif not sized.context.execute_async_v3(self._stream):
+            self.cuda.wait(self._stream, doing)  # of a GPU that is gone, CUDA knows more than TensorRT
+            raise StageError(
+                f"{doing} failed ({self._logger.last or 'no reason given'}): start the run again; if it stays, {self._remedy}"
+            )
+
+    def _capture(self, sized: _Sized) -> Any:
+        """The run as a CUDA graph; None, and a warning once, where the engine does not allow it."""
+        doing = f"capturing the {self.joint} engine"
+        self.cuda.wait(self._stream, doing)
+        mode = cudart.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+        self.cuda.call(doing, cudart.cudaStreamBeginCapture, self._stream, mode)
+        taken = sized.context.execute_async_v3(self._stream)
+        code, graph = cudart.cudaStreamEndCapture(self._stream)
+        if taken and int(code) == 0:
+            exec_graph = self.cuda.call(doing, cudart.cudaGraphInstantiate, graph, 0)
+            self.cuda.call(doing, cudart.cudaGraphDestroy, graph)
+            return exec_graph
+        cudart.cudaGetLastError()  # forgets it: the engine runs without a graph
+        self._capturable = False
+        _log.warning("the %s engine cannot be captured as a CUDA graph (%s); it runs without", self.joint, self._logger.last)
+        return None
+
+    def _receive(self, shapes: dict[str, Shape], outputs: dict[str, Array], batch: int, start: int, on_gpu: bool) -> None:
+        """Rows of outputs to their places in the whole; returns when they are there."""
+        doing = f"outputs of the {self.joint} engine"
+        for name, shape in shapes.items():
+            kind, source, size = self._kinds[name], self._memory[name].pointer, _bytes(shape, self._kinds[name])
+            if name not in outputs:
+                outputs[name] = self._make((batch, *shape[1:]), kind, doing, on_gpu)
+            target = outputs[name]
+            if isinstance(target, DeviceArray):
+                part = target.rows(start, start + shape[0])
+                self.cuda.copy(part.pointer, source, size, "DeviceToDevice", self._stream, doing)
+            else:
+                self.cuda.copy(self._staging(name).pointer, source, size, "DeviceToHost", self._stream, doing)
+        self.cuda.wait(self._stream, doing)
+        for name, shape in shapes.items():
+            target = outputs[name]
+            if not isinstance(target, DeviceArray):
+                np.copyto(target[start : start + shape[0]], self._staging(name).view(shape, self._kinds[name]))
+
+    def _make(self, shape: Shape, kind: np.dtype[Any], doing: str, on_gpu: bool) -> Array:
+        if not on_gpu:
+            return np.empty(shape, kind)
+        pointer, keeper = self.cuda.lend(_bytes(shape, kind), doing)
+        return DeviceArray(self.cuda, pointer, shape, kind, keeper)
+
+    def _staging(self, name: str) -> PinnedMemory:
+        """Page-locked memory as large as the tensor can be, made when the host first reads or writes it."""
+        if name not in self._pinned:
+            self._pinned[name] = PinnedMemory(self.cuda, self._memory[name].size, f"{name} of the {self.joint} engine")
+        return self._pinned[name]
+
+
+def _batch_axis(spec: TensorSpec) -> int:
+    return spec.shape.index("batch") if "batch" in spec.shape else 0
+
+
+def _rows(array: Array, axis: int, start: int, stop: int) -> Array:
+    if isinstance(array, DeviceArray):
+        assert axis == 0, "what lies on the GPU has its batch first"
+        return array.rows(start, stop)
+    part = array[(slice(None),) * axis + (slice(start, stop),)]
+    return part
+
+
+def _bytes(shape: Shape, kind: np.dtype[Any]) -> int:
+    return int(np.prod(shape, dtype=np.int64)) * kind.itemsize
+
+
+def _shown(shape: Shape) -> str:
+    return " x ".join(map(str, shape)) or "scalar"
