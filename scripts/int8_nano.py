@@ -30,7 +30,9 @@ CALIBRATION_IMAGES = 64
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="nano")
-    parser.add_argument("--data", type=Path, nargs="*", default=[], help="folders of images, whose masks and verdicts are compared")
+    parser.add_argument(
+        "--data", type=Path, nargs="*", default=[], help="folders of images, whose masks and verdicts are compared"
+    )
     parser.add_argument("--limit", type=int, default=60, help="images of each folder, evenly spaced")
     parser.add_argument("--repeats", type=int, default=30, help="times that the 512 px image is judged")
     options = parser.parse_args()
@@ -43,9 +45,13 @@ def main() -> None:
         for _ in range(options.repeats + 3):
             for name, segmenter in segmenters.items():
                 times[name].append(next(iter(segmenter.predict(image, stream=True))).timing)
-        print("| 512 px, one thread | total, ms | vision, ms | lmm, ms | decoder, ms | vision graph, MB |\n|---|---:|---:|---:|---:|---:|")
+        print(
+            "| 512 px, one thread | total, ms | vision, ms | lmm, ms | decoder, ms | vision graph, MB |\n|---|---:|---:|---:|---:|---:|"
+        )
         for name, found in times.items():
-            median = {stage: statistics.median(one[stage] for one in found[3:]) for stage in ("total", "vision", "lmm", "decoder")}
+            median = {
+                stage: statistics.median(one[stage] for one in found[3:]) for stage in ("total", "vision", "lmm", "decoder")
+            }
             print(f"| {name} | " + " | ".join(f"{value:.1f}" for value in median.values()) + f" | {bytes_of[name] / 1e6:.1f} |")
         for data in options.data:
             compare(data, segmenters, options.limit)
@@ -82,7 +88,9 @@ def compare(data: Path, segmenters: dict[str, Segmenter], limit: int) -> None:
         flips += results[0].verdict != results[1].verdict
         overlaps.append(overlap(results[0].mask, results[1].mask))
     each = ", ".join(f"{name} {1000 * seconds / len(paths):.0f} ms" for name, seconds in spent.items())
-    print(f"{data.name}: {flips} of {len(paths)} verdicts flipped; mask IoU {np.mean(overlaps):.3f} on average, {min(overlaps):.3f} at least; {each}")
+    print(
+        f"{data.name}: {flips} of {len(paths)} verdicts flipped; mask IoU {np.mean(overlaps):.3f} on average, {min(overlaps):.3f} at least; {each}"
+    )
 
 
 def overlap(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:

@@ -15,6 +15,7 @@ import torch
 from accelerate import Accelerator, DeepSpeedPlugin, PartialState
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 from torch import Tensor, distributed, nn
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from agvas_core.contract.errors import SetupError, UsageError
 from agvas_core.model.agvas import AgVas
@@ -107,6 +108,9 @@ class Engine:
             deepspeed_plugin=plugin,
             kwargs_handlers=[patience, DistributedDataParallelKwargs(find_unused_parameters=idle_parameters)],
         )
+        # Published weights come whole to each process, whatever the stage: transformers would share them out while it reads them, and the
+        # tables could not be extended (the mean of an empty piece is NaN). ``prepare`` shares them out.
+        unset_hf_deepspeed_config()
         return cls(accelerator, fit, shares)
 
     def prepare(self, model: AgVas) -> None:
@@ -227,18 +231,28 @@ class Engine:
     def put_back(self, step: int, parameter: nn.Parameter, value: Tensor, moments: dict[str, Tensor]) -> None:
         """A trained parameter, and its moments after ``step`` steps."""
         if self._deepspeed:
-            from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
+            from deepspeed import utils
 
             self._make_moments(step)
-            safe_set_full_fp32_param(parameter, value.to(self.device))
-            for key, moment in moments.items():
-                safe_set_full_optimizer_state(parameter, moment.to(self.device), key)
+            if self.sharded:  # piece by piece: given a whole tensor, it takes for granted that the pieces are equal
+                utils.safe_set_local_fp32_param(parameter, self._own_piece(value))
+                for key, moment in moments.items():
+                    utils.safe_set_local_optimizer_state(parameter, self._own_piece(moment), key)
+            else:
+                utils.safe_set_full_fp32_param(parameter, value.to(self.device))
+                for key, moment in moments.items():
+                    utils.safe_set_full_optimizer_state(parameter, moment.to(self.device), key)
             return
         with torch.no_grad():
             parameter.copy_(value)
         if moments:
             found = {key: moment.to(parameter.device) for key, moment in moments.items()}
             self.optimizer.state[parameter] = {"step": torch.tensor(float(step)), **found}
+
+    def _own_piece(self, value: Tensor) -> Tensor:
+        """What ZeRO-3 keeps of a tensor in this process: flat, cut in equal pieces, the last one filled up with zeros."""
+        flat = nn.functional.pad(value.flatten(), (0, -value.numel() % self.shares.world_size))
+        return flat.view(self.shares.world_size, -1)[self.shares.rank].to(self.device)
 
     def _make_moments(self, step: int) -> None:
         """DeepSpeed makes AdamW's moments in the first step, and can set none before they are there."""

@@ -13,14 +13,16 @@ import pytest
 from safetensors import safe_open
 
 from agvas_core.model.checkpoint import load_checkpoint
+from agvas_core.train.fit.engine import DEEPSPEED_CONFIGS
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(find_spec("deepspeed") is None, reason="deepspeed is not installed")]
 
 
-def test_zero_2_trains_saves_what_was_trained_and_goes_on(
-    tables: dict[str, Any], as_toml: Callable[[dict[str, Any]], str], tmp_path: Path
+@pytest.mark.parametrize("stage", DEEPSPEED_CONFIGS)
+def test_a_stage_of_zero_trains_saves_what_was_trained_and_goes_on(
+    tables: dict[str, Any], as_toml: Callable[[dict[str, Any]], str], tmp_path: Path, stage: str
 ) -> None:
-    fit = tables["fit"] | {"deepspeed": "zero2", "micro_batch": 1, "precision": "bf16", "steps": 4, "save_every": 2}
+    fit = tables["fit"] | {"deepspeed": stage, "micro_batch": 1, "precision": "bf16", "steps": 4, "save_every": 2}
     (tmp_path / "zero.toml").write_text(as_toml(tables | {"fit": fit}), encoding="utf-8")
     (tmp_path / "agvas.py").write_text("from agvas_core.command import main; main()", encoding="utf-8")
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(tmp_path / "agvas.py")]
