@@ -110,7 +110,7 @@ class Engine:
         )
         # Published weights come whole to each process, whatever the stage: transformers would share them out while it reads them, and the
         # tables could not be extended (the mean of an empty piece is NaN). ``prepare`` shares them out.
-        unset_hf_deepspeed_config()
+        unset_hf_deepspeed_config()  # type: ignore[no-untyped-call]
         return cls(accelerator, fit, shares)
 
     def prepare(self, model: AgVas) -> None:
