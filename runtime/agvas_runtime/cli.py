@@ -84,16 +84,24 @@ def refuse_without_recipe(context: typer.Context) -> None:
     Raises:
         UsageError: it was given, and --recipe was not.
     """
-    for name in ("state", "station", "sinks", "metrics", "log", "check"):
+    for name in ("state", "station", "sinks", "metrics", "page", "page_host", "log", "check"):
         if _is_given(context, name):
-            raise UsageError(
-                f"--{name.removesuffix('s') if name == 'sinks' else name} needs --recipe FILE: agvas recipe new PRODUCT makes one"
-            )
+            option = name.removesuffix("s") if name == "sinks" else name.replace("_", "-")
+            raise UsageError(f"--{option} needs --recipe FILE: agvas recipe new PRODUCT makes one")
 
 
 def _is_given(context: typer.Context, name: str) -> bool:
     source = context.get_parameter_source(name)
     return source is not None and source.name != "DEFAULT"
+
+
+def _open_page(port: int | None, host: str) -> Any:
+    """The page of a line on its port, or None where none was asked for."""
+    if port is None:
+        return None
+    from agvas_runtime.line_pages.live import open_live_page
+
+    return open_live_page(host, port)
 
 
 @app.command()
@@ -127,6 +135,13 @@ def run(
     metrics: Annotated[
         int | None, typer.Option(min=0, max=65535, metavar="PORT", help="With --recipe: figures for Prometheus on loopback.")
     ] = None,
+    page: Annotated[
+        int | None,
+        typer.Option(min=0, max=65535, metavar="PORT", help="With --recipe: a page that shows the line; 0 takes a free port."),
+    ] = None,
+    page_host: Annotated[
+        str, typer.Option(metavar="ADDRESS", help="With --page: where it listens; beyond loopback AGVAS_API_KEY is needed.")
+    ] = "127.0.0.1",
     log: Annotated[
         LogForm | None, typer.Option(help="With --recipe: lines for people, or JSON; JSON where stderr is no terminal.")
     ] = None,
@@ -256,7 +271,7 @@ def run(
             "engines": engines,
             **stages,
         }
-        raise typer.Exit(run_with_options(options, check=check))
+        raise typer.Exit(run_with_options(options, check=check, page=_open_page(page, page_host)))
     refuse_without_recipe(context)
 
     from agvas_runtime.inspection import Job, inspect  # numpy, OpenCV and ONNX Runtime come with it

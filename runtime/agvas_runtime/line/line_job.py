@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from agvas_runtime.line.line_run import LineJob, run_line
+from agvas_runtime.line.line_run import LineJob, Page, run_line
 from agvas_runtime.line.preflight import preflight
 from agvas_runtime.sinks.open_sink import Secrets
 
@@ -20,7 +20,7 @@ def secrets_of(environment: Mapping[str, str]) -> Secrets:
     return Secrets(environment.get("AGVAS_MQTT_PASSWORD"), webhook.encode() if webhook else None)
 
 
-def run_with_options(options: Mapping[str, Any], *, check: bool) -> int:
+def run_with_options(options: Mapping[str, Any], *, check: bool, page: Page | None = None) -> int:
     """Runs the line, or its pre-flight check; returns the exit code."""
     job = LineJob(**options, secrets=secrets_of(os.environ))
-    return preflight(job) if check else run_line(job)
+    return preflight(job) if check else run_line(job, page=page)

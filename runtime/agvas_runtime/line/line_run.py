@@ -8,9 +8,11 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
+from typing import Protocol
 
 from agvas_core.contract.command_line import EXIT_TERMINATED
 from agvas_core.contract.errors import EXIT_OK, UsageError
+from agvas_runtime.line.board import Board, LineFacts, SinkFacts, StationFacts
 from agvas_runtime.line.courier import Courier
 from agvas_runtime.line.feed import Feed
 from agvas_runtime.line.follower import RecipeFollower
@@ -26,12 +28,26 @@ from agvas_runtime.sinks.open_sink import Secrets, open_sink
 from agvas_runtime.sources import CameraSource, Source, open_source
 from agvas_runtime.stages.settings import StageSettings
 
-__all__ = ["LineJob", "run_line"]
+__all__ = ["LineJob", "Page", "run_line"]
 
 log = logging.getLogger("agvas.line")
 
 STALL_S = 1.7  # with the source's own grace, a camera that stops is noticed within two seconds
 OPEN_S = 10.0
+
+
+class Page(Protocol):
+    """Shows a line to people; ``agvas_runtime.line_pages`` has it, and takes its port before the model is loaded."""
+
+    address: str
+
+    def start(self, board: Board) -> None:
+        """Shows a line from now on."""
+        ...
+
+    def close(self) -> None:
+        """Ends it."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -74,7 +90,7 @@ class LineJob:
         return CameraSource(self.camera, name=self.name, open_timeout_s=OPEN_S, stall_timeout_s=STALL_S)
 
 
-def run_line(job: LineJob, *, listeners: tuple[Callable[[Outcome], None], ...] = ()) -> int:
+def run_line(job: LineJob, *, listeners: tuple[Callable[[Outcome], None], ...] = (), page: Page | None = None) -> int:
     """Runs until SIGTERM or Ctrl-C, ``limit`` frames, or the end of the files; returns the exit code.
 
     Parts that were taken get their verdict before it returns; messages that cannot be sent at once stay in the outbox.
@@ -90,6 +106,8 @@ def run_line(job: LineJob, *, listeners: tuple[Callable[[Outcome], None], ...] =
     if len({sink.name for sink in sinks}) < len(sinks):
         raise UsageError("a sink is given twice: leave one of the two out")
     with logging_to(job.log), _stopping() as stop, ExitStack() as stack:
+        if page is not None:
+            stack.callback(page.close)  # its port is taken already
         job.open_source().close()  # an address that cannot be meant is refused before there is a ledger
         ledger = stack.enter_context(Ledger(job.state, sinks=[sink.name for sink in sinks]))
         if ledger.recovered:
@@ -103,19 +121,32 @@ def run_line(job: LineJob, *, listeners: tuple[Callable[[Outcome], None], ...] =
         couriers = [Courier(ledger, sink) for sink in sinks]
         watch = Watch(ledger)
         metrics = Metrics(lambda: _gauges(job, ledger, station, feed, couriers, watch))
+        board = Board(ledger.folder, lambda: _line_facts(ledger, couriers)) if page is not None else None
+        shown = (board,) if board is not None else ()
 
         def wake(_: Outcome) -> None:
             for courier in couriers:
                 courier.wake()
 
         station = Station(
-            job.name, ledger, inspector, follower.current, images=images, listeners=(wake, metrics, LineLog(), watch, *listeners)
+            job.name,
+            ledger,
+            inspector,
+            follower.current,
+            images=images,
+            listeners=(wake, metrics, LineLog(), watch, *shown, *listeners),
         )
         feed = Feed(station, ledger, job.open_source)
         if job.metrics_port is not None:
             server = MetricsServer(metrics, lambda: station.failure is None, host=job.metrics_host, port=job.metrics_port)
             stack.callback(server.close)
             log.info("metrics at http://%s:%d/metrics", job.metrics_host, server.port)
+        if page is not None and board is not None:
+            stack.callback(board.close)
+            stack.callback(page.close)
+            board.add_station(job.name, lambda: _station_facts(follower, inspector, station, feed, watch))
+            page.start(board)
+            log.info("page at %s", page.address)
         for courier in couriers:
             stack.callback(courier.close)
             courier.start()
@@ -127,7 +158,8 @@ def run_line(job: LineJob, *, listeners: tuple[Callable[[Outcome], None], ...] =
         station.close()
         images.close()
         ledger.event(job.name, "stop", stop.why or "the source came to its end")
-    for failure in (station.failure, images.failure, follower.failure, *(courier.failure for courier in couriers)):
+    drawing = board.failure if board is not None else None
+    for failure in (station.failure, images.failure, follower.failure, drawing, *(courier.failure for courier in couriers)):
         if failure is not None:
             raise failure
     return stop.code
@@ -144,6 +176,29 @@ def _follow(job: LineJob, ledger: Ledger, inspector: SegmenterInspector) -> Reci
         log.error("recipe refused: %s", why)
 
     return RecipeFollower(job.recipe, prepare=inspector.prepare, on_change=change, on_refusal=refuse)
+
+
+def _station_facts(
+    follower: RecipeFollower, inspector: SegmenterInspector, station: Station, feed: Feed, watch: Watch
+) -> StationFacts:
+    version = follower.current()
+    return StationFacts(
+        version.identity,
+        inspector.identity,
+        version.recipe.deadline_ms,
+        not feed.lost,
+        feed.dropped,
+        station.waiting,
+        station.queue_parts,
+        watch.alarm,
+        watch.dirty,
+        str(station.failure) if station.failure is not None else None,
+    )
+
+
+def _line_facts(ledger: Ledger, couriers: list[Courier]) -> LineFacts:
+    sinks = tuple(SinkFacts(courier.sink.name, courier.pending, courier.last_error) for courier in couriers)
+    return LineFacts(ledger.ballast.free_mb, int(ledger.ballast.level()), sinks)
 
 
 def _gauges(job: LineJob, ledger: Ledger, station: Station, feed: Feed, couriers: list[Courier], watch: Watch) -> Iterator[Gauge]:

@@ -94,6 +94,8 @@ class Station:
         """What the station failed of: a bug, or a ledger that cannot be written. It takes no more triggers then."""
         self._ledger, self._inspector, self._recipe, self._images = ledger, inspector, recipe, images
         self._queue_parts, self._listeners = queue_parts, listeners
+        self.queue_parts = queue_parts
+        """How many may wait."""
         self._changed, self._offering = threading.Condition(), threading.Lock()
         self._queue: deque[Ticket] = deque()
         self._deadlines: list[tuple[float, int]] = []

@@ -6,11 +6,10 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
-from starlette.exceptions import HTTPException
 
 from agvas_core import __version__
-from agvas_core.contract.errors import AgvasError
 from agvas_runtime.segmenter import Segmenter
+from agvas_runtime.web.answered_errors import answer_errors
 from agvas_runtime.web.asked import schemas
 from agvas_runtime.web.chat import chat_routes
 from agvas_runtime.web.gate import App, Gate
@@ -19,7 +18,7 @@ from agvas_runtime.web.judge import ClientLeft, Judge
 from agvas_runtime.web.metrics import Metrics
 from agvas_runtime.web.page import page_routes
 from agvas_runtime.web.recipes import Recipes
-from agvas_runtime.web.refusal import Refusal, error_body, of_error
+from agvas_runtime.web.refusal import Refusal
 from agvas_runtime.web.segment import segment_routes
 from agvas_runtime.web.settings import Settings
 
@@ -66,20 +65,12 @@ def build_app(segmenter: Segmenter, settings: Settings, recipes: Recipes | None 
         """Prometheus' text format."""
         return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    @app.exception_handler(AgvasError)
-    async def refuse(_: Request, error: AgvasError) -> Response:
-        if isinstance(error, ClientLeft):
-            metrics.left.inc()
-            return Response(status_code=499)
-        return _answer(of_error(error))
+    @app.exception_handler(ClientLeft)
+    async def forget(_: Request, error: ClientLeft) -> Response:
+        metrics.left.inc()
+        return Response(status_code=499)
 
-    @app.exception_handler(HTTPException)
-    async def refuse_route(_: Request, error: HTTPException) -> Response:
-        return _answer(Refusal(error.status_code, "usage", str(error.detail), error.headers))
-
-    @app.exception_handler(Exception)
-    async def confess(_: Request, error: Exception) -> Response:
-        return _answer(Refusal(500, "bug", "this is a bug in agvas; its traceback is in the server's log"))
+    answer_errors(app)
 
     def document() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -88,7 +79,3 @@ def build_app(segmenter: Segmenter, settings: Settings, recipes: Recipes | None 
 
     app.openapi = document  # type: ignore[method-assign]  # FastAPI's own way to add to it
     return Gate(app, settings=settings, queue=queue, metrics=metrics)
-
-
-def _answer(refusal: Refusal) -> JSONResponse:
-    return JSONResponse(error_body(refusal), refusal.status, refusal.headers)

@@ -1,6 +1,6 @@
 """The page: drop an image, say what to look for, see what was found, go on talking. It loads nothing from elsewhere."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from importlib import resources
 
 from fastapi import APIRouter
@@ -10,7 +10,7 @@ from agvas_core.contract.prompts import Mode
 from agvas_runtime.segmenter import Segmenter
 from agvas_runtime.web.settings import Settings
 
-__all__ = ["page_routes"]
+__all__ = ["add_files", "page_routes"]
 
 FILES = {
     "/": ("page.html", "text/html; charset=utf-8"),
@@ -26,9 +26,7 @@ POLICY = (
 def page_routes(segmenter: Segmenter, settings: Settings) -> APIRouter:
     """The page's files, and what it must know of the server."""
     router = APIRouter(include_in_schema=False)
-    for path, (name, kind) in FILES.items():
-        content = resources.files("agvas_runtime.web").joinpath(name).read_bytes()
-        router.add_api_route(path, _file(content, kind), methods=["GET"])
+    add_files(router, "agvas_runtime.web", FILES)
 
     @router.get("/page.json")
     async def facts() -> JSONResponse:
@@ -45,6 +43,13 @@ def page_routes(segmenter: Segmenter, settings: Settings) -> APIRouter:
         )
 
     return router
+
+
+def add_files(router: APIRouter, package: str, files: Mapping[str, tuple[str, str]]) -> None:
+    """Routes to the files of a page: path -> name in ``package`` and media type. They may load nothing from elsewhere."""
+    for path, (name, kind) in files.items():
+        content = resources.files(package).joinpath(name).read_bytes()
+        router.add_api_route(path, _file(content, kind), methods=["GET"])
 
 
 def _file(content: bytes, kind: str) -> Callable[[], Awaitable[Response]]:

@@ -18,8 +18,11 @@ MAX_HEADER_BYTES = 32 << 10
 BACKLOG = 256
 
 
-def listen(settings: Settings) -> socket.socket:
+def listen(settings: Settings, *, options: tuple[str, str] = ("--port", "--host")) -> socket.socket:
     """A socket on the server's address; it listens before the model is loaded, so that a port that is taken is said at once.
+
+    Args:
+        options: of the command, that choose another port and address.
 
     Raises:
         SetupError: the port is taken, the address is not this machine's, or it may not be used.
@@ -35,9 +38,11 @@ def listen(settings: Settings) -> socket.socket:
         opened.close()
         number = error.errno if isinstance(error, OSError) else None
         if number == errno.EADDRINUSE:
-            raise SetupError(f"port {port} is taken by another program: end that one, or choose another with --port") from error
+            raise SetupError(
+                f"port {port} is taken by another program: end that one, or choose another with {options[0]}"
+            ) from error
         reason = os.strerror(number) if isinstance(number, int) and number > 0 else str(error)
-        raise SetupError(f"{host} port {port} cannot be used ({reason}): choose others with --host and --port") from error
+        raise SetupError(f"{host} port {port} cannot be used ({reason}): choose others with {' and '.join(options)}") from error
     return opened
 
 

@@ -1,0 +1,240 @@
+"""The page of a line in a real browser, without internet: real stations on a real ledger, by keyboard, wide and narrow."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from agvas_core.contract.command_line import exit_code_of
+from agvas_core.contract.errors import UsageError
+from agvas_runtime.cli import app
+from agvas_runtime.frame import Frame
+from agvas_runtime.line.board import Board, LineFacts, SinkFacts, StationFacts
+from agvas_runtime.line.image_store import ImageStore
+from agvas_runtime.line.inspector import SegmenterInspector
+from agvas_runtime.line.ledger import Ledger
+from agvas_runtime.line.recipe_file import parse_recipe
+from agvas_runtime.line.station import Station
+from agvas_runtime.line_pages.live import live_routes
+from agvas_runtime.line_pages.page_server import PageServer
+from agvas_runtime.stages.settings import StageSettings
+from agvas_runtime.web.settings import Settings
+
+from .conftest import small_ballast
+
+MakePart = Callable[..., np.ndarray]
+KEY = "a key of the hall, long enough"
+WORD = "document.querySelector('#word').innerText"
+
+
+class Line:
+    """Two stations whose parts and facts the test decides."""
+
+    def __init__(self, folder: Path, bundle: Path, make_part: MakePart) -> None:
+        self.good, self.bad = make_part(), make_part(spots=[(60, 40, 12)])
+        self.version = parse_recipe(f"product: part\nmodel: {bundle}\ndeadline_ms: 60000\nrules: [{{name: spots}}]\n", "test")
+        self.ledger = Ledger(folder, ballast=small_ballast(folder))
+        self.ledger.know_recipe(self.version.sha256, "part", self.version.text)
+        self.inspector = SegmenterInspector(settings=StageSettings(threads=1))
+        self.inspector.prepare(self.version)
+        self.images = ImageStore(self.ledger)
+        self.facts: dict[str, Any] = {"source_up": True, "dropped": 0, "drift": None}
+        self.board = self._board()
+        self.stations = {name: self._station(name) for name in ("top", "<b>side")}
+
+    def _board(self) -> Board:
+        return Board(self.ledger.folder, lambda: LineFacts(5000, 0, (SinkFacts("mqtt", 2, "refused"),)))
+
+    def _station(self, name: str) -> Station:
+        station = Station(
+            name,
+            self.ledger,
+            self.inspector,
+            lambda: self.version,
+            images=self.images,
+            listeners=(lambda part: self.board(part),),
+        )
+        self._show(station)
+        return station
+
+    def _show(self, station: Station) -> None:
+        self.board.add_station(
+            station.name,
+            lambda: StationFacts(
+                self.version.identity, self.inspector.identity, 60000, waiting=station.waiting, queue_parts=64, **self.facts
+            ),
+        )
+
+    def offer(self, name: str, image: np.ndarray | None, key: str) -> int:
+        error = None if image is not None else UsageError("the camera gave nothing")
+        ticket = self.stations[name].offer(Frame(key, 0, image=image, error=error), key=key)
+        assert ticket.wait(60) is not None
+        return ticket.seq
+
+    def begin_again(self) -> None:
+        """As after a restart: a board that has seen nothing."""
+        self.board.close()
+        self.board = self._board()
+        for station in self.stations.values():
+            self._show(station)
+
+    def close(self) -> None:
+        for station in self.stations.values():
+            station.close()
+        self.images.close()
+        self.board.close()
+        self.ledger.close()
+
+
+@pytest.fixture
+def line(tmp_path: Path, tiny_bundle: Path, make_part: MakePart) -> Iterator[Line]:
+    opened = Line(tmp_path / "line", tiny_bundle, make_part)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., str]]:
+    servers: list[PageServer] = []
+
+    def start(board: Board, **options: Any) -> str:
+        servers.append(PageServer("live", Settings(port=0, stop_timeout_s=1, **options), options=("--page", "--page-host")))
+        servers[-1].start(live_routes(board))
+        return servers[-1].address
+
+    yield start
+    for server in servers:
+        server.close()
+
+
+@pytest.mark.slow
+def test_a_reject_is_seen_within_a_second_of_its_frame_by_word_shape_and_picture(browser, line, serve) -> None:
+    address = serve(line.board)
+    browser.size(1280, 800)
+    browser.call("Page.navigate", url=f"{address}/")
+    browser.until(f"{WORD} == 'No part yet'")
+    line.offer("top", line.good, "1")
+    browser.until(f"{WORD} == 'PASS'")
+    tick = browser.run("document.querySelector('#light .sign').getAttribute('d')")
+    # Frame to page, on a quiet machine in well under a second; the wait includes the model.
+    browser.run(
+        "window.seen = new Promise((done) => new MutationObserver(() => document.querySelector('#strip li') && done(Date.now()))"
+        ".observe(document.querySelector('#strip'), {childList: true}))"
+    )
+    began = time.time()
+    seq = line.offer("top", line.bad, "2")
+    assert browser.run("window.seen") / 1000 - began < 1.0
+    browser.until(f"{WORD} == 'FAIL' && document.querySelector('#why').innerText == 'spots'")
+    assert browser.run("document.querySelector('#light .sign').getAttribute('d')") != tick
+    browser.until(
+        f"document.querySelector('#image').naturalWidth == 128 && document.querySelector('#image').alt.startsWith('Part {seq}, FAIL')"
+    )
+    browser.until("document.querySelector('#strip img')?.naturalWidth > 0")
+    assert str(seq) in browser.run("document.querySelector('#said').innerText")
+    assert "50.0 %" in browser.run("document.querySelector('#tiles').innerText")
+    assert "1 FAIL" in browser.run("document.querySelector('#hour').getAttribute('aria-label')")
+    assert "refused" in browser.run("document.querySelector('#health .bad').innerText")
+
+    # A reject is looked at again while parts go on; Escape goes back. All of it by keyboard.
+    browser.run("document.querySelector('#strip button').focus()")
+    browser.key("Enter")
+    browser.until("document.querySelector('#strip button').getAttribute('aria-pressed') == 'true'")
+    line.offer("top", line.good, "3")
+    browser.until(f"{WORD} == 'PASS' && document.querySelector('#caption').innerText.startsWith('Part {seq}, rejected')")
+    browser.key("m")
+    browser.until(
+        "document.querySelector('#mask').getAttribute('aria-pressed') == 'false' && !document.querySelector('#image').alt.includes('mask')"
+    )
+    browser.key("Escape")
+    browser.until(f"document.querySelector('#caption').innerText.startsWith('Live: part {seq + 1}')")
+
+    # The other station: its part has no picture, its name is text.
+    line.offer("<b>side", None, "4")
+    browser.key("2")
+    browser.until(f"{WORD} == 'NO VERDICT' && document.querySelector('#no-image').innerText.includes('without a picture')")
+    assert "the camera gave nothing" in browser.run("document.querySelector('#why').innerText")
+    assert browser.run("document.querySelectorAll('#stations b').length") == 0
+    browser.run("document.querySelector('#stations [aria-selected=true]').focus()")
+    browser.key("ArrowRight")
+    browser.until(f"{WORD} == 'PASS'")
+    line.facts["source_up"] = False
+    browser.until(
+        "document.querySelector('#why').innerText.startsWith('The source is lost') && document.querySelector('#light .off') != null"
+    )
+    for width in (1280, 390):
+        browser.size(width, 844)
+        assert browser.run("document.documentElement.scrollWidth") <= width
+    assert [url for url in browser.asked if not url.startswith((f"{address}/", "data:", "blob:"))] == []
+    assert browser.complaints == []
+
+
+@pytest.mark.slow
+def test_a_key_is_asked_for_and_a_page_that_hears_nothing_says_that_it_is_old(browser, line, serve) -> None:
+    server = PageServer("live", Settings(port=0, api_key=KEY, stop_timeout_s=1), options=("--page", "--page-host"))
+    server.start(live_routes(line.board))
+    line.offer("top", line.bad, "1")
+    line.images.close()
+    line.begin_again()
+    server.close()
+    address = serve(line.board, api_key=KEY)
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        urllib.request.urlopen(f"{address}/v1/line", timeout=30)
+    browser.call("Page.navigate", url=f"{address}/")
+    browser.until("!document.querySelector('#login').hidden && document.activeElement.id == 'key'")
+    browser.call("Input.insertText", text="not the key at all")
+    browser.key("Enter")
+    browser.until("!document.querySelector('#wrong').hidden && document.querySelector('#page').hidden")
+    browser.call("Input.insertText", text=KEY)
+    browser.key("Enter")
+    # What was before the restart comes from the ledger, its picture from the images that are kept.
+    browser.until("document.querySelector('#strip img')?.naturalWidth == 128 && !document.querySelector('#page').hidden")
+    assert KEY not in browser.run("document.documentElement.outerHTML")
+    assert not any(KEY.replace(" ", "%20") in url for url in browser.asked)
+
+
+def test_a_page_for_others_needs_a_key_and_a_page_needs_a_recipe(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AGVAS_API_KEY", raising=False)
+
+    def run(*arguments: str) -> int:
+        return exit_code_of(lambda: app, name="agvas-run", arguments=list(arguments))
+
+    assert run("parts", "--recipe", "r.yaml", "--page", "0", "--page-host", "0.0.0.0") == 2
+    assert "AGVAS_API_KEY" in capsys.readouterr().err
+    assert run("parts", "--page", "0") == 2
+    assert "--page needs --recipe" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_command_shows_its_line(tmp_path: Path, tiny_bundle: Path) -> None:
+    (tmp_path / "r.yaml").write_text(f"product: part\nmodel: {tiny_bundle}\n")
+    command = ["--camera", "http://127.0.0.1:9/", "--recipe", str(tmp_path / "r.yaml"), "--state", str(tmp_path / "line")]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "agvas_runtime.cli", *command, "--page", "0", "--log", "json"],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "AGVAS_API_KEY": ""},
+    )
+    assert process.stderr is not None
+    try:
+        said = (json.loads(text).get("message", "") for text in process.stderr)
+        address = next(text for text in said if text.startswith("page at")).removeprefix("page at ")
+        next(text for text in said if "source-lost" in text)
+        state = json.load(urllib.request.urlopen(f"{address}/v1/line", timeout=60))
+        (station,) = state["stations"]
+        assert (station["name"], station["facts"]["source_up"], station["newest"]) == ("camera-127.0.0.1-9", False, None)
+        assert state["line"]["disk_level"] == 0 and "start" in [event["kind"] for event in state["events"]]
+    finally:
+        process.terminate()
+        rest = process.communicate(timeout=120)[1]
+    assert process.returncode == 143, rest
