@@ -62,6 +62,7 @@ class Finding:
             "max_score": round(self.region.max_score, 5),
             "mean_score": round(self.region.mean_score, 5),
             "polygon": self.region.polygon,
+            **({"holes": self.region.holes} if self.region.holes else {}),
         }
 
 

@@ -211,7 +211,7 @@ async function showPicture(one) {
   const { chosen } = page;
   at("live").hidden = !chosen;
   at("box").classList.toggle("chosen", chosen !== null);
-  const wanted = chosen ? `${one.name} ${chosen.seq} ${page.masked}` : `${one.name} ${one.newest?.seq} ${page.masked}`;
+  const wanted = `${one.name} ${chosen ? `held ${chosen.seq}` : one.newest?.seq} ${page.masked}`;
   if (page.fetching || wanted === page.shown || !(chosen ?? one.newest)) return;
   page.fetching = true;
   try {
@@ -227,7 +227,7 @@ async function showPicture(one) {
       at("image").hidden = false;
     }
     at("caption").textContent = chosen ? `Part ${seq}, rejected at ${clock(chosen.at_s)}: ${chosen.why}` : `Live: part ${seq}, ${WORDS[verdict]}`;
-    page.shown = `${one.name} ${seq} ${page.masked}`;
+    page.shown = `${one.name} ${chosen ? `held ${seq}` : seq} ${page.masked}`;
   } catch (error) {
     if (!(error instanceof NoKey)) without(error.message);
     page.shown = wanted;
