@@ -87,9 +87,8 @@ def past_parts(
         rows = db.execute(
             f"SELECT {_COLUMNS} FROM parts LEFT JOIN recipes ON recipes.sha256 = parts.recipe WHERE {where} ORDER BY seq", values
         )
-        for row in rows:
-            *facts, findings, broken = row
-            facts[2] = Verdict(facts[2])
-            yield PastPart(*facts, json.loads(findings), json.loads(broken))
+        for *facts, findings, broken in rows:
+            seq, station, verdict, *others = facts
+            yield PastPart(seq, station, Verdict(verdict), *others, json.loads(findings), json.loads(broken))
     except sqlite3.Error as error:
         raise LedgerError(f"the ledger cannot be read to its end ({error}): restore it from a copy") from error

@@ -56,6 +56,8 @@ class Ticket:
     """Of ``time.monotonic``."""
     deadline_s: float
     known: dict[str, Any] = field(default_factory=dict)
+    number: int = 0
+    """Counts the parts of its station."""
     settlement: Settlement | None = None
     claimed: bool = False
     done: threading.Event = field(default_factory=threading.Event)
@@ -135,6 +137,7 @@ class Station:
             ticket = Ticket(opened.seq, frame, version, began_s, began_s + version.recipe.deadline_ms / 1000, known)
             with self._changed:
                 self._count += 1
+                ticket.number = self._count
                 self._open[ticket.seq] = ticket
                 heapq.heappush(self._deadlines, (ticket.deadline_s, ticket.seq))
                 self._changed.notify_all()
@@ -289,7 +292,7 @@ class Station:
                 if self._closing or self.failure is not None:
                     self._changed.notify_all()  # the clock need not wait for this part's deadline
         image, keep = ticket.frame.image, ticket.version.recipe.keep
-        if self._images is not None and image is not None and wanted(keep, end.verdict, self._count):
+        if self._images is not None and image is not None and wanted(keep, end.verdict, ticket.number):
             self._images.offer(ticket.seq, image, end.verdict, max_gb=keep.max_gb)
         ticket.settlement = end
         ticket.done.set()
