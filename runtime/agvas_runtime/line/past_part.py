@@ -20,6 +20,7 @@ _COLUMNS: Final = (
     "seq, station, verdict, cause, detail, settled_utc, frame, image_sha256, image_state, image_path, parts.recipe, product, bundle, "
     "parts.engine, score, findings, broken"
 )
+_NAMES: Final = tuple(name.strip().removeprefix("parts.") for name in _COLUMNS.split(","))
 
 
 @dataclass(frozen=True)
@@ -87,8 +88,9 @@ def past_parts(
         rows = db.execute(
             f"SELECT {_COLUMNS} FROM parts LEFT JOIN recipes ON recipes.sha256 = parts.recipe WHERE {where} ORDER BY seq", values
         )
-        for *facts, findings, broken in rows:
-            seq, station, verdict, *others = facts
-            yield PastPart(seq, station, Verdict(verdict), *others, json.loads(findings), json.loads(broken))
+        for row in rows:
+            known = dict(zip(_NAMES, row, strict=True))
+            known |= {"verdict": Verdict(known["verdict"])} | {name: json.loads(known[name]) for name in ("findings", "broken")}
+            yield PastPart(**known)
     except sqlite3.Error as error:
         raise LedgerError(f"the ledger cannot be read to its end ({error}): restore it from a copy") from error
