@@ -86,7 +86,7 @@ def refuse_without_recipe(context: typer.Context) -> None:
     """
     for name in ("state", "station", "sinks", "metrics", "page", "page_host", "log", "check"):
         if _is_given(context, name):
-            option = name.removesuffix("s") if name == "sinks" else name.replace("_", "-")
+            option = {"sinks": "sink"}.get(name, name.replace("_", "-"))
             raise UsageError(f"--{option} needs --recipe FILE: agvas recipe new PRODUCT makes one")
 
 
@@ -97,11 +97,10 @@ def _is_given(context: typer.Context, name: str) -> bool:
 
 def _open_page(port: int | None, host: str) -> Any:
     """The page of a line on its port, or None where none was asked for."""
-    if port is None:
-        return None
-    from agvas_runtime.line_pages.live import open_live_page
+    if port is not None:
+        from agvas_runtime.line_pages.live import open_live_page
 
-    return open_live_page(host, port)
+        return open_live_page(host, port)
 
 
 @app.command()
