@@ -1,9 +1,11 @@
 """The page of a line in a real browser, without internet: real stations on a real ledger, by keyboard, wide and narrow."""
 
-import json
+import http.server
 import os
+import re
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -11,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
@@ -226,26 +229,90 @@ def test_a_page_for_others_needs_a_key_and_a_page_needs_a_recipe(
     assert "--page needs --recipe" in capsys.readouterr().err
 
 
+class Camera(http.server.ThreadingHTTPServer):
+    """A real MJPEG stream, ten frames a second, of what the test puts before it."""
+
+    def __init__(self, image: np.ndarray) -> None:
+        super().__init__(("127.0.0.1", 0), CameraHandler)
+        self.image, self.stop = image, threading.Event()
+        self.thread = threading.Thread(target=self.serve_forever, args=(0.05,))
+        self.thread.start()
+
+    def end(self) -> None:
+        if self.stop.is_set():
+            return
+        self.stop.set()
+        self.shutdown()
+        self.server_close()
+        self.thread.join()
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that goes is no error."""
+
+
+class CameraHandler(http.server.BaseHTTPRequestHandler):
+    server: Camera
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=shot")
+        self.end_headers()
+        while not self.server.stop.wait(0.1):
+            picture = cv2.imencode(".jpg", np.ascontiguousarray(self.server.image[:, :, ::-1]))[1].tobytes()
+            head = f"--shot\r\nContent-Type: image/jpeg\r\nContent-Length: {len(picture)}\r\n\r\n".encode()
+            self.wfile.write(head + picture + b"\r\n")
+
+    def log_message(self, *_: object) -> None:
+        """Requests are not worth a line."""
+
+
 @pytest.mark.slow
-def test_the_command_shows_its_line(tmp_path: Path, tiny_bundle: Path) -> None:
+def test_the_command_shows_its_camera_and_says_when_it_is_lost(
+    browser, tmp_path: Path, tiny_bundle: Path, make_part: MakePart
+) -> None:
     (tmp_path / "r.yaml").write_text(f"product: part\nmodel: {tiny_bundle}\n")
-    command = ["--camera", "http://127.0.0.1:9/", "--recipe", str(tmp_path / "r.yaml"), "--state", str(tmp_path / "line")]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "agvas_runtime.cli", *command, "--page", "0", "--log", "json"],
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "AGVAS_API_KEY": ""},
-    )
-    assert process.stderr is not None
+    camera = Camera(make_part())
+    address = f"http://127.0.0.1:{camera.server_address[1]}/"
+    command = [
+        "--camera",
+        address,
+        "--recipe",
+        str(tmp_path / "r.yaml"),
+        "--state",
+        str(tmp_path / "line"),
+        "--station",
+        "hall-1",
+    ]
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "agvas_runtime.cli", *command, "--page", "0", "--log", "json"],
+            stderr=log,
+            env={**os.environ, "AGVAS_API_KEY": ""},
+        )
     try:
-        said = (json.loads(text).get("message", "") for text in process.stderr)
-        address = next(text for text in said if text.startswith("page at")).removeprefix("page at ")
-        next(text for text in said if "source-lost" in text)
-        state = json.load(urllib.request.urlopen(f"{address}/v1/line", timeout=60))
-        (station,) = state["stations"]
-        assert (station["name"], station["facts"]["source_up"], station["newest"]) == ("camera-127.0.0.1-9", False, None)
-        assert state["line"]["disk_level"] == 0 and "start" in [event["kind"] for event in state["events"]]
+        while not (found := re.search(r"page at (http[^\"]+)", (tmp_path / "log").read_text())):
+            assert process.poll() is None, (tmp_path / "log").read_text()
+            time.sleep(0.05)
+        page = found[1]
+        browser.call("Page.navigate", url=f"{page}/")
+        browser.until(f"{WORD} == 'PASS' && document.querySelector('#image').naturalWidth == 128")
+        took = []
+        for _ in range(3):
+            browser.run(
+                "{ const newest = () => document.querySelector('#strip li')?.dataset.key, before = newest(); window.seen = new Promise((done) => "
+                "new MutationObserver(() => newest() != before && done(Date.now())).observe(document.querySelector('#strip'), {childList: true})); 0 }"
+            )
+            began = time.time()
+            camera.image = make_part(spots=[(60, 40, 12)])
+            took.append(browser.run("window.seen") / 1000 - began)
+            camera.image = make_part()
+            browser.until(f"{WORD} == 'PASS'")
+        assert min(took) < 1.0, took
+        camera.end()
+        browser.until("document.querySelector('#why').innerText.startsWith('The source is lost')")
+        browser.until("document.querySelector('#events').innerText.includes('hall-1: source-lost')")
     finally:
+        camera.end()
         process.terminate()
-        rest = process.communicate(timeout=120)[1]
-    assert process.returncode == 143, rest
+        process.wait(120)
+    assert process.returncode == 143
