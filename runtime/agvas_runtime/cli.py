@@ -72,7 +72,19 @@ def refuse_beside_recipe(context: typer.Context) -> None:
             raise UsageError(
                 f"--{name.replace('_', '-')} and --recipe are given, and the recipe says it: write it into the recipe"
             )
-    for name in ("out", "save", "overwrite", "fail_on_reject", "json_lines", "every", "max_pixels", "bits", "quiet", "verbose"):
+    for name in (
+        "out",
+        "save",
+        "overwrite",
+        "fail_on_reject",
+        "json_lines",
+        "every",
+        "max_pixels",
+        "bits",
+        "pixel_format",
+        "quiet",
+        "verbose",
+    ):
         if _is_given(context, name):
             option = {"json_lines": "json"}.get(name, name).replace("_", "-")
             raise UsageError(f"--{option} has no meaning with --recipe, which keeps a ledger in --state: leave it out")
@@ -114,6 +126,12 @@ def run(
     ] = None,
     camera: Annotated[
         str | None, typer.Option(metavar="URI", help="A camera in place of SOURCE: index, device, rtsp:// or http:// (MJPEG).")
+    ] = None,
+    pixel_format: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="With a device as --camera: it sends Mono8, BayerRG8, NV12, YUYV...; read in one pass."
+        ),
     ] = None,
     recipe: Annotated[
         Path | None,
@@ -278,6 +296,7 @@ def run(
     job = Job(
         sources=tuple(sources or ()),
         camera=camera,
+        pixel_format=pixel_format,
         model=model,
         offline=offline,
         prompt=prompt,

@@ -53,10 +53,10 @@ class _Part:
 
 
 class FrameLogits:
-    """Collects the decoder's logits of one frame of ``height`` x ``width`` px."""
+    """Collects the decoder's logits of one frame of ``height`` x ``width`` px; ``threads`` of the native core, 0: one per core."""
 
-    def __init__(self, height: int, width: int) -> None:
-        self.height, self.width = height, width
+    def __init__(self, height: int, width: int, threads: int = 0) -> None:
+        self.height, self.width, self._threads = height, width, threads
         self._parts: list[_Part] = []
 
     def add(self, tile: Tile, view: View, layers: Float, size: tuple[int, int], share: float = 1.0) -> None:
@@ -71,7 +71,7 @@ class FrameLogits:
         if native.core is None:
             return self._score_map(alpha)
         score_map = np.empty((self.height, self.width), np.float32)
-        native.core.score_map(self._native(), alpha, 1.0 - alpha, score_map)
+        native.core.score_map(self._native(), alpha, 1.0 - alpha, score_map, self._threads)
         return score_map
 
     def judge(self, alpha: float, point: OperatingPoint, accept: float = 1.0) -> Judged:
@@ -86,7 +86,9 @@ class FrameLogits:
         score_map = np.empty((self.height, self.width), np.float32)
         mask = np.empty((self.height, self.width), np.bool_)
         rule = native_rule(point, accept, score_map.size)
-        score, found = native.core.judge_parts(self._native(), alpha, 1.0 - alpha, rule, None, score_map, mask.view(np.uint8))
+        score, found = native.core.judge_parts(
+            self._native(), alpha, 1.0 - alpha, rule, None, score_map, mask.view(np.uint8), self._threads
+        )
         return Judged(score_map, score, mask, native_regions(found))
 
     def _native(self) -> list[tuple[object, ...]]:

@@ -42,6 +42,7 @@ class Job:
 
     sources: tuple[str, ...] = ()
     camera: str | None = None
+    pixel_format: str | None = None
     model: str = "nano"
     offline: bool = False
     prompt: str | None = None
@@ -96,7 +97,8 @@ def inspect(job: Job) -> int:
 
 
 def _inspect(job: Job, console: Console, folder: RunFolder | None) -> int:
-    with _warnings_on(console), _open(job) as source:
+    camera = _camera(job)
+    with _warnings_on(console), _open(job, camera) as source:
         segmenter = Segmenter.load(
             job.model,
             offline=job.offline,
@@ -115,6 +117,8 @@ def _inspect(job: Job, console: Console, folder: RunFolder | None) -> int:
             tiling=job.tiling,
             max_pixels=job.max_pixels or MAX_PIXELS,
         )
+        if camera is not None:
+            camera.whole_views = segmenter.whole_views
         if not job.quiet:
             _say_parity(segmenter, console)
         frames = iter(source)
@@ -179,10 +183,18 @@ def _say_parity(segmenter: Segmenter, console: Console) -> None:
     console.print(f"agvas-run: {printable(text)}", style=style, markup=False, highlight=False, soft_wrap=True)
 
 
-def _open(job: Job) -> Source:
+def _camera(job: Job) -> CameraSource | None:
+    """A number is a camera here, and would be a file's name to ``open_source``."""
+    if job.camera is None:
+        if job.pixel_format is not None:
+            raise UsageError(f"--pixel-format {job.pixel_format} is for --camera: leave it out")
+        return None
+    max_pixels, bits = job.max_pixels or MAX_PIXELS, job.bits or 16
+    return CameraSource(job.camera, every=job.every, max_pixels=max_pixels, pixel_format=job.pixel_format, bits=bits)
+
+
+def _open(job: Job, camera: CameraSource | None) -> Source:
     max_pixels = job.max_pixels or MAX_PIXELS
-    # A number is a camera here, and would be a file's name to open_source.
-    camera = CameraSource(job.camera, every=job.every, max_pixels=max_pixels) if job.camera is not None else None
     return prefetch(
         open_source(camera, limit=job.limit)
         if camera is not None

@@ -61,7 +61,7 @@ class Judge:
         """The image, then what vision makes of it."""
         image = self._usable(frame)
         yield image
-        yield from self.scorer.see(image, clock, mode)
+        yield from self.scorer.see(image, clock, mode, frame.views if image is frame.image else {})
 
     def _second_half(self, frame: Frame, clock: Clock, seen: Iterator[_Image | Seen], question: Question, rule: Rule) -> Result:
         unjudged = self._unjudged(frame, question, rule)

@@ -1,8 +1,9 @@
 """One frame through the three stages to its logits: at every scale, as a whole or tile by tile."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from time import perf_counter
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from agvas_core.contract.anchors import EMPTY_LOGITS, Anchor
 from agvas_core.contract.errors import BundleError, ImageError
 from agvas_core.contract.manifest import Manifest
-from agvas_core.contract.preprocess import View, scaled_views
+from agvas_core.contract.preprocess import View, ViewSpec, scaled_views
 from agvas_core.contract.prompts import Mode
 from agvas_runtime.frame_logits import FrameLogits
 from agvas_runtime.stages.protocol import DecoderStage, Features, LmmStage, Reply, VisionStage
@@ -73,13 +74,21 @@ class Scorer:
     """Views -> vision -> LMM -> decoder -> logits (eq. 1-7), at each of the bundle's scales."""
 
     def __init__(
-        self, manifest: Manifest, vision: VisionStage, lmm: LmmStage, decoder: DecoderStage, *, tiled: bool = True
+        self,
+        manifest: Manifest,
+        vision: VisionStage,
+        lmm: LmmStage,
+        decoder: DecoderStage,
+        *,
+        tiled: bool = True,
+        threads: int | None = None,
     ) -> None:
         self.manifest = manifest
         self.vision = vision
         self.lmm = lmm
         self.decoder = decoder
         self.tiled = tiled
+        self.threads = threads or 0  # of the native core, whose 0 is one per core
         self._batch = _tile_batch(manifest)
 
     def score(self, image: Rgb, instruction: str, clock: Clock, mode: Mode = Mode.DIRECT) -> Scored:
@@ -87,25 +96,40 @@ class Scorer:
         height, width = image.shape[:2]
         return self.judge(self.see(image, clock, mode), (height, width), instruction, clock, mode)
 
-    def see(self, image: Rgb, clock: Clock, mode: Mode = Mode.DIRECT) -> Iterator[Seen]:
+    def whole_views(self, height: int, width: int, mode: Mode = Mode.DIRECT) -> list[ViewSpec]:
+        """The views that are made of a whole frame of this size; of tiles there are more, and they cannot be made beforehand."""
+        looks = [look for look in self._looks(height, width, mode) if len(look.tiles) == 1]
+        return list(dict.fromkeys([self.manifest.semantic_view, *(look.view for look in looks)])) if looks else []
+
+    def see(
+        self, image: Rgb, clock: Clock, mode: Mode = Mode.DIRECT, ready: Mapping[ViewSpec, View] = MappingProxyType({})
+    ) -> Iterator[Seen]:
         """The first half: views and vision of all looks, batch by batch, each as it is asked for.
 
-        Where the mode has words they are about the whole part: no tiles.
+        ``ready`` has views of the whole frame that were made before. Where the mode has words they are about the whole part: no tiles.
         """
         height, width = image.shape[:2]
-        views = scaled_views(self.manifest.pixel_view, self.manifest.scales, height, width)
-        for look in plan_looks(height, width, views, self.manifest.tiling, enabled=self.tiled and mode is Mode.DIRECT):
+        for look in self._looks(height, width, mode):
             waiting = list(look.tiles)
             while waiting:
                 batch, waiting = waiting[: self._batch], waiting[self._batch :]
                 with clock.stage("preprocess"):
                     specs = (self.manifest.semantic_view, look.view)
-                    pairs = [make_views(image[tile.rows, tile.columns], specs) for tile in batch]
+                    pairs = [
+                        [ready[spec] for spec in specs]
+                        if tile.whole and ready.keys() >= set(specs)
+                        else make_views(image[tile.rows, tile.columns], specs, self.threads)
+                        for tile in batch
+                    ]
                     semantic = np.stack([shown.pixels for shown, _ in pairs])  # [B, Hs, Ws, 3]
                     seen = [view for _, view in pairs]
                 with clock.stage("vision"):
                     features = self.vision(semantic, np.stack([view.pixels for view in seen]))
                 yield Seen(look, batch, seen, features)
+
+    def _looks(self, height: int, width: int, mode: Mode) -> list[Look]:
+        views = scaled_views(self.manifest.pixel_view, self.manifest.scales, height, width)
+        return list(plan_looks(height, width, views, self.manifest.tiling, enabled=self.tiled and mode is Mode.DIRECT))
 
     def judge(
         self, passes: Iterable[Seen], size: tuple[int, int], instruction: str, clock: Clock, mode: Mode = Mode.DIRECT
@@ -120,7 +144,7 @@ class Scorer:
             BundleError: the decoder's logits have another shape than the contract's.
         """
         spoken = mode is not Mode.DIRECT
-        frame = FrameLogits(*size)
+        frame = FrameLogits(*size, self.threads)
         reply, accepts = None, dict[int, tuple[float, float]]()  # look -> its share, and the highest acceptance of its tiles
         tiles = 0
         for seen in passes:

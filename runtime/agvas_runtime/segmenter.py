@@ -15,19 +15,21 @@ from typing import Literal, overload
 
 from agvas_core.contract.decision import BALANCED, OperatingPoint
 from agvas_core.contract.errors import UsageError
+from agvas_core.contract.preprocess import ViewSpec
 from agvas_core.contract.prompts import Mode
 from agvas_runtime.bundle import Bundle, load_bundle
-from agvas_runtime.frame import Frame
+from agvas_runtime.frame import Frame, Sent
 from agvas_runtime.image_file import MAX_PIXELS
 from agvas_runtime.judge import Judge, Rule, plain
 from agvas_runtime.question import Question, ask
 from agvas_runtime.result import Result
 from agvas_runtime.scoring import Scorer
-from agvas_runtime.sources import ArraySource, FileSource, Source, open_source, prefetch
+from agvas_runtime.sources import ArraySource, CameraSource, FileSource, Source, open_source, prefetch
 from agvas_runtime.stages.open import DEFAULT_BACKEND, open_stages
 from agvas_runtime.stages.prompt_tokenizer import PromptTokenizer
 from agvas_runtime.stages.protocol import DecoderStage, LmmStage, VisionStage
 from agvas_runtime.stages.settings import StageSettings
+from agvas_runtime.views import camera_frame
 
 __all__ = ["Segmenter"]
 
@@ -54,6 +56,7 @@ class Segmenter:
         normal_look: str | None = None,
         tiling: Literal["auto", "off"] = "auto",
         max_pixels: int = MAX_PIXELS,
+        threads: int | None = None,
     ) -> None:
         if tiling not in ("auto", "off"):
             raise UsageError(f"tiling is {tiling!r}; it can be auto or off")
@@ -66,7 +69,8 @@ class Segmenter:
         self._rule = named if threshold is None else plain(named, threshold)
         self.question = ask(bundle.manifest.prompt, prompt=prompt, mode=mode, normal_look=normal_look)
         self.max_pixels = max_pixels
-        self._judge = Judge(Scorer(bundle.manifest, vision, lmm, decoder, tiled=tiling == "auto"), bundle.identity, max_pixels)
+        scorer = Scorer(bundle.manifest, vision, lmm, decoder, tiled=tiling == "auto", threads=threads)
+        self._judge = Judge(scorer, bundle.identity, max_pixels)
 
     @classmethod
     def load(
@@ -94,7 +98,7 @@ class Segmenter:
             vision, lmm, decoder: the backend of each stage (``stages.open.BACKENDS``); ``lmm`` may be the address of a server.
             settings: what backends other than ONNX Runtime need to know.
             offline: takes a bundle of the hub from the cache, without a connection.
-            threads: CPU threads per stage; all cores where None.
+            threads: CPU threads per stage, and of the native core; all cores where None.
             operating_point: one of the bundle's by name; ``strict`` spares good parts.
             threshold: a pixel is anomalous above this, 0..1, in place of the operating point's two thresholds; least area and gate stay.
             prompt: what to look for; the mode's own instruction where None.
@@ -125,6 +129,7 @@ class Segmenter:
             normal_look=normal_look,
             tiling=tiling,
             max_pixels=max_pixels,
+            threads=settings.threads,
         )
         # A prompt that does not fit is refused now, not at the first frame.
         PromptTokenizer(bundle).words(segmenter.prompt, segmenter.question.mode)
@@ -222,6 +227,19 @@ class Segmenter:
         """
         return self._judge.segment(frame, self._ask(prompt, mode, normal_look), self._rule_at(threshold))
 
+    def whole_views(self, height: int, width: int) -> list[ViewSpec]:
+        """The views that a whole frame of this size is looked at in; a camera makes them in one pass with its image."""
+        return self._judge.scorer.whole_views(height, width, self.question.mode)
+
+    def camera_frame(self, sent: Sent, name: str, index: int = 0) -> Frame:
+        """What a camera's driver gave (Mono8, Mono16, BayerRG8, BayerGB8, NV12, YUYV, RGB8, BGR8) as a frame to segment: views and image in
+        one pass, no copy in between.
+
+        Raises:
+            UsageError: a pixel format that is not known.
+        """
+        return camera_frame(sent, self.whole_views(*sent.size), name, index, threads=self._judge.scorer.threads)
+
     def with_lmm(self, lmm: LmmStage) -> "Segmenter":
         """The same segmenter with another language model behind it; the two share all else."""
         other = copy.copy(self)
@@ -258,5 +276,7 @@ class Segmenter:
         return prefetch(opened) if isinstance(opened, FileSource) else opened
 
     def _run(self, source: Source, question: Question, rule: Rule, *, overlap: bool) -> Iterator[Result]:
+        if isinstance(source, CameraSource):
+            source.whole_views = self.whole_views
         with source:
             yield from self._judge.stream(source, question, rule, overlap=overlap)

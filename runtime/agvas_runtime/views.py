@@ -8,6 +8,7 @@ built, is done there, by OpenCV.
 
 from collections.abc import Sequence
 from functools import lru_cache
+from time import perf_counter
 from typing import Any, Final
 
 import cv2
@@ -17,9 +18,10 @@ from numpy.typing import NDArray
 from agvas_core.contract.errors import ImageError, UsageError
 from agvas_core.contract.preprocess import View, ViewSpec, make_view, view_size
 from agvas_runtime import native
+from agvas_runtime.frame import Frame, Sent
 from agvas_runtime.rgb import grey_table
 
-__all__ = ["PIXEL_FORMATS", "camera_image", "camera_views", "make_views", "normalised_view"]
+__all__ = ["PIXEL_FORMATS", "camera_frame", "camera_image", "camera_views", "make_views", "normalised_view"]
 
 Rgb = NDArray[np.uint8]
 
@@ -37,17 +39,27 @@ PIXEL_FORMATS: Final = (*_OPENCV, "RGB8", "Mono16")
 _BYTES_A_PIXEL: Final = {"RGB8": 3, "BGR8": 3, "YUYV": 2, "Mono16": 2}
 
 
-def make_views(image: Rgb, specs: Sequence[ViewSpec]) -> list[View]:
-    """An RGB frame, uint8 [H, W, 3] or a crop of one, as each of ``specs`` says."""
+def make_views(image: Rgb, specs: Sequence[ViewSpec], threads: int = 0) -> list[View]:
+    """An RGB frame, uint8 [H, W, 3] or a crop of one, as each of ``specs`` says.
+
+    Args:
+        threads: of the native core; 0: one per core.
+    """
     height, width, _ = image.shape
     if native.core is None or image.strides[1:] != (3, 1) or not all(_shrinks(spec, height, width) for spec in specs):
         return [make_view(spec, image) for spec in specs]
     rows = np.lib.stride_tricks.as_strided(image, (height, 3 * width), (image.strides[0], 1), writeable=False)
-    return _native_views(rows, "RGB8", (height, width), specs, None, None)
+    return _native_views(rows, "RGB8", (height, width), specs, None, None, threads)
 
 
 def camera_views(
-    raw: NDArray[np.generic], pixel_format: str, size: tuple[int, int], specs: Sequence[ViewSpec], *, bits: int = 16
+    raw: NDArray[np.generic],
+    pixel_format: str,
+    size: tuple[int, int],
+    specs: Sequence[ViewSpec],
+    *,
+    bits: int = 16,
+    threads: int = 0,
 ) -> tuple[list[View], Rgb]:
     """Views of a frame as a camera sends it, and its RGB image [H, W, 3].
 
@@ -64,11 +76,28 @@ def camera_views(
     height, width = size
     if native.core is None or not all(_shrinks(spec, height, width) for spec in specs):
         image = camera_image(raw, pixel_format, size, bits=bits)
-        return make_views(image, specs), image
+        return make_views(image, specs, threads), image
     rows = _rows(raw, pixel_format, size)
     table = _table(raw, bits) if pixel_format == "Mono16" else None
     image = np.empty((height, width, 3), np.uint8)
-    return _native_views(rows, pixel_format, size, specs, image, table), image
+    return _native_views(rows, pixel_format, size, specs, image, table, threads), image
+
+
+def camera_frame(
+    sent: Sent, specs: Sequence[ViewSpec], name: str, index: int = 0, *, threads: int = 0, read_ms: float = 0.0
+) -> Frame:
+    """What a camera sent as a frame with its views; a picture that cannot be used is a frame with the reason.
+
+    Raises:
+        UsageError: a format that is not known.
+    """
+    began = perf_counter()
+    try:
+        views, image = camera_views(sent.data, sent.pixel_format, sent.size, specs, bits=sent.bits, threads=threads)
+    except ImageError as error:
+        return Frame(name, index, error=ImageError(f"{name}: {error}"), read_ms=read_ms)
+    ready = dict(zip(specs, views, strict=True))
+    return Frame(name, index, image=image, views=ready, read_ms=read_ms + (perf_counter() - began) * 1000)
 
 
 def camera_image(raw: NDArray[np.generic], pixel_format: str, size: tuple[int, int], *, bits: int = 16) -> Rgb:
@@ -96,7 +125,13 @@ def _shrinks(spec: ViewSpec, height: int, width: int) -> bool:
 
 
 def _native_views(
-    rows: Rgb, pixel_format: str, size: tuple[int, int], specs: Sequence[ViewSpec], image: Rgb | None, table: Rgb | None
+    rows: Rgb,
+    pixel_format: str,
+    size: tuple[int, int],
+    specs: Sequence[ViewSpec],
+    image: Rgb | None,
+    table: Rgb | None,
+    threads: int,
 ) -> list[View]:
     height, width = size
     views, plans = [], []
@@ -107,7 +142,7 @@ def _native_views(
         views.append(View(np.empty((*whole, 3), np.uint8), content))
         plans.append((views[-1].pixels, *content, padding, spec.mean, spec.std))
     assert native.core is not None
-    native.core.make_views(rows, pixel_format, height, width, (0, 0, height, width), plans, image, table)
+    native.core.make_views(rows, pixel_format, height, width, (0, 0, height, width), plans, image, table, threads)
     return views
 
 

@@ -11,7 +11,7 @@ before it was taken is counted in ``dropped`` (and leaves a gap in the numbers o
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -19,16 +19,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agvas_core.contract.errors import ImageError, SourceError, UsageError
-from agvas_runtime.frame import Frame
+from agvas_core.contract.preprocess import ViewSpec
+from agvas_runtime.frame import Frame, Sent
 from agvas_runtime.image_file import MAX_PIXELS
-from agvas_runtime.sources.grabber import Grabber, HttpGrabber, device_grabber, rtsp_grabber
+from agvas_runtime.sources.grabber import V4L2_FORMATS, Grabber, HttpGrabber, device_grabber, rtsp_grabber
+from agvas_runtime.views import camera_frame
 
 __all__ = ["CameraSource", "without_secrets"]
 
 CLOSE_GRACE_S = 1.0
 GRABBER_GRACE_S = 0.25
 
-Picture = NDArray[np.uint8] | ImageError
+Picture = NDArray[np.uint8] | Sent | ImageError
 
 
 class CameraSource:
@@ -50,8 +52,12 @@ class CameraSource:
         open_timeout_s: float = 10.0,
         stall_timeout_s: float = 5.0,
         max_pixels: int = MAX_PIXELS,
+        pixel_format: str | None = None,
+        bits: int = 16,
     ) -> None:
         """``uri``: index (0), device (/dev/video0), rtsp:// or http:// (MJPEG). ``every``: each n-th frame that the camera sends.
+        ``pixel_format``: of a device: it sends in this one (Mono8, BayerRG8, YUYV, ...), and image and views are made in one pass over it;
+        OpenCV chooses and converts where None. ``bits``: used bits of Mono16.
 
         Raises UsageError where ``uri`` is none of these, or a number is out of range.
         """
@@ -61,6 +67,15 @@ class CameraSource:
             if not 0 < seconds < 3600:
                 raise UsageError(f"{option} is {seconds}; it lies between 0 and 3600 seconds")
         self._uri, self._label, default_name = _understand(str(uri))
+        if pixel_format is not None and pixel_format not in V4L2_FORMATS:
+            raise UsageError(f"pixel format {pixel_format!r} is not known; it can be {', '.join(V4L2_FORMATS)}")
+        if pixel_format is not None and not self._uri.startswith("/dev/"):
+            raise UsageError(
+                f"pixel format {pixel_format} is for cameras of this machine; {self._label} sends a coded stream: leave it out"
+            )
+        self._raw = (pixel_format, bits) if pixel_format is not None else None
+        self.whole_views: Callable[[int, int], Sequence[ViewSpec]] = lambda height, width: ()
+        """Which views of a frame of (height, width) px are made with its image; whoever segments says so before the first frame."""
         self.name = default_name if name is None else name
         self.notes: list[str] = []
         self.dropped = 0
@@ -87,6 +102,8 @@ class CameraSource:
                 name = f"{self.name}#{number:06d}"
                 if isinstance(image, ImageError):
                     yield Frame(name, index, error=ImageError(f"{name}: {image}"), read_ms=read_ms)
+                elif isinstance(image, Sent):
+                    yield camera_frame(image, self.whole_views(*image.size), name, index, read_ms=read_ms)
                 else:
                     yield Frame(name, index, image=image, read_ms=read_ms)
                 index += 1
@@ -98,7 +115,7 @@ class CameraSource:
             return HttpGrabber(self._uri, self._open_timeout_s, self._stall_timeout_s, self._max_pixels)
         if self._uri.startswith("rtsp"):
             return rtsp_grabber(self._uri, self._open_timeout_s, self._stall_timeout_s)
-        return device_grabber(self._uri)
+        return device_grabber(self._uri, self._raw)
 
     def close(self) -> None:
         """Ends the thread and frees the device; an iteration under way ends."""

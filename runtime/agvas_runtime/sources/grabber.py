@@ -4,17 +4,18 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from agvas_core.contract.errors import ImageError, SourceError
+from agvas_runtime.frame import Sent
 from agvas_runtime.image_file import decode_image, quiet_opencv
 from agvas_runtime.sources.mjpeg import MjpegStream
 
-__all__ = ["Grabber", "HttpGrabber", "device_grabber", "rtsp_grabber"]
+__all__ = ["V4L2_FORMATS", "Grabber", "HttpGrabber", "device_grabber", "rtsp_grabber"]
 
 Rgb = NDArray[np.uint8]
 
@@ -30,8 +31,8 @@ class Grabber(Protocol):
         """Waits for the next frame. Raises SourceError where none comes any more."""
         ...
 
-    def retrieve(self) -> Rgb | ImageError:
-        """The frame last grabbed, RGB uint8 [H, W, 3], or why it cannot be used."""
+    def retrieve(self) -> Rgb | Sent | ImageError:
+        """The frame last grabbed, RGB uint8 [H, W, 3] or as the camera sent it, or why it cannot be used."""
         ...
 
     def close(self) -> None: ...
@@ -68,8 +69,9 @@ class HttpGrabber:
 class CaptureGrabber:
     """A camera that OpenCV reads. ``connect`` opens the capture, or raises SourceError."""
 
-    def __init__(self, connect: Callable[[cv2.VideoCapture], None]) -> None:
-        self._connect, self._capture = connect, cv2.VideoCapture()
+    def __init__(self, connect: Callable[[cv2.VideoCapture], None], raw: tuple[str, int] | None = None) -> None:
+        """``raw``: pixel format and bits in which the camera sends, and frames are given; RGB where None."""
+        self._connect, self._capture, self._raw = connect, cv2.VideoCapture(), raw
 
     def open(self) -> None:
         with quiet_opencv():
@@ -80,11 +82,14 @@ class CaptureGrabber:
             if not self._capture.grab():
                 raise SourceError("it sends no frames any more")
 
-    def retrieve(self) -> Rgb | ImageError:
+    def retrieve(self) -> Rgb | Sent | ImageError:
         with quiet_opencv():
             decoded, bgr = self._capture.retrieve()
         if not decoded or bgr is None:
             return ImageError("the frame cannot be decoded")
+        if self._raw is not None:
+            height, width = (int(self._capture.get(side)) for side in (cv2.CAP_PROP_FRAME_HEIGHT, cv2.CAP_PROP_FRAME_WIDTH))
+            return Sent(np.ascontiguousarray(bgr), self._raw[0], (height, width), self._raw[1])
         rgb: Rgb = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
         return rgb
 
@@ -104,8 +109,21 @@ def rtsp_grabber(url: str, open_timeout_s: float, stall_timeout_s: float) -> Gra
     return CaptureGrabber(connect)
 
 
-def device_grabber(device: str) -> Grabber:
-    """A camera of this machine: V4L2 on Linux, whatever OpenCV finds elsewhere."""
+V4L2_FORMATS: Final = {
+    "Mono8": "GREY",
+    "Mono16": "Y16 ",
+    "BayerRG8": "RGGB",
+    "BayerGB8": "GBRG",
+    "NV12": "NV12",
+    "YUYV": "YUYV",
+    "RGB8": "RGB3",
+    "BGR8": "BGR3",
+}
+"""Pixel formats as V4L2 names them."""
+
+
+def device_grabber(device: str, raw: tuple[str, int] | None = None) -> Grabber:
+    """A camera of this machine: V4L2 on Linux, whatever OpenCV finds elsewhere; RGB, or ``raw`` = (pixel format, bits) as it sends."""
     linux = sys.platform.startswith("linux")
 
     def connect(capture: cv2.VideoCapture) -> None:
@@ -115,5 +133,18 @@ def device_grabber(device: str) -> Grabber:
         index = device.removeprefix("/dev/video")
         if not (capture.open(device, cv2.CAP_V4L2) if linux else capture.open(int(index), cv2.CAP_ANY)):
             raise SourceError(f"{device} cannot be opened as a camera")
+        if raw is not None:
+            _send_raw(capture, device, V4L2_FORMATS[raw[0]])
 
-    return CaptureGrabber(connect)
+    return CaptureGrabber(connect, raw)
+
+
+def _send_raw(capture: cv2.VideoCapture, device: str, code: str) -> None:
+    """Has the camera send in a format of V4L2, and OpenCV leave it as it is."""
+    capture.set(cv2.CAP_PROP_FOURCC, cv2.VideoWriter.fourcc(*code))
+    capture.set(cv2.CAP_PROP_CONVERT_RGB, 0)
+    sends = int(capture.get(cv2.CAP_PROP_FOURCC)).to_bytes(4, "little").decode("latin-1")
+    if sends != code:
+        raise SourceError(
+            f"{device} sends {sends.strip()!r} and not {code.strip()!r}: v4l2-ctl --list-formats lists what it can send"
+        )

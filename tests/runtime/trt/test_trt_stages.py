@@ -176,6 +176,7 @@ def test_agvas_export_check_compares_it_joint_by_joint(bench: Bench, make_part: 
     assert judged.verdict == "FAIL" and backend.device == "trt"
 
 
+@pytest.mark.slow  # the first to import the whole exporter
 def test_the_way_from_the_command_to_a_verdict(empty_bench: Bench, make_part: MakePart, monkeypatch: pytest.MonkeyPatch) -> None:
     """Engines that agvas-export trt puts somewhere else are found there."""
     from agvas_export.cli import app as export
