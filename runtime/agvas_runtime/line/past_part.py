@@ -14,7 +14,7 @@ from agvas_core.contract.errors import LedgerError
 from agvas_runtime.line.image_store import hash_of_image, read_kept
 from agvas_runtime.result import Verdict
 
-__all__ = ["PastPart", "past_parts"]
+__all__ = ["PastPart", "Which", "past_parts"]
 
 _COLUMNS: Final = (
     "seq, station, verdict, cause, detail, settled_utc, frame, image_sha256, image_state, image_path, parts.recipe, product, bundle, "
@@ -64,26 +64,41 @@ class PastPart:
         return image, ""
 
 
-def past_parts(
-    db: sqlite3.Connection, *, last: int | None = None, kept: bool = False, seq: int | None = None
-) -> Iterator[PastPart]:
-    """Parts with a verdict, by their numbers, read a few at a time.
+@dataclass(frozen=True)
+class Which:
+    """Parts of a ledger that have their verdict; all of them by default."""
 
-    Args:
-        last: so many of them at the end.
-        kept: only those whose image is kept.
-        seq: this one alone.
+    last: int | None = None
+    """So many of them at the end."""
+    seq: int | None = None
+    """This one alone."""
+    station: str | None = None
+    kept: bool = False
+    """Only those whose image is kept."""
+
+    def condition(self) -> tuple[str, list[object]]:
+        """In SQL, with its values."""
+        where, values = ["verdict IS NOT NULL"], list[object]()
+        if self.kept:
+            where.append("image_state = 'kept'")
+        for name, value in (("seq", self.seq), ("station", self.station)):
+            if value is not None:
+                where.append(f"{name} = ?")
+                values.append(value)
+        if self.last is not None:
+            among = f"SELECT seq FROM parts WHERE {' AND '.join(where)} ORDER BY seq DESC LIMIT ?"
+            where.append(f"seq IN ({among})")
+            values = [*values, *values, self.last]
+        return " AND ".join(where), values
+
+
+def past_parts(db: sqlite3.Connection, which: Which) -> Iterator[PastPart]:
+    """The parts by their numbers, read a few at a time.
 
     Raises:
         LedgerError: the ledger cannot be read.
     """
-    where = "verdict IS NOT NULL" + (" AND image_state = 'kept'" if kept else "") + ("" if seq is None else " AND seq = ?")
-    values: list[int] = [] if seq is None else [seq]
-    if last is not None:
-        where += (
-            f" AND seq >= COALESCE((SELECT MIN(seq) FROM (SELECT seq FROM parts WHERE {where} ORDER BY seq DESC LIMIT ?)), 0)"
-        )
-        values = [*values, *values, last]
+    where, values = which.condition()
     try:
         rows = db.execute(
             f"SELECT {_COLUMNS} FROM parts LEFT JOIN recipes ON recipes.sha256 = parts.recipe WHERE {where} ORDER BY seq", values

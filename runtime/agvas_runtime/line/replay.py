@@ -10,13 +10,13 @@ from contextlib import closing
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from agvas_core.contract.errors import AgvasError, LedgerError, StageError
 from agvas_runtime.frame import Frame
 from agvas_runtime.line.inspector import Inspection, Inspector, SegmenterInspector, frame_fault
 from agvas_runtime.line.ledger_check import open_for_reading
-from agvas_runtime.line.past_part import PastPart, past_parts
+from agvas_runtime.line.past_part import PastPart, Which, past_parts
 from agvas_runtime.line.recipe_file import RecipeVersion, parse_recipe
 from agvas_runtime.result import Verdict
 from agvas_runtime.stages.settings import StageSettings
@@ -24,6 +24,7 @@ from agvas_runtime.stages.settings import StageSettings
 __all__ = ["End", "Replayed", "replay_own", "replay_with"]
 
 MakeInspector = Callable[[dict[str, Any]], Inspector]
+ALL: Final = Which()
 
 
 class End(StrEnum):
@@ -49,9 +50,9 @@ class Replayed:
 
 
 def replay_with(
-    folder: Path, version: RecipeVersion, *, last: int | None = None, seq: int | None = None, inspector: Inspector | None = None
+    folder: Path, version: RecipeVersion, which: Which = ALL, *, inspector: Inspector | None = None
 ) -> Iterator[Replayed]:
-    """Every part of a ledger by another recipe, in order; those whose image is not here are skipped with their reason.
+    """Parts of a ledger by another recipe, in order; those of other products, or whose image is not here, are skipped with their reason.
 
     Raises:
         LedgerError: there is no ledger.
@@ -60,8 +61,10 @@ def replay_with(
     inspector = inspector or SegmenterInspector()
     inspector.prepare(version)
     with closing(open_for_reading(folder)) as db:
-        for part in past_parts(db, last=last, seq=seq):
+        for part in past_parts(db, which):
             frame, why = _frame_of(part, folder)
+            if part.product not in (None, version.recipe.product):
+                frame, why = None, f"it is a part of {part.product}, and the recipe is for {version.recipe.product}"
             if frame is None:
                 yield Replayed(part, End.SKIPPED, why=why)
                 continue
@@ -78,9 +81,7 @@ def replay_with(
             yield Replayed(part, end, judgement.verdict, judgement.reject_score, ", ".join(judgement.broken))
 
 
-def replay_own(
-    folder: Path, *, last: int | None = None, seq: int | None = None, make_inspector: MakeInspector | None = None
-) -> Iterator[Replayed]:
+def replay_own(folder: Path, which: Which = ALL, *, make_inspector: MakeInspector | None = None) -> Iterator[Replayed]:
     """Every part by the recipe, bundle and engine that the ledger names for it.
 
     Args:
@@ -90,7 +91,7 @@ def replay_own(
     with closing(open_for_reading(folder)) as db:
         again.texts = dict(db.execute("SELECT sha256, text FROM recipes").fetchall())
         again.engines = {name: json.loads(facts) for name, facts in db.execute("SELECT identity, facts FROM engines").fetchall()}
-        for part in past_parts(db, last=last, seq=seq):
+        for part in past_parts(db, which):
             yield again.judge(part, folder)
 
 

@@ -28,6 +28,7 @@ def replay_command(
     ] = None,
     last: Annotated[int | None, typer.Option(min=1, metavar="N", help="The last N parts; all by default.")] = None,
     part: Annotated[int | None, typer.Option(min=1, metavar="SEQ", help="This part alone.")] = None,
+    station: Annotated[str | None, typer.Option(metavar="NAME", help="Parts of this station alone.")] = None,
     threads: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="With --recipe: CPU threads; all cores by default.")
     ] = None,
@@ -42,18 +43,20 @@ def replay_command(
     Without --recipe it ends with 3 where a verdict does not come out as it did though image, recipe, bundle and engine are the same.
     """
     from agvas_runtime.line.inspector import SegmenterInspector
+    from agvas_runtime.line.past_part import Which
     from agvas_runtime.line.recipe_file import read_recipe
     from agvas_runtime.line.recipe_store import RecipeStore
     from agvas_runtime.line.replay import End, replay_own, replay_with
     from agvas_runtime.stages.settings import StageSettings
 
+    which = Which(last, part, station)
     if recipe is None:
-        ends = _tell(replay_own(folder, last=last, seq=part), json_lines=json_lines, own=True)
+        ends = _tell(replay_own(folder, which), json_lines=json_lines, own=True)
         raise typer.Exit(DIFFERS if ends[End.CHANGED] else EXIT_OK)
     store = RecipeStore(recipe)
     version = store.active() if store.is_store() else read_recipe(recipe)
     inspector = SegmenterInspector(lmm=lmm, settings=StageSettings(threads=threads))
-    ends = _tell(replay_with(folder, version, last=last, seq=part, inspector=inspector), json_lines=json_lines, own=False)
+    ends = _tell(replay_with(folder, version, which, inspector=inspector), json_lines=json_lines, own=False)
     raise typer.Exit(EXIT_REJECTS if fail_on_change and ends[End.CHANGED] else EXIT_OK)
 
 

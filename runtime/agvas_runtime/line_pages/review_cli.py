@@ -20,6 +20,7 @@ def review(
         Path, typer.Option("--out", "-o", metavar="DIR", help="The review folder that training and eval read.")
     ] = Path("review"),
     show: Annotated[Shown, typer.Option(help="Which parts: rejects, passes, or all whose image is kept.")] = Shown.all,
+    station: Annotated[str | None, typer.Option(metavar="NAME", help="Parts of this station alone.")] = None,
     host: Annotated[str, typer.Option(help="Address to listen on; beyond loopback AGVAS_API_KEY is needed.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 0,
     coco: Annotated[
@@ -46,7 +47,7 @@ def review(
     from agvas_runtime.line_pages.review_page import review_routes
     from agvas_runtime.line_pages.review_session import Session
 
-    session = Session(state, out, shown=show)
+    session = Session(state, out, shown=show, station=station)
     server = PageServer("review", settings_for(host, port), options=("--port", "--host"))
     count = len(session.overview()["parts"])
     print(f"{server.address} ({count} parts; Ctrl-C ends, everything decided is kept)", flush=True)

@@ -24,7 +24,7 @@ from agvas_core.contract.review_folder import IMAGES, MASKS, REVIEW, ReviewLine,
 from agvas_runtime.line.ledger import utc_now
 from agvas_runtime.line.ledger_check import open_for_reading
 from agvas_runtime.line.part_picture import drawn, mask_of_findings
-from agvas_runtime.line.past_part import PastPart, past_parts
+from agvas_runtime.line.past_part import PastPart, Which, past_parts
 from agvas_runtime.line_pages.shown import Shown
 from agvas_runtime.result import Verdict
 
@@ -67,9 +67,10 @@ class _Word:
 class Session:
     """One review of one ledger into one folder. Threads may share it."""
 
-    def __init__(self, state: Path, out: Path, *, shown: Shown = Shown.all) -> None:
+    def __init__(self, state: Path, out: Path, *, shown: Shown = Shown.all, station: str | None = None) -> None:
         """Args:
         state: of a station, also while it runs; it is only read.
+        shown, station: which parts; those whose image is not kept are never shown.
         out: the review folder; what was said there before is known.
 
         Raises:
@@ -81,7 +82,7 @@ class Session:
         self._mutex = threading.Lock()
         with closing(open_for_reading(state)) as db:
             self._ledger = str(db.execute("SELECT value FROM facts WHERE name = 'ledger'").fetchone()[0])
-            parts = [part for part in past_parts(db, kept=True) if part.verdict in _VERDICTS[shown]]
+            parts = [part for part in past_parts(db, Which(station=station, kept=True)) if part.verdict in _VERDICTS[shown]]
         self._parts = {part.seq: part for part in sorted(parts, key=lambda part: -part.seq)}
         try:
             for folder in (out / IMAGES, out / MASKS):

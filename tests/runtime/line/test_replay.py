@@ -107,6 +107,9 @@ def test_a_new_recipe_says_which_verdicts_change_before_it_goes(state: Path, rep
     assert [rows[seq]["end"] for seq in range(1, 7)] == ["skipped", "same", "changed", "same", "same", "skipped"]
     assert (rows[3]["before"], rows[3]["now"]) == ("FAIL", "PASS") and "1 FAIL -> PASS" in summary
     assert replay("--recipe", state.parent / "r.yaml", "--fail-on-change")[0] == 0
+    assert replay("--station", "elsewhere")[1] == {} and sorted(replay("--station", "files", "--last", 2)[1]) == [5, 6]
+    new.write_text((state.parent / "r.yaml").read_text().replace("product: part", "product: other"))
+    assert "it is a part of part" in replay("--recipe", new, "--part", 4)[1][4]["why"]
     new.write_text((state.parent / "r.yaml").read_text() + "frame: {width_px: 64, height_px: 64}\n")
     code, rows, summary = replay("--recipe", new)
     assert code == 0 and rows[2]["now"] == "NO_VERDICT" and "64x64" in rows[2]["why"]
