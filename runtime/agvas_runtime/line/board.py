@@ -159,7 +159,7 @@ class Board:
                 "events": [dict(zip(("utc", "station", "kind", "detail"), row, strict=True)) for row in events],
             }
 
-    def newest(self, station: str, *, masked: bool) -> tuple[dict[str, Any], bytes | None]:
+    def newest(self, station: str, *, masked: bool, thumb: bool = False) -> tuple[dict[str, Any], bytes | None]:
         """The newest part and its picture as JPEG; None where it has none.
 
         Raises:
@@ -170,7 +170,7 @@ class Board:
             outcome, row = shown.newest, shown.newest_row
         if outcome is None or row is None:
             raise UsageError(f"station {station} has had no part yet")
-        return row, self._picture(shown, outcome, masked=masked, side_px=SIDE_PX, keep=False)
+        return row, self._picture(shown, outcome, masked=masked, side_px=THUMB_PX if thumb else SIDE_PX, keep=False)
 
     def picture(self, station: str, seq: int, *, masked: bool, thumb: bool = False) -> bytes:
         """A part's picture as JPEG: of this run's rejects at once, of others from the images that are kept.

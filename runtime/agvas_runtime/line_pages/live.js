@@ -4,7 +4,8 @@ import { drawHour, drawTimes, percent, time } from "./charts.js";
 
 const OLD_MS = 4000; // without word from the server, what is shown is no longer true
 const page = { state: null, station: null, chosen: null, masked: true, heard: 0, shown: "", fetching: false, said: 0 };
-const thumbs = new Map();
+const views = new Map(); // station -> the small live picture in its tab
+const VIEW_MS = 900;
 
 const station = () => page.state?.stations.find((one) => one.name === page.station) ?? page.state?.stations[0];
 const path = (one, rest) => `v1/line/${encodeURIComponent(one.name)}/${rest}`;
@@ -86,16 +87,34 @@ function showStations() {
     button.setAttribute("role", "tab");
     button.setAttribute("aria-selected", chosen);
     const words = !one.facts.source_up ? "source lost" : verdictOf(one) ? WORDS[verdictOf(one)] : "waits";
-    button.append(light(one, "small"), made("span", `${one.name}: ${words}`));
+    button.append(viewOf(one, list.length), light(one, "small"), made("span", `${one.name}: ${words}`));
     button.addEventListener("click", () => choose(one.name));
     return button;
   }));
   if (focused) [...at("stations").children].find((button) => button.dataset.name === focused)?.focus();
 }
 
+function viewOf(one, count) {
+  if (!views.has(one.name)) {
+    const image = Object.assign(document.createElement("img"), { alt: "", hidden: true });
+    views.set(one.name, { image, shown: "", asked: 0 });
+  }
+  const view = views.get(one.name);
+  const wanted = `${one.newest?.seq} ${page.masked}`;
+  if (count > 1 && one.newest?.picture && wanted !== view.shown && Date.now() - view.asked > VIEW_MS) {
+    view.asked = Date.now();
+    ask(path(one, `newest?thumb=true&mask=${page.masked}`)).then(async (reply) => {
+      if (reply.status === 204) return;
+      view.image.src = await url(reply);
+      view.image.hidden = false;
+      view.shown = wanted;
+    }, () => {}); // asked again with the next state
+  }
+  return view.image;
+}
+
 function choose(name) {
   Object.assign(page, { station: name, chosen: null, shown: "" });
-  thumbs.clear();
   show();
 }
 
@@ -128,7 +147,7 @@ function showTiles(one) {
   const rate = one.per_minute;
   at("tiles").replaceChildren(
     tile("Yield, last hour", percent(one.yield), `${hour[0]} of ${all} parts`),
-    tile("Rate", rate >= 120 ? `${(rate / 60).toFixed(1)} / s` : `${rate < 10 ? rate.toFixed(1) : Math.round(rate)} / min`, "over the last minute"),
+    tile("Rate", rate >= 120 ? `${(rate / 60).toFixed(1)} / s` : `${rate && rate < 10 ? rate.toFixed(1) : Math.round(rate)} / min`, "over the last minute"),
     tile("99 % within", time(latency.p99_ms), `deadline ${time(facts.deadline_ms)}`),
     tile("Rejects", `${run[1]}`, `of ${run[0] + run[1] + run[2]} since the start`),
     tile("No verdict", `${run[2]}`, causes || "since the start"),

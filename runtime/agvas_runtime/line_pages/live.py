@@ -62,9 +62,9 @@ def live_routes(board: Board) -> APIRouter:
         return JSONResponse(await asyncio.to_thread(board.state))
 
     @router.get("/{station}/newest")
-    def newest(station: str, mask: bool = True) -> Response:
+    def newest(station: str, mask: bool = True, thumb: bool = False) -> Response:
         try:
-            row, picture = board.newest(station, masked=mask)
+            row, picture = board.newest(station, masked=mask, thumb=thumb)
         except UsageError as error:
             raise Refusal(404, "usage", str(error)) from error
         headers = {"X-Agvas-Part": str(row["seq"]), "X-Agvas-Verdict": row["verdict"]}

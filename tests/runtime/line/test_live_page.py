@@ -174,6 +174,7 @@ def test_a_reject_is_seen_within_a_second_of_its_frame_by_word_shape_and_picture
 
     # The other station: its part has no picture, its name is text.
     line.offer("<b>side", None, "4")
+    browser.until("document.querySelector('#stations button img').naturalWidth == 128")  # of each camera, live
     browser.key("2")
     browser.until(f"{WORD} == 'NO VERDICT' && document.querySelector('#no-image').innerText.includes('without a picture')")
     assert "the camera gave nothing" in browser.run("document.querySelector('#why').innerText")
