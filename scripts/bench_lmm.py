@@ -1,8 +1,9 @@
 """Figures of the language model's backends for docs/benchmarks.md: time per stage, parity, one prefill against generation. One run, one machine.
 
-usage: python scripts/bench_lmm.py --folder DIR [--backend onnx --backend torch ...] [--images N] [--rounds N]
+usage: python scripts/bench_lmm.py --bundle DIR [--backend onnx --backend torch ...] [--images N] [--rounds N]
 
-DIR is what ``agvas-export vllm nano -o DIR`` wrote; without it vLLM is left out. Torch is what the others are compared with.
+DIR is what ``agvas-export bundle nano -o DIR --lmm onnx,vllm,torch`` wrote; with the bundled one vLLM is left out. Torch is what the others are
+compared with. Run it in the environment of ``make test-vllm``.
 """
 
 import argparse
@@ -14,8 +15,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from tokenizers import Tokenizer
 
-from agvas_core.contract.prompts import INSTRUCTIONS, Mode
+from agvas_core.contract.manifest import IN_BUNDLE
+from agvas_core.contract.prompts import ANCHORS, ANCHORS_SHOWN, INSTRUCTIONS, Mode
 from agvas_runtime.bundle import load_bundle
 from agvas_runtime.image_file import read_image
 from agvas_runtime.scoring import Clock, Scorer
@@ -51,17 +54,18 @@ def median_ms(run: Callable[[], object], rounds: int) -> float:
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--folder", type=Path)
+    options.add_argument("--bundle", default="nano")
     options.add_argument("--backend", action="append")
     options.add_argument("--images", type=int, default=6)
     options.add_argument("--rounds", type=int, default=5)
     given = options.parse_args()
-    bundle = load_bundle("nano")
-    settings = StageSettings(threads=1, lmm_folder=given.folder)
-    names = given.backend or ["torch", "onnx", *(["vllm"] if given.folder else [])]
+    bundle = load_bundle(given.bundle)
+    settings = StageSettings(threads=1)
+    names = given.backend or ["torch", "onnx", *(["vllm"] if (bundle.folder / IN_BUNDLE).is_dir() else [])]
+    tokenizer = Tokenizer.from_file(str(bundle.folder / bundle.manifest.prompt.tokenizer))
     images = [read_image(path) for path in sorted(PARTS.glob("*.jpg"))[: given.images]]
     ask = INSTRUCTIONS[Mode.DIRECT]
-    rows, replies, speech = {}, {}, {}
+    rows, replies, speech, said = {}, {}, {}, {}
     for name in names:
         heavy = "torch" if name == "torch" else "onnx"
         stages = open_stages(bundle, vision=heavy, lmm=name, decoder=heavy, settings=settings)
@@ -83,6 +87,8 @@ def main() -> None:
             **{mode: median_ms(lambda: stages.lmm(one, INSTRUCTIONS[mode], mode), given.rounds) for mode in spoken},  # noqa: B023
         }
         words = {mode: (reply.answers or [""])[0] for mode, reply in spoken.items()}
+        # [mask] stands for the three anchors, and the end token is said, too.
+        said[name] = {mode: len(tokenizer.encode(text.replace(ANCHORS_SHOWN, ANCHORS)).ids) + 1 for mode, text in words.items()}
         print(f"{name}: {words}", flush=True)
     print(
         f"\n{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; {len(images)} images, {given.rounds} rounds, medians"
@@ -94,11 +100,26 @@ def main() -> None:
         anchors = max(float(np.abs(mine.anchor_states - theirs.anchor_states).max()) for mine, theirs in pairs)
         accept = max(float(np.abs(mine.accept - theirs.accept).max()) for mine, theirs in pairs)
         print(f"| {name} | {' | '.join(f'{rows[name][stage]:.1f}' for stage in STAGES)} | {anchors:.1e} | {accept:.1e} |")
+    spoken_modes = (Mode.DESCRIBE, Mode.EXPLAIN)
     print(
-        "\n| language model alone, one image | direct: one prefill, ms | describe, generated, ms | explain, generated, ms |\n|---|---|---|---|"
+        "\n| language model alone, one image | direct: one prefill, ms |"
+        + "".join(f" {mode}: tokens generated | ms | ms a token |" for mode in spoken_modes)
     )
+    print("|---" * (2 + 3 * len(spoken_modes)) + "|")
     for name in names:
-        print(f"| {name} | {' | '.join(f'{speech[name][mode]:.1f}' for mode in (Mode.DIRECT, Mode.DESCRIBE, Mode.EXPLAIN))} |")
+        cells = [f"{speech[name][Mode.DIRECT]:.1f}"]
+        for mode in spoken_modes:
+            ms, tokens = speech[name][mode], said[name][mode]
+            cells += [str(tokens), f"{ms:.1f}", f"{ms / tokens:.1f}"]
+        print(f"| {name} | {' | '.join(cells)} |")
+    print("\n| of the bundle | MB |\n|---|---|")
+    sizes = dict[str, float]()
+    for file in bundle.folder.rglob("*"):
+        if file.is_file():
+            part = file.relative_to(bundle.folder).parts[0]
+            sizes[part] = sizes.get(part, 0.0) + file.stat().st_size / 1e6
+    for part, size in sorted(sizes.items(), key=lambda item: -item[1]):
+        print(f"| {part} | {size:.2f} |")
 
 
 if __name__ == "__main__":

@@ -41,14 +41,12 @@ _EXACT_RULES = (
 )
 
 
-def export_joint(
-    joint: Joint, folder: Path, *, fill: Callable[[ir.Model], None] | None = None, max_embedded: int = MAX_EMBEDDED_BYTES
-) -> GraphSpec:
+def export_joint(joint: Joint, folder: Path, *, fill: Callable[[ir.Model], None] | None = None) -> GraphSpec:
     """Writes ``<name>.onnx`` into ``folder``, with ``<name>.onnx.data`` where its weights are large, and returns what the manifest says of it.
 
     Args:
-        fill: gives the weights of a joint that was traced without any.
-        max_embedded: bytes of weights that stay in the graph's own file.
+        fill: gives the weights of a joint that was traced without any; they go beside the graph whatever their size, for a graph is
+            written from memory.
     """
     with _quiet(), eager_attention(joint.module), torch.no_grad():
         program = torch.onnx.export(
@@ -77,7 +75,7 @@ def export_joint(
     describe(model, joint.name, inputs, outputs)
     path = folder / f"{joint.name}.onnx"
     size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)
-    ir.save(model, path, external_data=f"{path.name}.data" if size > max_embedded else None)
+    ir.save(model, path, external_data=f"{path.name}.data" if fill is not None or size > MAX_EMBEDDED_BYTES else None)
     # Before opset 22 the convolutions of ONNX's own table take no bfloat16; TensorRT's do.
     half = any(value.dtype == ir.DataType.BFLOAT16 for value in model.graph.initializers.values())
     onnx.checker.check_model(str(path), full_check=not half)

@@ -34,7 +34,7 @@ def test_weights_that_go_from_file_to_file_give_the_same_answers(
         if not name.startswith("lmm."):
             assert tensor.equal(whole[name]), name
     joint = next(joint for joint in make_joints(source.model, source.config) if joint.name == "lmm")
-    spec = export_joint(in_precision(joint, "fp32"), tmp_path, fill=weights.fill, max_embedded=0)
+    spec = export_joint(in_precision(joint, "fp32"), tmp_path, fill=weights.fill)
     given_by = next(joint for joint in make_joints(tiny_checkpoint.model, tiny_checkpoint.config) if joint.name == "lmm")
     given = {name: tensor.numpy() for name, tensor in given_by.inputs.items()}
     for value, truth in zip(answers(tmp_path / spec.file, given), answers(exported_folder / "lmm.onnx", given), strict=True):

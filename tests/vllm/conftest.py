@@ -58,6 +58,17 @@ def lmm_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
+def whole_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Nano with every form of its language model, made by the command."""
+    from agvas_export.cli import app
+
+    out = tmp_path_factory.mktemp("bundle") / "nano"
+    arguments = ["bundle", "nano", "-o", str(out), "--lmm", "onnx,vllm,torch"]
+    assert exit_code_of(lambda: app, name="agvas-export", arguments=arguments) == 0
+    return out
+
+
+@pytest.fixture(scope="session")
 def few_shot(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Checkpoint]:
     """Two checkpoints of nano with LoRA that has learned something, by name."""
     made = {}

@@ -63,14 +63,25 @@ class Server:
 
 
 @pytest.fixture(scope="module")
-def server(lmm_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = Server(lmm_folder, tmp_path_factory.mktemp("server") / "log")
+def server(whole_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    server = Server(whole_bundle, tmp_path_factory.mktemp("server") / "log")
     try:
         server.wait_ready(1)
         yield server
     finally:
         server.process.send_signal(signal.SIGTERM)
         server.process.wait(60)
+
+
+def test_the_certificate_has_vllm_in_it(whole_bundle: Path) -> None:
+    command = [sys.executable, "-m", "agvas_export.cli", "check", str(whole_bundle), "--data", str(PART.parent), "--limit", "2"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    certificate = json.loads((whole_bundle / "parity.json").read_text())
+    engines = {each["backend"]: each for each in certificate["backends"]}
+    assert {"onnx", "vllm"} <= engines.keys() and certificate["passed"] and engines["vllm"]["flips"] == []
+    errors = {joint["tensor"]: joint["error"] for joint in engines["vllm"]["joints"]}
+    assert 0 < errors["anchor_states"] < TOLERANCE and engines["vllm"]["versions"]["vllm"].startswith("0.32.0")
 
 
 @pytest.mark.parametrize("mode", list(Mode))
@@ -85,10 +96,11 @@ def test_over_http_every_mode_says_what_torch_says(
     assert np.abs(mine.accept - theirs.accept).max() < TOLERANCE
 
 
-def test_the_command_gives_the_regions_that_onnx_gives(server: Server, tmp_path: Path) -> None:
+def test_the_command_gives_the_regions_that_onnx_gives(server: Server, whole_bundle: Path) -> None:
     lines = []
     for lmm in ("onnx", server.url):
         command = [sys.executable, "-m", "agvas_runtime.cli", str(PART), "--json", "--save", "none", "--lmm", lmm]
+        command += ["--model", str(whole_bundle)]
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         lines.append(json.loads(done.stdout))

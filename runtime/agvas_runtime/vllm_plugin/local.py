@@ -8,6 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+os.environ.setdefault(
+    "VLLM_LOGGING_LEVEL", "ERROR"
+)  # vLLM reads it when it is imported, and would print a hundred lines into a run
 from vllm import LLM, PoolingParams
 from vllm.v1.engine.exceptions import EngineDeadError
 
