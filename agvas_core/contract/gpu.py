@@ -68,7 +68,7 @@ def cuda_gpu() -> Gpu:
     refuse_without_gpu(cudart)
     _, properties = cudart.cudaGetDeviceProperties(0)
     _, driver = cudart.cudaDriverGetVersion()
-    name = jetson_model() or properties.name.decode()
+    name = jetson_model() or properties.name.decode().rstrip("\0")
     return Gpu(name, f"{properties.major}.{properties.minor}", cuda_version(driver))
 
 

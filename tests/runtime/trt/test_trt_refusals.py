@@ -181,6 +181,35 @@ def test_what_is_faked_of_cuda_is_there_in_cuda_bindings() -> None:
     assert [name for name in names if name != "getLocalRuntimeVersion" and not hasattr(runtime, name)] == []
 
 
+@WITHOUT_GPU
+def test_cuda_bindings_takes_pointers_and_streams_as_the_numbers_that_we_give() -> None:
+    """Each call comes back with the code for a missing driver, and none with a TypeError."""
+    graph, executable = runtime.cudaGraph_t(0), runtime.cudaGraphExec_t(0)
+    to_gpu, capturing = (
+        runtime.cudaMemcpyKind.cudaMemcpyHostToDevice,
+        runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal,
+    )
+    for function, given in (
+        (runtime.cudaSetDevice, (0,)),
+        (runtime.cudaGetDeviceProperties, (0,)),
+        (runtime.cudaMalloc, (256,)),
+        (runtime.cudaHostAlloc, (256, 1)),
+        (runtime.cudaMemcpyAsync, (4096, 8192, 16, to_gpu, 7)),
+        (runtime.cudaMemcpy, (4096, 8192, 16, to_gpu)),
+        (runtime.cudaStreamCreateWithFlags, (1,)),
+        (runtime.cudaStreamSynchronize, (7,)),
+        (runtime.cudaStreamBeginCapture, (7, capturing)),
+        (runtime.cudaStreamEndCapture, (7,)),
+        (runtime.cudaGraphInstantiate, (graph, 0)),
+        (runtime.cudaGraphLaunch, (executable, 7)),
+        (runtime.cudaFree, (4096,)),
+        (runtime.cudaFreeHost, (4096,)),
+    ):
+        code, *_ = function(*given)
+        assert code == ERRORS.cudaErrorInsufficientDriver, function.__name__
+    assert int(runtime.cudaStream_t(7)) == 7
+
+
 def test_what_is_faked_of_tensorrt_is_there_in_tensorrt_rtx() -> None:
     pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed: make trt-check")
     library = open_library("tensorrt-rtx")

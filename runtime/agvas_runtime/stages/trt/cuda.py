@@ -43,7 +43,7 @@ class Cuda:
         if context is not None:
             self._index = self.call("finding the GPU of the context", cudart.cudaGetDevice)
         properties = self.call("asking for its name", cudart.cudaGetDeviceProperties, self._index)
-        self.name = jetson_model() or properties.name.decode()
+        self.name = jetson_model() or properties.name.decode().rstrip("\0")
         self.compute_capability = f"{properties.major}.{properties.minor}"
         self.driver = cuda_version(self.call("asking for the driver", cudart.cudaDriverGetVersion))
 
