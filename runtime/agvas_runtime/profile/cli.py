@@ -46,7 +46,7 @@ def profile(
         typer.Argument(metavar="SOURCE", help="Pictures, folders, globs, videos; a generated picture where there is none."),
     ] = None,
     model: Annotated[str, typer.Option(metavar="NAME|FOLDER", help="A bundled model, or the folder of a bundle.")] = "nano",
-    backend: Annotated[str, typer.Option(metavar="NAME", help="What runs the stages: onnx, torch, ort-cuda.")] = "onnx",
+    backend: Annotated[str, typer.Option(metavar="NAME", help="What runs the stages: onnx, torch, ort-cuda, trt.")] = "onnx",
     frames: Annotated[int, typer.Option(min=2, metavar="N", help="Frames that are measured one after the other.")] = 100,
     warmup: Annotated[int, typer.Option(min=0, metavar="N", help="Frames before that, which do not count.")] = 10,
     size_px: Annotated[int, typer.Option(min=32, max=8192, metavar="PX", help="Side of the generated picture.")] = 512,
