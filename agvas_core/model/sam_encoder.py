@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from agvas_core.contract.errors import UsageError
 
-__all__ = ["SAM_SIZES", "LayerNorm2d", "SamImageEncoder", "SamSize"]
+__all__ = ["SAM_SIZES", "LayerNorm2d", "SamImageEncoder", "SamSize", "by_offset", "from_windows", "to_windows"]
 
 NORM_EPS: Final = 1e-6  # segment-anything, every norm of the encoder
 
@@ -154,7 +154,7 @@ class _Block(nn.Module):
             x = x + self.attn(normed)
         else:
             side = x.shape[1]
-            x = x + _from_windows(self.attn(_to_windows(normed, self.window)), self.window, side)
+            x = x + from_windows(self.attn(to_windows(normed, self.window)), self.window, side)
         out: Tensor = x + self.mlp(self.norm2(x))
         return out
 
@@ -180,8 +180,8 @@ class _Attention(nn.Module):
         # fastest form on a CPU; it costs a side^2 x side^2 tensor.
         scores = (q * self.scale) @ k.transpose(-2, -1)  # [B, heads, side^2, side^2]
         q_grid = q.reshape(batch, self.heads, side, side, dim // self.heads)
-        bias_h = q_grid @ _by_offset(self.rel_pos_h, side).transpose(1, 2)  # [B, heads, h, w, key h]
-        bias_w = (q_grid.transpose(2, 3) @ _by_offset(self.rel_pos_w, side).transpose(1, 2)).transpose(2, 3)  # [..., key w]
+        bias_h = q_grid @ by_offset(self.rel_pos_h, side).transpose(1, 2)  # [B, heads, h, w, key h]
+        bias_w = (q_grid.transpose(2, 3) @ by_offset(self.rel_pos_w, side).transpose(1, 2)).transpose(2, 3)  # [..., key w]
         scores = scores.reshape(batch, self.heads, side, side, side, side) + bias_h[..., :, None] + bias_w[..., None, :]
         weights = scores.reshape(batch, self.heads, side * side, side * side).softmax(dim=-1)
 
@@ -192,13 +192,13 @@ class _Attention(nn.Module):
         return out
 
 
-def _by_offset(table: Tensor, side: int) -> Tensor:
+def by_offset(table: Tensor, side: int) -> Tensor:
     """[2 side - 1, d], one row per offset, to [side, side, d]: row i - j + side - 1 at query i and key j."""
     index = torch.arange(side, device=table.device)
     return table[index[:, None] - index[None, :] + side - 1]
 
 
-def _to_windows(x: Tensor, window: int) -> Tensor:
+def to_windows(x: Tensor, window: int) -> Tensor:
     """[B, g, g, C], padded with zeros at the right and the bottom, to [B * windows, window, window, C]."""
     batch, grid, _, dim = x.shape
     padding = -grid % window
@@ -208,7 +208,7 @@ def _to_windows(x: Tensor, window: int) -> Tensor:
     return x.clone(memory_format=torch.contiguous_format).reshape(batch * n * n, window, window, dim)
 
 
-def _from_windows(x: Tensor, window: int, grid: int) -> Tensor:
+def from_windows(x: Tensor, window: int, grid: int) -> Tensor:
     """The way back, [B * windows, window, window, C] to [B, g, g, C]."""
     n = -(-grid // window)
     dim = x.shape[-1]

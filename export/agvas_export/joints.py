@@ -3,7 +3,6 @@
 What is outside the graphs (resizing, tokenizing, fusion, the threshold) is agvas_core.contract's and the runtime's.
 """
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -15,9 +14,8 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 from agvas_core.model.agvas import AgVas
 from agvas_core.model.config import ModelConfig
-from agvas_core.model.encoders import LinearP
+from agvas_core.model.folding import fold_linear_p
 from agvas_core.model.lmm import Lmm
-from agvas_core.model.spam import Spam
 
 __all__ = ["Axis", "DecoderJoint", "Joint", "LmmJoint", "VisionJoint", "make_joints", "past_shape"]
 
@@ -41,21 +39,6 @@ class VisionJoint(nn.Module):
         if self.spam is not None and self.norm is not None:
             f_align = self.spam(f_s, self.norm(f_p.flatten(2).transpose(1, 2)), (f_p.shape[2], f_p.shape[3]))  # eq. 2: [B, N, D]
         return (f_s, f_align, f_p) if f_detail is None else (f_s, f_align, f_p, f_detail)
-
-
-def fold_linear_p(linear_p: LinearP, spam: Spam) -> Spam:
-    """SPAM that takes C channels: Linear_p folded into its keys and values. Exact, and a third of the work at width 3584."""
-    folded = copy.copy(spam)
-    folded._modules = dict(spam._modules)  # the model's own SPAM stays as it is
-    first = linear_p.linear
-    for name in ("to_k", "to_v"):
-        second = getattr(spam, name)
-        both = nn.Linear(first.in_features, second.out_features).to(first.weight)
-        with torch.no_grad():
-            both.weight.copy_(second.weight.double() @ first.weight.double())
-            both.bias.copy_(second.weight.double() @ first.bias.double() + second.bias)
-        folded._modules[name] = both
-    return folded
 
 
 class LmmJoint(nn.Module):

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from agvas_core.contract.decision import OperatingPoint
 from agvas_core.contract.errors import ImageError, StageError, UsageError
-from agvas_core.contract.prompts import Mode
 from agvas_runtime.frame import Frame
 from agvas_runtime.overlap import overlapped
 from agvas_runtime.question import Question
@@ -48,20 +47,21 @@ class Judge:
             yield from (self.segment(frame, question, rule) for frame in frames)
             return
         taken = ((frame, Clock(frame.read_ms)) for frame in frames)
-        with closing(overlapped(taken, lambda item: self._first_half(*item, question.mode))) as halves:
+        with closing(overlapped(taken, lambda item: self._first_half(*item, question))) as halves:
             for (frame, clock), seen in halves:
                 yield self._second_half(frame, clock, seen, question, rule)
 
     def segment(self, frame: Frame, question: Question, rule: Rule) -> Result:
         """The result of one frame."""
         clock = Clock(frame.read_ms)
-        return self._second_half(frame, clock, self._first_half(frame, clock, question.mode), question, rule)
+        return self._second_half(frame, clock, self._first_half(frame, clock, question), question, rule)
 
-    def _first_half(self, frame: Frame, clock: Clock, mode: Mode) -> Iterator[_Image | Seen]:
+    def _first_half(self, frame: Frame, clock: Clock, question: Question) -> Iterator[_Image | Seen]:
         """The image, then what vision makes of it."""
         image = self._usable(frame)
         yield image
-        yield from self.scorer.see(image, clock, mode, frame.views if image is frame.image else {})
+        ready = frame.views if image is frame.image else {}
+        yield from self.scorer.see(image, clock, question.mode, question.instruction, ready)
 
     def _second_half(self, frame: Frame, clock: Clock, seen: Iterator[_Image | Seen], question: Question, rule: Rule) -> Result:
         unjudged = self._unjudged(frame, question, rule)

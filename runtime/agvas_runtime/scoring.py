@@ -13,9 +13,9 @@ from agvas_core.contract.anchors import EMPTY_LOGITS, Anchor
 from agvas_core.contract.errors import BundleError, ImageError
 from agvas_core.contract.manifest import Manifest
 from agvas_core.contract.preprocess import View, ViewSpec, scaled_views
-from agvas_core.contract.prompts import Mode
+from agvas_core.contract.prompts import DEFAULT_INSTRUCTION, Mode
 from agvas_runtime.frame_logits import FrameLogits
-from agvas_runtime.stages.protocol import DecoderStage, Features, LmmStage, Reply, VisionStage
+from agvas_runtime.stages.protocol import DecoderStage, DirectStage, Features, JoinedVision, LmmStage, Pending, Reply, VisionStage
 from agvas_runtime.tiling import Look, Tile, plan_looks
 from agvas_runtime.views import make_views
 
@@ -24,6 +24,7 @@ __all__ = ["Clock", "Scored", "Scorer", "Seen"]
 Float = NDArray[np.float32]
 Rgb = NDArray[np.uint8]
 
+ALL_AT_ONCE = "model"  # the stage's name where vision, language model and decoder are one launch
 TILE_BATCH = 4  # tiles that go through the stages together
 
 
@@ -40,11 +41,14 @@ class Clock:
         try:
             yield
         finally:
-            self.ms[name] += (perf_counter() - began) * 1000
+            self.ms[name] = self.ms.get(name, 0.0) + (perf_counter() - began) * 1000
 
     def timing(self) -> dict[str, float]:
         """All stages and their ``total``."""
-        return {**self.ms, "total": sum(self.ms.values())}
+        spent = self.ms
+        if ALL_AT_ONCE in spent:  # the three were not called, and their zeros would read as figures
+            spent = {name: ms for name, ms in spent.items() if name not in ("vision", "lmm", "decoder") or ms}
+        return {**spent, "total": sum(spent.values())}
 
 
 class Seen(NamedTuple):
@@ -53,7 +57,8 @@ class Seen(NamedTuple):
     look: Look
     tiles: list[Tile]
     views: list[View]
-    features: Features
+    features: Features | Pending
+    """Pending where the engine goes on to the end by itself."""
 
 
 class Scored(NamedTuple):
@@ -94,7 +99,7 @@ class Scorer:
     def score(self, image: Rgb, instruction: str, clock: Clock, mode: Mode = Mode.DIRECT) -> Scored:
         """Both halves, one after the other; ``judge`` says what may be raised."""
         height, width = image.shape[:2]
-        return self.judge(self.see(image, clock, mode), (height, width), instruction, clock, mode)
+        return self.judge(self.see(image, clock, mode, instruction), (height, width), instruction, clock, mode)
 
     def whole_views(self, height: int, width: int, mode: Mode = Mode.DIRECT) -> list[ViewSpec]:
         """The views that are made of a whole frame of this size; of tiles there are more, and they cannot be made beforehand."""
@@ -102,12 +107,19 @@ class Scorer:
         return list(dict.fromkeys([self.manifest.semantic_view, *(look.view for look in looks)])) if looks else []
 
     def see(
-        self, image: Rgb, clock: Clock, mode: Mode = Mode.DIRECT, ready: Mapping[ViewSpec, View] = MappingProxyType({})
+        self,
+        image: Rgb,
+        clock: Clock,
+        mode: Mode = Mode.DIRECT,
+        instruction: str = DEFAULT_INSTRUCTION,
+        ready: Mapping[ViewSpec, View] = MappingProxyType({}),
     ) -> Iterator[Seen]:
         """The first half: views and vision of all looks, batch by batch, each as it is asked for.
 
-        ``ready`` has views of the whole frame that were made before. Where the mode has words they are about the whole part: no tiles.
+        ``ready`` has views of the whole frame that were made before. Where the mode has words they are about the whole part: no tiles. An engine
+        that has all three stages is given the ``instruction`` at once, and works on while the second half waits.
         """
+        direct = self._direct() if mode is Mode.DIRECT else None
         height, width = image.shape[:2]
         for look in self._looks(height, width, mode):
             waiting = list(look.tiles)
@@ -123,13 +135,22 @@ class Scorer:
                     ]
                     semantic = np.stack([shown.pixels for shown, _ in pairs])  # [B, Hs, Ws, 3]
                     seen = [view for _, view in pairs]
-                with clock.stage("vision"):
-                    features = self.vision(semantic, np.stack([view.pixels for view in seen]))
+                    pixel = np.stack([view.pixels for view in seen])  # [B, H, W, 3]
+                features: Features | Pending
+                if direct is not None:
+                    with clock.stage(ALL_AT_ONCE):
+                        features = direct(semantic, pixel, instruction)
+                else:
+                    with clock.stage("vision"):
+                        features = self.vision(semantic, pixel)
                 yield Seen(look, batch, seen, features)
 
     def _looks(self, height: int, width: int, mode: Mode) -> list[Look]:
         views = scaled_views(self.manifest.pixel_view, self.manifest.scales, height, width)
         return list(plan_looks(height, width, views, self.manifest.tiling, enabled=self.tiled and mode is Mode.DIRECT))
+
+    def _direct(self) -> DirectStage | None:
+        return self.vision.joined(self.lmm, self.decoder) if isinstance(self.vision, JoinedVision) else None
 
     def judge(
         self, passes: Iterable[Seen], size: tuple[int, int], instruction: str, clock: Clock, mode: Mode = Mode.DIRECT
@@ -166,22 +187,33 @@ class Scorer:
             said: a reply to decode, where the question was answered at another scale.
         """
         views, features = seen.views, seen.features
+        if not isinstance(features, Features):
+            with clock.stage(ALL_AT_ONCE):
+                logits, accept = features.result()
+            reply = Reply(np.zeros((len(accept), len(Anchor), 0), np.float32), accept, np.ones(len(accept), bool))
+            return reply, _sound(logits, len(views))
         with clock.stage("lmm"):
             reply = self.lmm(features, *question) if said is None else said  # anchor states [B, 3, D]
         with clock.stage("decoder"):
             logits = self.decoder(reply.anchor_states, features)  # [B, 3, Hm, Wm]
-        if logits.ndim != 4 or logits.shape[:2] != (len(views), len(Anchor)) or logits.size == 0:
-            raise BundleError(
-                f"the decoder gave logits of shape {list(logits.shape)}; {[len(views), len(Anchor), 'h', 'w']} is needed: "
-                "export the bundle again"
-            )
-        # A comparison with NaN is False, so NaN would read as a good part.
-        if not np.isfinite(logits).all():
-            raise ImageError(
-                "the model gave logits that are NaN or infinite on this image: try another prompt, or report image and bundle"
-            )
+        logits = _sound(logits, len(views))
         empty = np.array(EMPTY_LOGITS, np.float32)[:, None, None]
         return reply, np.where(reply.found[:, None, None, None], logits, empty) if not reply.found.all() else logits
+
+
+def _sound(logits: Float, batch: int) -> Float:
+    """The same, if they can be masks."""
+    if logits.ndim != 4 or logits.shape[:2] != (batch, len(Anchor)) or logits.size == 0:
+        raise BundleError(
+            f"the decoder gave logits of shape {list(logits.shape)}; {[batch, len(Anchor), 'h', 'w']} is needed: "
+            "export the bundle again"
+        )
+    # A comparison with NaN is False, so NaN would read as a good part.
+    if not np.isfinite(logits).all():
+        raise ImageError(
+            "the model gave logits that are NaN or infinite on this image: try another prompt, or report image and bundle"
+        )
+    return logits
 
 
 def _tile_batch(manifest: Manifest) -> int:

@@ -11,6 +11,7 @@ TRAINING_ONLY = ["accelerate", "matplotlib", "onnx", "onnxscript", "peft", "safe
 # Of an extra, or backends on torch and vLLM: imported when one asks for them.
 ON_REQUEST = [
     "agvas_runtime.stages.reference.",
+    "agvas_runtime.stages.torch_cuda.",
     "agvas_runtime.stages.vllm_",
     *(f"agvas_runtime.vllm_plugin.{name}" for name in ("connector", "engine", "local", "model", "pooler", "service")),
     *(f"agvas_runtime.sinks.{name}" for name in ("modbus", "mqtt", "opcua")),

@@ -32,12 +32,16 @@ BACKENDS: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType(
             "ort-cuda": "agvas_runtime.stages.onnx_vision:open_cuda",
             "trt": "agvas_runtime.stages.trt.stage:open_vision",
             "torch": "agvas_runtime.stages.reference.vision",
+            "torch-cuda": "agvas_runtime.stages.torch_cuda.stages:open_vision",
+            "torch-cuda-fp8": "agvas_runtime.stages.torch_cuda.stages:open_vision_fp8",
         },
         "lmm": {
             "onnx": "agvas_runtime.stages.onnx_lmm",
             "ort-cuda": "agvas_runtime.stages.onnx_lmm:open_cuda",
             "trt": "agvas_runtime.stages.trt.stage:open_lmm",
             "torch": "agvas_runtime.stages.reference.lmm",
+            "torch-cuda": "agvas_runtime.stages.torch_cuda.stages:open_lmm",
+            "torch-cuda-fp8": "agvas_runtime.stages.torch_cuda.stages:open_lmm_fp8",
             "vllm": "agvas_runtime.stages.vllm_lmm",
             "vllm-direct": "agvas_runtime.stages.vllm_direct_lmm",
             "http": "agvas_runtime.stages.http_lmm",
@@ -47,6 +51,8 @@ BACKENDS: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType(
             "ort-cuda": "agvas_runtime.stages.onnx_decoder:open_cuda",
             "trt": "agvas_runtime.stages.trt.stage:open_decoder",
             "torch": "agvas_runtime.stages.reference.decoder",
+            "torch-cuda": "agvas_runtime.stages.torch_cuda.stages:open_decoder",
+            "torch-cuda-fp8": "agvas_runtime.stages.torch_cuda.stages:open_decoder_fp8",
         },
     }
 )

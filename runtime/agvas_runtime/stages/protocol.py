@@ -1,7 +1,8 @@
 """The three stages, and what passes between them.
 
 One implementation per engine, one file each; a segmenter may mix them. Arrays are NumPy's, or lie on a GPU and can be read with
-``np.asarray``; shapes follow the manifest's graph specifications.
+``np.asarray``; shapes follow the manifest's graph specifications. An engine that has all three may keep
+what lies between them (``JoinedVision``).
 """
 
 from collections.abc import Callable, Sequence
@@ -12,7 +13,19 @@ from numpy.typing import NDArray
 
 from agvas_core.contract.prompts import Mode
 
-__all__ = ["DecoderStage", "Features", "LmmStage", "Reply", "TellingLmm", "Turn", "VisionStage"]
+__all__ = [
+    "DecoderStage",
+    "DirectStage",
+    "Features",
+    "JoinedVision",
+    "LmmStage",
+    "Pending",
+    "Reply",
+    "Segmented",
+    "TellingLmm",
+    "Turn",
+    "VisionStage",
+]
 
 Float = NDArray[np.float32]
 
@@ -80,6 +93,44 @@ class TellingLmm(Protocol):
 
     def telling(self, tell: Callable[[str], None]) -> LmmStage:
         """The same language model; ``tell`` is given each piece of an answer as it is said, and may raise to end it."""
+        ...
+
+
+class Segmented(NamedTuple):
+    """Output of all three stages at once, in direct mode."""
+
+    logits: Float
+    """[B, 3, Hm, Wm] in anchor order."""
+    accept: Float
+    """[B], as in ``Reply``."""
+
+
+class Pending(Protocol):
+    """A batch that an engine works on."""
+
+    def result(self) -> Segmented:
+        """Waits for it; once only.
+
+        Raises:
+            StageError: the engine is down.
+        """
+        ...
+
+
+class DirectStage(Protocol):
+    """All three joints at once, in direct mode: what lies between them stays where it is computed."""
+
+    def __call__(self, semantic_image: NDArray[np.uint8], pixel_image: NDArray[np.uint8], instruction: str) -> Pending:
+        """Begins, and returns at once; arguments and errors as of the three."""
+        ...
+
+
+@runtime_checkable
+class JoinedVision(Protocol):
+    """A vision stage whose engine can do all three."""
+
+    def joined(self, lmm: object, decoder: object) -> DirectStage | None:
+        """All three, or None where another engine has one of them."""
         ...
 
 

@@ -1,0 +1,180 @@
+"""A model on its device: the three joints one by one, and in direct mode all of them at once, without waiting."""
+
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from functools import lru_cache
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from agvas_core.model.agvas import AgVas
+from agvas_core.model.encoders import PixelFeatures
+from agvas_runtime.stages.prompt_tokenizer import Words
+from agvas_runtime.stages.protocol import Features, Segmented
+from agvas_runtime.stages.torch_cuda.capture import Graphs
+from agvas_runtime.stages.torch_cuda.device import Precision, told
+from agvas_runtime.stages.torch_cuda.direct import Direct
+from agvas_runtime.stages.torch_cuda.pieces import PLAIN, Pieces
+from agvas_runtime.stages.torch_cuda.reading import Prompt, Wanted
+from agvas_runtime.stages.torch_cuda.seeing import placed
+
+__all__ = ["Engine", "Flight"]
+
+Float = NDArray[np.float32]
+Views = tuple[NDArray[np.uint8], NDArray[np.uint8]]
+
+KEPT_PROMPTS: Final = 16
+
+
+class Engine:
+    """Several threads may call it; they take turns.
+
+    Args:
+        model: in evaluation mode; stays as it is.
+        first_words: of the answer and of the refusal.
+        device: a GPU of ``open_device``. On a CPU everything is computed in the same way, without streams and graphs: for tests.
+    """
+
+    def __init__(
+        self,
+        model: AgVas,
+        first_words: tuple[int, int],
+        *,
+        device: torch.device,
+        precision: Precision = "bf16",
+        pieces: Pieces = PLAIN,
+    ) -> None:
+        on_gpu = device.type == "cuda"
+        self.device, self.precision, self.first_words = device, precision, first_words
+        with told("loading"), torch.inference_mode(False), torch.no_grad():
+            self.model = placed(model, device, torch.float32 if precision == "fp32" else torch.bfloat16)
+            self.stream = torch.cuda.Stream(device) if on_gpu else None  # type: ignore[no-untyped-call]
+            side = torch.cuda.Stream(device) if on_gpu else None  # type: ignore[no-untyped-call]
+            self.direct = Direct(self.model, side=side, float8=precision == "fp8", pieces=pieces)
+        self.graphs = Graphs(self.stream)
+        self._lock, self._slots = threading.RLock(), list[dict[str, Tensor]]()
+        self._prompts = lru_cache(maxsize=KEPT_PROMPTS)(self._prepare)
+
+    @contextmanager
+    def turn(self, what: str) -> Iterator[None]:
+        """One thread at a time, on the engine's stream; errors of CUDA as ``told`` has them."""
+        with self._lock, told(what), torch.inference_mode(), torch.cuda.stream(self.stream) if self.stream else nullcontext():
+            yield
+
+    def prompt(self, words: Words) -> Prompt:
+        """What is known of ``words`` beforehand; kept. Call it within a turn."""
+        return self._prompts(*(tuple(ids[0].tolist()) for ids in words))
+
+    def launch(self, views: Views, words: Words) -> "Flight":
+        """Direct mode: begins a batch of views [B, H, W, 3] and returns at once."""
+        with self.turn("a frame"):
+            prompt = self.prompt(words)
+            slot = self._slots.pop() if self._slots else {}
+            given = [self._pinned(slot, name, view) for name, view in zip(("semantic", "pixel"), views, strict=True)]
+
+            def whole(*seen: Tensor) -> tuple[Tensor, ...]:
+                return self.direct(prompt, *seen)
+
+            found = self.graphs.run(("direct", prompt), whole, *given)
+            slot |= {name: self._fetched(slot, name, tensor) for name, tensor in zip(("logits", "accept"), found, strict=True)}
+            done = None
+            if self.stream is not None:
+                done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+                done.record(self.stream)
+            return Flight(self, slot, done)
+
+    def see(self, semantic_image: NDArray[np.uint8], pixel_image: NDArray[np.uint8]) -> Features:
+        """Joint 1."""
+
+        def vision(semantic: Tensor, pixel: Tensor) -> tuple[Tensor, ...]:
+            f_s, features = self.direct.eyes.semantic(semantic), self.direct.eyes.pixel(pixel)
+            seen = f_s, self.direct.eyes.align(f_s, features.f_p), features.f_p
+            return seen if features.f_detail is None else (*seen, features.f_detail)
+
+        with self.turn("vision"):
+            given = (torch.from_numpy(view) for view in (semantic_image, pixel_image))
+            f_s, f_align, *rest = (_host(tensor) for tensor in self.graphs.run("vision", vision, *given))
+            return Features(f_s, f_align, dict(zip(("f_p", "f_detail"), rest, strict=False)))
+
+    def ask(self, features: Features, words: Words) -> tuple[Float, Float]:
+        """Joint 2 in direct mode: anchor states [B, 3, D] and acceptance [B]."""
+        with self.turn("the language model"):
+            prompt = self.prompt(words)
+
+            def read(f_s: Tensor, f_align: Tensor) -> tuple[Tensor, ...]:
+                anchors, lean = self.direct.reader(prompt, f_s, f_align)
+                return anchors, lean.sigmoid()
+
+            given = (torch.from_numpy(part) for part in (features.f_s, features.f_align))
+            anchors, accept = (_host(tensor) for tensor in self.graphs.run(("lmm", prompt), read, *given))
+            return anchors, accept
+
+    def decode(self, anchor_states: Float, decoder: Mapping[str, Float]) -> Float:
+        """Joint 3: logits [B, 3, H', W']."""
+
+        def masks(anchors: Tensor, f_p: Tensor, f_detail: Tensor | None = None) -> tuple[Tensor, ...]:
+            return (self.direct.eyes.masks(anchors, PixelFeatures(f_p, f_detail)),)
+
+        with self.turn("the decoder"):
+            given = [anchor_states, *(decoder[name] for name in ("f_p", "f_detail") if name in decoder)]
+            return _host(self.graphs.run("decoder", masks, *map(torch.from_numpy, given))[0])
+
+    def _prepare(self, *words: tuple[int, ...]) -> Prompt:
+        before, after, anchors, asked = words
+        wanted = Wanted(
+            *(
+                torch.tensor(ids, dtype=torch.long, device=self.device)
+                for ids in (before, after, (*asked, *anchors), self.first_words)
+            )
+        )
+        return self.direct.reader.prepare(wanted)
+
+    def _pinned(self, slot: dict[str, Tensor], name: str, view: NDArray[np.uint8]) -> Tensor:
+        """The view in memory that the GPU copies from while we go on."""
+        given = torch.from_numpy(np.ascontiguousarray(view))
+        if self.stream is None:
+            return given
+        if name not in slot or slot[name].shape != given.shape:
+            slot[name] = torch.empty(given.shape, dtype=given.dtype, pin_memory=True)
+        return slot[name].copy_(given)
+
+    def _fetched(self, slot: dict[str, Tensor], name: str, tensor: Tensor) -> Tensor:
+        if self.stream is None:
+            return tensor
+        kept = slot.get(name)
+        if kept is None or kept.shape != tensor.shape:
+            kept = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+        return kept.copy_(tensor, non_blocking=True)
+
+    def _give_back(self, slot: dict[str, Tensor]) -> None:
+        with self._lock:
+            self._slots.append(slot)
+
+
+class Flight:
+    """A batch on its way; ``result`` waits for it."""
+
+    def __init__(self, engine: Engine, slot: dict[str, Tensor], done: Any) -> None:
+        self._engine, self._slot, self._done = engine, slot, done
+
+    def result(self) -> Segmented:
+        """Logits and acceptance, as ``Segmented`` says. Once only.
+
+        Raises:
+            StageError: the GPU failed on the way.
+        """
+        with told("a frame"):
+            if self._done is not None:
+                self._done.synchronize()
+            found = Segmented(*(self._slot[name].numpy().copy() for name in ("logits", "accept")))
+        self._engine._give_back(self._slot)
+        return found
+
+
+def _host(tensor: Tensor) -> Float:
+    array: Float = tensor.float().cpu().numpy()
+    return array

@@ -1,0 +1,287 @@
+"""torch-cuda: each way of computing less is the model's own answer, on a CPU in float32; on a GPU so are graphs and streams."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from agvas_core.contract.errors import BundleError, ImageError, SetupError, StageError, UsageError
+from agvas_core.contract.prompts import Mode
+from agvas_core.contract.tolerances import TOLERANCES
+from agvas_core.model.agvas import AgVas
+from agvas_core.model.checkpoint import load_checkpoint
+from agvas_core.model.config import ModelConfig
+from agvas_core.model.sam_encoder import SamImageEncoder
+from agvas_runtime import Segmenter
+from agvas_runtime.bundle import Bundle, load_bundle
+from agvas_runtime.stages.open import open_stages
+from agvas_runtime.stages.prompt_tokenizer import PromptTokenizer, Words
+from agvas_runtime.stages.torch_cuda import device as device_module
+from agvas_runtime.stages.torch_cuda.device import open_device, told
+from agvas_runtime.stages.torch_cuda.engine import Engine
+from agvas_runtime.stages.torch_cuda.linear import Float8, fused
+from agvas_runtime.stages.torch_cuda.pieces import PLAIN, compiled
+from agvas_runtime.stages.torch_cuda.reading import Reader, Wanted
+from agvas_runtime.stages.torch_cuda.sam import FusedSam
+from agvas_runtime.stages.torch_cuda.seeing import Eyes, placed
+from agvas_runtime.stages.torch_cuda.stages import CudaDecoder, CudaLmm, CudaVision
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
+import paper_model
+
+torch.set_num_threads(1)
+TOLERANCE = TOLERANCES["fp32"]
+CPU = torch.device("cpu")
+WITHOUT_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+
+
+def furthest(one: Tensor, other: Tensor) -> float:
+    """Scaled as ``Tolerance`` says."""
+    assert one.shape == other.shape
+    return float((one.double() - other.double()).abs().max() / max(1.0, other.abs().max()))
+
+
+@pytest.fixture(scope="module", params=["ov-7b", "ov-0.5b", "llava-13b"])
+def paper(request: pytest.FixtureRequest) -> tuple[ModelConfig, AgVas]:
+    """A preset's architecture at tiny size, every parameter random."""
+    config = paper_model.paper_config(request.param, tiny=True)
+    model = paper_model.random_model(config, "cpu", torch.float32)
+    generator = torch.Generator().manual_seed(1)
+    for parameter in model.parameters():
+        parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+    return config, model
+
+
+def asked_of(
+    model: AgVas, config: ModelConfig, f_s: Tensor, f_align: Tensor, before: bool = True
+) -> tuple[Tensor, Tensor, Wanted]:
+    """What the reference says at the rows that are asked for: anchor states, lean; and what to ask."""
+    first, after, anchors, asked = paper_model.words(config)
+    first = first if before else []
+    batch, words = len(f_s), (7, 8)
+    ids = torch.tensor([[*first, *[config.lmm.image_token_id] * (f_s.shape[1] + f_align.shape[1]), *after]] * batch)
+    hidden = model.lmm(model.lmm.embed(ids, f_s, f_align), with_logits=False).hidden
+    skipped = ids.shape[1] - len(after)
+    logits = model.lmm.head(hidden[:, skipped + asked])
+    wanted = Wanted(*(torch.tensor(each, dtype=torch.long) for each in (first, after, [asked, *anchors], words)))
+    return hidden[:, [skipped + at for at in anchors]], logits[:, words[0]] - logits[:, words[1]], wanted
+
+
+@pytest.mark.parametrize("grid", [8, 7, 3], ids=["windows fit", "windows are padded", "one window is larger than the grid"])
+@pytest.mark.parametrize("dim", [32, 40])
+def test_sam_without_a_bias_of_all_pairs_is_sam(grid: int, dim: int) -> None:
+    torch.manual_seed(0)
+    encoder = SamImageEncoder(image_px=4 * grid, patch_px=4, dim=dim, depth=3, heads=4, window=4, global_blocks=(1,), out_dim=16)
+    for parameter in encoder.parameters():
+        parameter.data = 0.3 * torch.randn(parameter.shape)
+    image = torch.randn(2, 3, 4 * grid, 4 * grid)
+    with torch.no_grad():
+        assert furthest(FusedSam(encoder)(image), encoder(image)) < TOLERANCE.features
+
+
+@torch.no_grad()
+def test_what_is_seen_is_what_the_model_sees(paper: tuple[ModelConfig, AgVas]) -> None:
+    config, model = paper
+    semantic, pixel = paper_model.views(config, 2)
+    eyes, seen = Eyes(placed(model, CPU, torch.float32)), model.see(semantic, pixel)
+    f_s, features = eyes.semantic(semantic), eyes.pixel(pixel)
+    for mine, theirs in ((f_s, seen.f_s), (features.f_p, seen.pixel.f_p), (eyes.align(f_s, features.f_p), seen.f_align)):
+        assert furthest(mine, theirs) < TOLERANCE.features
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("before", [True, False], ids=["a beginning that is known", "nothing before the image"])
+def test_four_rows_of_a_prefill_are_those_of_the_whole(paper: tuple[ModelConfig, AgVas], before: bool) -> None:
+    config, model = paper
+    f_s, f_align = torch.randn(2, 2, 9, 64).unbind(0)
+    anchors, lean, wanted = asked_of(model, config, f_s, f_align, before)
+    reader = Reader(placed(model, CPU, torch.float32).lmm)
+    mine, leans = reader(reader.prepare(wanted), f_s, f_align)
+    assert furthest(mine, anchors) < TOLERANCE.anchor_states and furthest(leans, lean) < TOLERANCE.text
+
+
+@torch.no_grad()
+def test_one_language_model_of_two_makes_no_second_copy_and_answers_as_before(paper: tuple[ModelConfig, AgVas]) -> None:
+    config, model = paper
+    f_s, f_align = torch.randn(2, 1, 9, 64).unbind(0)
+    copied = placed(model, CPU, torch.float32)
+    Reader(copied.lmm)
+    language_model: Any = copied.lmm.language_model
+    attention = language_model.layers[0].self_attn
+    assert attention.q_proj.weight.untyped_storage().data_ptr() == attention.k_proj.weight.untyped_storage().data_ptr()
+    assert furthest(asked_of(copied, config, f_s, f_align)[0], asked_of(model, config, f_s, f_align)[0]) < 1e-6
+
+
+@torch.no_grad()
+def test_float8_products_are_near_and_give_up_their_weights() -> None:
+    torch.manual_seed(0)
+    first, second = (torch.nn.Linear(64, 32, dtype=torch.bfloat16) for _ in range(2))
+    exact = fused([first, second])
+    x = torch.randn(3, 5, 64, dtype=torch.bfloat16)
+    expected = exact(x).float()
+    short = Float8(exact.weight, exact.bias)  # type: ignore[attr-defined]
+    assert ((short(x).float() - expected).norm() / expected.norm()) < 0.04  # three bits of mantissa
+    assert torch.equal(short(x, slice(32, None)), short(x)[..., 32:])
+    fused([first, second], float8=True)
+    assert first.weight.numel() == 0
+
+
+@torch.no_grad()
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_compiled_pieces_are_the_plain_ones() -> None:
+    x, y, weight = torch.randn(1, 7, 32), torch.randn(1, 7, 32), torch.rand(32)
+    cos, sin = torch.randn(2, 7, 8).unbind(0)
+    q, k = torch.randn(1, 4, 7, 8), torch.randn(1, 2, 7, 8)
+    for given, name in (((x, y, weight, 1e-6), "add_norm"), ((q, k, cos, sin), "rotate"), ((x,), "gated")):
+        for mine, theirs in zip(getattr(compiled(), name)(*given), getattr(PLAIN, name)(*given), strict=True):
+            assert furthest(mine, theirs) < 1e-6
+
+
+@pytest.fixture(scope="module")
+def nano() -> Bundle:
+    return load_bundle("nano")
+
+
+@pytest.fixture(scope="module")
+def engine(nano: Bundle) -> Engine:
+    """nano's, on the CPU in float32: all of it but streams and graphs."""
+    tokenizer = PromptTokenizer(nano)
+    first = tokenizer.first_of_answer, tokenizer.first_of_refusal
+    return Engine(load_checkpoint("nano").model, first, device=CPU, precision="fp32")
+
+
+def segmenter_of(bundle: Bundle, engine: Engine) -> Segmenter:
+    return Segmenter(bundle, CudaVision(engine), CudaLmm(bundle, engine), CudaDecoder(engine))
+
+
+def part(side: int = 96) -> np.ndarray:
+    image = np.full((side, side, 3), 180, np.uint8)
+    image[side // 3 : side // 2, side // 3 : side // 2] = 20
+    return image
+
+
+def test_all_at_once_is_the_answer_of_one_after_the_other_and_of_the_reference(nano: Bundle, engine: Engine) -> None:
+    at_once = segmenter_of(nano, engine)
+    stages = [CudaVision(engine), CudaLmm(nano, engine), CudaDecoder(engine)]
+    one_by_one = Segmenter(nano, lambda *views: stages[0](*views), stages[1], stages[2])  # type: ignore[arg-type]
+    reference = Segmenter.load("nano", vision="torch", lmm="torch", decoder="torch")
+    results = [segmenter.predict([part()])[0] for segmenter in (at_once, one_by_one, reference)]
+    assert "model" in results[0].timing and "vision" not in results[0].timing and "vision" in results[1].timing
+    for other in results[1:]:
+        assert results[0].verdict == other.verdict and results[0].accept == pytest.approx(other.accept, abs=TOLERANCE.probability)
+        assert np.abs(results[0].score_map - other.score_map).max() < TOLERANCE.probability
+
+
+def test_frames_that_overlap_come_back_in_their_order(nano: Bundle, engine: Engine) -> None:
+    segmenter, images = segmenter_of(nano, engine), [part(side) for side in (96, 64, 96, 128, 64)]
+    alone = [segmenter.predict([image])[0].score for image in images]
+    from agvas_runtime.frame import Frame
+
+    frames = [Frame(str(index), index, image=image) for index, image in enumerate(images)]
+    assert [result.score for result in segmenter.stream(frames)] == alone
+
+
+def test_another_language_model_ends_the_shortcut(nano: Bundle, engine: Engine) -> None:
+    mixed = segmenter_of(nano, engine).with_lmm(open_stages(nano).lmm)
+    assert "model" not in mixed.predict([part()])[0].timing
+
+
+def test_words_are_those_of_the_reference(nano: Bundle, engine: Engine) -> None:
+    reference = open_stages(nano, vision="torch", lmm="torch", decoder="torch")
+    views = np.random.default_rng(0).integers(0, 256, (1, 128, 128, 3), np.uint8), part(160)[None]
+    features = reference.vision(*views)
+    mine, theirs = (lmm(features, "Find it.", Mode.EXPLAIN) for lmm in (CudaLmm(nano, engine), reference.lmm))
+    assert mine.answers == theirs.answers
+    short = CudaLmm(nano, engine)
+    short.engine = replace_precision(engine, "fp8")
+    with pytest.raises(UsageError, match="direct mode only"):
+        short(features, "Find it.", Mode.EXPLAIN)
+
+
+def replace_precision(engine: Engine, precision: str) -> Any:
+    import copy
+
+    other = copy.copy(engine)
+    other.precision = precision  # type: ignore[assignment]
+    return other
+
+
+@WITHOUT_GPU
+@pytest.mark.parametrize("backend", ["torch-cuda", "torch-cuda-fp8"])
+def test_without_a_gpu_it_is_refused_and_never_the_cpu(nano: Bundle, backend: str) -> None:
+    for stage in ("vision", "lmm", "decoder"):
+        with pytest.raises(SetupError, match=r"torch-cuda needs|finds no GPU"):
+            open_stages(nano, **{stage: backend})
+
+
+def test_a_driver_that_is_too_old_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def old() -> None:
+        raise RuntimeError("The NVIDIA driver on your system is too old (found version 11040).\nMore words.")
+
+    monkeypatch.setattr(device_module.torch.backends.cuda, "is_built", lambda: True)
+    monkeypatch.setattr(device_module.torch.cuda, "init", old)
+    with pytest.raises(SetupError, match=r"too old \(found version 11040"):
+        open_device()
+
+
+@pytest.mark.parametrize(("precision", "words"), [("bf16", "Ampere"), ("fp8", "Hopper")])
+def test_a_gpu_without_the_precision_is_refused(monkeypatch: pytest.MonkeyPatch, precision: Any, words: str) -> None:
+    for owner, name, value in (
+        (device_module.torch.backends.cuda, "is_built", True),
+        (device_module.torch.cuda, "init", None),
+        (device_module.torch.cuda, "device_count", 1),
+        (device_module.torch.cuda, "get_device_capability", (7, 5)),
+        (device_module.torch.cuda, "get_device_name", "Old GPU"),
+    ):
+        monkeypatch.setattr(owner, name, lambda *_, value=value: value)
+    with pytest.raises(SetupError, match=rf"Old GPU.*7\.5.*{words}"):
+        open_device(precision)
+    with pytest.raises(SetupError, match="GPU 3 is asked for and there are 1"):
+        open_device(precision, 3)
+
+
+def test_what_cuda_raises_is_said_of_the_frame() -> None:
+    with pytest.raises(ImageError, match=r"full in the decoder.*Tried to allocate 20\.00 GiB.*lower"), told("the decoder"):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 10 GiB")
+    with pytest.raises(StageError, match="GPU failed in vision"), told("vision"):
+        raise RuntimeError("CUDA error: device unavailable\nmore")
+    with pytest.raises(RuntimeError, match="of ours"), told("vision"):
+        raise RuntimeError("a mistake of ours")
+
+
+def test_a_language_model_of_another_make_is_refused(paper: tuple[ModelConfig, AgVas]) -> None:
+    lmm = paper[1].lmm
+    with pytest.raises(BundleError, match="reads Qwen2 and LLaMA"):
+        Reader(type(lmm)(language_model=torch.nn.Linear(1, 1), head=lmm.head, image_token_id=3, anchor_ids=(4, 5, 6)))  # type: ignore[arg-type]
+
+
+@pytest.mark.gpu
+@torch.no_grad()
+def test_a_graph_gives_what_its_function_gives_again_and_again(paper: tuple[ModelConfig, AgVas]) -> None:
+    """Streams and graphs against the same computing on a CPU, frame by frame, the graph from the second on."""
+    config, model = paper
+    words = paper_model.words(config)
+    given = tuple(np.array([each if isinstance(each, list) else [each]]) for each in words)
+    on_cpu, on_gpu = (Engine(model, (7, 8), device=device, precision="fp32") for device in (CPU, torch.device("cuda")))
+    for seed in range(5):
+        shown = tuple(view.numpy() for view in paper_model.views(config, 2, seed))
+        flights = [engine.launch(shown, Words(*given)) for engine in (on_cpu, on_gpu)]  # type: ignore[arg-type]
+        theirs, mine = (flight.result() for flight in flights)
+        assert furthest(torch.from_numpy(mine.logits), torch.from_numpy(theirs.logits)) < 2e-3  # TF32 in convolutions
+        assert np.abs(mine.accept - theirs.accept).max() < 2e-3
+    assert len(on_gpu.graphs) == 1
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("backend", ["torch-cuda", "torch-cuda-fp8"])
+def test_nano_on_a_gpu_judges_as_on_a_cpu(nano: Bundle, backend: str) -> None:
+    images = [part(side) for side in (96, 96, 128, 96)]
+    on_cpu, on_gpu = (Segmenter.load("nano", vision=name, lmm=name, decoder=name) for name in ("onnx", backend))
+    for theirs, mine in zip(on_cpu.predict(images), on_gpu.predict(images), strict=True):
+        assert mine.error is None and mine.verdict == theirs.verdict
+        assert np.abs(mine.score_map - theirs.score_map).max() < TOLERANCES["bf16"].probability
