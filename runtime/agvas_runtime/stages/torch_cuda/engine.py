@@ -109,7 +109,9 @@ class Engine:
                 anchors, lean = self.direct.reader(prompt, f_s, f_align)
                 return anchors, lean.sigmoid()
 
-            given = (torch.from_numpy(part) for part in (features.f_s, features.f_align))
+            given = (
+                torch.from_numpy(np.asarray(part)) for part in (features.f_s, features.f_align)
+            )  # of another engine, on a GPU
             anchors, accept = (_host(tensor) for tensor in self.graphs.run(("lmm", prompt), read, *given))
             return anchors, accept
 
@@ -121,7 +123,7 @@ class Engine:
 
         with self.turn("the decoder"):
             given = [anchor_states, *(decoder[name] for name in ("f_p", "f_detail") if name in decoder)]
-            return _host(self.graphs.run("decoder", masks, *map(torch.from_numpy, given))[0])
+            return _host(self.graphs.run("decoder", masks, *(torch.from_numpy(np.asarray(each)) for each in given))[0])
 
     def _prepare(self, *words: tuple[int, ...]) -> Prompt:
         before, after, anchors, asked = words
