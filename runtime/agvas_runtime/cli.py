@@ -143,10 +143,7 @@ def run(
         bool, typer.Option("--strict", help="Spare good parts: the bundle's strict operating point in place of the balanced one.")
     ] = False,
     threshold: Annotated[
-        float | None,
-        typer.Option(
-            help="Every pixel above this score, 0 to 1, is anomalous: in place of the operating point's two thresholds."
-        ),
+        float | None, typer.Option(help="Every pixel above this score, 0 to 1, is anomalous, whatever the operating point says.")
     ] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Folder for the results; the next free runs/run-001 by default.")
@@ -200,6 +197,7 @@ def run(
     ] = None,
     threads: Annotated[int | None, typer.Option(min=1, metavar="N", help="CPU threads; all cores by default.")] = None,
     tiling: Annotated[Tiling, typer.Option(help="Cut large images into tiles, or shrink them whole.")] = Tiling.auto,
+    profile: Annotated[bool, typer.Option("--profile", help="Measure the run: profile.json, profile.html in --out.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="A line for every image, with what the model said.")] = False,
     version: Annotated[
@@ -233,8 +231,6 @@ def run(
             "sources": tuple(sources or ()),
             "state": state,
             "station": station,
-        }
-        options |= {
             "sinks": tuple(sinks or ()),
             "metrics_port": metrics,
             "log": form,
@@ -277,6 +273,7 @@ def run(
         json_lines=json_lines,
         quiet=quiet,
         verbose=verbose,
+        profile=profile,
     )
     raise typer.Exit(inspect(job))
 

@@ -6,11 +6,12 @@ import platform
 import shlex
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import chain, islice
 from pathlib import Path
+from time import perf_counter
 from typing import Literal
 
 from rich.console import Console
@@ -21,6 +22,7 @@ from agvas_core.contract.decision import BALANCED, STRICT
 from agvas_core.contract.errors import EXIT_OK, EXIT_REJECTS, OutputError, SetupError, SourceError, UsageError
 from agvas_runtime.certified import note_on_parity
 from agvas_runtime.image_file import MAX_PIXELS
+from agvas_runtime.profile.own_run import OwnRun
 from agvas_runtime.progress import RunProgress, print_summary
 from agvas_runtime.report import Report
 from agvas_runtime.result import Result, Verdict
@@ -70,6 +72,7 @@ class Job:
     json_lines: bool = False
     quiet: bool = False
     verbose: bool = False
+    profile: bool = False
 
 
 def inspect(job: Job) -> int:
@@ -88,6 +91,8 @@ def inspect(job: Job) -> int:
     except OSError as error:
         raise SetupError(f"the current folder was removed ({error.strerror}): cd to one that exists") from error
     # Everything that may be refused is, before the first file is written.
+    if job.profile and not job.save:
+        raise UsageError("--profile writes into the results folder, and --save none makes none: leave one of the two out")
     folder = RunFolder(job.out, overwrite=job.overwrite, keep_lines="jsonl" in job.save) if job.save else None
     if folder is None:
         return _inspect(job, console, None)
@@ -99,6 +104,7 @@ def inspect(job: Job) -> int:
 def _inspect(job: Job, console: Console, folder: RunFolder | None) -> int:
     camera = _camera(job)
     with _warnings_on(console), _open(job, camera) as source:
+        began = perf_counter()
         segmenter = Segmenter.load(
             job.model,
             offline=job.offline,
@@ -121,6 +127,7 @@ def _inspect(job: Job, console: Console, folder: RunFolder | None) -> int:
             camera.whole_views = segmenter.whole_views
         if not job.quiet:
             _say_parity(segmenter, console)
+        own = OwnRun(segmenter, overlap=not source.live, load_s=perf_counter() - began) if job.profile else None
         frames = iter(source)
         first = list(islice(frames, 1))  # a camera that is not there says so here, before there is a folder
         facts = _facts(job, segmenter)
@@ -131,14 +138,20 @@ def _inspect(job: Job, console: Console, folder: RunFolder | None) -> int:
         notes: list[str] = []
         stopped: BaseException | None = None
         try:
-            with progress:
+            with progress, own or nullcontext():
                 results = segmenter.stream(chain(first, frames), overlap=not source.live)
                 with closing(results):
-                    _inspect_all(job, results, folder, report, progress)
+                    _inspect_all(job, results, folder, report, progress, own)
         except (KeyboardInterrupt, BrokenPipeError, SourceError) as error:
             stopped = error
             notes.append(_why(error, progress.done))
         notes += source.notes
+    if folder is not None and own is not None:
+        backend = " ".join(dict.fromkeys((job.vision, job.lmm, job.decoder)))
+        profiled = own.files(facts, backend=backend, threads=job.threads)
+        for name, text in profiled.items():
+            folder.store(name, text.encode("utf-8"))
+        notes += [] if profiled else ["Too few images were judged for a profile."]
     page = None
     if folder is not None and "report" in job.save:
         folder.store(REPORT_NAME, report.render(elapsed_s=progress.elapsed_s, notes=notes).encode("utf-8"))
@@ -161,7 +174,14 @@ def _inspect(job: Job, console: Console, folder: RunFolder | None) -> int:
     return EXIT_REJECTS if job.fail_on_reject and rejects else EXIT_OK
 
 
-def _inspect_all(job: Job, results: Iterable[Result], folder: RunFolder | None, report: Report, progress: RunProgress) -> None:
+def _inspect_all(
+    job: Job,
+    results: Iterable[Result],
+    folder: RunFolder | None,
+    report: Report,
+    progress: RunProgress,
+    own: OwnRun | None,
+) -> None:
     images = ImageFiles(folder, OutputNames(common_root(job.sources)), job.save) if folder is not None else None
     for result in results:
         files = images.write(result) if images is not None else {}
@@ -174,6 +194,8 @@ def _inspect_all(job: Job, results: Iterable[Result], folder: RunFolder | None, 
                 sys.stdout.buffer.write(encode_line(record))
                 sys.stdout.buffer.flush()
         progress.advance(result)
+        if own is not None:
+            own.add(result)
 
 
 def _say_parity(segmenter: Segmenter, console: Console) -> None:

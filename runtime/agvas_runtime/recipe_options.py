@@ -30,6 +30,7 @@ def refuse_beside_recipe(context: typer.Context) -> None:
         "pixel_format",
         "quiet",
         "verbose",
+        "profile",
     ):
         if _is_given(context, name):
             option = {"json_lines": "json"}.get(name, name).replace("_", "-")

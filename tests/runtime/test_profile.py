@@ -209,3 +209,32 @@ def test_an_old_profile_still_makes_a_page(measured: Path) -> None:
         update={"work": {}, "offered": [], "overhead": None, "overlapped_per_s": None}
     )
     assert render(Profile.model_validate_json(bare.to_json())).count("<svg") == 3
+
+
+def test_a_run_measures_itself_and_its_profile_is_compared_like_any_other(
+    tiny_bundle: Path, tmp_path: Path, make_part: Callable[..., np.ndarray], capsys: pytest.CaptureFixture[str]
+) -> None:
+    import cv2
+
+    from agvas_runtime.cli import app
+
+    for index in range(7):
+        cv2.imwrite(str(tmp_path / f"{index}.png"), make_part(spots=[(20, 20, 8)]))
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    out = tmp_path / "run"
+    arguments = [str(tmp_path / "*.png"), "--model", str(tiny_bundle), "--profile", "--quiet"]
+    assert exit_code_of(lambda: app, name="agvas-run", arguments=[*arguments, "--out", str(out)]) == 0
+    found = read(out / "profile.json")
+    assert found.latency.count == 4 and found.warmup == 3 and {"read", "vision"} <= set(found.stages)
+    assert found.overlapped_per_s and (out / "profile.html").read_text(encoding="utf-8").count("<svg") == 3
+    assert agvas_profile("--compare", str(out / "profile.json"), str(out / "profile.json")) == 0
+    assert exit_code_of(lambda: app, name="agvas-run", arguments=[*arguments, "--save", "none"]) == 2
+    assert "leave one of the two out" in capsys.readouterr().err
+
+
+def test_a_profile_of_the_first_schema_is_still_read(measured: Path, tmp_path: Path) -> None:
+    raw = json.loads((measured / "profile.json").read_text(encoding="utf-8"))
+    del raw["device"], raw["machine"]["limits_of"]
+    old = tmp_path / "old.json"
+    old.write_text(json.dumps(raw | {"schema_version": 1}), encoding="utf-8")
+    assert read(old).device == {}

@@ -211,6 +211,20 @@ def replace_precision(engine: Engine, precision: str) -> Any:
     return other
 
 
+def test_the_profile_has_times_of_the_device_and_its_limits(nano: Bundle, engine: Engine) -> None:
+    from agvas_runtime.profile.session import Plan, generated_frame, profile
+
+    done, _ = profile(
+        segmenter_of(nano, engine),
+        [generated_frame(96)],
+        Plan(frames=2, warmup=0, offered_frames=0, pairs=2),
+        facts={"backend": "torch-cuda", "threads": 1, "load_s": 0.0, "command": "a test"},
+    )
+    assert list(done.device) == ["copy in", "vision", "lmm", "decoder", "copy out", "one launch"]
+    assert all(each.count == 2 for each in done.device.values()) and "model" in done.stages
+    assert done.machine.limits_of == "CPU, float32" and done.work["vision"].share is not None
+
+
 @WITHOUT_GPU
 @pytest.mark.parametrize("backend", ["torch-cuda", "torch-cuda-fp8"])
 def test_without_a_gpu_it_is_refused_and_never_the_cpu(nano: Bundle, backend: str) -> None:

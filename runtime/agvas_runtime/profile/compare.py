@@ -40,6 +40,11 @@ def compare_profiles(old: Profile, new: Profile) -> Comparison:
         Row(f"{stage}, p50", "ms", old.stages[stage].p50, new.stages[stage].p50) for stage in new.stages if stage in old.stages
     ]
     rows += [
+        Row(f"on the device: {name}, p50", "ms", old.device[name].p50, new.device[name].p50)
+        for name in new.device
+        if name in old.device
+    ]
+    rows += [
         Row(f"frame, {name}", "ms", getattr(old.latency, key), getattr(new.latency, key))
         for name, key in (("p50", "p50"), ("p90", "p90"), ("p99", "p99"), ("p99.9", "p999"), ("max", "max"))
     ]

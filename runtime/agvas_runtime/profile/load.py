@@ -48,6 +48,10 @@ class Samples:
             if stage != "total":
                 self.stages.setdefault(stage, []).append(spent)
 
+    def quantiles(self) -> dict[str, Quantiles]:
+        """Of each stage."""
+        return {name: Quantiles.of(values) for name, values in self.stages.items()}
+
     @property
     def drift(self) -> float:
         """Median of the second half over that of the first, less one."""

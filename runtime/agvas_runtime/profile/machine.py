@@ -5,6 +5,8 @@ Both are taken as the best of several, for a floor is what the hardware allows a
 
 import os
 import platform
+import resource
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +17,7 @@ import numpy as np
 
 from agvas_runtime.profile.record import Machine
 
-__all__ = ["copy_rate", "describe_machine", "matmul_rate"]
+__all__ = ["copy_rate", "describe_machine", "load_average", "matmul_rate", "peak_memory_mb"]
 
 MATRIX = 1536  # 7.2 GFLOP: a tenth of a second on two cores, and far beyond the caches
 COPY_BYTES = 256 << 20
@@ -40,6 +42,16 @@ def describe_machine(*, threads: int | None, gpu: str, load_before: float, rates
         load_before=round(load_before, 2),
         gpu=gpu,
     )
+
+
+def load_average() -> float:
+    """How many processes wanted a core, averaged over the last minute."""
+    return os.getloadavg()[0]
+
+
+def peak_memory_mb() -> float:
+    """Most resident memory that this process had."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform != "darwin" else 1024**2)
 
 
 def matmul_rate(side: int = MATRIX, repeats: int = REPEATS) -> float:

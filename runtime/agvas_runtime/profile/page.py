@@ -76,7 +76,7 @@ def _tiles(profile: Profile) -> str:
 def _body(profile: Profile, earlier: Profile | None) -> str:
     limits = (
         f"the dark part is the floor: what {profile.machine.matmul_gflops:.0f} GFLOP/s and {profile.machine.copy_gbs:.1f} GB/s, both measured "
-        "here, allow at best"
+        f"here ({profile.machine.limits_of}), allow at best"
         if profile.machine.matmul_gflops is not None
         else "p50; the whisker ends at p99"
     )
@@ -143,6 +143,7 @@ def _table(profile: Profile) -> str:
 
     head = ("", "mean", "p50", "p90", "p99", "p99.9", "max", "calls", "GFLOP", "MB", "floor, ms", "share")
     rows = "".join(row(name, each) for name, each in profile.stages.items()) + row("frame", profile.latency)
+    rows += "".join(row(f"on the device: {name}", each) for name, each in profile.device.items())
     few = "; with fewer than 1,000 frames p99.9 is the slowest one" if profile.latency.count < 1000 else ""
     return (
         f'<section class="panel"><h2>All figures</h2><p class="quiet">Milliseconds{few}. GFLOP: twice the multiply-adds of matrix products and '

@@ -13,7 +13,7 @@ BINS = 40
 def stage_bars(profile: Profile) -> str:
     """Median of each stage with its p99, and within it the floor."""
     names = list(profile.stages)
-    top = max(each.p99 for each in profile.stages.values()) * 1.4  # room for the words
+    top = max(each.p99 for each in profile.stages.values()) * 1.6  # room for the words
     chart = Chart(
         (0, top), (0, len(names)), "ms per frame", "", "Median and p99 of each stage, and its floor", y_names=names[::-1],
         left=96, height=46 + 34 * len(names),

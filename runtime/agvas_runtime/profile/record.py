@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from agvas_core.contract.errors import UsageError
 
 __all__ = [
+    "MAX_SERIES",
     "SCHEMA_VERSION",
     "GpuSample",
     "LineAnswer",
@@ -26,7 +27,8 @@ __all__ = [
     "read",
 ]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 2: times on the device, whose limits they are
+MAX_SERIES = 5000  # values of a series that a profile keeps
 
 
 class _Part(BaseModel):
@@ -73,6 +75,8 @@ class Machine(_Part):
     """Best rate of a float32 matrix product, GFLOP/s; None where it was not measured."""
     copy_gbs: float | None
     """Best rate of a memory copy, bytes read plus bytes written, GB/s."""
+    limits_of: str = "CPU, float32"
+    """What the two rates were measured on."""
     load_before: float
     """How many processes wanted a core, averaged over a minute, before we began; above 0.5 somebody else was at work."""
     gpu: str
@@ -160,6 +164,8 @@ class Profile(_Part):
     warmup: int
     load_s: float
     stages: dict[str, Quantiles]
+    device: dict[str, Quantiles] = {}
+    """On a backend with a stream: one view's copies, joints one by one, and all of them as one launch, by CUDA events."""
     latency: Quantiles
     drift: float
     """Median of the second half over that of the first, less one; beyond 0.1 either way it was no steady state."""

@@ -1,8 +1,5 @@
 """One profile from beginning to end: warm-up, one frame after the other, rates that are offered, a soak, the machine's own limits."""
 
-import os
-import resource
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,8 +16,9 @@ from agvas_runtime import native
 from agvas_runtime.frame import Frame
 from agvas_runtime.profile.gpu import GpuSampler
 from agvas_runtime.profile.load import Samples, answer_line, closed_loop, offer, overhead
-from agvas_runtime.profile.machine import describe_machine
-from agvas_runtime.profile.record import LineAnswer, Offered, Profile, Quantiles
+from agvas_runtime.profile.machine import describe_machine, load_average, peak_memory_mb
+from agvas_runtime.profile.on_device import OnDevice
+from agvas_runtime.profile.record import MAX_SERIES, LineAnswer, Offered, Profile, Quantiles
 from agvas_runtime.profile.work import MAX_COUNTED_BYTES, count_work, with_floors
 from agvas_runtime.segmenter import Segmenter
 from agvas_runtime.sources import open_source
@@ -28,7 +26,6 @@ from agvas_runtime.sources import open_source
 __all__ = ["Plan", "generated_frame", "load_frames", "profile"]
 
 MAX_FRAMES_HELD = 64  # decoded, in memory, and taken in turns: what is measured is the model, not the disk
-MAX_SERIES = 5000
 HOPELESS_MS = 60_000  # a line that is a minute behind is lost, and is not soaked for an hour
 OFFERED_SHARES = (0.5, 0.7, 0.85, 0.95, 1.05)
 """Of the rate that was reached one frame after the other."""
@@ -99,11 +96,12 @@ def profile(
         ImageError: a frame that cannot be judged.
         KeyboardInterrupt: before anything was measured.
     """
-    load_before = os.getloadavg()[0]
+    load_before = load_average()
     samples, offered, notes = Samples(), list[Offered](), list[str]()
     line: LineAnswer | None = None
     soaked: list[float] = []
     found_overhead = overlapped = None
+    found_on_device = OnDevice()
     stopped: KeyboardInterrupt | None = None
     with GpuSampler() as gpu:
         say("warming up")
@@ -117,6 +115,7 @@ def profile(
             if plan.offered_frames:
                 say("the stages of consecutive frames overlapping")
                 overlapped = _stream_rate(segmenter, frames, max(plan.offered_frames, plan.frames // 2))
+            found_on_device = OnDevice.of(segmenter, frames[0], plan.pairs)
             if plan.count:
                 say("the graphs alone")
                 found_overhead = overhead(segmenter, frames[0], plan.pairs)
@@ -135,19 +134,20 @@ def profile(
             offered.append(
                 Offered(offered_per_s=plan.rate_per_s, achieved_per_s=_reached(soaked, plan.rate_per_s), latency=line.latency)
             )
-    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform != "darwin" else 1024**2)
+    peak_mb = peak_memory_mb()
     say("what the machine can do")
     machine = describe_machine(
         threads=facts["threads"], gpu=gpu.about, load_before=load_before, rates=plan.count and stopped is None
     )
-    stages = {name: Quantiles.of(values) for name, values in samples.stages.items()}
-    work = {}
-    if plan.count and stopped is None and (too_large := _graph_bytes(segmenter)) <= MAX_COUNTED_BYTES:
+    stages, work = samples.quantiles(), {}
+    machine, on_device = found_on_device.limits(machine, plan.count), found_on_device.times
+    countable = plan.count and stopped is None and segmenter.bundle.manifest.lmm is not None
+    if countable and (too_large := _graph_bytes(segmenter)) <= MAX_COUNTED_BYTES:
         say("counting the work")
         assert frames[0].image is not None
         work = count_work(segmenter.bundle, frames[0].image, segmenter.prompt, segmenter.question.mode, tiled=segmenter.tiled)
-        work = with_floors(work, machine, stages)
-    elif plan.count and stopped is None:
+        work = with_floors(work, machine, {**on_device, **stages})
+    elif countable:
         notes.append(f"The graphs have {too_large / 1e9:.1f} GB; work is counted up to {MAX_COUNTED_BYTES / 1e9:.1f} GB.")
     if abs(samples.drift) > 0.1:
         notes.append(
@@ -172,6 +172,7 @@ def profile(
         warmup=plan.warmup,
         load_s=facts["load_s"],
         stages=stages,
+        device=on_device,
         latency=Quantiles.of(samples.latencies),
         drift=samples.drift,
         jitter_ms=samples.jitter_ms,

@@ -34,6 +34,8 @@ def print_profile(console: Console, profile: Profile) -> None:
         share = f"{work.share:.0%}" if work is not None and work.share is not None else ""
         flop = f"{work.flop / 1e9:.2f}" if work is not None else ""
         table.add_row(stage, *_cells(each), share, flop)
+    for name, each in profile.device.items():
+        table.add_row(f"on the device: {name}", *_cells(each), "", "")
     table.add_section()
     table.add_row(Text("frame", style="bold"), *_cells(profile.latency))
     console.print(table)
@@ -53,7 +55,8 @@ def print_profile(console: Console, profile: Profile) -> None:
     )
     if profile.machine.matmul_gflops is not None:
         facts.add_row(
-            "the machine's limits", f"{profile.machine.matmul_gflops:.0f} GFLOP/s, {profile.machine.copy_gbs:.1f} GB/s (measured)"
+            "the machine's limits",
+            f"{profile.machine.matmul_gflops:.0f} GFLOP/s, {profile.machine.copy_gbs:.1f} GB/s (measured: {profile.machine.limits_of})",
         )
     for load in profile.offered:
         facts.add_row(

@@ -20,6 +20,7 @@ __all__ = [
     "JoinedVision",
     "LmmStage",
     "Pending",
+    "ProbedVision",
     "Reply",
     "Segmented",
     "TellingLmm",
@@ -131,6 +132,25 @@ class JoinedVision(Protocol):
 
     def joined(self, lmm: object, decoder: object) -> DirectStage | None:
         """All three, or None where another engine has one of them."""
+        ...
+
+
+@runtime_checkable
+class ProbedVision(Protocol):
+    """A joined vision stage whose engine has a clock on its device."""
+
+    def joined(self, lmm: object, decoder: object) -> DirectStage | None:
+        """As of ``JoinedVision``."""
+        ...
+
+    def times(
+        self, lmm: object, views: tuple[NDArray[np.uint8], NDArray[np.uint8]], instruction: str, count: int
+    ) -> dict[str, list[float]]:
+        """Milliseconds of copies, joints and the whole, each ``count`` times, of a batch of views in direct mode."""
+        ...
+
+    def limits(self) -> tuple[str, float, float]:
+        """What was measured, in words; FLOP/s of a product of matrices in the engine's precision; bytes/s of a copy, read plus written."""
         ...
 
 

@@ -8,7 +8,7 @@
     linear     products in bfloat16 or float8
     direct     one frame, SAM on a stream of its own
     capture    CUDA graphs by shape
-    engine     weights, streams and buffers of one bundle; stages: what the segmenter calls
+    engine     weights, streams and buffers of one bundle; stages: what the segmenter calls; probe: times by CUDA events
 
 What each computes equals the model's own functions (``agvas_core.model``), which tests compare on a CPU in float32. Nothing imports it before
 a backend ``torch-cuda`` is asked for; like ``reference`` it may reach into ``agvas_core.model``.

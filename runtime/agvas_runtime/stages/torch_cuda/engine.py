@@ -22,7 +22,7 @@ from agvas_runtime.stages.torch_cuda.pieces import PLAIN, Pieces
 from agvas_runtime.stages.torch_cuda.reading import Prompt, Wanted
 from agvas_runtime.stages.torch_cuda.seeing import placed
 
-__all__ = ["Engine", "Flight"]
+__all__ = ["Engine", "Flight", "Views"]
 
 Float = NDArray[np.float32]
 Views = tuple[NDArray[np.uint8], NDArray[np.uint8]]

@@ -16,7 +16,8 @@ from agvas_runtime.stages.reference.lmm import TorchLmm
 from agvas_runtime.stages.reference.model import checkpoint_of
 from agvas_runtime.stages.settings import StageSettings
 from agvas_runtime.stages.torch_cuda.device import Precision, open_device
-from agvas_runtime.stages.torch_cuda.engine import Engine
+from agvas_runtime.stages.torch_cuda.engine import Engine, Views
+from agvas_runtime.stages.torch_cuda.probe import joint_times, limits
 
 __all__ = [
     "CudaDecoder",
@@ -47,6 +48,15 @@ class CudaVision:
         """All three at once, or None where another engine has one of them."""
         mine = isinstance(lmm, CudaLmm) and isinstance(decoder, CudaDecoder) and lmm.engine is decoder.engine is self.engine
         return CudaDirect(lmm) if mine and isinstance(lmm, CudaLmm) else None
+
+    def times(self, lmm: object, views: Views, instruction: str, count: int) -> dict[str, list[float]]:
+        """As of ``ProbedVision``."""
+        assert isinstance(lmm, CudaLmm), "joined() says whose the language model is"
+        return joint_times(self.engine, views, lmm.tokenizer.words(instruction, Mode.DIRECT, ()), count)
+
+    def limits(self) -> tuple[str, float, float]:
+        """As of ``ProbedVision``."""
+        return limits(self.engine)
 
 
 class CudaLmm:
