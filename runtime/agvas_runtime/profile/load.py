@@ -147,13 +147,19 @@ def overhead(segmenter: Segmenter, frame: Frame, pairs: int) -> Overhead | None:
     if len(graphs) < len(found):
         return None
     calls = _calls(segmenter, frame, graphs)
-    whole, alone = [], []
-    for _ in range(pairs):
-        whole.append(_ms(lambda: segmenter.segment(frame)))
-        alone.append(_ms(lambda: [session.run(*call) for session, call in calls]))
+    took = [
+        (_spent(lambda: segmenter.segment(frame)), _spent(lambda: [session.run(*call) for session, call in calls]))
+        for _ in range(pairs)
+    ]
+    whole, alone = ([each[at][0] for each in took] for at in (0, 1))
     shares = [a / b for a, b in zip(whole, alone, strict=True)]
+    least_whole, least_alone = (min(each[at][1] for each in took) for at in (0, 1))
     return Overhead(
-        frame_ms=float(np.median(whole)), graphs_ms=float(np.median(alone)), share=float(np.median(shares)) - 1, pairs=pairs
+        frame_ms=float(np.median(whole)),
+        graphs_ms=float(np.median(alone)),
+        share=float(np.median(shares)) - 1,
+        cpu_share=least_whole / least_alone - 1,
+        pairs=pairs,
     )
 
 
@@ -181,7 +187,8 @@ def _paced(frames: Sequence[Frame], rate_per_s: float, count: int, began: float)
         yield frame
 
 
-def _ms(work: Callable[[], object]) -> float:
-    began = time.perf_counter()
+def _spent(work: Callable[[], object]) -> tuple[float, float]:
+    """Milliseconds by the clock, and of CPU time."""
+    began, worked = time.perf_counter(), time.process_time()
     work()
-    return (time.perf_counter() - began) * 1000
+    return (time.perf_counter() - began) * 1000, (time.process_time() - worked) * 1000

@@ -117,6 +117,8 @@ class Overhead(_Part):
     graphs_ms: float
     share: float
     """Median of frame over graphs, less one: 0.05 is five per cent on top."""
+    cpu_share: float | None = None
+    """The same of CPU time, all threads together, by the least of each: it hardly depends on what else runs."""
     pairs: int
 
 

@@ -48,7 +48,8 @@ def print_profile(console: Console, profile: Profile) -> None:
         over = profile.overhead
         facts.add_row(
             "over the graphs alone",
-            f"{over.share:+.1%} ({over.frame_ms:.1f} against {over.graphs_ms:.1f} ms, {over.pairs} pairs)",
+            f"{over.share:+.1%} ({over.frame_ms:.1f} against {over.graphs_ms:.1f} ms, {over.pairs} pairs)"
+            + (f"; CPU time {over.cpu_share:+.1%}" if over.cpu_share is not None else ""),
         )
     facts.add_row(
         "peak memory; cores used", f"{profile.peak_memory_mb:.0f} MB; {profile.cores_used:.1f} of {profile.machine.cores}"
