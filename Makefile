@@ -1,4 +1,5 @@
 # make demo    install into .venv (no torch) and run the bundled model on examples/parts
+# make line    a demo line: a camera of generated parts (GigE Vision where Aravis is), a broker, verdicts, the page; Ctrl-C ends it
 # make test    install into .venv-dev (with torch) and run the tests
 # make test-vllm  the real vLLM on a CPU: an environment of 3.5 GB in ~/.cache/agvas the first time
 # make check   format, lint, types, import contracts, promises of the repository
@@ -27,7 +28,7 @@ SOURCES := $(shell find $(PACKAGES) -name __pycache__ -prune -o -type f -print)
 PACKAGING := pyproject.toml CMakeLists.txt README.md LICENSE
 NATIVE := $(shell find runtime/agvas_runtime/csrc -type f)
 
-.PHONY: help demo test test-vllm check trt-check bench native-test native-sanitize native-cuda native-bench clean
+.PHONY: help demo line test test-vllm check trt-check bench native-test native-sanitize native-cuda native-bench clean
 .DELETE_ON_ERROR:
 
 help:
@@ -35,6 +36,12 @@ help:
 
 demo: $(BASE)/installed
 	$(BASE)/bin/agvas-run examples/parts --out runs/demo --overwrite
+
+# The extras of a line and of its page, beside the base install.
+line: $(BASE)/installed
+	@$(BASE)/bin/python -c "import tomllib; extras = tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']; \
+	    print(*extras['line'], *extras['web'], sep='\n')" | $(BASE)/bin/pip install -qq -r /dev/stdin
+	$(BASE)/bin/python scripts/demo_line.py $(ARGS)
 
 test: $(DEV)/installed native-test
 	$(DEV)/bin/python -m pytest --ignore=tests/repo $(ARGS)

@@ -13,13 +13,10 @@ import typer
 from agvas_core import __version__
 from agvas_core.contract.command_line import run_command
 from agvas_core.contract.errors import UsageError
-from agvas_core.contract.validation import nearest
 from agvas_runtime.recipe_options import refuse_beside_recipe, refuse_without_recipe
+from agvas_runtime.save_kinds import SAVE_DEFAULT, parse_save
 
 __all__ = ["app", "main"]
-
-SAVE_KINDS = ("mask", "overlay", "jsonl", "report", "score", "score-npy")
-SAVE_DEFAULT = "mask,overlay,jsonl,report"
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -29,6 +26,14 @@ class LogForm(StrEnum):
 
     text = "text"
     json = "json"
+
+
+class Queue(StrEnum):
+    """What happens while frames come faster than they are judged; ``line.queue_policy`` has it in full."""
+
+    every = "every"
+    latest = "latest"
+    block = "block"
 
 
 class Tiling(StrEnum):
@@ -42,24 +47,6 @@ def _print_version(wanted: bool) -> None:
     if wanted:
         print(f"agvas-run {__version__}")
         raise typer.Exit
-
-
-def parse_save(text: str) -> tuple[str, ...]:
-    """The kinds in a comma list, each once; ``none`` alone saves nothing.
-
-    Raises:
-        UsageError: a kind that does not exist.
-    """
-    kinds = [kind.strip().lower() for kind in text.split(",") if kind.strip()]
-    if kinds == ["none"]:
-        return ()
-    for kind in kinds:
-        if kind not in SAVE_KINDS:
-            meant = f"did you mean {near}? " if (near := nearest(kind, SAVE_KINDS)) else ""
-            raise UsageError(f"--save has {kind!r}: {meant}it takes {', '.join(SAVE_KINDS)}, or none alone")
-    if not kinds:
-        raise UsageError(f"--save is empty: it takes {', '.join(SAVE_KINDS)}, or none to save nothing")
-    return tuple(kind for kind in SAVE_KINDS if kind in kinds)
 
 
 def _open_page(port: int | None, host: str) -> Any:
@@ -80,7 +67,12 @@ def run(
         ),
     ] = None,
     camera: Annotated[
-        str | None, typer.Option(metavar="URI", help="A camera in place of SOURCE: index, device, rtsp:// or http:// (MJPEG).")
+        list[str] | None,
+        typer.Option(
+            metavar="URI",
+            help="A camera in place of SOURCE: index, device, rtsp://, http:// (MJPEG), genicam://ID, or with --recipe watch:FOLDER. With "
+            "--recipe, again for each camera.",
+        ),
     ] = None,
     pixel_format: Annotated[
         str | None,
@@ -89,13 +81,30 @@ def run(
         ),
     ] = None,
     recipe: Annotated[
-        Path | None,
+        list[Path] | None,
         typer.Option(
-            metavar="FILE|STORE", help="On the line: one verdict for each part by this recipe, in a ledger, until stopped."
+            metavar="FILE|STORE",
+            help="On the line: one verdict for each part by this recipe, in a ledger, until stopped. Once for all cameras, or for each.",
         ),
     ] = None,
     state: Annotated[Path, typer.Option(metavar="DIR", help="With --recipe: the folder of ledger and images.")] = Path("line"),
-    station: Annotated[str | None, typer.Option(metavar="NAME", help="With --recipe: how the station is called.")] = None,
+    station: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="With --recipe: how the station is called; for each camera.")
+    ] = None,
+    trigger: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="With --recipe: what asks for parts, free by default: http:PORT, mqtt://HOST/TOPIC, modbus://HOST/COIL. Once, or for each camera.",
+        ),
+    ] = None,
+    queue: Annotated[
+        list[Queue] | None,
+        typer.Option(
+            help="With --recipe: what is done when frames come too fast: every frame is a part (files, triggers), the latest counts (a "
+            "camera that runs free), or the source is blocked. Once, or for each camera."
+        ),
+    ] = None,
     sinks: Annotated[
         list[str] | None,
         typer.Option(
@@ -209,10 +218,11 @@ def run(
     Exit codes: 0 fine, 1 rejects found (--fail-on-reject), 2 usage, 3 environment (model, packages, output folder), 5 source lost, 130
     interrupted, 143 told to end (SIGTERM).
     """
-    if not sources and camera is None:
+    cameras, recipes = tuple(camera or ()), tuple(recipe or ())
+    if not sources and not cameras:
         print(context.get_help(), file=sys.stderr)
         raise typer.Exit(2)
-    if sources and camera is not None:
+    if sources and cameras:
         raise UsageError(f"both SOURCE ({sources[0]}) and --camera are given; one run looks at one of them: leave one out")
     if strict and threshold is not None:
         raise UsageError(f"both --strict and --threshold {threshold} say what is anomalous: leave one out")
@@ -220,17 +230,19 @@ def run(
         raise UsageError("both --quiet and --verbose are given: leave one out")
     kinds = parse_save(save)
     stages = {"vision": vision or backend, "lmm": lmm or backend, "decoder": decoder or backend}
-    if recipe is not None:
+    if recipes:
         refuse_beside_recipe(context)
         from agvas_runtime.line.line_job import run_with_options
 
         form = log.value if log is not None else "text" if sys.stderr.isatty() else "json"
         options: dict[str, Any] = {
-            "recipe": recipe,
-            "camera": camera,
+            "recipes": recipes,
+            "cameras": cameras,
             "sources": tuple(sources or ()),
             "state": state,
-            "station": station,
+            "stations": tuple(station or ()),
+            "triggers": tuple(trigger or ()),
+            "policies": tuple(one.value for one in queue or ()),
             "sinks": tuple(sinks or ()),
             "metrics_port": metrics,
             "log": form,
@@ -241,12 +253,16 @@ def run(
         }
         raise typer.Exit(run_with_options(options, check=check, page=_open_page(page, page_host)))
     refuse_without_recipe(context)
+    if len(cameras) > 1:
+        raise UsageError(
+            f"{len(cameras)} cameras are given and no --recipe; a line takes several, a run of files one: start one run each"
+        )
 
     from agvas_runtime.inspection import Job, inspect  # numpy, OpenCV and ONNX Runtime come with it
 
     job = Job(
         sources=tuple(sources or ()),
-        camera=camera,
+        camera=cameras[0] if cameras else None,
         pixel_format=pixel_format,
         model=model,
         offline=offline,

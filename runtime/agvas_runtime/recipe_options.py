@@ -43,7 +43,7 @@ def refuse_without_recipe(context: typer.Context) -> None:
     Raises:
         UsageError: it was given, and --recipe was not.
     """
-    for name in ("state", "station", "sinks", "metrics", "page", "page_host", "log", "check"):
+    for name in ("state", "station", "trigger", "queue", "sinks", "metrics", "page", "page_host", "log", "check"):
         if _is_given(context, name):
             option = {"sinks": "sink"}.get(name, name.replace("_", "-"))
             raise UsageError(f"--{option} needs --recipe FILE: agvas recipe new PRODUCT makes one")

@@ -14,7 +14,7 @@ from agvas_core.contract.errors import SourceError, UsageError
 from agvas_runtime import Segmenter, Verdict, native
 from agvas_runtime.cli import app
 from agvas_runtime.frame import Frame, Sent
-from agvas_runtime.sources import CameraSource, grabber
+from agvas_runtime.sources import CameraSource, device
 from agvas_runtime.views import PIXEL_FORMATS, camera_image
 
 HEIGHT, WIDTH = 120, 160
@@ -104,15 +104,15 @@ def test_a_camera_of_this_machine_sends_in_the_format_that_is_asked_for(
     segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     raw = sent("YUYV")
-    monkeypatch.setattr(grabber, "os", SimpleNamespace(path=SimpleNamespace(exists=lambda path: True)))
-    monkeypatch.setattr(grabber.cv2, "VideoCapture", lambda: FakeCapture(raw))
+    monkeypatch.setattr(device, "os", SimpleNamespace(path=SimpleNamespace(exists=lambda path: True)))
+    monkeypatch.setattr(device.cv2, "VideoCapture", lambda: FakeCapture(raw))
     with CameraSource("/dev/video7", pixel_format="YUYV") as camera:
         for result in segmenter.predict(camera, stream=True):
             assert result.error is None and result.image is not None
             np.testing.assert_array_equal(result.image, camera_image(raw.data, "YUYV", raw.size))
             break
         assert list(camera.whole_views(HEIGHT, WIDTH)) == segmenter.whole_views(HEIGHT, WIDTH)
-    monkeypatch.setattr(grabber.cv2, "VideoCapture", lambda: FakeCapture(raw, stubborn=True))
+    monkeypatch.setattr(device.cv2, "VideoCapture", lambda: FakeCapture(raw, stubborn=True))
     with (
         pytest.raises(SourceError, match=r"sends 'MJPG' and not 'YUYV'.*v4l2-ctl"),
         CameraSource("/dev/video7", pixel_format="YUYV") as camera,

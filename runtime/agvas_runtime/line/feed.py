@@ -1,9 +1,11 @@
-"""From a source to a station: every frame a trigger, and a source that is lost is opened again for as long as it takes."""
+"""From a source to a station: every frame a trigger, or the one that was asked for; a source that is lost is opened again for ever."""
 
 import logging
 import random
 import threading
+import time
 import uuid
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Final
@@ -11,35 +13,55 @@ from typing import Final
 from agvas_core.contract.errors import ImageError, SourceError
 from agvas_runtime.frame import Frame
 from agvas_runtime.line.ledger import Ledger
-from agvas_runtime.line.station import Station
+from agvas_runtime.line.queue_policy import QueuePolicy
+from agvas_runtime.line.station import Station, Ticket
 from agvas_runtime.sources.protocol import Source
 
 __all__ = ["Feed"]
 
 log = logging.getLogger("agvas.line")
 
-BACK_OFF_S: Final = (0.1, 1.5)  # first and longest wait; each time twice as long, and a random half of it
+BACK_OFF_S: Final = (0.1, 0.7)  # first and longest wait; each time twice as long, and a random half of it
 LOOK_S: Final = 0.1  # how often a wait looks whether it is to stop
 
 
 class Feed:
-    """One source and its station."""
+    """One source and its station. One thread runs it; any may ``fire``."""
 
-    def __init__(self, station: Station, ledger: Ledger, open_source: Callable[[], Source]) -> None:
-        """``open_source`` is called again after the source was lost."""
+    def __init__(
+        self,
+        station: Station,
+        ledger: Ledger,
+        open_source: Callable[[], Source],
+        *,
+        policy: QueuePolicy | None = None,
+        triggered: bool = False,
+    ) -> None:
+        """Args:
+        open_source: called again after the source was lost.
+        policy: ``latest`` for a camera that runs free, ``every`` for all else, where None.
+        triggered: frames count only where ``fire`` asked for one.
+        """
         self.frames = 0
+        self.parts = 0
+        """Frames that became parts."""
         self.dropped = 0
         """Frames that the camera gave and nobody took."""
         self.lost = False
         """Whether the source is away at this moment."""
-        self._station, self._ledger, self._open_source = station, ledger, open_source
+        self.triggered = triggered
+        self._station, self._ledger, self._open_source, self._policy = station, ledger, open_source, policy
         self._session = uuid.uuid4().hex[:12]
-        self._size: tuple[int, int] | None = None
+        self._format: tuple[int, int, str | None] | None = None
         self._openings = 0
         self._random = random.Random()
+        self._mutex = threading.Lock()
+        self._expected: deque[Ticket] = deque()
+        self._source: Source | None = None
+        self._unwritten = 0  # frames dropped since the last part
 
     def run(self, stop: threading.Event, *, limit: int | None = None) -> None:
-        """Until ``stop`` is set, ``limit`` frames came, or a source that is not live ends.
+        """Until ``stop`` is set, ``limit`` parts were given their frame, or a source that ends has ended.
 
         Raises:
             LedgerError: the station takes no more triggers.
@@ -50,39 +72,90 @@ class Feed:
             try:
                 self._openings += 1
                 with self._open_source() as source:
+                    self._source = source
                     self._drain(source, stop, limit)
-                    if not source.live or (limit is not None and self.frames >= limit):
-                        return
+                    if not source.live or (limit is not None and self.parts >= limit):
+                        break
                 continue
             except SourceError as error:
                 if not self.lost:
                     self.lost = True
                     self._note("source-lost", str(error))
+            finally:
+                self._source = None
             if self.frames > before:
                 wait_s = BACK_OFF_S[0]
             stop.wait(wait_s * self._random.uniform(0.5, 1.0))
             wait_s = min(2 * wait_s, BACK_OFF_S[1])
+        if self._unwritten:
+            self._note("dropped", f"{self._unwritten} frames after the last part")
+
+    def fire(self, key: str | None = None) -> Ticket:
+        """Asks for a part: the first frame that arrives from now on is its own, and of nobody else.
+
+        Args:
+            key: what asks, unique at this station; sent again, the part is the one that is there. A random one where None.
+
+        Raises:
+            LedgerError: it cannot be written down, so it was not taken.
+        """
+        began_s = time.monotonic()
+        while self._policy is QueuePolicy.BLOCK and self._station.waiting and self._station.failure is None:
+            time.sleep(0.005)
+        ticket = self._station.expect(uuid.uuid4().hex if key is None else key, began_s=began_s)
+        with self._mutex:
+            if not ticket.awaited or any(ticket is other for other in self._expected):
+                return ticket
+            self._expected.append(ticket)
+        source = self._source
+        if source is not None and hasattr(source, "fire"):
+            source.fire()
+        return ticket
 
     def _drain(self, source: Source, stop: threading.Event, limit: int | None) -> None:
         dropped_here = 0
+        before: Ticket | None = None
+        policy = self._policy or (QueuePolicy.LATEST if source.live else QueuePolicy.EVERY)
         for frame in self._until(source, stop):
             if self.lost:
                 self.lost = False
                 self._note("source-back", frame.name)
-            dropped = getattr(source, "dropped", 0)
-            new, dropped_here = dropped - dropped_here, dropped
-            self.dropped += new
             self.frames += 1
-            ticket = self._station.offer(
-                self._same_size(frame), key=self._key(frame), began_s=frame.taken_s, dropped=new, block=not source.live
-            )
-            if (
-                source.live and frame.trigger is None
-            ):  # free-running: the newest frame counts, so the next is taken when this one is done
-                while not ticket.done.wait(LOOK_S) and self._station.failure is None:
-                    pass
-            if limit is not None and self.frames >= limit:
+            frame = self._as_before(frame, source)
+            if self.triggered:
+                self._give(frame)
+            else:
+                dropped = getattr(source, "dropped", 0)
+                self.dropped += dropped - dropped_here
+                self._unwritten += dropped - dropped_here
+                dropped_here = dropped
+                waits = policy is QueuePolicy.BLOCK or not source.live
+                if waits and before is not None:
+                    self._wait_for(before)
+                key = self._key(frame)
+                before = self._station.offer(frame, key=key, began_s=frame.taken_s, dropped=self._unwritten, block=waits)
+                self.parts += 1
+                self._unwritten = 0
+                if policy is QueuePolicy.LATEST and source.live:
+                    self._wait_for(before)  # the next frame is taken when this one is done
+            if limit is not None and self.parts >= limit:
                 return
+
+    def _wait_for(self, ticket: Ticket) -> None:
+        while not ticket.done.wait(LOOK_S) and self._station.failure is None:
+            pass
+
+    def _give(self, frame: Frame) -> None:
+        """A frame to the part that has waited longest, if it was asked for before the frame came."""
+        taken_s = time.monotonic() if frame.taken_s is None else frame.taken_s
+        with self._mutex:
+            while self._expected and self._expected[0].claimed:  # given up at its deadline
+                self._expected.popleft()
+            if not self._expected or self._expected[0].began_s > taken_s:
+                return
+            ticket = self._expected.popleft()
+        self.parts += 1
+        self._station.supply(ticket, frame)
 
     def _until(self, source: Source, stop: threading.Event) -> Iterator[Frame]:
         """Frames until ``stop``; a camera that is silent at that moment is closed from beside."""
@@ -114,18 +187,17 @@ class Feed:
             return f"{frame.path.resolve()} {found.st_mtime_ns} {found.st_size}"
         return f"{self._session}/{self._openings}/{frame.name}"
 
-    def _same_size(self, frame: Frame) -> Frame:
-        """A camera that comes back with another picture is at fault: its frame is an error."""
+    def _as_before(self, frame: Frame, source: Source) -> Frame:
+        """A camera that comes back with other pixels, or another picture size, is at fault: its frame is an error."""
         if frame.image is None or frame.path is not None:
             return frame
-        size = (frame.image.shape[1], frame.image.shape[0])
-        self._size = self._size or size
-        if size == self._size:
+        height, width = frame.image.shape[:2]
+        found = (width, height, getattr(source, "format", None))
+        self._format = self._format or found
+        if found == self._format:
             return frame
-        error = ImageError(
-            f"{frame.name} is {size[0]}x{size[1]} px and the camera began with {self._size[0]}x{self._size[1]}: set it back, or "
-            "start the station again"
-        )
+        now, then = (f"{wide}x{high} px" + (f" {pixels}" if pixels else "") for wide, high, pixels in (found, self._format))
+        error = ImageError(f"{frame.name} is {now} and the camera began with {then}: set it back, or start the station again")
         return replace(frame, image=None, error=error)
 
     def _note(self, kind: str, detail: str) -> None:

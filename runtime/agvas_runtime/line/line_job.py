@@ -9,6 +9,7 @@ from typing import Any
 
 from agvas_runtime.line.line_run import LineJob, Page, run_line
 from agvas_runtime.line.preflight import preflight
+from agvas_runtime.line.queue_policy import QueuePolicy
 from agvas_runtime.sinks.open_sink import Secrets
 
 __all__ = ["run_with_options", "secrets_of"]
@@ -22,5 +23,6 @@ def secrets_of(environment: Mapping[str, str]) -> Secrets:
 
 def run_with_options(options: Mapping[str, Any], *, check: bool, page: Page | None = None) -> int:
     """Runs the line, or its pre-flight check; returns the exit code."""
-    job = LineJob(**options, secrets=secrets_of(os.environ))
+    policies = tuple(QueuePolicy(name) for name in options["policies"])
+    job = LineJob(**{**options, "policies": policies}, secrets=secrets_of(os.environ))
     return preflight(job) if check else run_line(job, page=page)

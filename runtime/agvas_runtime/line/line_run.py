@@ -1,39 +1,39 @@
-"""``agvas-run --camera URI --recipe R``: source, station, ledger, sinks and metrics, until somebody says stop."""
+"""``agvas-run --camera URI --recipe R``: cameras, stations, ledger, triggers, sinks and metrics, until somebody says stop."""
 
 import logging
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Protocol
 
 from agvas_core.contract.command_line import EXIT_TERMINATED
 from agvas_core.contract.errors import EXIT_OK, UsageError
-from agvas_runtime.line.board import Board, LineFacts, SinkFacts, StationFacts
+from agvas_runtime.line.board import Board, LineFacts, SinkFacts
 from agvas_runtime.line.courier import Courier
-from agvas_runtime.line.feed import Feed
-from agvas_runtime.line.follower import RecipeFollower
 from agvas_runtime.line.image_store import ImageStore
 from agvas_runtime.line.inspector import SegmenterInspector
+from agvas_runtime.line.lane import Lane
+from agvas_runtime.line.lane_job import LaneJob, lane_jobs
 from agvas_runtime.line.ledger import Ledger
 from agvas_runtime.line.line_log import LineLog, LogFormat, logging_to
 from agvas_runtime.line.metrics import Gauge, Metrics, MetricsServer
-from agvas_runtime.line.recipe_file import RecipeVersion
-from agvas_runtime.line.station import Outcome, Station
-from agvas_runtime.line.watch import Watch
+from agvas_runtime.line.queue_policy import QueuePolicy
+from agvas_runtime.line.ticket import Outcome
+from agvas_runtime.line.trigger_desk import TriggerDesk
+from agvas_runtime.line.turns import InTurns
 from agvas_runtime.sinks.open_sink import Secrets, open_sink
-from agvas_runtime.sources import CameraSource, Source, open_source
 from agvas_runtime.stages.settings import StageSettings
+from agvas_runtime.triggers.open_trigger import FREE, SOFTWARE, open_trigger
+from agvas_runtime.triggers.protocol import TriggerListener
 
 __all__ = ["LineJob", "Page", "run_line"]
 
 log = logging.getLogger("agvas.line")
-
-STALL_S = 1.7  # with the source's own grace, a camera that stops is noticed within two seconds
-OPEN_S = 10.0
 
 
 class Page(Protocol):
@@ -54,11 +54,16 @@ class Page(Protocol):
 class LineJob:
     """What the options ask for."""
 
-    recipe: Path
-    camera: str | None = None
+    recipes: tuple[Path, ...]
+    """One for all cameras, or one for each; so too ``triggers`` and ``policies``."""
+    cameras: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
+    """Files, where there is no camera."""
     state: Path = Path("line")
-    station: str | None = None
+    stations: tuple[str, ...] = ()
+    """Names, in the order of the cameras."""
+    triggers: tuple[str, ...] = ()
+    policies: tuple[QueuePolicy, ...] = ()
     sinks: tuple[str, ...] = ()
     secrets: Secrets = field(default_factory=Secrets)
     metrics_port: int | None = None
@@ -76,51 +81,55 @@ class LineJob:
         """For the backends."""
         return StageSettings(threads=self.threads, engines=self.engines)
 
-    @property
-    def name(self) -> str:
-        """Of the station, in the ledger and for every sink."""
-        if self.station is not None:
-            return self.station
-        return CameraSource(self.camera).name if self.camera is not None else "files"
+    def lanes(self) -> tuple[LaneJob, ...]:
+        """One for each camera.
 
-    def open_source(self) -> Source:
-        """The camera, or the files."""
-        if self.camera is None:
-            return open_source(self.sources)
-        return CameraSource(self.camera, name=self.name, open_timeout_s=OPEN_S, stall_timeout_s=STALL_S)
+        Raises:
+            UsageError: the options do not fit together.
+        """
+        return lane_jobs(self.cameras, self.sources, self.recipes, self.stations, self.triggers, self.policies)
 
 
-def run_line(job: LineJob, *, listeners: tuple[Callable[[Outcome], None], ...] = (), page: Page | None = None) -> int:
-    """Runs until SIGTERM or Ctrl-C, ``limit`` frames, or the end of the files; returns the exit code.
+def run_line(
+    job: LineJob,
+    *,
+    listeners: tuple[Callable[[Outcome], None], ...] = (),
+    page: Page | None = None,
+    desk: TriggerDesk | None = None,
+) -> int:
+    """Runs until SIGTERM or Ctrl-C, ``limit`` parts of each camera, or the end of the files; returns the exit code.
 
     Parts that were taken get their verdict before it returns; messages that cannot be sent at once stay in the outbox.
+
+    Args:
+        desk: where Python code may ask for parts; its ``ready`` is set once it may.
 
     Raises:
         AgvasError: something that is wrong from the start, or a ledger that can no longer be written.
     """
-    if not job.name.replace("-", "").replace("_", "").replace(".", "").isalnum():
-        raise UsageError(
-            f"the station's name is {job.name!r}; letters, digits, dots, dashes and underscores are possible (--station)"
-        )
+    lane_plans = job.lanes()
+    desk = desk or TriggerDesk()
     sinks = [open_sink(address, job.secrets) for address in job.sinks]
     if len({sink.name for sink in sinks}) < len(sinks):
         raise UsageError("a sink is given twice: leave one of the two out")
     with logging_to(job.log), _stopping() as stop, ExitStack() as stack:
         if page is not None:
             stack.callback(page.close)  # its port is taken already
-        job.open_source().close()  # an address that cannot be meant is refused before there is a ledger
+        for plan in lane_plans:
+            plan.open_source().close()  # an address that cannot be meant is refused before there is a ledger
+        triggers = {address: open_trigger(address, mqtt_password=job.secrets.mqtt_password) for address in _heard(lane_plans)}
+        for trigger in triggers.values():
+            stack.callback(trigger.close)
         ledger = stack.enter_context(Ledger(job.state, sinks=[sink.name for sink in sinks]))
         if ledger.recovered:
             log.warning(
                 "%d triggers were left without a verdict when the last run ended; they are NO_VERDICT now", ledger.recovered
             )
-        inspector = SegmenterInspector(vision=job.vision, lmm=job.lmm, decoder=job.decoder, settings=job.settings)
-        follower = _follow(job, ledger, inspector)
-        stack.callback(follower.close)
+        inspector = InTurns(SegmenterInspector(vision=job.vision, lmm=job.lmm, decoder=job.decoder, settings=job.settings))
         images = ImageStore(ledger)
         couriers = [Courier(ledger, sink) for sink in sinks]
-        watch = Watch(ledger)
-        metrics = Metrics(lambda: _gauges(job, ledger, station, feed, couriers, watch))
+        lanes: list[Lane] = []
+        metrics = Metrics(lambda: _gauges(ledger, lanes, couriers, list(triggers.values())))
         board = Board(ledger.folder, lambda: _line_facts(ledger, couriers)) if page is not None else None
         shown = (board,) if board is not None else ()
 
@@ -128,72 +137,59 @@ def run_line(job: LineJob, *, listeners: tuple[Callable[[Outcome], None], ...] =
             for courier in couriers:
                 courier.wake()
 
-        station = Station(
-            job.name,
-            ledger,
-            inspector,
-            follower.current,
-            images=images,
-            listeners=(wake, metrics, LineLog(), watch, *shown, *listeners),
-        )
-        feed = Feed(station, ledger, job.open_source)
+        for courier in couriers:
+            stack.callback(courier.close)
+        stack.callback(images.close)
+        for plan in lane_plans:
+            lanes.append(Lane(plan, ledger, inspector, images, (wake, metrics, LineLog(), *shown, *listeners)))
+            stack.callback(lanes[-1].close)
         if job.metrics_port is not None:
-            server = MetricsServer(metrics, lambda: station.failure is None, host=job.metrics_host, port=job.metrics_port)
+            server = MetricsServer(metrics, lambda: not _failures(lanes), host=job.metrics_host, port=job.metrics_port)
             stack.callback(server.close)
             log.info("metrics at http://%s:%d/metrics", job.metrics_host, server.port)
         if page is not None and board is not None:
             stack.callback(board.close)
             stack.callback(page.close)
-            board.add_station(job.name, lambda: _station_facts(follower, inspector, station, feed, watch))
+            for lane in lanes:
+                board.add_station(lane.name, lane.facts)
             page.start(board)
             log.info("page at %s", page.address)
         for courier in couriers:
-            stack.callback(courier.close)
             courier.start()
-        stack.callback(images.close)
-        stack.callback(station.close)
-        ledger.event(job.name, "start", follower.current().identity)
-        log.info("station %s runs recipe %s on %s", job.name, follower.current().identity, inspector.identity)
-        feed.run(stop.event, limit=job.limit)
-        station.close()
+        for lane in lanes:
+            lane.start(stop.event, limit=job.limit)
+            if lane.job.triggered:
+                desk.add(lane.name, lane.feed)
+        for address, trigger in triggers.items():
+            meant = tuple(plan.name for plan in lane_plans if plan.trigger == address)
+            trigger.start(partial(desk.fire, among=meant), partial(ledger.event, "+".join(meant)))
+            log.info("%s is triggered by %s", ", ".join(meant), trigger.name)
+        desk.ready.set()
+        while any(lane.running for lane in lanes) and not stop.event.wait(0.1):
+            if _failures(lanes) or any(trigger.failure for trigger in triggers.values()):
+                break
+        ended = not any(lane.running for lane in lanes)
+        stop.event.set()
+        for trigger in triggers.values():
+            trigger.close()
+        for lane in lanes:
+            lane.end(stop.why or ("the source came to its end" if ended else "another station failed"))
         images.close()
-        ledger.event(job.name, "stop", stop.why or "the source came to its end")
     drawing = board.failure if board is not None else None
-    for failure in (station.failure, images.failure, follower.failure, drawing, *(courier.failure for courier in couriers)):
+    told = (*(courier.failure for courier in couriers), *(trigger.failure for trigger in triggers.values()))
+    for failure in (*_failures(lanes), images.failure, drawing, *told):
         if failure is not None:
             raise failure
     return stop.code
 
 
-def _follow(job: LineJob, ledger: Ledger, inspector: SegmenterInspector) -> RecipeFollower:
-    def change(version: RecipeVersion) -> None:
-        ledger.know_recipe(version.sha256, version.recipe.product, version.text)
-        ledger.event(job.name, "recipe", version.identity)
-        log.info("recipe %s goes from the next part on", version.identity)
-
-    def refuse(why: str) -> None:
-        ledger.event(job.name, "recipe-refused", why)
-        log.error("recipe refused: %s", why)
-
-    return RecipeFollower(job.recipe, prepare=inspector.prepare, on_change=change, on_refusal=refuse)
+def _heard(lanes: Sequence[LaneJob]) -> list[str]:
+    """Addresses that somebody must listen at, each once."""
+    return list(dict.fromkeys(lane.trigger for lane in lanes if lane.trigger not in (FREE, SOFTWARE)))
 
 
-def _station_facts(
-    follower: RecipeFollower, inspector: SegmenterInspector, station: Station, feed: Feed, watch: Watch
-) -> StationFacts:
-    version = follower.current()
-    return StationFacts(
-        version.identity,
-        inspector.identity,
-        version.recipe.deadline_ms,
-        not feed.lost,
-        feed.dropped,
-        station.waiting,
-        station.queue_parts,
-        watch.alarm,
-        watch.dirty,
-        str(station.failure) if station.failure is not None else None,
-    )
+def _failures(lanes: Sequence[Lane]) -> list[BaseException]:
+    return [lane.failure for lane in lanes if lane.failure is not None]
 
 
 def _line_facts(ledger: Ledger, couriers: list[Courier]) -> LineFacts:
@@ -201,18 +197,13 @@ def _line_facts(ledger: Ledger, couriers: list[Courier]) -> LineFacts:
     return LineFacts(ledger.ballast.free_mb, int(ledger.ballast.level()), sinks)
 
 
-def _gauges(job: LineJob, ledger: Ledger, station: Station, feed: Feed, couriers: list[Courier], watch: Watch) -> Iterator[Gauge]:
-    here = {"station": job.name}
-    yield "agvas_source_up", "Whether the source gives frames.", here, float(not feed.lost)
-    yield "agvas_frames_dropped", "Frames that the camera gave and nobody took, since the start.", here, float(feed.dropped)
-    yield "agvas_queue_parts", "Parts that wait for the engine.", here, float(station.waiting)
-    yield (
-        "agvas_drift_alarm",
-        "Whether live parts no longer look as those of the calibration.",
-        here,
-        float(watch.alarm is not None),
-    )
-    yield "agvas_dirt_alarm", "Whether one place is anomalous on part after part.", here, float(watch.dirty)
+def _gauges(
+    ledger: Ledger, lanes: Sequence[Lane], couriers: Sequence[Courier], triggers: Sequence[TriggerListener]
+) -> Iterator[Gauge]:
+    for family in zip(*(lane.gauges() for lane in lanes), strict=True):  # each with all its stations, as Prometheus wants it
+        yield from family
+    for trigger in triggers:
+        yield "agvas_trigger_up", "Whether the trigger is heard.", {"trigger": trigger.name}, float(trigger.last_error is None)
     for courier in couriers:
         yield "agvas_outbox_messages", "Messages that wait for a sink.", {"sink": courier.sink.name}, float(courier.pending)
     for courier in couriers:

@@ -1,8 +1,10 @@
 """``agvas-run --check``: what a line needs, looked at before it runs. Nothing is changed but the ledger's folder, which is made."""
 
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from agvas_core.contract.errors import EXIT_OK, AgvasError, OutputError, RecipeError
@@ -10,16 +12,21 @@ from agvas_runtime.certified import note_on_parity
 from agvas_runtime.frame import Frame
 from agvas_runtime.line.ballast import Ballast, DiskLevel
 from agvas_runtime.line.inspector import SegmenterInspector, frame_fault
+from agvas_runtime.line.lane_job import LaneJob
 from agvas_runtime.line.line_run import LineJob
 from agvas_runtime.line.recipe_check import oddities
 from agvas_runtime.line.recipe_file import RecipeVersion, read_recipe
 from agvas_runtime.line.recipe_store import RecipeStore
 from agvas_runtime.sinks.open_sink import open_sink
+from agvas_runtime.sources import CameraSource, Source
+from agvas_runtime.triggers.open_trigger import FREE, SOFTWARE, open_trigger
 
 __all__ = ["Finding", "findings", "preflight"]
 
 LOOKS = 5  # frames that are judged for the rate
 READ_S = 2.0  # frames are counted for so long
+ASK_S = 0.2
+SILENT_S = 12.0  # longer than a camera takes to open
 
 
 class Finding(NamedTuple):
@@ -40,14 +47,24 @@ def preflight(job: LineJob) -> int:
 
 
 def findings(job: LineJob) -> Iterator[tuple[Finding, AgvasError | None]]:
-    """Recipe, model, camera, rate, disk and each sink, in that order; later ones go on where an earlier one failed."""
+    """For each camera recipe, model, camera and rate; then disk, triggers and sinks. Later ones go on where an earlier one failed."""
     inspector = SegmenterInspector(vision=job.vision, lmm=job.lmm, decoder=job.decoder, settings=job.settings)
+    for lane in job.lanes():
+        yield from _lane(lane, inspector)
+    yield _look("disk", lambda: _disk(job))
+    for address in dict.fromkeys(lane.trigger for lane in job.lanes() if lane.trigger not in (FREE, SOFTWARE)):
+        yield _look("trigger", lambda address=address: _trigger(job, address))  # type: ignore[misc]
+    for address in job.sinks:
+        yield _look("sink", lambda address=address: _sink(job, address))  # type: ignore[misc]
+
+
+def _lane(lane: LaneJob, inspector: SegmenterInspector) -> Iterator[tuple[Finding, AgvasError | None]]:
     version: RecipeVersion | None = None
 
     def recipe() -> str:
         nonlocal version
-        store = RecipeStore(job.recipe)
-        version = store.active() if store.is_store() else read_recipe(job.recipe)
+        store = RecipeStore(lane.recipe)
+        version = store.active() if store.is_store() else read_recipe(lane.recipe)
         odd = oddities(version.recipe)
         return version.identity + "".join(f"; note: {line}" for line in odd)
 
@@ -61,12 +78,9 @@ def findings(job: LineJob) -> Iterator[tuple[Finding, AgvasError | None]]:
     yield _look("recipe", recipe)
     yield _look("model", model)
     frames: list[Frame] = []
-    yield _look("camera" if job.camera is not None else "source", lambda: _camera(job, frames, version))
+    yield _look(lane.what, lambda: _camera(lane, frames, version))
     if version is not None and frames and frames[0].image is not None:
         yield _look("rate", lambda: _rate(inspector, frames, version))
-    yield _look("disk", lambda: _disk(job))
-    for address in job.sinks:
-        yield _look("sink", lambda address=address: _sink(job, address))  # type: ignore[misc]
 
 
 def _look(what: str, look: Callable[[], str]) -> tuple[Finding, AgvasError | None]:
@@ -76,8 +90,8 @@ def _look(what: str, look: Callable[[], str]) -> tuple[Finding, AgvasError | Non
         return Finding(what, False, " ".join(str(error).split())), error
 
 
-def _camera(job: LineJob, frames: list[Frame], version: RecipeVersion | None) -> str:
-    with job.open_source() as source:
+def _camera(lane: LaneJob, frames: list[Frame], version: RecipeVersion | None) -> str:
+    with lane.open_source() as source, _asking(source if lane.triggered else None):
         began = time.monotonic()
         count = 0
         for frame in source:
@@ -121,6 +135,34 @@ def _disk(job: LineJob) -> str:
         raise OutputError(f"{free:.0f} MB are free in {job.state}; {ballast.needed_mb:.0f} MB are needed: free some space")
     level = DiskLevel.FINE if free > ballast.images_reserve_mb else DiskLevel.NO_IMAGES
     return f"{free:.0f} MB are free in {job.state}" + ("" if level is DiskLevel.FINE else ", too few for images")
+
+
+@contextmanager
+def _asking(source: Source | None) -> Iterator[None]:
+    """Asks a camera for frames that gives none unasked; and one from which none came is closed, for it may wait for a part for ever."""
+    stop = threading.Event()
+
+    def ask() -> None:
+        began = time.monotonic()
+        while source is not None and not stop.wait(ASK_S):
+            if isinstance(source, CameraSource):
+                source.fire()
+            if time.monotonic() - began > SILENT_S:
+                source.close()
+
+    thread = threading.Thread(target=ask, name="agvas-ask", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _trigger(job: LineJob, address: str) -> str:
+    listener = open_trigger(address, mqtt_password=job.secrets.mqtt_password)
+    listener.close()
+    return listener.name
 
 
 def _sink(job: LineJob, address: str) -> str:

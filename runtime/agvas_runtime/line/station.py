@@ -13,10 +13,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any, Final
 
-from agvas_core.contract.errors import AgvasError, LedgerError
+from agvas_core.contract.errors import AgvasError, LedgerError, SourceError
 from agvas_runtime.frame import Frame
 from agvas_runtime.line.ballast import DiskLevel
 from agvas_runtime.line.image_store import ImageStore, hash_of_image, wanted
@@ -24,6 +23,7 @@ from agvas_runtime.line.inspector import Inspection, Inspector, frame_fault
 from agvas_runtime.line.ledger import Ledger
 from agvas_runtime.line.recipe_file import RecipeVersion
 from agvas_runtime.line.settlement import Cause, Settlement, without_verdict
+from agvas_runtime.line.ticket import Outcome, Ticket
 from agvas_runtime.result import Verdict
 
 __all__ = ["Outcome", "Station", "Ticket"]
@@ -31,46 +31,6 @@ __all__ = ["Outcome", "Station", "Ticket"]
 QUEUE_PARTS: Final = 64  # that wait for the engine, with their images in memory
 PACE_PARTS: Final = 20  # the fastest of the last so many says whether there is time left
 PACE_DECAY: Final = 0.9  # a part given up for lack of time makes the next one more likely to be tried
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """A part that has its verdict, for whoever shows or counts it."""
-
-    seq: int
-    station: str
-    frame: Frame
-    version: RecipeVersion
-    settlement: Settlement
-    inspection: Inspection | None = None
-
-
-@dataclass
-class Ticket:
-    """A part on its way to its verdict."""
-
-    seq: int
-    frame: Frame
-    version: RecipeVersion
-    began_s: float
-    """Of ``time.monotonic``."""
-    deadline_s: float
-    known: dict[str, Any] = field(default_factory=dict)
-    number: int = 0
-    """Counts the parts of its station."""
-    settlement: Settlement | None = None
-    claimed: bool = False
-    done: threading.Event = field(default_factory=threading.Event)
-
-    def wait(self, timeout_s: float | None = None) -> Settlement | None:
-        """The verdict once it is in the ledger; None where it took longer than ``timeout_s``, or its station failed."""
-        self.done.wait(timeout_s)
-        return self.settlement
-
-    @property
-    def elapsed_ms(self) -> float:
-        """Since the trigger."""
-        return (time.monotonic() - self.began_s) * 1000
 
 
 class Station:
@@ -130,19 +90,58 @@ class Station:
         began_s = time.monotonic() if began_s is None else began_s
         version = self._recipe()
         known = self._known_of(frame, version)
+        ticket, new = self._opened(frame, version, known, key, began_s, dropped)
+        if new:
+            self._admit(ticket, block=block)
+        return ticket
+
+    def expect(self, key: str, *, began_s: float | None = None) -> Ticket:
+        """Takes a trigger whose frame is still to come; it is in the ledger, and its deadline runs, when this returns.
+
+        ``supply`` brings the frame. Without one the part is NO_VERDICT at its deadline, its source being the cause. Arguments, errors and
+        what comes of a key that was there before are as in ``offer``.
+        """
+        if self.failure is not None or self._closing:
+            raise LedgerError(f"station {self.name} takes no more parts: {self.failure or 'it is closing'}") from self.failure
+        began_s = time.monotonic() if began_s is None else began_s
+        none_yet = Frame(key, 0, error=SourceError("no frame came for this trigger"), trigger=key)
+        version = self._recipe()
+        known = {"frame": key, "recipe": version.sha256, "engine": self._inspector.identity}
+        return self._opened(none_yet, version, known, key, began_s, 0, awaited=True)[0]
+
+    def supply(self, ticket: Ticket, frame: Frame) -> None:
+        """Brings the frame of a part that was expected; too late, it is for nothing."""
+        known = self._known_of(frame, ticket.version)
+        with self._changed:
+            if ticket.claimed or not ticket.awaited:
+                return
+            ticket.frame, ticket.known, ticket.awaited = frame, known, False
+        self._admit(ticket, block=False)
+
+    def _opened(
+        self,
+        frame: Frame,
+        version: RecipeVersion,
+        known: dict[str, Any],
+        key: str,
+        began_s: float,
+        dropped: int,
+        awaited: bool = False,
+    ) -> tuple[Ticket, bool]:
+        """The ticket of a trigger, and whether it is a new one."""
         with self._offering:
             opened = self._ledger.open_part(self.name, key, deadline_ms=version.recipe.deadline_ms, dropped=dropped)
             if not opened.new:
-                return self._earlier(opened.seq, frame, version, began_s)
-            ticket = Ticket(opened.seq, frame, version, began_s, began_s + version.recipe.deadline_ms / 1000, known)
+                return self._earlier(opened.seq, key, frame, version, began_s), False
+            deadline_s = began_s + version.recipe.deadline_ms / 1000
+            ticket = Ticket(opened.seq, key, frame, version, began_s, deadline_s, known, awaited=awaited)
             with self._changed:
                 self._count += 1
                 ticket.number = self._count
                 self._open[ticket.seq] = ticket
                 heapq.heappush(self._deadlines, (ticket.deadline_s, ticket.seq))
                 self._changed.notify_all()
-        self._admit(ticket, block=block)
-        return ticket
+        return ticket, True
 
     def _known_of(self, frame: Frame, version: RecipeVersion) -> dict[str, Any]:
         """What the ledger has of a part, whatever becomes of it."""
@@ -173,14 +172,14 @@ class Station:
                     ticket, Cause.DEADLINE, f"{self._queue_parts} parts wait already: they come faster than the engine"
                 )
 
-    def _earlier(self, seq: int, frame: Frame, version: RecipeVersion, began_s: float) -> Ticket:
+    def _earlier(self, seq: int, key: str, frame: Frame, version: RecipeVersion, began_s: float) -> Ticket:
         """The ticket of a trigger that came before: still under way, or with the verdict that stands."""
         with self._changed:
             if (ticket := self._open.get(seq)) is not None:
                 return ticket
         (row,) = self._ledger.read("SELECT verdict, cause, detail, decided_ms FROM parts WHERE seq = ?", (seq,))
         cause = Cause(row[1]) if row[1] else None
-        ticket = Ticket(seq, frame, version, began_s, began_s, claimed=True)
+        ticket = Ticket(seq, key, frame, version, began_s, began_s, claimed=True)
         ticket.settlement = Settlement(Verdict(row[0]), row[3], cause, row[2])
         ticket.done.set()
         return ticket
@@ -194,7 +193,10 @@ class Station:
         """Takes no more triggers, gives all that were taken their verdict, and ends. May be called twice."""
         with self._changed:
             self._closing = True
+            awaited = [ticket for ticket in self._open.values() if ticket.awaited]
             self._changed.notify_all()
+        for ticket in awaited:
+            self._settle_without(ticket, Cause.SOURCE, "the station ended before a frame came for this trigger")
         for thread in self._threads:
             thread.join()
 
@@ -248,6 +250,9 @@ class Station:
                 first = self._open[heapq.heappop(self._deadlines)[1]]
             if self.failure is not None:
                 self._settle_without(first, Cause.ENGINE, f"the station failed: {self.failure}")
+            elif first.awaited:
+                deadline_ms = first.version.recipe.deadline_ms
+                self._settle_without(first, Cause.SOURCE, f"the camera gave no frame within {deadline_ms:g} ms of the trigger")
             else:
                 self._settle_without(first, Cause.DEADLINE, f"no verdict within {first.version.recipe.deadline_ms:g} ms")
 

@@ -1,15 +1,27 @@
 """Where frames come from. ``open_source`` is the door; ``protocol.Source`` says what comes out of it.
 
-``listing`` and ``files`` (files, folders, globs, stdin), ``video``, ``camera`` with ``grabber`` and ``mjpeg``, ``arrays``, and
+``listing`` and ``files`` (files, folders, globs, stdin), ``video``, ``folder_watch``, ``camera`` with a grabber for each kind,
+``arrays``, and
 around any of them ``prefetch`` and ``limit``.
 """
 
 from agvas_runtime.sources.arrays import ArraySource
 from agvas_runtime.sources.camera import CameraSource
 from agvas_runtime.sources.files import FileSource
+from agvas_runtime.sources.folder_watch import FolderWatch
 from agvas_runtime.sources.open import open_source
 from agvas_runtime.sources.prefetch import limit, prefetch
 from agvas_runtime.sources.protocol import Source
 from agvas_runtime.sources.video import VideoSource
 
-__all__ = ["ArraySource", "CameraSource", "FileSource", "Source", "VideoSource", "limit", "open_source", "prefetch"]
+__all__ = [
+    "ArraySource",
+    "CameraSource",
+    "FileSource",
+    "FolderWatch",
+    "Source",
+    "VideoSource",
+    "limit",
+    "open_source",
+    "prefetch",
+]

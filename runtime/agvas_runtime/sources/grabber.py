@@ -1,10 +1,7 @@
 """How frames are got out of each kind of camera, one at a time; ``camera`` runs one of these in its thread."""
 
-import os
-import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Final, Protocol
+from typing import Protocol
 
 import cv2
 import numpy as np
@@ -15,24 +12,35 @@ from agvas_runtime.frame import Sent
 from agvas_runtime.image_file import decode_image, quiet_opencv
 from agvas_runtime.sources.mjpeg import MjpegStream
 
-__all__ = ["V4L2_FORMATS", "Grabber", "HttpGrabber", "device_grabber", "rtsp_grabber"]
+__all__ = ["CaptureGrabber", "Grabber", "HttpGrabber", "rtsp_grabber"]
 
 Rgb = NDArray[np.uint8]
 
 
 class Grabber(Protocol):
-    """``open``, then ``grab`` and perhaps ``retrieve`` again and again, then ``close``; all from one thread."""
+    """``open``, then ``grab`` and perhaps ``retrieve`` again and again, then ``close``; all from one thread but ``fire``."""
+
+    missed: int
+    """Frames that the camera has numbered and that never came, since ``open``."""
 
     def open(self) -> None:
         """Raises SourceError where there is no camera."""
         ...
 
-    def grab(self) -> None:
-        """Waits for the next frame. Raises SourceError where none comes any more."""
+    def grab(self) -> bool | None:
+        """Waits for the next frame: True once it is there, False where there is none and the camera is known to be well, None where there is
+        none yet.
+
+        Raises SourceError where none comes any more.
+        """
         ...
 
-    def retrieve(self) -> Rgb | Sent | ImageError:
-        """The frame last grabbed, RGB uint8 [H, W, 3] or as the camera sent it, or why it cannot be used."""
+    def retrieve(self) -> Rgb | Sent | ImageError | None:
+        """The frame last grabbed, RGB uint8 [H, W, 3] or as the camera sent it, or why it cannot be used; None where it is to count as missed."""
+        ...
+
+    def fire(self) -> None:
+        """Asks for a frame, where the camera waits to be asked; nothing, where it runs free."""
         ...
 
     def close(self) -> None: ...
@@ -40,6 +48,8 @@ class Grabber(Protocol):
 
 class HttpGrabber:
     """MJPEG over HTTP. A picture that arrived broken is an ImageError; the stream goes on."""
+
+    missed = 0
 
     def __init__(self, url: str, open_timeout_s: float, stall_timeout_s: float, max_pixels: int) -> None:
         self._url, self._max_pixels = url, max_pixels
@@ -52,14 +62,18 @@ class HttpGrabber:
         self._stream = MjpegStream(self._url, self._open_timeout_s, self._stall_timeout_s)
         self._pictures = iter(self._stream)
 
-    def grab(self) -> None:
+    def grab(self) -> bool:
         self._picture = next(self._pictures)  # raises SourceError at the end, never StopIteration
+        return True
 
     def retrieve(self) -> Rgb | ImageError:
         try:
             return decode_image(self._picture, max_pixels=self._max_pixels)
         except ImageError as error:
             return error
+
+    def fire(self) -> None:
+        """Runs free."""
 
     def close(self) -> None:
         if self._stream is not None:
@@ -69,18 +83,21 @@ class HttpGrabber:
 class CaptureGrabber:
     """A camera that OpenCV reads. ``connect`` opens the capture, or raises SourceError."""
 
+    missed = 0
+
     def __init__(self, connect: Callable[[cv2.VideoCapture], None], raw: tuple[str, int] | None = None) -> None:
-        """``raw``: pixel format and bits in which the camera sends, and frames are given; RGB where None."""
-        self._connect, self._capture, self._raw = connect, cv2.VideoCapture(), raw
+        """``raw``: pixel format and bits of what ``connect`` has the camera send."""
+        self._connect, self._raw, self._capture = connect, raw, cv2.VideoCapture()
 
     def open(self) -> None:
         with quiet_opencv():
             self._connect(self._capture)
 
-    def grab(self) -> None:
+    def grab(self) -> bool:
         with quiet_opencv():
             if not self._capture.grab():
                 raise SourceError("it sends no frames any more")
+        return True
 
     def retrieve(self) -> Rgb | Sent | ImageError:
         with quiet_opencv():
@@ -92,6 +109,9 @@ class CaptureGrabber:
             return Sent(np.ascontiguousarray(bgr), self._raw[0], (height, width), self._raw[1])
         rgb: Rgb = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
         return rgb
+
+    def fire(self) -> None:
+        """Runs free."""
 
     def close(self) -> None:
         self._capture.release()
@@ -107,44 +127,3 @@ def rtsp_grabber(url: str, open_timeout_s: float, stall_timeout_s: float) -> Gra
             raise SourceError("no RTSP stream answers")
 
     return CaptureGrabber(connect)
-
-
-V4L2_FORMATS: Final = {
-    "Mono8": "GREY",
-    "Mono16": "Y16 ",
-    "BayerRG8": "RGGB",
-    "BayerGB8": "GBRG",
-    "NV12": "NV12",
-    "YUYV": "YUYV",
-    "RGB8": "RGB3",
-    "BGR8": "BGR3",
-}
-"""Pixel formats as V4L2 names them."""
-
-
-def device_grabber(device: str, raw: tuple[str, int] | None = None) -> Grabber:
-    """A camera of this machine: V4L2 on Linux, whatever OpenCV finds elsewhere; RGB, or ``raw`` = (pixel format, bits) as it sends."""
-    linux = sys.platform.startswith("linux")
-
-    def connect(capture: cv2.VideoCapture) -> None:
-        if linux and not os.path.exists(device):  # False, not an error, for a name too long for a path
-            there = sorted(str(path) for path in Path("/dev").glob("video*"))
-            raise SourceError(f"there is no {device} (there {'are ' + ', '.join(there) if there else 'is no /dev/video*'})")
-        index = device.removeprefix("/dev/video")
-        if not (capture.open(device, cv2.CAP_V4L2) if linux else capture.open(int(index), cv2.CAP_ANY)):
-            raise SourceError(f"{device} cannot be opened as a camera")
-        if raw is not None:
-            _send_raw(capture, device, V4L2_FORMATS[raw[0]])
-
-    return CaptureGrabber(connect, raw)
-
-
-def _send_raw(capture: cv2.VideoCapture, device: str, code: str) -> None:
-    """Has the camera send in a format of V4L2, and OpenCV leave it as it is."""
-    capture.set(cv2.CAP_PROP_FOURCC, cv2.VideoWriter.fourcc(*code))
-    capture.set(cv2.CAP_PROP_CONVERT_RGB, 0)
-    sends = int(capture.get(cv2.CAP_PROP_FOURCC)).to_bytes(4, "little").decode("latin-1")
-    if sends != code:
-        raise SourceError(
-            f"{device} sends {sends.strip()!r} and not {code.strip()!r}: v4l2-ctl --list-formats lists what it can send"
-        )

@@ -1,0 +1,128 @@
+"""Parts asked for over HTTP.
+
+    curl -X POST http://127.0.0.1:9200/trigger                                   every station of this trigger
+    curl -X POST 'http://127.0.0.1:9200/trigger/camera-0?wait_s=2' -H 'Idempotency-Key: 4711'
+
+202 with sequence number and key once the part is in the ledger; with ``wait_s``, 200 with the verdict as well. A key that is sent again
+gets the part, and the verdict, that it had. 503: not taken, send it again.
+"""
+
+import http.server
+import json
+import threading
+from collections.abc import Callable
+from typing import Any, Final
+from urllib.parse import parse_qs, urlsplit
+
+from agvas_core.contract.errors import AgvasError, SetupError, UsageError
+from agvas_runtime.triggers.protocol import Fire
+
+__all__ = ["HttpTrigger"]
+
+BODY_BYTES_MOST: Final = 4096
+KEY_LETTERS_MOST: Final = 200
+WAIT_S_MOST: Final = 60.0
+SILENT_S: Final = 5.0  # a client that says nothing for so long is hung up on
+
+
+class HttpTrigger:
+    """A port."""
+
+    def __init__(self, host: str, port: int) -> None:
+        """``port`` 0 takes any that is free; it is listened on once ``start`` is called.
+
+        Raises:
+            SetupError: the port cannot be had.
+        """
+        self.last_error: str | None = None
+        self.failure: BaseException | None = None
+        try:
+            self._server = _Server((host, port), _Handler)
+        except (OSError, OverflowError) as error:
+            raise SetupError(f"{host}:{port} cannot be listened on ({error}): choose another port for the trigger") from error
+        self.port = int(self._server.server_address[1])
+        self.name = f"http:{host}:{self.port}"
+        self._thread: threading.Thread | None = None
+
+    def start(self, fire: Fire, note: Callable[[str, str], None]) -> None:
+        """Begins to answer."""
+        self._server.fire = fire
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.1,), name="agvas-trigger-http", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stops answering."""
+        if self._thread is not None:
+            self._server.shutdown()
+            self._thread.join()
+            self._thread = None
+        self._server.server_close()
+
+
+class _Server(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+    fire: Fire
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    server: _Server
+    timeout = SILENT_S
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        place = urlsplit(self.path)
+        road = place.path.strip("/").split("/")
+        if self.headers.get("Origin") is not None:  # a page of somebody else in a browser of this machine
+            return self._answer(403, {"error": "a web page may not trigger parts"})
+        if road[0] != "trigger" or len(road) > 2:
+            return self._answer(404, {"error": "POST /trigger or /trigger/STATION"})
+        try:
+            self._drop_body()
+            key, wait_s = self._key(), self._wait_s(place.query)
+            taken = self.server.fire(road[1] if len(road) == 2 else None, key)
+        except UsageError as error:
+            return self._answer(400, {"error": str(error)})
+        except AgvasError as error:
+            return self._answer(503, {"error": str(error)})
+        parts: list[dict[str, Any]] = [{"station": part.station, "seq": part.seq, "key": part.key} for part in taken]
+        if wait_s > 0:
+            for row, part in zip(parts, taken, strict=True):
+                row["verdict"] = part.verdict(wait_s)
+        self._answer(200 if wait_s > 0 else 202, {"parts": parts})
+
+    def do_GET(self) -> None:
+        self._answer(405, {"error": "POST /trigger or /trigger/STATION"})
+
+    def _drop_body(self) -> None:
+        stated = self.headers.get("Content-Length", "0")
+        if not stated.isdecimal() or int(stated) > BODY_BYTES_MOST or self.headers.get("Transfer-Encoding") is not None:
+            self.close_connection = True
+            raise UsageError(f"a trigger needs no body; {BODY_BYTES_MOST} bytes of stated length are the most")
+        self.rfile.read(int(stated))
+
+    def _key(self) -> str | None:
+        key = self.headers.get("Idempotency-Key")
+        if key is not None and not (0 < len(key) <= KEY_LETTERS_MOST and key.isprintable()):
+            raise UsageError(f"the key has {len(key)} letters; 1 to {KEY_LETTERS_MOST} that can be printed are possible")
+        return key
+
+    def _wait_s(self, query: str) -> float:
+        text = parse_qs(query).get("wait_s", ["0"])[0]
+        try:
+            seconds = float(text)
+        except ValueError:
+            seconds = -1.0
+        if not 0 <= seconds <= WAIT_S_MOST:
+            raise UsageError(f"wait_s is {text!r}; it is a number of seconds from 0 to {WAIT_S_MOST:g}")
+        return seconds
+
+    def _answer(self, status: int, body: dict[str, Any]) -> None:
+        data = json.dumps(body).encode() + b"\n"
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_: object) -> None:
+        """The ledger has it."""

@@ -1,0 +1,78 @@
+"""What a watched folder promises: each file once, and none before it is all there."""
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from agvas_core.contract.errors import ImageError, SourceError
+from agvas_runtime.frame import Frame
+from agvas_runtime.sources import FolderWatch
+
+
+def png(value: int) -> bytes:
+    noise = np.random.default_rng(value).integers(0, 40, (40, 50, 3))
+    return cv2.imencode(".png", (noise + value).astype(np.uint8))[1].tobytes()
+
+
+def take(frames: Iterator[Frame], count: int) -> list[Frame]:
+    return [next(frames) for _ in range(count)]
+
+
+def test_a_file_that_is_written_slowly_is_taken_once_and_whole(tmp_path: Path) -> None:
+    data = png(100)
+    (tmp_path / "part-10.png").write_bytes(png(10))
+    (tmp_path / "part-2.png").write_bytes(png(2))
+    (tmp_path / ".hidden.png").write_bytes(png(3))
+    (tmp_path / "later.png.part").write_bytes(png(3))
+
+    def write() -> None:
+        with (tmp_path / "slow.png").open("wb") as file:
+            for start in range(0, len(data), len(data) // 4):
+                file.write(data[start : start + len(data) // 4])
+                file.flush()
+                time.sleep(0.2)  # several looks, at which it stands still
+        (tmp_path / "whole.png").write_bytes(png(50))
+
+    with FolderWatch(tmp_path, look_s=0.02) as source:
+        frames = iter(source)
+        first = take(frames, 2)
+        writer = threading.Thread(target=write)
+        writer.start()
+        rest = take(frames, 2)
+        writer.join()
+    assert [Path(frame.name).name for frame in (*first, *rest)] == ["part-2.png", "part-10.png", "slow.png", "whole.png"]
+    assert all(frame.error is None for frame in (*first, *rest)) and rest[0].image is not None
+    assert np.array_equal(rest[0].image[:, :, ::-1], cv2.imdecode(np.frombuffer(data, np.uint8), 1))
+    assert sorted(path.name for path in tmp_path.iterdir())[-1] == "whole.png"
+
+
+def test_a_file_that_never_becomes_whole_is_an_error_and_one_that_is_replaced_is_another_part(tmp_path: Path) -> None:
+    (tmp_path / "cut.png").write_bytes(png(5)[:-500])
+    with FolderWatch(tmp_path, look_s=0.02, patience_s=0.5) as source:
+        frames = iter(source)
+        (cut,) = take(frames, 1)
+        (tmp_path / "cut.png").write_bytes(png(6))
+        (again,) = take(frames, 1)
+    assert isinstance(cut.error, ImageError) and again.image is not None and cut.trigger != again.trigger
+
+
+def test_what_an_earlier_run_took_is_not_taken_again_and_a_folder_that_is_gone_is_an_error(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "old.png").write_bytes(png(1))
+    with FolderWatch(folder, look_s=0.02) as source:
+        key = take(iter(source), 1)[0].trigger
+    (folder / "new.png").write_bytes(png(2))
+    with FolderWatch(folder, look_s=0.02, known=lambda found: found == key) as source:
+        frames = iter(source)
+        assert Path(take(frames, 1)[0].name).name == "new.png"
+        for path in folder.iterdir():
+            path.unlink()
+        folder.rmdir()
+        with pytest.raises(SourceError, match="cannot be watched"):
+            next(frames)
