@@ -89,7 +89,8 @@ class OwnRun:
             latency=Quantiles.of(samples.latencies),
             drift=samples.drift,
             jitter_ms=samples.jitter_ms,
-            rate_per_s=rate,
+            # Of frames that overlapped: what their latencies come to, one after the other.
+            rate_per_s=1000 * len(samples.latencies) / sum(samples.latencies) if self._overlap else rate,
             overlapped_per_s=rate if self._overlap else None,
             cores_used=samples.cpu_s / samples.elapsed_s,
             peak_memory_mb=peak_memory_mb(),

@@ -82,7 +82,7 @@ def _body(profile: Profile, earlier: Profile | None) -> str:
     )
     panels = [
         ("Stages", limits, stage_bars(profile)),
-        ("Latencies", f"{profile.latency.count:,} frames, one after the other", latency_histogram(profile)),
+        ("Latencies", f"{profile.latency.count:,} frames", latency_histogram(profile)),
         ("Roofline", "how near each stage comes to the roof", roofline(profile)),
         (
             "Over time",
