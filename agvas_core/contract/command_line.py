@@ -74,6 +74,8 @@ EXTRA_OF_PACKAGE: Final[dict[str, str]] = {
     "prometheus_client": "web",
     "huggingface_hub": "hub",
     "ray": "scale",
+    "pyarrow": "scale",
+    "fsspec": "scale",
     "deepspeed": "deepspeed",
 }
 """Name one imports -> the extra of pyproject.toml that brings it."""

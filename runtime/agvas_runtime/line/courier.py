@@ -64,7 +64,9 @@ class Courier:
     def pending(self) -> int:
         """Messages that wait."""
         return int(
-            self._ledger.read("SELECT COUNT(*) FROM deliveries WHERE sink = ? AND state = 'pending'", (self.sink.name,))[0][0]
+            self._ledger.read(
+                "SELECT COUNT(*) FROM deliveries INDEXED BY pending WHERE sink = ? AND state = 'pending'", (self.sink.name,)
+            )[0][0]
         )
 
     def close(self, *, grace_s: float = 5.0) -> None:
@@ -111,7 +113,8 @@ class Courier:
     def _deliver(self) -> int:
         """Sends the next messages; how many were dealt with."""
         rows = self._ledger.read(
-            "SELECT seq FROM deliveries WHERE sink = ? AND state = 'pending' ORDER BY seq LIMIT ?", (self.sink.name, BATCH)
+            "SELECT seq FROM deliveries INDEXED BY pending WHERE sink = ? AND state = 'pending' ORDER BY seq LIMIT ?",
+            (self.sink.name, BATCH),
         )
         done: list[tuple[str, str, str | None, str, int]] = []
         try:

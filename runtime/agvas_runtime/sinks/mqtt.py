@@ -37,6 +37,8 @@ class MqttSink:
         self._host, self._port, self._topic = host, port, topic
         self._tls, self._user, self._password, self._retain, self._timeout_s = tls, user, password, retain, timeout_s
         self._client: mqtt.Client | None = None
+        self._silence = ""
+        """Why the broker's last answer did not come."""
 
     def open(self) -> None:
         """Connects anew; a client of its own each time, so that nothing of an old connection is sent beside the outbox."""
@@ -71,9 +73,7 @@ class MqttSink:
         except (OSError, RuntimeError, ValueError) as error:
             raise DeliveryError(f"the broker {self._host}:{self._port} took no message: {error}") from error
         if not acknowledged:
-            raise DeliveryError(
-                f"the broker {self._host}:{self._port} has not acknowledged a message within {self._timeout_s:g} s"
-            )
+            raise DeliveryError(f"the broker {self._host}:{self._port} has not acknowledged a message: {self._silence}")
 
     def close(self) -> None:
         """Leaves the broker."""
@@ -84,6 +84,8 @@ class MqttSink:
     def _loop(self, client: mqtt.Client, done: Callable[[], bool]) -> None:
         """Talks with the broker until ``done``, in the caller's thread: there is nothing to say between two messages."""
         end = time.monotonic() + self._timeout_s
+        self._silence = f"nothing came within {self._timeout_s:g} s"
         while not done() and time.monotonic() < end:
-            if client.loop(timeout=0.05) != mqtt.MQTT_ERR_SUCCESS:
+            if (code := client.loop(timeout=0.05)) != mqtt.MQTT_ERR_SUCCESS:
+                self._silence = f"the connection broke ({mqtt.error_string(code)})"
                 return

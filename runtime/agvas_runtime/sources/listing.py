@@ -5,6 +5,7 @@ import glob
 import os
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
@@ -14,7 +15,7 @@ from agvas_runtime.image_file import IMAGE_SUFFIXES
 from agvas_runtime.result import RUN_FILE
 from agvas_runtime.sources.video import VIDEO_SUFFIXES
 
-__all__ = ["list_files", "natural_key"]
+__all__ = ["list_files", "natural_key", "walk_images"]
 
 MASK_FOLDER = "ground_truth"
 """Where MVTec-like data sets keep their masks, which are no parts."""
@@ -70,20 +71,9 @@ def _files(spec: str | Path, notes: list[str]) -> list[Path]:
 
 
 def _folder(root: Path, notes: list[str]) -> list[Path]:
-    images: list[Path] = []
-    videos: list[Path] = []
-    masks = runs = 0
-    for folder, subfolders, names in _walk(root):
-        if RUN_FILE in names and Path(folder) != root:
-            runs += 1
-            subfolders.clear()
-            continue
-        masks += MASK_FOLDER in subfolders
-        subfolders[:] = [name for name in subfolders if name != MASK_FOLDER]
-        for name in names:
-            if not name.startswith("."):
-                suffix = os.path.splitext(name)[1].lower()
-                (images if suffix in IMAGE_SUFFIXES else videos if suffix in VIDEO_SUFFIXES else []).append(Path(folder, name))
+    left_out: Counter[str] = Counter()
+    images = list(walk_images(root, left_out))
+    masks, runs, videos = left_out["masks"], left_out["runs"], left_out["videos"]
     if masks:
         notes.append(
             f"{root}: skipped {masks} folder{'s' * (masks > 1)} named {MASK_FOLDER} (masks, not parts); name it to read it"
@@ -92,7 +82,7 @@ def _folder(root: Path, notes: list[str]) -> list[Path]:
         notes.append(
             f"{root}: skipped {runs} folder{'s' * (runs > 1)} with results of earlier runs ({RUN_FILE}); name it to read it"
         )
-    video_note = f"{root} holds {len(videos)} video file{'s' * (len(videos) > 1)}, which are read only when named: {root}/*"
+    video_note = f"{root} holds {videos} video file{'s' * (videos > 1)}, which are read only when named: {root}/*"
     if not images:
         raise UsageError(
             f"folder {root} holds 0 images; at least one is needed: files that count end in {' '.join(sorted(IMAGE_SUFFIXES))}"
@@ -101,6 +91,28 @@ def _folder(root: Path, notes: list[str]) -> list[Path]:
     if videos:
         notes.append(video_note)
     return sorted(images, key=natural_key)
+
+
+def walk_images(root: Path, left_out: Counter[str]) -> Iterator[Path]:
+    """Images below ``root``, folder by folder as they are found, each folder in natural order.
+
+    What is left out is counted under ``masks`` and ``runs`` (folders) and ``videos`` (files).
+    """
+    for folder, subfolders, names in _walk(root):
+        if RUN_FILE in names and Path(folder) != root:
+            left_out["runs"] += 1
+            subfolders.clear()
+            continue
+        left_out["masks"] += MASK_FOLDER in subfolders
+        subfolders[:] = [name for name in subfolders if name != MASK_FOLDER]
+        images = []
+        for name in names:
+            if not name.startswith("."):
+                suffix = os.path.splitext(name)[1].lower()
+                if suffix in IMAGE_SUFFIXES:
+                    images.append(Path(folder, name))
+                left_out["videos"] += suffix in VIDEO_SUFFIXES
+        yield from sorted(images, key=natural_key)
 
 
 def _walk(root: Path) -> Iterator[tuple[str, list[str], list[str]]]:

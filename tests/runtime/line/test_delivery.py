@@ -163,6 +163,32 @@ def test_a_message_that_is_refused_for_good_does_not_hold_up_the_others_and_is_n
     assert any("refused 1" in fault for fault in check_ledger(tmp_path / "line").faults)
 
 
+def sqlite_steps(ledger: Ledger, courier: Courier) -> int:
+    """Instructions of SQLite's machine that counting what waits takes."""
+    steps = [0]
+
+    def count() -> int:
+        steps[0] += 1
+        return 0
+
+    ledger._db.set_progress_handler(count, 1)
+    assert courier.pending == 2
+    ledger._db.set_progress_handler(None, 1)
+    return steps[0]
+
+
+def test_the_outbox_is_read_by_what_waits_and_not_by_what_was_ever_sent(tmp_path: Path) -> None:
+    sink = JsonLinesSink(tmp_path / "v.jsonl")
+    with Ledger(tmp_path / "line", sinks=[sink.name], ballast=small_ballast(tmp_path / "line")) as ledger:
+        give(ledger, 300)
+        courier = Courier(ledger, sink)
+        ledger.write("UPDATE deliveries SET state = 'delivered' WHERE seq <= ?", [(298,)])
+        few = sqlite_steps(ledger, courier)
+        give(ledger, 300)
+        ledger.write("UPDATE deliveries SET state = 'delivered' WHERE seq > ? AND seq <= 600", [(300,)])
+        assert courier.pending == 2 and sqlite_steps(ledger, courier) == few
+
+
 @contextmanager
 def mosquitto(port: int, folder: Path) -> Iterator[None]:
     config = f"user root\nlistener {port} 127.0.0.1\nallow_anonymous true\npersistence true\npersistence_location {folder}/\n"
