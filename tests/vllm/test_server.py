@@ -13,11 +13,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from agvas_core.contract.command_line import exit_code_of
 from agvas_core.contract.prompts import Mode
+from agvas_core.model.checkpoint import Checkpoint
+from agvas_export.cli import app
 from agvas_runtime import Segmenter, Verdict
 from agvas_runtime.bundle import Bundle
 from agvas_runtime.stages.open import Stages, open_stages
 from agvas_runtime.stages.protocol import Features
+from agvas_runtime.stages.reference.lmm import TorchLmm
 from agvas_runtime.stages.settings import StageSettings
 
 pytestmark = pytest.mark.vllm
@@ -94,6 +98,20 @@ def test_over_http_every_mode_says_what_torch_says(
     assert mine.answers == theirs.answers and np.array_equal(mine.found, theirs.found)
     assert np.abs(mine.anchor_states - theirs.anchor_states).max() < TOLERANCE
     assert np.abs(mine.accept - theirs.accept).max() < TOLERANCE
+
+
+def test_adapters_that_are_added_while_it_runs_answer_request_by_request(
+    server: Server, whole_bundle: Path, nano: Bundle, reference: Stages, features: Features, few_shot: dict[str, Checkpoint]
+) -> None:
+    for checkpoint in few_shot.values():
+        arguments = ["adapter", str(checkpoint.folder), "--into", str(whole_bundle)]
+        assert exit_code_of(lambda: app, name="agvas-export", arguments=arguments) == 0
+    ask = "Please segment the anomalies in this image."
+    for name in ("left", None, "right", "left"):
+        mine = open_stages(nano, lmm=server.url, settings=StageSettings(adapter=name)).lmm(features, ask)
+        theirs = (reference.lmm if name is None else TorchLmm(nano, few_shot[name].model))(features, ask)
+        assert np.abs(mine.anchor_states - theirs.anchor_states).max() < TOLERANCE, name
+        assert np.abs(mine.accept - theirs.accept).max() < TOLERANCE, name
 
 
 def test_the_command_gives_the_regions_that_onnx_gives(server: Server, whole_bundle: Path) -> None:
