@@ -13,6 +13,7 @@ ON_REQUEST = [
     "agvas_runtime.stages.reference.",
     "agvas_runtime.stages.torch_cuda.",
     "agvas_runtime.stages.vllm_",
+    "agvas_runtime.batch.ray_crew",
     *(f"agvas_runtime.vllm_plugin.{name}" for name in ("connector", "engine", "local", "model", "pooler", "service")),
     *(f"agvas_runtime.sinks.{name}" for name in ("modbus", "mqtt", "opcua")),
 ]
