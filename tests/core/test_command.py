@@ -78,6 +78,7 @@ def test_the_extras_that_are_named_exist() -> None:
         names = " ".join(extras[extra]).lower().replace("-", "_")
         # What is imported under another name than it is installed by, and what comes with another package.
         distribution = {"pynvml": "nvidia_ml_py", "starlette": "fastapi"}.get(package, package)
+        distribution = distribution.replace("tensorrt_rtx", "tensorrt_rtx_cu13") if extra == "trt-check" else distribution
         assert distribution.lower() in names, f"{package} does not come with agvas[{extra}]"
 
 

@@ -139,8 +139,8 @@ def test_weights_that_change_while_they_are_read_are_refused(
     """A training writes its checkpoint every few minutes; the digest in the manifest must be of the weights in the graphs."""
     folder = shutil.copytree(tiny_checkpoint_folder, tmp_path / "training")
 
-    def load_then_save(path: Path) -> Checkpoint:
-        checkpoint = load_checkpoint(path)
+    def load_then_save(path: Path, merged: bool = True) -> Checkpoint:
+        checkpoint = load_checkpoint(path, merged=merged)
         (path / "model.safetensors").write_bytes(b"the next ones")
         return checkpoint
 
