@@ -75,8 +75,8 @@ def serve_lmm(
     own = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "0", FOLDER: str(folder.resolve()), "VLLM_LOGGING_LEVEL": log_level} | (
         {DIRECT_ONLY: "1"} if direct_only else {}
     )
-    if kv_gib is not None or "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
-        own["VLLM_CPU_KVCACHE_SPACE"] = str(kv_gib or 1)
+    if kv_gib is not None:
+        own["VLLM_CPU_KVCACHE_SPACE"] = str(kv_gib)
     address = f"http://{'127.0.0.1' if host in ('', '0.0.0.0') else host}:{port}"
     engine = HttpEngine(address, timeout_s=5.0)
 

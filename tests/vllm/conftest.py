@@ -24,7 +24,6 @@ from agvas_runtime.stages.settings import StageSettings
 if importlib.util.find_spec("vllm") is None:
     collect_ignore_glob = ["test_*.py"]
 
-os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 torch.set_num_threads(1)
 

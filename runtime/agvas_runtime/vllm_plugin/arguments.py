@@ -1,5 +1,6 @@
 """How vLLM is started: the arguments of its engine and its environment. Imports nothing heavy, so that a supervisor stays small."""
 
+import os
 import tempfile
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -21,13 +22,15 @@ _MAX_LORAS: Final = 4  # adapters in one batch
 
 
 def environment(*, own_process: bool) -> dict[str, str]:
-    """What vLLM must find in the environment: no network, no usage statistics, and where its engine runs."""
+    """What vLLM must find in the environment: no network, no usage statistics, and where its engine runs; on a CPU, how much it caches."""
     return {
         "HF_HUB_OFFLINE": "1",
         "TRANSFORMERS_OFFLINE": "1",
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
         "TOKENIZERS_PARALLELISM": "false",
+        # In GiB, read on a CPU alone; without it vLLM wants 92 % of all memory to be free.
+        "VLLM_CPU_KVCACHE_SPACE": os.environ.get("VLLM_CPU_KVCACHE_SPACE", "1"),
         "VLLM_ENABLE_V1_MULTIPROCESSING": str(int(own_process)),
     }
 
