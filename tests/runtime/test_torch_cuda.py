@@ -356,3 +356,23 @@ def test_nano_on_a_gpu_judges_as_on_a_cpu(nano: Bundle, backend: str) -> None:
     for theirs, mine in zip(on_cpu.predict(images), on_gpu.predict(images), strict=True):
         assert mine.error is None and mine.verdict == theirs.verdict
         assert np.abs(mine.score_map - theirs.score_map).max() < TOLERANCES["bf16"].probability
+
+
+@pytest.mark.gpu
+def test_a_whole_frame_on_a_gpu_is_one_launch_and_judged_as_on_a_cpu(nano: Bundle) -> None:
+    """Kernels, graph and overlap of frames that a camera would send; needs the native core built with CUDA."""
+    from agvas_runtime.frame import Frame
+    from agvas_runtime.stages.whole_frame import kernels
+
+    if kernels() is None:
+        pytest.skip(f"no kernels for this GPU ({native.describe()})")
+    good, bad = np.full((960, 1280, 3), 180, np.uint8), np.full((960, 1280, 3), 180, np.uint8)
+    bad[400:520, 600:760] = 20
+    frames = [Frame(str(index), index, image=image) for index, image in enumerate((good, bad, good, bad, bad, good))]
+    on_cpu, on_gpu = (
+        Segmenter.load("nano", vision=name, lmm=name, decoder=name, tiling="off") for name in ("onnx", "torch-cuda")
+    )
+    for index, (mine, theirs) in enumerate(zip(on_gpu.stream(frames), on_cpu.stream(frames), strict=True)):
+        assert mine.error is None and mine.verdict == theirs.verdict
+        assert ("preprocess" in mine.timing) == (index == 0)
+        assert np.abs(mine.score_map - theirs.score_map).max() < TOLERANCES["bf16"].probability

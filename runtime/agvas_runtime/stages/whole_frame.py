@@ -27,6 +27,7 @@ __all__ = [
     "REGION_BYTES",
     "RULE",
     "SUMMARY",
+    "FrameJudged",
     "FrameKernels",
     "LookMade",
     "kernels",
@@ -61,6 +62,19 @@ class LookMade(NamedTuple):
     """Pointer to the float32 logit of the answer's first word."""
     refusal: int = 0
     """And of the refusal's; 0 where ``answer`` is the difference of the two."""
+
+
+class FrameJudged(NamedTuple):
+    """Where a verdict goes: pointers to memory of the device."""
+
+    score_map: int
+    """float32 [H, W]."""
+    mask: int
+    """uint8 [H, W]."""
+    summary: int
+    """SUMMARY."""
+    regions: int
+    """MOST_REGIONS times REGION_BYTES."""
 
 
 def kernels() -> ModuleType | None:
@@ -134,10 +148,10 @@ class FrameKernels:
         with _told():
             self._verdict = self._core.CudaVerdict(given, height, width, alpha, 1.0 - alpha, MOST_REGIONS)
 
-    def judge(self, rule: int, score_map: int, mask: int, summary: int, regions: int, stream: int) -> None:
-        """Pointers to RULE, float32 [H, W], uint8 [H, W], SUMMARY, and room for MOST_REGIONS times REGION_BYTES."""
+    def judge(self, rule: int, judged: FrameJudged, stream: int) -> None:
+        """By RULE at ``rule``, of the logits that are followed."""
         with _told():
-            self._verdict.run(rule, 0, score_map, mask, summary, regions, stream)
+            self._verdict.run(rule, 0, *judged, stream)
 
 
 @contextmanager

@@ -41,7 +41,7 @@ class Direct:
             torch.cuda.current_stream(side.device).wait_stream(side)
         f_align = torch.cat([self.eyes.align(f_s, each.f_p) for each in features])  # eq. 2: [looks * B, N, D]
         anchors, lean = self.reader(prompt, f_s.repeat(len(pixels), 1, 1), f_align)  # eq. 3: [looks * B, 3, D], [looks * B]
-        of_look = anchors.split(len(semantic))
+        of_look = anchors.view(len(pixels), -1, *anchors.shape[1:])  # [looks, B, 3, D]
         logits = [
             self.eyes.masks(states, each) for states, each in zip(of_look, features, strict=True)
         ]  # eq. 4-7: [B, 3, H', W']

@@ -8,7 +8,7 @@ from torch import Tensor
 from agvas_runtime.stages.protocol import FramePlan
 from agvas_runtime.stages.torch_cuda.direct import Direct
 from agvas_runtime.stages.torch_cuda.reading import Prompt
-from agvas_runtime.stages.whole_frame import MOST_REGIONS, REGION_BYTES, SUMMARY, FrameKernels, LookMade
+from agvas_runtime.stages.whole_frame import MOST_REGIONS, REGION_BYTES, SUMMARY, FrameJudged, FrameKernels, LookMade
 
 __all__ = ["TorchFrame"]
 
@@ -46,5 +46,5 @@ class TorchFrame:
         for own, each in zip(self._made, made, strict=True):
             own.copy_(each)
         results = self._score_map, self._mask, self._summary, self._regions
-        self._kernels.judge(rule.data_ptr(), *(each.data_ptr() for each in results), stream)
+        self._kernels.judge(rule.data_ptr(), FrameJudged(*(each.data_ptr() for each in results)), stream)
         return self._score_map, self._summary
