@@ -16,7 +16,7 @@ from agvas_runtime.overlap import overlapped
 from agvas_runtime.question import Question
 from agvas_runtime.result import Result, Verdict
 from agvas_runtime.rgb import to_rgb
-from agvas_runtime.scoring import Clock, Scorer, Seen
+from agvas_runtime.scoring import Clock, Scorer, Seen, SeenWhole
 
 __all__ = ["Judge", "Rule", "plain"]
 
@@ -47,23 +47,25 @@ class Judge:
             yield from (self.segment(frame, question, rule) for frame in frames)
             return
         taken = ((frame, Clock(frame.read_ms)) for frame in frames)
-        with closing(overlapped(taken, lambda item: self._first_half(*item, question))) as halves:
+        with closing(overlapped(taken, lambda item: self._first_half(*item, question, rule))) as halves:
             for (frame, clock), seen in halves:
                 yield self._second_half(frame, clock, seen, question, rule)
 
     def segment(self, frame: Frame, question: Question, rule: Rule) -> Result:
         """The result of one frame."""
         clock = Clock(frame.read_ms)
-        return self._second_half(frame, clock, self._first_half(frame, clock, question), question, rule)
+        return self._second_half(frame, clock, self._first_half(frame, clock, question, rule), question, rule)
 
-    def _first_half(self, frame: Frame, clock: Clock, question: Question) -> Iterator[_Image | Seen]:
+    def _first_half(self, frame: Frame, clock: Clock, question: Question, rule: Rule) -> Iterator[_Image | Seen | SeenWhole]:
         """The image, then what vision makes of it."""
         image = self._usable(frame)
         yield image
         ready = frame.views if image is frame.image else {}
-        yield from self.scorer.see(image, clock, question.mode, question.instruction, ready)
+        yield from self.scorer.see(image, clock, question.mode, question.instruction, ready, rule.point)
 
-    def _second_half(self, frame: Frame, clock: Clock, seen: Iterator[_Image | Seen], question: Question, rule: Rule) -> Result:
+    def _second_half(
+        self, frame: Frame, clock: Clock, seen: Iterator[_Image | Seen | SeenWhole], question: Question, rule: Rule
+    ) -> Result:
         unjudged = self._unjudged(frame, question, rule)
         try:
             result = self._judge(unjudged, seen, question, rule.point, clock)
@@ -76,10 +78,10 @@ class Judge:
         return replace(result, timing=clock.timing())
 
     def _judge(
-        self, unjudged: Result, seen: Iterator[_Image | Seen], question: Question, point: OperatingPoint, clock: Clock
+        self, unjudged: Result, seen: Iterator[_Image | Seen | SeenWhole], question: Question, point: OperatingPoint, clock: Clock
     ) -> Result:
         image = cast(_Image, next(seen))
-        passes, size = cast(Iterator[Seen], seen), (image.shape[0], image.shape[1])
+        passes, size = cast(Iterator[Seen | SeenWhole], seen), (image.shape[0], image.shape[1])
         logits, accept, tiles, answer = self.scorer.judge(passes, size, question.instruction, clock, question.mode)
         with clock.stage("postprocess"):
             judged = logits.judge(self.scorer.manifest.decision.alpha, point, accept)

@@ -227,9 +227,10 @@ class Segmenter:
         """
         return self._judge.segment(frame, self._ask(prompt, mode, normal_look), self._rule_at(threshold))
 
-    def whole_views(self, height: int, width: int) -> list[ViewSpec]:
-        """The views that a whole frame of this size is looked at in; a camera makes them in one pass with its image."""
-        return self._judge.scorer.whole_views(height, width, self.question.mode)
+    def whole_views(self, height: int, width: int, mode: Mode | None = None) -> list[ViewSpec]:
+        """The views that a whole frame of this size is looked at in, asked as in ``load`` or in ``mode``; a camera makes them in one pass
+        with its image."""
+        return self._judge.scorer.whole_views(height, width, mode or self.question.mode)
 
     def camera_frame(self, sent: Sent, name: str, index: int = 0) -> Frame:
         """What a camera's driver gave (Mono8, Mono16, BayerRG8, BayerGB8, NV12, YUYV, RGB8, BGR8) as a frame to segment: views and image in
