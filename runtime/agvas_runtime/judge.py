@@ -17,7 +17,7 @@ from agvas_runtime.overlap import overlapped
 from agvas_runtime.question import Question
 from agvas_runtime.result import Result, Verdict
 from agvas_runtime.rgb import to_rgb
-from agvas_runtime.scoring import Clock, Scorer, Seen
+from agvas_runtime.scoring import Clock, Scorer, Seen, SeenWhole
 
 __all__ = ["Judge", "Rule", "plain"]
 
@@ -58,23 +58,23 @@ class Judge:
             yield from (self.segment(frame, question, rule) for frame in frames)
             return
         works = (_Work(frame, Clock(frame.read_ms)) for frame in frames)
-        with closing(overlapped(works, lambda work: self._first_half(work, question), ahead=ahead)) as halves:
+        with closing(overlapped(works, lambda work: self._first_half(work, question, rule), ahead=ahead)) as halves:
             for work, seen in halves:
                 yield self._second_half(work, seen, question, rule)
 
     def segment(self, frame: Frame, question: Question, rule: Rule) -> Result:
         """The result of one frame."""
         work = _Work(frame, Clock(frame.read_ms))
-        return self._second_half(work, self._first_half(work, question), question, rule)
+        return self._second_half(work, self._first_half(work, question, rule), question, rule)
 
-    def _first_half(self, work: _Work, question: Question) -> Iterator[Seen]:
+    def _first_half(self, work: _Work, question: Question, rule: Rule) -> Iterator[Seen | SeenWhole]:
         """What vision makes of the image, pass by pass."""
         frame, image = work.frame, self._usable(work.frame)
         work.image = image
         ready = frame.views if image is frame.image else {}
-        yield from self.scorer.see(image, work.clock, question.mode, question.instruction, ready)
+        yield from self.scorer.see(image, work.clock, question.mode, question.instruction, ready, rule.point)
 
-    def _second_half(self, work: _Work, seen: Iterator[Seen], question: Question, rule: Rule) -> Result:
+    def _second_half(self, work: _Work, seen: Iterator[Seen | SeenWhole], question: Question, rule: Rule) -> Result:
         unjudged = self._unjudged(work.frame, question, rule)
         try:
             result = self._judge(unjudged, work, seen, question, rule.point)
@@ -86,7 +86,9 @@ class Judge:
             result = replace(unjudged, error="the image needs more memory than there is: give a smaller one, or lower max_pixels")
         return replace(result, timing=work.clock.timing())
 
-    def _judge(self, unjudged: Result, work: _Work, seen: Iterator[Seen], question: Question, point: OperatingPoint) -> Result:
+    def _judge(
+        self, unjudged: Result, work: _Work, seen: Iterator[Seen | SeenWhole], question: Question, point: OperatingPoint
+    ) -> Result:
         passes = chain((next(seen),), seen)  # a frame that cannot be used is said here
         image, clock = work.image, work.clock
         assert image is not None, "the first half has it before it gives anything"
