@@ -33,6 +33,7 @@ from agvas_runtime.views import camera_frame
 
 __all__ = ["Segmenter"]
 
+AHEAD = 1  # passes that vision makes ahead of the language model: their features are the largest tensors there are
 MAX_THREADS = 1024  # ONNX Runtime starts them all at once, however many; beyond this it is a slip
 
 
@@ -209,7 +210,7 @@ class Segmenter:
             overlap: a thread takes the frames and looks at the next one while the language model and the decoder are at work on the one
                 before. The results are the same; more of them come in a second.
         """
-        return self._judge.stream(frames, self.question, self._rule, overlap=overlap)
+        return self._judge.stream(frames, self.question, self._rule, ahead=AHEAD if overlap else 0)
 
     def segment(
         self,
@@ -280,4 +281,4 @@ class Segmenter:
         if isinstance(source, CameraSource):
             source.whole_views = self.whole_views
         with source:
-            yield from self._judge.stream(source, question, rule, overlap=overlap)
+            yield from self._judge.stream(source, question, rule, ahead=AHEAD if overlap else 0)
