@@ -26,7 +26,7 @@ from agvas_runtime.image_header import IMAGE_SUFFIXES, ImageHeader, read_header
 from agvas_runtime.image_whole import check_whole, exif_orientation, jpeg_end
 from agvas_runtime.rgb import looks_like_fewer_bits, to_rgb
 
-__all__ = ["IMAGE_SUFFIXES", "MAX_PIXELS", "check_header", "decode_image", "quiet_opencv", "read_image"]
+__all__ = ["IMAGE_SUFFIXES", "MAX_PIXELS", "check_header", "decode_image", "quiet_opencv", "read_image", "writable_name"]
 
 MAX_PIXELS = 100_000_000  # a 100-megapixel camera fits; decoded, that is 300 MB
 MAX_SIDE_PX = 1_000_000  # libpng's limit: a longer side could be judged, but its mask not be saved
@@ -53,11 +53,18 @@ def read_image(
         with open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))) as file:
             return _read(file, max_pixels, bits, note)
     except ImageError as error:
-        raise ImageError(f"{path}: {error}") from error.__cause__
+        raise ImageError(f"{writable_name(path)}: {error}") from error.__cause__
     except IsADirectoryError as error:
-        raise ImageError(f"{path}: is a folder; one image file is needed: name the file") from error
+        raise ImageError(f"{writable_name(path)}: is a folder; one image file is needed: name the file") from error
     except (OSError, ValueError) as error:  # ValueError: a NUL byte in the path
-        raise ImageError(f"{path}: cannot be opened ({_reason(error)}): check the path and its permissions") from error
+        raise ImageError(
+            f"{writable_name(path)}: cannot be opened ({_reason(error)}): check the path and its permissions"
+        ) from error
+
+
+def writable_name(path: str | Path) -> str:
+    """``path`` as text for files, tables and messages: bytes that are no UTF-8, which Linux allows in names, as ``\\udc..``."""
+    return str(path).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def check_header(data: bytes, *, max_pixels: int = MAX_PIXELS) -> ImageHeader:

@@ -1,5 +1,6 @@
 """What a watched folder promises: each file once, and none before it is all there."""
 
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -76,3 +77,25 @@ def test_what_an_earlier_run_took_is_not_taken_again_and_a_folder_that_is_gone_i
         folder.rmdir()
         with pytest.raises(SourceError, match="cannot be watched"):
             next(frames)
+
+
+def test_what_may_not_be_looked_at_is_an_error_of_its_own_and_stops_no_other_file(tmp_path: Path) -> None:
+    (tmp_path / "a.png").symlink_to("b.png")
+    (tmp_path / "b.png").symlink_to("a.png")
+    (tmp_path / "nowhere.png").symlink_to("gone.png")
+    (tmp_path / "whole.png").write_bytes(png(1))
+    with FolderWatch(tmp_path, look_s=0.02, patience_s=0.3) as source:
+        whole, *others = take(iter(source), 4)
+    assert whole.error is None and Path(whole.name).name == "whole.png"
+    assert [Path(frame.name).name for frame in others] == ["a.png", "b.png", "nowhere.png"]
+    assert all(isinstance(frame.error, ImageError) for frame in others)
+
+
+def test_a_name_that_is_no_utf8_is_text_in_whatever_is_said_of_the_file(tmp_path: Path) -> None:
+    for name, data in ((b"\xe4.png", png(1)), (b"\xf6.png", png(1)), (b"z\xff.png", png(2)[:-500])):
+        Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name)).write_bytes(data)
+    with FolderWatch(tmp_path, look_s=0.02, patience_s=0.3) as source:
+        frames = take(iter(source), 3)
+    for frame in frames:
+        f"{frame.name} {frame.trigger} {frame.error}".encode()
+    assert len({frame.trigger for frame in frames}) == 3 and isinstance(frames[2].error, ImageError)

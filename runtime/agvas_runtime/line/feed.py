@@ -6,12 +6,14 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from typing import Final
 
 from agvas_core.contract.errors import ImageError, SourceError
 from agvas_runtime.back_off import BackOff
 from agvas_runtime.frame import Frame
+from agvas_runtime.image_file import writable_name
 from agvas_runtime.line.ledger import Ledger
 from agvas_runtime.line.queue_policy import QueuePolicy
 from agvas_runtime.line.station import Station, Ticket
@@ -181,8 +183,9 @@ class Feed:
         if frame.trigger is not None:
             return frame.trigger
         if frame.path is not None and frame.error is None:
-            found = frame.path.stat()
-            return f"{frame.path.resolve()} {found.st_mtime_ns} {found.st_size}"
+            with suppress(OSError):  # gone since it was read
+                found = frame.path.stat()
+                return writable_name(f"{frame.path.resolve()} {found.st_mtime_ns} {found.st_size}")
         return f"{self._session}/{self._openings}/{frame.name}"
 
     def _as_before(self, frame: Frame, source: Source) -> Frame:

@@ -22,7 +22,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 from agvas_core.contract.errors import LedgerError
 from agvas_runtime.line.ballast import Ballast
-from agvas_runtime.line.ledger_schema import APPLICATION_ID, SCHEMA, VERSION
+from agvas_runtime.line.ledger_schema import APPLICATION_ID, SCHEMA, VERSION, foreign_words
 from agvas_runtime.line.settlement import Cause, Settlement, without_verdict
 from agvas_runtime.result import Verdict
 
@@ -95,10 +95,7 @@ class Ledger:
             (version,) = db.execute("PRAGMA user_version").fetchone()
             (tables,) = db.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
             if tables and (found, version) != (APPLICATION_ID, VERSION):
-                raise LedgerError(
-                    f"{self.path} is no ledger of this agvas (application {found:#x}, version {version}; {APPLICATION_ID:#x} and "
-                    f"{VERSION} are read): choose another --state DIR"
-                )
+                raise LedgerError(f"{foreign_words(self.path, found, version)}: choose another --state DIR")
             db.execute("PRAGMA journal_mode = WAL")
             db.execute("PRAGMA synchronous = FULL")
             db.execute("PRAGMA foreign_keys = ON")

@@ -12,7 +12,7 @@ from typing import Any
 from agvas_core.contract.errors import LedgerError
 from agvas_runtime.line.image_store import hash_of_image, read_kept
 from agvas_runtime.line.ledger import LEDGER_NAME
-from agvas_runtime.line.ledger_schema import APPLICATION_ID, VERSION
+from agvas_runtime.line.ledger_schema import APPLICATION_ID, VERSION, foreign_words
 
 __all__ = ["LedgerCheck", "check_ledger", "open_for_reading"]
 
@@ -66,10 +66,13 @@ def open_for_reading(folder: Path) -> sqlite3.Connection:
         db = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=10.0, isolation_level=None)
         found = (db.execute("PRAGMA application_id").fetchone()[0], db.execute("PRAGMA user_version").fetchone()[0])
     except sqlite3.Error as error:
-        raise LedgerError(f"{path} cannot be read ({error}): restore it from a copy") from error
+        # A ledger that no station has open is read with notes beside it, which SQLite makes.
+        locked = getattr(error, "sqlite_errorname", "") == "SQLITE_CANTOPEN"
+        remedy = "copy the folder to where you may write, and read it there" if locked else "restore it from a copy"
+        raise LedgerError(f"{path} cannot be read ({error}): {remedy}") from error
     if found != (APPLICATION_ID, VERSION):
         db.close()
-        raise LedgerError(f"{path} is no ledger of this agvas: give the --state folder of a station")
+        raise LedgerError(f"{foreign_words(path, *found)}: give the --state folder of a station that this agvas runs")
     return db
 
 

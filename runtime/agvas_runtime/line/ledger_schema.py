@@ -1,8 +1,9 @@
 """The ledger's tables. What must never happen is forbidden here, in the database, whoever writes to it."""
 
+from pathlib import Path
 from typing import Final
 
-__all__ = ["APPLICATION_ID", "SCHEMA", "VERSION"]
+__all__ = ["APPLICATION_ID", "SCHEMA", "VERSION", "foreign_words"]
 
 APPLICATION_ID: Final = 0x41475653  # "AGVS"
 VERSION: Final = 1
@@ -79,3 +80,10 @@ CREATE TABLE events (
     detail  TEXT NOT NULL
 );
 """
+
+
+def foreign_words(path: Path, application: int, version: int) -> str:
+    """What is said of a file that is no ledger, or one of another schema; the remedy is the caller's."""
+    if application != APPLICATION_ID:
+        return f"{path} is no ledger of agvas (application {application:#x}; a ledger has {APPLICATION_ID:#x})"
+    return f"{path} is a ledger of schema {version}, and this agvas reads schema {VERSION}"

@@ -12,11 +12,14 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from agvas_core.contract.errors import SetupError
+from agvas_core.contract.network import calls_loopback, is_loopback
 from agvas_runtime.line.station import Outcome
 
 __all__ = ["Gauge", "Metrics", "MetricsServer"]
 
 BUCKETS_MS: Final = (10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 2500.0, 5000.0, 10000.0)
+
+TEXT: Final = "text/plain; charset=utf-8"
 
 Gauge = tuple[str, str, dict[str, str], float]
 """Name, help, labels, value."""
@@ -88,15 +91,16 @@ class MetricsServer:
             timeout = 5
 
             def do_GET(self) -> None:
-                if self.path == "/metrics":
+                called = self.headers.get("Host", "")
+                if is_loopback(host) and called and not calls_loopback(called):
+                    self._answer(403, f"for this machine only, and called {called!r}: use 127.0.0.1\n", TEXT)
+                elif self.path == "/metrics":
                     self._answer(200, metrics.text(), "text/plain; version=0.0.4; charset=utf-8")
                 elif self.path == "/healthz":
                     fine = well()
-                    self._answer(
-                        200 if fine else 503, "ok\n" if fine else "a station takes no triggers\n", "text/plain; charset=utf-8"
-                    )
+                    self._answer(200 if fine else 503, "ok\n" if fine else "a station takes no triggers\n", TEXT)
                 else:
-                    self._answer(404, "there are /metrics and /healthz\n", "text/plain; charset=utf-8")
+                    self._answer(404, "there are /metrics and /healthz\n", TEXT)
 
             def _answer(self, status: int, text: str, kind: str) -> None:
                 body = text.encode()

@@ -1,5 +1,6 @@
 """``agvas-run --check``: what a line needs, looked at before it runs. Nothing is changed but the ledger's folder, which is made."""
 
+import os
 import sys
 import threading
 import time
@@ -13,12 +14,14 @@ from agvas_runtime.frame import Frame
 from agvas_runtime.line.ballast import Ballast, DiskLevel
 from agvas_runtime.line.inspector import SegmenterInspector, frame_fault
 from agvas_runtime.line.lane_job import LaneJob
+from agvas_runtime.line.ledger import LEDGER_NAME
+from agvas_runtime.line.ledger_check import open_for_reading
 from agvas_runtime.line.line_run import LineJob
 from agvas_runtime.line.recipe_check import oddities
 from agvas_runtime.line.recipe_file import RecipeVersion, read_recipe
 from agvas_runtime.line.recipe_store import RecipeStore
 from agvas_runtime.sinks.open_sink import open_sink
-from agvas_runtime.sources import CameraSource, Source
+from agvas_runtime.sources import CameraSource, FolderWatch, Source
 from agvas_runtime.triggers.open_trigger import FREE, SOFTWARE, open_trigger
 
 __all__ = ["Finding", "findings", "preflight"]
@@ -91,7 +94,7 @@ def _look(what: str, look: Callable[[], str]) -> tuple[Finding, AgvasError | Non
 
 
 def _camera(lane: LaneJob, frames: list[Frame], version: RecipeVersion | None) -> str:
-    with lane.open_source() as source, _asking(source if lane.triggered else None):
+    with lane.open_source() as source, _attending(source, asks=lane.triggered):
         began = time.monotonic()
         count = 0
         for frame in source:
@@ -102,6 +105,8 @@ def _camera(lane: LaneJob, frames: list[Frame], version: RecipeVersion | None) -
                 break
         seconds = time.monotonic() - began
         live = source.live
+    if not frames and isinstance(source, FolderWatch):
+        return f"no image came to {source.folder} meanwhile, so neither size nor rate was looked at"
     if not frames:
         raise RecipeError("the source gave no frame: check its path or address")
     if version is not None and (fault := frame_fault(frames[0], version)) is not None:
@@ -129,6 +134,10 @@ def _disk(job: LineJob) -> str:
         job.state.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"{job.state} cannot be made ({error.strerror}): choose another --state DIR") from error
+    if not os.access(job.state, os.W_OK):
+        raise OutputError(f"{job.state} cannot be written: choose another --state DIR, or change who may write there")
+    if (job.state / LEDGER_NAME).exists():
+        open_for_reading(job.state).close()
     ballast = Ballast(job.state)
     free = ballast.free_mb
     if free < ballast.needed_mb:
@@ -138,19 +147,20 @@ def _disk(job: LineJob) -> str:
 
 
 @contextmanager
-def _asking(source: Source | None) -> Iterator[None]:
-    """Asks a camera for frames that gives none unasked; and one from which none came is closed, for it may wait for a part for ever."""
+def _attending(source: Source, *, asks: bool) -> Iterator[None]:
+    """Asks a camera for frames that gives none unasked; and what gives none is closed, for it may wait for a part for ever."""
     stop = threading.Event()
+    patience_s = READ_S if isinstance(source, FolderWatch) else SILENT_S
 
-    def ask() -> None:
+    def attend() -> None:
         began = time.monotonic()
-        while source is not None and not stop.wait(ASK_S):
-            if isinstance(source, CameraSource):
+        while not stop.wait(ASK_S):
+            if asks and isinstance(source, CameraSource):
                 source.fire()
-            if time.monotonic() - began > SILENT_S:
+            if time.monotonic() - began > patience_s:
                 source.close()
 
-    thread = threading.Thread(target=ask, name="agvas-ask", daemon=True)
+    thread = threading.Thread(target=attend, name="agvas-attend", daemon=True)
     thread.start()
     try:
         yield

@@ -13,9 +13,10 @@ The model is asked once for each kind. Of its score map, a region above ``thresh
 ROI, outside ``ignore``, and is as large as the rule says; more than ``max_count`` of them make the part FAIL.
 """
 
+import re
 from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from agvas_core.contract.decision import OperatingPoint
 from agvas_core.contract.prompts import MAX_INSTRUCTION_CHARS, Mode
@@ -30,7 +31,16 @@ WHOLE_FRAME = ANY
 ANOMALY = "anomaly"
 """The one kind of a recipe that names none."""
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+
+def _name(text: str) -> str:
+    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", text) is None:
+        raise ValueError(
+            f"{text!r} is no name: letters A to Z, digits, dots, dashes and underscores are possible, 64 of them, the first a letter or digit"
+        )
+    return text
+
+
+Name = Annotated[str, AfterValidator(_name)]
 Words = Annotated[str, Field(min_length=1, max_length=MAX_INSTRUCTION_CHARS)]
 Positive = Annotated[float, Field(gt=0.0, le=1e9)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]

@@ -9,6 +9,7 @@ deadline. Whoever claims the part first settles it; nobody else can. A verdict i
 """
 
 import heapq
+import json
 import threading
 import time
 from collections import deque
@@ -178,10 +179,19 @@ class Station:
         with self._changed:
             if (ticket := self._open.get(seq)) is not None:
                 return ticket
-        (row,) = self._ledger.read("SELECT verdict, cause, detail, decided_ms FROM parts WHERE seq = ?", (seq,))
-        cause = Cause(row[1]) if row[1] else None
+        ((verdict, cause, detail, decided_ms, score, findings, broken),) = self._ledger.read(
+            "SELECT verdict, cause, detail, decided_ms, score, findings, broken FROM parts WHERE seq = ?", (seq,)
+        )
         ticket = Ticket(seq, key, frame, version, began_s, began_s, claimed=True)
-        ticket.settlement = Settlement(Verdict(row[0]), row[3], cause, row[2])
+        ticket.settlement = Settlement(
+            Verdict(verdict),
+            decided_ms,
+            Cause(cause) if cause else None,
+            detail,
+            score=score,
+            findings=tuple(json.loads(findings)),
+            broken=tuple(json.loads(broken)),
+        )
         ticket.done.set()
         return ticket
 

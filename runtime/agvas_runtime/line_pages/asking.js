@@ -20,8 +20,9 @@ export function login(probe) {
   return new Promise((done) => {
     form.onsubmit = async (event) => {
       event.preventDefault();
-      sessionStorage.setItem("agvas-key", at("key").value);
       try {
+        if (!/^[ -~]+$/.test(at("key").value)) throw new NoKey("no header carries it, and no server has it");
+        sessionStorage.setItem("agvas-key", at("key").value);
         await ask(probe);
       } catch (error) {
         if (!(error instanceof NoKey)) throw error;

@@ -12,7 +12,7 @@ Passwords and keys come as ``Secrets``, never in an address.
 import difflib
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from agvas_core.contract.errors import UsageError
 from agvas_runtime.sinks.message import VerdictSink
@@ -57,9 +57,10 @@ def open_sink(address: str, secrets: Secrets = Secrets()) -> VerdictSink:  # noq
     if not host:
         raise UsageError(f"the sink {scheme}: has no host: write {scheme}://HOST...")
     if parts.password is not None:
-        raise UsageError(
-            f"the sink {scheme}://{host} has a password in its address, where others read it: give it in the environment"
+        remedy = (
+            "give it in AGVAS_MQTT_PASSWORD" if scheme.startswith("mqtt") else "leave it out; AGVAS_WEBHOOK_SECRET signs messages"
         )
+        raise UsageError(f"the sink {scheme}://{host} has a password in its address, where others read it: {remedy}")
     if scheme in ("http", "https"):
         from agvas_runtime.sinks.webhook import WebhookSink
 
@@ -82,8 +83,9 @@ def open_sink(address: str, secrets: Secrets = Secrets()) -> VerdictSink:  # noq
         )
     tls = scheme == "mqtts"
     retain = query.get("retain", ["0"])[0] == "1"
+    user = None if parts.username is None else unquote(parts.username)
     return MqttSink(
-        host, port or (8883 if tls else 1883), topic, tls=tls, user=parts.username, password=secrets.mqtt_password, retain=retain
+        host, port or (8883 if tls else 1883), topic, tls=tls, user=user, password=secrets.mqtt_password, retain=retain
     )
 
 

@@ -8,7 +8,7 @@ from typing import TextIO
 
 from agvas_core.contract.errors import ImageError, UsageError
 from agvas_runtime.frame import Frame
-from agvas_runtime.image_file import MAX_PIXELS, read_image
+from agvas_runtime.image_file import MAX_PIXELS, read_image, writable_name
 from agvas_runtime.sources.listing import list_files
 from agvas_runtime.sources.video import VIDEO_SUFFIXES, VideoSource
 
@@ -70,13 +70,13 @@ class FileSource:
                 continue
             video = VideoSource(path, every=self._every, skip=skip, max_pixels=self._max_pixels)
             for frame in video:
-                yield dataclasses.replace(frame, name=printable(frame.name), index=index)
+                yield dataclasses.replace(frame, name=writable_name(frame.name), index=index)
                 index += 1
             passed += video.decoded
 
     def _image(self, path: Path, index: int) -> Frame:
         start = time.perf_counter()
-        name = printable(str(path))
+        name = writable_name(path)
         try:
             image = read_image(path, max_pixels=self._max_pixels, bits=self._bits, note=lambda text: self._note_depth(name, text))
         except ImageError as error:
@@ -100,8 +100,3 @@ class FileSource:
 
 def _is_video(path: Path) -> bool:
     return path.suffix.lower() in VIDEO_SUFFIXES
-
-
-def printable(name: str) -> str:
-    """``name`` with bytes that are no UTF-8, which Linux allows in file names, written as ``\\udc..``."""
-    return name.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 
 from agvas_core.contract.errors import ImageError, SourceError
 from agvas_runtime.frame import Frame
-from agvas_runtime.image_file import IMAGE_SUFFIXES, MAX_PIXELS, read_image
+from agvas_runtime.image_file import IMAGE_SUFFIXES, MAX_PIXELS, read_image, writable_name
 from agvas_runtime.sources.listing import natural_key
 
 __all__ = ["WATCH_SCHEME", "FolderWatch"]
@@ -86,15 +86,10 @@ class FolderWatch:
                 for entry in entries:
                     if entry.name.startswith(".") or Path(entry.name).suffix.lower() not in IMAGE_SUFFIXES:
                         continue
-                    try:
-                        found = entry.stat()
-                    except FileNotFoundError:  # moved on meanwhile
-                        continue
-                    there[entry.name] = (found.st_mtime_ns, found.st_size)
+                    if (stamp := _stamp(Path(entry.path))) is not None:  # None: moved on meanwhile
+                        there[entry.name] = stamp
         except OSError as error:
-            raise SourceError(
-                f"{self.folder} cannot be watched ({error.strerror}): make it, or check disk and network"
-            ) from error
+            raise self._away(error) from error
         self._taken = {name: stamp for name, stamp in self._taken.items() if name in there}
         still = []
         now = time.monotonic()
@@ -112,7 +107,7 @@ class FolderWatch:
     def _frame(self, name: str, stamp: tuple[int, int], index: int) -> Frame | None:
         """The frame of a file that stands still; None where it is to be waited for, or was taken before."""
         path, seen = self.folder / name, self._waiting[name]
-        key = f"{path.resolve()} {stamp[0]} {stamp[1]}"
+        key = writable_name(f"{os.path.realpath(path)} {stamp[0]} {stamp[1]}")
         patient = time.monotonic() - seen.since_s < self._patience_s
         if seen.tried and patient:
             return None  # nothing has changed since it was not whole
@@ -125,11 +120,18 @@ class FolderWatch:
         except ImageError as caught:
             image, error = None, caught
         read_ms = (time.perf_counter() - start) * 1000
-        if (error is not None and patient) or _stamp(path) != stamp:  # not whole yet, or it changed while it was read
+        try:
+            now = _stamp(path)
+        except OSError as caught:
+            raise self._away(caught) from caught
+        if (error is not None and patient) or now != stamp:  # not whole yet, or it changed while it was read
             self._waiting[name] = seen._replace(tried=True)
             return None
         self._take(name, stamp)
-        return Frame(str(path), index, image=image, error=error, path=path, read_ms=read_ms, trigger=key)
+        return Frame(writable_name(path), index, image=image, error=error, path=path, read_ms=read_ms, trigger=key)
+
+    def _away(self, error: OSError) -> SourceError:
+        return SourceError(f"{self.folder} cannot be watched ({error.strerror}): make it, or check disk and network")
 
     def _take(self, name: str, stamp: tuple[int, int]) -> None:
         del self._waiting[name]
@@ -147,8 +149,16 @@ class FolderWatch:
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:
+    """Of a file, or of a link that leads to none; None where there is neither.
+
+    Raises:
+        OSError: the folder itself is away.
+    """
     try:
         found = path.stat()
-    except FileNotFoundError:
-        return None
+    except OSError:  # a link to nowhere, in a circle, or to where nobody may look: in time an error, and no matter of the others
+        try:
+            found = path.lstat()
+        except FileNotFoundError:
+            return None
     return found.st_mtime_ns, found.st_size

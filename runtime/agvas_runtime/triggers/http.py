@@ -11,8 +11,9 @@ import http.server
 import json
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from agvas_core.contract.errors import AgvasError, SetupError, UsageError
 from agvas_runtime.triggers.protocol import Fire
@@ -70,8 +71,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_POST(self) -> None:
-        place = urlsplit(self.path)
-        road = place.path.strip("/").split("/")
+        try:
+            place = urlsplit(self.path)
+        except ValueError as error:
+            self.close_connection = True
+            return self._answer(400, {"error": f"{self.path!r} is no address ({error})"})
+        road = [unquote(step) for step in place.path.strip("/").split("/")]
         if self.headers.get("Origin") is not None:  # a page of somebody else in a browser of this machine
             return self._answer(403, {"error": "a web page may not trigger parts"})
         if road[0] != "trigger" or len(road) > 2:
@@ -102,6 +107,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def _key(self) -> str | None:
         key = self.headers.get("Idempotency-Key")
+        with suppress(UnicodeError):  # a header is read as Latin-1; most clients send UTF-8
+            key = key and key.encode("latin-1").decode("utf-8")
         if key is not None and not (0 < len(key) <= KEY_LETTERS_MOST and key.isprintable()):
             raise UsageError(f"the key has {len(key)} letters; 1 to {KEY_LETTERS_MOST} that can be printed are possible")
         return key

@@ -2,15 +2,16 @@
 
 free                                     none: the camera runs free, or is triggered itself
 software                                 the Python interface alone
-http:PORT, http://HOST:PORT              POST /trigger, on loopback where no host is given
+http:PORT, http://HOST:PORT              POST /trigger, on loopback; HOST is one of its addresses
 mqtt://[USER@]HOST[:1883]/TOPIC          mqtts:// with TLS; {station} in the topic
 modbus://HOST[:502]/COIL?unit=1&number=REGISTER
 """
 
 from typing import Final
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from agvas_core.contract.errors import UsageError
+from agvas_core.contract.network import is_loopback
 from agvas_core.contract.validation import nearest
 from agvas_runtime.triggers.listener import Listener
 from agvas_runtime.triggers.protocol import TriggerListener
@@ -43,6 +44,10 @@ def check_trigger(address: str) -> None:
         _number(rest, "port")
     elif not host or (scheme == "http" and port is None):
         raise UsageError(f"the trigger {scheme}: has no host{' or port' if scheme == 'http' else ''}: write {scheme}://HOST...")
+    elif scheme == "http" and not is_loopback(host or ""):
+        raise UsageError(
+            f"the trigger {address} would take parts from anybody on the network: write http:{port}, and put a proxy before it"
+        )
     if scheme.startswith("mqtt"):
         topic = parts.path.lstrip("/")
         if not topic or "+" in topic or "#" in topic:
@@ -85,7 +90,8 @@ def open_trigger(address: str, *, mqtt_password: str | None = None) -> TriggerLi
 
     tls = scheme == "mqtts"
     port = parts.port or (8883 if tls else 1883)
-    return Listener(MqttTopic(host, port, parts.path.lstrip("/"), tls=tls, user=parts.username, password=mqtt_password))
+    user = None if parts.username is None else unquote(parts.username)
+    return Listener(MqttTopic(host, port, parts.path.lstrip("/"), tls=tls, user=user, password=mqtt_password))
 
 
 def _number(text: str, what: str) -> int:

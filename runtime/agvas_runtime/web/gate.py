@@ -10,9 +10,8 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableMapping
 from contextlib import contextmanager
 from typing import Any
-from urllib.parse import urlsplit
 
-from agvas_core.contract.network import is_loopback
+from agvas_core.contract.network import calls_loopback
 from agvas_runtime.web.job_queue import JobQueue
 from agvas_runtime.web.metrics import Metrics
 from agvas_runtime.web.refusal import Refusal, busy, error_body
@@ -91,7 +90,7 @@ class Gate:
         if not settings.open_to_names:
             # A page of another site, or a name of its that was pointed at this machine, must not use what listens on loopback.
             host = headers.get("host", "")
-            if not is_loopback(_host_name(host)):
+            if not calls_loopback(host):
                 raise Refusal(403, "forbidden", f"this server is for this machine only, and was called {host!r}: use 127.0.0.1")
             if headers.get("origin", f"http://{host}") != f"http://{host}":
                 raise Refusal(403, "forbidden", f"requests from pages of {headers['origin']!r} are not served")
@@ -191,10 +190,3 @@ def _json(content: bytes, refusal: Refusal, *, closing: bool) -> list[tuple[byte
         *((("connection", "close"),) if closing else ()),
     )
     return [(name.lower().encode(), value.encode()) for name, value in rows]
-
-
-def _host_name(host: str) -> str:
-    try:
-        return urlsplit(f"//{host}").hostname or ""
-    except ValueError:
-        return ""

@@ -41,6 +41,12 @@ class Settings:
     def __post_init__(self) -> None:
         if self.api_key is not None and len(self.api_key) < 16:
             raise UsageError(f"the API key has {len(self.api_key)} characters; at least 16 are needed: choose a longer one")
+        if self.api_key is not None and not (
+            self.api_key.isascii() and self.api_key.isprintable() and self.api_key == self.api_key.strip()
+        ):
+            raise UsageError(
+                "the API key has characters that no header carries: letters, digits and signs of ASCII are possible, with spaces inside alone"
+            )
         if self.api_key is None and not is_loopback(self.host):
             raise UsageError(
                 f"host {self.host} is reached from other machines and there is no API key: set AGVAS_API_KEY, or bind to 127.0.0.1"

@@ -6,6 +6,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -91,12 +92,26 @@ def test_verify_sees_a_lost_message_a_swapped_image_and_a_broken_file(tmp_path: 
     assert any("no message" in fault for fault in faults) and any("is gone" in fault for fault in faults)
 
 
+def test_another_schema_is_named_and_a_folder_that_sqlite_may_not_write_to_is_to_be_copied(tmp_path: Path) -> None:
+    with Ledger(tmp_path) as ledger:
+        path = ledger.path
+    (tmp_path / f"{path.name}-wal").mkdir()  # as where the folder may only be read
+    with pytest.raises(LedgerError, match="copy the folder"):
+        check_ledger(tmp_path)
+    (tmp_path / f"{path.name}-wal").rmdir()
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("PRAGMA user_version = 7")
+    for look in (Ledger, check_ledger):
+        with pytest.raises(LedgerError, match="a ledger of schema 7, and this agvas reads schema 1"):
+            look(tmp_path)
+
+
 def test_a_foreign_database_is_refused(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "ledger.sqlite") as db:
         db.execute("CREATE TABLE x (y)")
     db.close()
     for open_it in (Ledger, check_ledger):
-        with pytest.raises(LedgerError, match="no ledger of this agvas"):
+        with pytest.raises(LedgerError, match="no ledger of agvas"):
             open_it(tmp_path)
     (tmp_path / "ledger.sqlite").write_bytes(b"not a database at all" * 100)
     for open_it in (Ledger, check_ledger):

@@ -1,12 +1,15 @@
 """What the command on the line promises: run as a user runs it, with a real process, real files and real signals."""
 
+import http.client
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import urllib.request
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import cv2
@@ -19,8 +22,10 @@ from agvas_runtime.cli import app
 from agvas_runtime.line.calibrate_cli import calibrate_command
 from agvas_runtime.line.drift import DriftMonitor
 from agvas_runtime.line.image_check import DirtWatch, image_facts, image_fault
+from agvas_runtime.line.ledger import LEDGER_NAME, Ledger
 from agvas_runtime.line.ledger_check import check_ledger
 from agvas_runtime.line.ledger_cli import export, show, verify
+from agvas_runtime.line.metrics import Metrics, MetricsServer
 from agvas_runtime.line.recipe import Calibration, ImageLimits
 from agvas_runtime.line.recipe_edit import with_keys
 from agvas_runtime.line.recipe_file import parse_recipe, read_recipe
@@ -55,6 +60,9 @@ def test_a_folder_goes_through_the_line_once_however_often_it_is_run(
 ) -> None:
     recipe, state, lines = parts / "r.yaml", parts / "line", parts / "v.jsonl"
     recipe.write_text(f"product: part\nmodel: {tiny_bundle}\ndeadline_ms: 60000\n")
+    (parts / "bad" / "1.png").rename(
+        os.fsdecode(os.fsencode(parts / "bad") + b"/1-\xe4.png")
+    )  # Latin-1, as an old camera PC writes
     for _ in range(2):
         assert run(parts / "bad", "--recipe", recipe, "--state", state, "--sink", f"jsonl:{lines}", "--log", "json") == 0
     said = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
@@ -89,6 +97,36 @@ def test_the_check_says_what_is_wrong_and_leaves(parts: Path, tiny_bundle: Path,
     assert run(*arguments, "--sink", "webhook:x") != 0
     out = capsys.readouterr().out
     assert "FAIL  source" in out and "64x64" in out and "FAIL  sink" in out
+
+
+def test_the_check_does_not_wait_for_parts_and_looks_at_the_ledger(
+    parts: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (parts / "r.yaml").write_text(f"product: part\nmodel: {tiny_bundle}\ndeadline_ms: 60000\n")
+    (parts / "in").mkdir()
+    arguments = ["--camera", f"watch:{parts / 'in'}", "--recipe", parts / "r.yaml", "--state", parts / "line", "--check"]
+    assert run(*arguments) == 0
+    assert "no image came to" in capsys.readouterr().out
+    (parts / "good" / "00.png").rename(parts / "in" / "00.png")
+    assert run(*arguments) == 0
+    assert "ok    rate" in capsys.readouterr().out
+    with Ledger(parts / "line"):
+        assert run(*arguments) == 0  # a station that runs may be looked at
+    with closing(sqlite3.connect(parts / "line" / LEDGER_NAME)) as db:
+        db.execute("PRAGMA user_version = 7")
+    assert run(*arguments) == 3
+    assert "schema 7" in capsys.readouterr().out
+
+
+def test_figures_are_not_for_a_name_that_was_pointed_at_this_machine() -> None:
+    server = MetricsServer(Metrics(), lambda: True)
+    try:
+        for host, status in (("127.0.0.1:9", 200), ("localhost", 200), ("[::1]:9", 200), ("rebound.example", 403), ("[x", 403)):
+            connection = http.client.HTTPConnection("127.0.0.1", server.port)
+            connection.request("GET", "/metrics", headers={"Host": host})
+            assert connection.getresponse().status == status, host
+    finally:
+        server.close()
 
 
 def test_a_running_station_takes_recipes_between_two_parts_tells_its_figures_and_ends_in_order(

@@ -82,7 +82,7 @@ def test_the_template_is_valid_and_every_comment_in_it_too() -> None:
         ("deadline_ms: 800|deadline_ms: .nan", "deadline_ms"),
         ("deadline_ms: 800|deadline_ms: 800\ndeadline_ms: 900", "given twice"),
         ("max_count: 2|max_count: -1", "max_count"),
-        ("product: bracket-42|product: ../x", "product"),
+        ("product: bracket-42|product: ../x", "is no name: letters"),
         ("roi: face, kind|roi: '*', kind", "no rule looks at roi 'face'"),
         ("product: bracket-42|product: &x bracket-42\nnote: *x", "alias"),
         ("deadline_ms: 800|prompt: both", "leave prompt out"),

@@ -86,6 +86,7 @@ def test_the_same_trigger_again_gets_the_same_part_and_the_same_verdict(ledger: 
     again = station.offer(grey(200), key="4711")
     assert again.seq == first.seq
     assert again.settlement is not None and again.settlement.verdict is Verdict.FAIL
+    assert first.settlement is not None and again.settlement.score == first.settlement.score == 1.0
     station.close()
     assert len(ledger.read("SELECT 1 FROM parts")) == 1
 

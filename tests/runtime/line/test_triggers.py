@@ -7,6 +7,7 @@ import asyncio
 import json
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -31,6 +32,7 @@ from agvas_runtime.line.queue_policy import QueuePolicy
 from agvas_runtime.line.recipe_file import RecipeVersion
 from agvas_runtime.line.settlement import Cause
 from agvas_runtime.line.station import Station
+from agvas_runtime.triggers.http import HttpTrigger
 from agvas_runtime.triggers.open_trigger import check_trigger, open_trigger
 from agvas_runtime.triggers.protocol import Taken
 
@@ -233,6 +235,29 @@ class Fired:
     shutil.which("mosquitto", path="/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin") is None,
     reason="mosquitto is not installed",
 )
+def test_over_http_names_and_keys_are_text_and_an_address_that_is_none_is_refused() -> None:
+    asked: list[tuple[str | None, str | None]] = []
+
+    def fire(station: str | None, key: str | None) -> list[Taken]:
+        asked.append((station, key))
+        return []
+
+    def post(road: bytes, key: bytes = b"1") -> bytes:
+        with socket.create_connection(("127.0.0.1", trigger.port), 5) as client:
+            client.sendall(b"POST " + road + b" HTTP/1.1\r\nConnection: close\r\nIdempotency-Key: " + key + b"\r\n\r\n")
+            return client.makefile("rb").readline()
+
+    trigger = HttpTrigger("127.0.0.1", 0)
+    trigger.start(fire, lambda kind, detail: None)
+    try:
+        assert b"202" in post(b"/trigger/b%C3%BCchse", "Gehäuse".encode())
+        assert b"202" in post(b"/trigger", "Gehäuse".encode("latin-1"))
+        assert b"400" in post(b"http://[x/trigger")
+    finally:
+        trigger.close()
+    assert asked == [("büchse", "Gehäuse"), (None, "Gehäuse")]
+
+
 def test_parts_are_asked_for_over_mqtt_also_after_the_broker_was_down(tmp_path: Path) -> None:
     import paho.mqtt.publish as publish
 
@@ -333,7 +358,15 @@ def test_lanes_that_do_not_fit_are_refused(cameras: list[str], options: dict[str
 def test_a_camera_that_is_triggered_itself_drops_nothing_and_secrets_stay_out_of_addresses() -> None:
     (lane,) = lane_jobs(["genicam://x?trigger=Line1"], [], [Path("r.yaml")])
     assert lane.queue_policy is QueuePolicy.EVERY and not lane.triggered
-    for address in ("mqtt://u:pw@h/t", "mqtt://h/a{station}/t", "mqtt://h/#", "modbus://h/x", "modbus://h/1?unti=2", "http://h"):
+    for address in (
+        "mqtt://u:pw@h/t",
+        "mqtt://h/a{station}/t",
+        "mqtt://h/#",
+        "modbus://h/x",
+        "modbus://h/1?unti=2",
+        "http://h",
+        "http://0.0.0.0:9",
+    ):
         with pytest.raises(UsageError) as caught:
             check_trigger(address)
         assert ":pw@" not in str(caught.value)

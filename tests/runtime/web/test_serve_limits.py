@@ -180,6 +180,9 @@ def test_beyond_loopback_a_key_is_needed() -> None:
         Settings(host="0.0.0.0")
     with pytest.raises(UsageError, match="at least 16"):
         Settings(host="0.0.0.0", api_key="short")
+    for key in ("schlüssel der halle, lang genug", f" {KEY}", f"{KEY}\n"):  # what a client could never send
+        with pytest.raises(UsageError, match="no header carries"):
+            Settings(host="0.0.0.0", api_key=key)
     assert Settings(host="0.0.0.0", api_key=KEY).open_to_names
 
 
