@@ -2,6 +2,7 @@
 
     python scripts/unplug_camera.py mjpeg --times 50
     python scripts/unplug_camera.py gige --times 50
+    python scripts/unplug_camera.py rtsp --times 50
 
 The camera is a process of its own (scripts/demo_camera.py), killed with SIGKILL; each of its frames has a number that stands in a file before
 the frame is sent. The station is the real one, with its ledger; the engine passes everything. In the end every gap must stand in the ledger,
@@ -40,6 +41,7 @@ from agvas_runtime.line.ticket import Outcome
 from agvas_runtime.result import Verdict
 
 PATIENCE_S = 60.0
+ADDRESSES = {"mjpeg": "http://127.0.0.1:{}/", "gige": "genicam://Aravis-Fake-U{}", "rtsp": "rtsp://127.0.0.1:{}/live"}
 NUMBERS_A_LIFE = 100_000  # a camera that comes back goes on with numbers that no life before had
 
 
@@ -88,7 +90,7 @@ def unplug(folder: Path, kind: str, times: int, seed: int) -> dict[str, Any]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    uri = f"genicam://Aravis-Fake-U{port}" if kind == "gige" else f"http://127.0.0.1:{port}/"
+    uri = ADDRESSES[kind].format(port)
     sent, seen, broken = folder / "sent.txt", [], []
 
     def listen(outcome: Outcome) -> None:
@@ -151,7 +153,7 @@ def unplug(folder: Path, kind: str, times: int, seed: int) -> dict[str, Any]:
 def main() -> int:
     """Prints what it came to; 1 where a promise was broken."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("kind", choices=("mjpeg", "gige"))
+    parser.add_argument("kind", choices=[*ADDRESSES])
     parser.add_argument("--times", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()

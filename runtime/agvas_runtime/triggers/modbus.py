@@ -74,7 +74,7 @@ class ModbusTrigger:
         """Until it is told to stop, or the PLC refuses something; why."""
         while not self._stop.wait(POLL_S):
             coil = client.read_coils(self._coil, count=1, device_id=self._unit)
-            if coil.isError():
+            if coil.isError() or not coil.bits:
                 return f"it does not give coil {self._coil}: {coil}"
             self._heard = True
             if self.last_error is not None:
@@ -85,7 +85,7 @@ class ModbusTrigger:
             key = None
             if self._number is not None:
                 register = client.read_holding_registers(self._number, count=1, device_id=self._unit)
-                if register.isError():
+                if register.isError() or len(register.registers) != 1:
                     return f"it does not give register {self._number}: {register}"
                 key = f"{self.name}#{register.registers[0]}"
             try:

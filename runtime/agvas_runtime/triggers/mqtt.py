@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import paho.mqtt.client as mqtt
+from paho.mqtt.reasoncodes import ReasonCode
 
 from agvas_core.contract.errors import LedgerError, UsageError
 from agvas_runtime.triggers.protocol import Fire
@@ -61,7 +62,7 @@ class MqttTrigger:
         try:
             while not self._stop.is_set():
                 client = self._client()
-                self._subscribed = False
+                self._subscribed, self._refusal = False, ""
                 why = self._listen(client)
                 client.disconnect()
                 if self._stop.is_set():
@@ -84,6 +85,8 @@ class MqttTrigger:
                 code = client.loop(timeout=LOOP_S)
                 if code != mqtt.MQTT_ERR_SUCCESS:
                     return str(mqtt.error_string(code))
+                if self._refusal:
+                    return self._refusal
                 if not self._subscribed and time.monotonic() - began_s > CONNECT_S:
                     return f"it has not answered within {CONNECT_S:g} s"
         except (OSError, ValueError) as error:
@@ -101,7 +104,10 @@ class MqttTrigger:
         client.on_message = self._on_message
         return client
 
-    def _on_subscribe(self, client: mqtt.Client, *_: Any) -> None:
+    def _on_subscribe(self, client: mqtt.Client, _data: Any, _mid: int, codes: list[ReasonCode], *_: Any) -> None:
+        if not codes or any(code.is_failure for code in codes):
+            self._refusal = f"it does not let us subscribe to {self._topic} ({', '.join(map(str, codes)) or 'no reason'})"
+            return
         self._subscribed = True
         if self.last_error is not None:
             self._note("trigger-back", self.name)
