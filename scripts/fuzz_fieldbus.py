@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 import agvas_runtime.triggers.modbus as modbus
 import agvas_runtime.triggers.mqtt as mqtt
 from agvas_core.contract.errors import UsageError
+from agvas_runtime.triggers.listener import Listener
 
 TOPIC = "hall/{station}/trigger"
 LAST_ID = 65_535  # of the message that tells that all before it was read
@@ -93,7 +94,7 @@ class MqttTriggers:
         self._line = TriggeredLine(folder)
         self._port = socket.create_server(("127.0.0.1", 0))
         self._port.settimeout(PATIENCE_S)
-        self._trigger = mqtt.MqttTrigger("127.0.0.1", self._port.getsockname()[1], TOPIC)
+        self._trigger = Listener(mqtt.MqttTopic("127.0.0.1", self._port.getsockname()[1], TOPIC))
         self._trigger.start(self._line.fire, self._line.note)
         self._client: socket.socket | None = None
 
@@ -205,7 +206,7 @@ class ModbusTriggers:
         self._line = TriggeredLine(folder)
         self._port = socket.create_server(("127.0.0.1", 0))
         self._port.settimeout(PATIENCE_S)
-        self._trigger = modbus.ModbusTrigger("127.0.0.1", self._port.getsockname()[1], coil=3, number=7)
+        self._trigger = Listener(modbus.ModbusCoil("127.0.0.1", self._port.getsockname()[1], coil=3, number=7))
         self._trigger.start(self._line.fire, self._line.note)
         self._client: socket.socket | None = None
 

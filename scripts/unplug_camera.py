@@ -12,6 +12,7 @@ the camera must have been taken up again within two seconds of its return, and e
 import argparse
 import json
 import random
+import signal
 import socket
 import subprocess
 import sys
@@ -81,8 +82,8 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.005)
 
 
-def unplug(folder: Path, kind: str, times: int, seed: int) -> dict[str, Any]:
-    """Runs the station in ``folder`` and kills its camera ``times`` times."""
+def unplug(folder: Path, kind: str, times: int, seed: int, silent: bool = False) -> dict[str, Any]:
+    """Runs the station in ``folder`` and kills its camera ``times`` times; ``silent``: it is stopped first, so that no connection breaks."""
     chance = random.Random(seed)
     (folder / "recipe.yaml").write_text(
         "product: part\nmodel: none\ndeadline_ms: 5000\nkeep: {rejects: false, no_verdicts: false}\n"
@@ -114,11 +115,12 @@ def unplug(folder: Path, kind: str, times: int, seed: int) -> dict[str, Any]:
         before = len(events("source-lost"))  # the station may have been quicker than its camera, the first time
         for life in range(1, times + 1):
             time.sleep(chance.uniform(0.2, 1.0))
-            camera.kill()
+            camera.send_signal(signal.SIGSTOP if silent else signal.SIGKILL)
             killed = time.time()
-            camera.wait()
             until(lambda life=life: len(events("source-lost")) == before + life)  # type: ignore[misc]
             noticed.append(events("source-lost")[-1] - killed)
+            camera.kill()
+            camera.wait()
             time.sleep(chance.uniform(0.0, 3.0))
             camera, back = start_camera(kind, port, life, sent)
             until(lambda life=life: len(events("source-back")) == before + life)  # type: ignore[misc]
@@ -134,6 +136,7 @@ def unplug(folder: Path, kind: str, times: int, seed: int) -> dict[str, Any]:
     check = check_ledger(folder / "line")
     return {
         "kind": kind,
+        "silent": silent,
         "kills": times,
         "gaps_in_ledger": len(noticed),
         "noticed_s_most": round(max(noticed), 2),
@@ -156,9 +159,14 @@ def main() -> int:
     parser.add_argument("kind", choices=[*ADDRESSES])
     parser.add_argument("--times", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--silent",
+        action="store_true",
+        help="the camera falls silent, as when its cable is pulled, and is killed once that is noticed",
+    )
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        found = unplug(Path(folder), arguments.kind, arguments.times, arguments.seed)
+        found = unplug(Path(folder), arguments.kind, arguments.times, arguments.seed, arguments.silent)
     wrong = found["invented"] or found["twice"] or found["faults"] or max(found["noticed_s_most"], found["recovered_s_most"]) > 2
     print(json.dumps({**found, "kept": not wrong}))
     return 1 if wrong else 0

@@ -2,6 +2,8 @@
 
 import shutil
 import subprocess
+import uuid
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,10 +33,10 @@ def jetson_model() -> str | None:
 
 
 def this_gpu() -> Gpu:
-    """The first GPU of this machine.
+    """The GPU of this machine as nvidia-smi names it; of several kinds the one that CUDA puts first, which builds engines and runs them.
 
     Raises:
-        SetupError: there is none, or its driver does not answer.
+        SetupError: there is none, or its driver does not answer; there are several kinds, and CUDA cannot be asked.
     """
     if (model := jetson_model()) is not None:
         capability = "11.0" if "Thor" in model else "8.7" if "Orin" in model else "unknown"
@@ -44,15 +46,41 @@ def this_gpu() -> Gpu:
         raise SetupError(
             "there is no NVIDIA GPU here (no nvidia-smi): engines are built where they run; --check needs none, nor does --dry-run --target NAME"
         )
-    asked = [program, "--query-gpu=name,compute_cap,driver_version", "--format=csv,noheader"]
+    asked = [program, "--query-gpu=name,compute_cap,driver_version,uuid", "--format=csv,noheader"]
     done = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=ASK_TIMEOUT_S)
-    fields = [field.strip() for field in done.stdout.partition("\n")[0].split(",")]
-    if done.returncode == 0 and len(fields) == 3 and "N/A" not in fields[0]:
-        return Gpu(*fields)
+    rows = [[field.strip() for field in line.split(",")] for line in done.stdout.splitlines()]
+    rows = [row for row in rows if len(row) == 4 and "N/A" not in row[0]]
+    if done.returncode == 0 and rows:
+        return Gpu(*_first(rows)[:3])
     said = " ".join((done.stderr or done.stdout).split())[:200]
     raise SetupError(
         f"nvidia-smi found no GPU ({said or 'it said nothing'}): install the driver, or name --target and use --dry-run"
     )
+
+
+def _first(rows: Sequence[Sequence[str]]) -> Sequence[str]:
+    """Of nvidia-smi's GPUs, which it lists by their slots, the one that CUDA puts first: the fastest, or as CUDA_DEVICE_ORDER and
+    CUDA_VISIBLE_DEVICES say."""
+    if len({(name, capability) for name, capability, *_ in rows}) == 1:
+        return rows[0]
+    first = _first_of_cuda()
+    if (found := next((row for row in rows if row[3] == first), None)) is not None:
+        return found
+    raise SetupError(
+        f"there are several kinds of GPU here ({', '.join(row[0] for row in rows)}), and which of them CUDA puts first cannot be told: pip "
+        "install 'agvas[trt]', or name --target"
+    )
+
+
+def _first_of_cuda() -> str | None:
+    """``GPU-...`` as nvidia-smi writes it; None where cuda-bindings is not installed."""
+    if find_spec("cuda") is None or find_spec("cuda.bindings") is None:
+        return None
+    from cuda.bindings import runtime as cudart
+
+    refuse_without_gpu(cudart)
+    _, properties = cudart.cudaGetDeviceProperties(0)
+    return f"GPU-{uuid.UUID(bytes=bytes(properties.uuid.bytes))}"
 
 
 def cuda_gpu() -> Gpu:

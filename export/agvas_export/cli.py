@@ -165,7 +165,11 @@ def trt(
         typer.Option(metavar="NAME", help="A recipe of trt_engines/: orin, thor, a100, h100, rtx; by the GPU here by default."),
     ] = None,
     target_from: Annotated[
-        str | None, typer.Option(metavar="nvidia-smi", help="Choose the recipe by the GPU that nvidia-smi names; the default.")
+        str | None,
+        typer.Option(
+            metavar="nvidia-smi",
+            help="Choose the recipe by the GPU that nvidia-smi names; of several kinds the one that CUDA puts first. The default.",
+        ),
     ] = None,
     precision: Annotated[
         str | None,

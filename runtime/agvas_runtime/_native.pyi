@@ -102,25 +102,28 @@ def cuda_devices() -> int:
 class CudaViews:
     """Views on a GPU, one launch for each; cuda/device_views.h has its use.
 
-    A frame: format (by its place in views.h), height, width, bytes from row to row. A plan: layout, height, width, height and width that the
-    crop fills, padding, mean, std.
+    A frame: format (by its place in camera_rows.h), height, width, bytes from row to row. A plan: layout, height, width, height and width that
+    the crop fills, padding, mean, std. For Mono16 the address of its table, 65536 bytes in the host's memory.
     """
 
     def __init__(
-        self, frame: tuple[int, int, int, int], crop: tuple[int, int, int, int], plans: Sequence[tuple[Any, ...]]
+        self, frame: tuple[int, int, int, int], crop: tuple[int, int, int, int], plans: Sequence[tuple[Any, ...]], table: int = 0
     ) -> None: ...
     def run(self, frame: int, outputs: Sequence[int], stream: int) -> None: ...
 
 class CudaVerdict:
-    """P, mask and regions on a GPU; cuda/device_verdict.h has its use and the layout of what comes out.
+    """Acceptance, P, mask and regions on a GPU; cuda/device_verdict.h has its use and the layout of what goes in and comes out.
 
-    A part: pointers to l_seg and l_ano - l_nor; rows, columns and floats from row to row of their cells; the size they are enlarged to;
-    top, left, height, width in the frame; share; pointers to the weights of rows and columns, or 0.
+    A look: pointers to l_nor, l_ano, l_seg; to the logits of the first words of answer and refusal, or 0; rows, columns and floats from row
+    to row of the cells; the size they are enlarged to; top, left, height, width in the frame; share; pointers to the weights of rows and
+    columns, or 0.
     """
 
     def __init__(
-        self, parts: Sequence[tuple[Any, ...]], height: int, width: int, alpha: float, rest: float, max_regions: int
+        self, looks: Sequence[tuple[Any, ...]], height: int, width: int, alpha: float, rest: float, max_regions: int
     ) -> None: ...
-    def run(self, rule: _Rule, roi: int, score_map: int, mask: int, summary: int, regions: int, stream: int) -> None: ...
+    def run(self, rule: int, roi: int, score_map: int, mask: int, summary: int, regions: int, stream: int) -> None: ...
 
+CUDA_RULE_BYTES: int
 CUDA_REGION_BYTES: int
+CUDA_SUMMARY_BYTES: int

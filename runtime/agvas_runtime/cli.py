@@ -75,9 +75,10 @@ def run(
         ),
     ] = None,
     pixel_format: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
-            metavar="NAME", help="With a device as --camera: it sends Mono8, BayerRG8, NV12, YUYV...; read in one pass."
+            metavar="NAME",
+            help="With a device as --camera: it sends Mono8, BayerRG8, NV12, YUYV...; read in one pass. With --recipe once, or for each camera.",
         ),
     ] = None,
     recipe: Annotated[
@@ -243,6 +244,7 @@ def run(
             "stations": tuple(station or ()),
             "triggers": tuple(trigger or ()),
             "policies": tuple(one.value for one in queue or ()),
+            "pixel_formats": tuple(pixel_format or ()),
             "sinks": tuple(sinks or ()),
             "metrics_port": metrics,
             "log": form,
@@ -258,12 +260,15 @@ def run(
             f"{len(cameras)} cameras are given and no --recipe; a line takes several, a run of files one: start one run each"
         )
 
+    if len(pixel_format or ()) > 1:
+        raise UsageError(f"--pixel-format is given {len(pixel_format or ())} times and there is one camera: give it once")
+
     from agvas_runtime.inspection import Job, inspect  # numpy, OpenCV and ONNX Runtime come with it
 
     job = Job(
         sources=tuple(sources or ()),
         camera=cameras[0] if cameras else None,
-        pixel_format=pixel_format,
+        pixel_format=pixel_format[0] if pixel_format else None,
         model=model,
         offline=offline,
         prompt=prompt,

@@ -17,9 +17,10 @@ from agvas_runtime import native
 from agvas_runtime.fusion import anomaly_probability
 from agvas_runtime.regions import judge_map, native_regions, native_rule
 from agvas_runtime.result import Region
+from agvas_runtime.stages.protocol import FrameSeen
 from agvas_runtime.tiling import Blend, Tile
 
-__all__ = ["FrameLogits", "Judged"]
+__all__ = ["FrameLogits", "FrameMap", "Judged"]
 
 Float = NDArray[np.float32]
 
@@ -112,3 +113,25 @@ class FrameLogits:
             blend.add(part.tile, maps, part.share)
         l_seg, l_ano_nor = blend.maps
         return anomaly_probability(l_seg, l_ano_nor, alpha, out=l_seg)
+
+
+class FrameMap:
+    """A score map that an engine made of the whole frame by itself; it takes the place of the logits.
+
+    Args:
+        seen: under ``point``; where no region counts by that, there is nothing left to do.
+    """
+
+    def __init__(self, seen: FrameSeen, point: OperatingPoint) -> None:
+        self._seen, self._point = seen, point
+
+    def score_map(self, alpha: float) -> Float:
+        """P, float32 [H, W] in 0..1; made with the ``alpha`` of the plan, which is the manifest's."""
+        return self._seen.score_map
+
+    def judge(self, alpha: float, point: OperatingPoint, accept: float = 1.0) -> Judged:
+        """As of ``FrameLogits``."""
+        score_map, score, known, anomalous = self._seen
+        if point == self._point and accept == known and not anomalous:
+            return Judged(score_map, score, np.zeros(score_map.shape, np.bool_), [])
+        return Judged(score_map, score, *judge_map(score_map, point, accept))

@@ -2,8 +2,9 @@
 
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
-from dataclasses import replace
-from typing import NamedTuple, cast
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -16,7 +17,7 @@ from agvas_runtime.overlap import overlapped
 from agvas_runtime.question import Question
 from agvas_runtime.result import Result, Verdict
 from agvas_runtime.rgb import to_rgb
-from agvas_runtime.scoring import Clock, Scorer, Seen
+from agvas_runtime.scoring import Clock, Scorer, Seen, SeenWhole
 
 __all__ = ["Judge", "Rule", "plain"]
 
@@ -30,6 +31,16 @@ class Rule(NamedTuple):
     point: OperatingPoint
 
 
+@dataclass
+class _Work:
+    """A frame on its way through both halves."""
+
+    frame: Frame
+    clock: Clock
+    image: _Image | None = None
+    """As the stages see it; there before the first half gives anything."""
+
+
 class Judge:
     """Frames to verdicts; a frame that cannot be used gives NO_VERDICT with the reason.
 
@@ -41,45 +52,47 @@ class Judge:
     def __init__(self, scorer: Scorer, identity: str, max_pixels: int) -> None:
         self.scorer, self.identity, self.max_pixels = scorer, identity, max_pixels
 
-    def stream(self, frames: Iterable[Frame], question: Question, rule: Rule, *, overlap: bool) -> Generator[Result, None, None]:
-        """The results of frames in their order; where they overlap, a thread takes the frames."""
-        if not overlap:
+    def stream(self, frames: Iterable[Frame], question: Question, rule: Rule, *, ahead: int) -> Generator[Result, None, None]:
+        """The results of frames in their order; where passes are made ahead, a thread makes them and takes the frames."""
+        if not ahead:
             yield from (self.segment(frame, question, rule) for frame in frames)
             return
-        taken = ((frame, Clock(frame.read_ms)) for frame in frames)
-        with closing(overlapped(taken, lambda item: self._first_half(*item, question))) as halves:
-            for (frame, clock), seen in halves:
-                yield self._second_half(frame, clock, seen, question, rule)
+        works = (_Work(frame, Clock(frame.read_ms)) for frame in frames)
+        with closing(overlapped(works, lambda work: self._first_half(work, question, rule), ahead=ahead)) as halves:
+            for work, seen in halves:
+                yield self._second_half(work, seen, question, rule)
 
     def segment(self, frame: Frame, question: Question, rule: Rule) -> Result:
         """The result of one frame."""
-        clock = Clock(frame.read_ms)
-        return self._second_half(frame, clock, self._first_half(frame, clock, question), question, rule)
+        work = _Work(frame, Clock(frame.read_ms))
+        return self._second_half(work, self._first_half(work, question, rule), question, rule)
 
-    def _first_half(self, frame: Frame, clock: Clock, question: Question) -> Iterator[_Image | Seen]:
-        """The image, then what vision makes of it."""
-        image = self._usable(frame)
-        yield image
+    def _first_half(self, work: _Work, question: Question, rule: Rule) -> Iterator[Seen | SeenWhole]:
+        """What vision makes of the image, pass by pass."""
+        frame, image = work.frame, self._usable(work.frame)
+        work.image = image
         ready = frame.views if image is frame.image else {}
-        yield from self.scorer.see(image, clock, question.mode, question.instruction, ready)
+        yield from self.scorer.see(image, work.clock, question.mode, question.instruction, ready, rule.point)
 
-    def _second_half(self, frame: Frame, clock: Clock, seen: Iterator[_Image | Seen], question: Question, rule: Rule) -> Result:
-        unjudged = self._unjudged(frame, question, rule)
+    def _second_half(self, work: _Work, seen: Iterator[Seen | SeenWhole], question: Question, rule: Rule) -> Result:
+        unjudged = self._unjudged(work.frame, question, rule)
         try:
-            result = self._judge(unjudged, seen, question, rule.point, clock)
+            result = self._judge(unjudged, work, seen, question, rule.point)
         except (ImageError, StageError) as error:
             result = replace(unjudged, error=str(error))
         except (MemoryError, cv2.error) as error:
             if isinstance(error, cv2.error) and error.code != cv2.Error.StsNoMem:
                 raise
             result = replace(unjudged, error="the image needs more memory than there is: give a smaller one, or lower max_pixels")
-        return replace(result, timing=clock.timing())
+        return replace(result, timing=work.clock.timing())
 
     def _judge(
-        self, unjudged: Result, seen: Iterator[_Image | Seen], question: Question, point: OperatingPoint, clock: Clock
+        self, unjudged: Result, work: _Work, seen: Iterator[Seen | SeenWhole], question: Question, point: OperatingPoint
     ) -> Result:
-        image = cast(_Image, next(seen))
-        passes, size = cast(Iterator[Seen], seen), (image.shape[0], image.shape[1])
+        passes = chain((next(seen),), seen)  # a frame that cannot be used is said here
+        image, clock = work.image, work.clock
+        assert image is not None, "the first half has it before it gives anything"
+        size = image.shape[0], image.shape[1]
         logits, accept, tiles, answer = self.scorer.judge(passes, size, question.instruction, clock, question.mode)
         with clock.stage("postprocess"):
             judged = logits.judge(self.scorer.manifest.decision.alpha, point, accept)

@@ -27,7 +27,6 @@ def refuse_beside_recipe(context: typer.Context) -> None:
         "every",
         "max_pixels",
         "bits",
-        "pixel_format",
         "quiet",
         "verbose",
         "profile",

@@ -10,21 +10,35 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agvas_core.contract.anchors import EMPTY_LOGITS, Anchor
+from agvas_core.contract.decision import OperatingPoint
 from agvas_core.contract.errors import BundleError, ImageError
 from agvas_core.contract.manifest import Manifest
 from agvas_core.contract.preprocess import View, ViewSpec, scaled_views
 from agvas_core.contract.prompts import DEFAULT_INSTRUCTION, Mode
-from agvas_runtime.frame_logits import FrameLogits
-from agvas_runtime.stages.protocol import DecoderStage, DirectStage, Features, JoinedVision, LmmStage, Pending, Reply, VisionStage
+from agvas_runtime.frame_logits import FrameLogits, FrameMap
+from agvas_runtime.stages.protocol import (
+    DecoderStage,
+    DirectStage,
+    Features,
+    FramedVision,
+    FramePlan,
+    JoinedVision,
+    LmmStage,
+    Pending,
+    PendingFrame,
+    Reply,
+    VisionStage,
+)
+from agvas_runtime.stages.whole_frame import LOGITS_BROKEN
 from agvas_runtime.tiling import Look, Tile, plan_looks
-from agvas_runtime.views import make_views
+from agvas_runtime.views import make_views, shrinks
 
-__all__ = ["Clock", "Scored", "Scorer", "Seen"]
+__all__ = ["Clock", "Scored", "Scorer", "Seen", "SeenWhole"]
 
 Float = NDArray[np.float32]
 Rgb = NDArray[np.uint8]
 
-ALL_AT_ONCE = "model"  # the stage's name where vision, language model and decoder are one launch
+ALL_AT_ONCE = "model"  # the stage's name where vision, language model and decoder are one launch, perhaps with the views and P
 TILE_BATCH = 4  # tiles that go through the stages together
 
 
@@ -47,7 +61,7 @@ class Clock:
         """All stages and their ``total``."""
         spent = self.ms
         if ALL_AT_ONCE in spent:  # the three were not called, and their zeros would read as figures
-            spent = {name: ms for name, ms in spent.items() if name not in ("vision", "lmm", "decoder") or ms}
+            spent = {name: ms for name, ms in spent.items() if name not in ("preprocess", "vision", "lmm", "decoder") or ms}
         return {**spent, "total": sum(spent.values())}
 
 
@@ -61,10 +75,18 @@ class Seen(NamedTuple):
     """Pending where the engine goes on to the end by itself."""
 
 
+class SeenWhole(NamedTuple):
+    """A frame that an engine works on from its pixels to P."""
+
+    pending: PendingFrame
+    point: OperatingPoint
+    """That it is judged under."""
+
+
 class Scored(NamedTuple):
     """What the stages say of one frame."""
 
-    logits: FrameLogits
+    logits: FrameLogits | FrameMap
     """Of all looks; they make the score map, and the verdict."""
     accept: float
     """The language model's acceptance: 1 where it answers, 0 where it refuses. Of tiles the highest counts, for one with a defect is
@@ -113,15 +135,21 @@ class Scorer:
         mode: Mode = Mode.DIRECT,
         instruction: str = DEFAULT_INSTRUCTION,
         ready: Mapping[ViewSpec, View] = MappingProxyType({}),
-    ) -> Iterator[Seen]:
+        point: OperatingPoint | None = None,
+    ) -> Iterator[Seen | SeenWhole]:
         """The first half: views and vision of all looks, batch by batch, each as it is asked for.
 
         ``ready`` has views of the whole frame that were made before. Where the mode has words they are about the whole part: no tiles. An engine
-        that has all three stages is given the ``instruction`` at once, and works on while the second half waits.
+        that has all three stages is given the ``instruction`` at once, and works on while the second half waits; with the ``point``, too, it
+        may take the frame as it is.
         """
         direct = self._direct() if mode is Mode.DIRECT else None
         height, width = image.shape[:2]
-        for look in self._looks(height, width, mode):
+        looks = self._looks(height, width, mode)
+        if point is not None and mode is Mode.DIRECT and (whole := self._whole(image, looks, instruction, point, clock)):
+            yield whole
+            return
+        for look in looks:
             waiting = list(look.tiles)
             while waiting:
                 batch, waiting = waiting[: self._batch], waiting[self._batch :]
@@ -149,11 +177,23 @@ class Scorer:
         views = scaled_views(self.manifest.pixel_view, self.manifest.scales, height, width)
         return list(plan_looks(height, width, views, self.manifest.tiling, enabled=self.tiled and mode is Mode.DIRECT))
 
+    def _whole(self, image: Rgb, looks: list[Look], instruction: str, point: OperatingPoint, clock: Clock) -> SeenWhole | None:
+        """The frame on its way, where the engine takes whole frames and this is one that it can take."""
+        stage = self.vision.framed(self.lmm, self.decoder) if isinstance(self.vision, FramedVision) else None
+        height, width = image.shape[:2]
+        specs = (self.manifest.semantic_view, *(look.view for look in looks))
+        if stage is None or any(len(look.tiles) > 1 for look in looks) or not all(shrinks(spec, height, width) for spec in specs):
+            return None
+        plan = FramePlan((height, width), specs[0], specs[1:], tuple(look.share for look in looks), self.manifest.decision.alpha)
+        with clock.stage(ALL_AT_ONCE):
+            pending = stage(image, plan, instruction, point)
+        return None if pending is None else SeenWhole(pending, point)
+
     def _direct(self) -> DirectStage | None:
         return self.vision.joined(self.lmm, self.decoder) if isinstance(self.vision, JoinedVision) else None
 
     def judge(
-        self, passes: Iterable[Seen], size: tuple[int, int], instruction: str, clock: Clock, mode: Mode = Mode.DIRECT
+        self, passes: Iterable[Seen | SeenWhole], size: tuple[int, int], instruction: str, clock: Clock, mode: Mode = Mode.DIRECT
     ) -> Scored:
         """The second half: language model and decoder on what ``see`` gave of a frame of ``size`` = (H, W) px.
 
@@ -169,6 +209,10 @@ class Scorer:
         reply, accepts = None, dict[int, tuple[float, float]]()  # look -> its share, and the highest acceptance of its tiles
         tiles = 0
         for seen in passes:
+            if isinstance(seen, SeenWhole):
+                with clock.stage(ALL_AT_ONCE):
+                    found = seen.pending.result()
+                return Scored(FrameMap(found, seen.point), found.accept, 1)
             look = seen.look
             tiles = tiles or len(look.tiles)
             reply, logits = self._reply(seen, (instruction, mode), reply if spoken else None, clock)  # [B, 3, Hm, Wm]
@@ -210,9 +254,7 @@ def _sound(logits: Float, batch: int) -> Float:
         )
     # A comparison with NaN is False, so NaN would read as a good part.
     if not np.isfinite(logits).all():
-        raise ImageError(
-            "the model gave logits that are NaN or infinite on this image: try another prompt, or report image and bundle"
-        )
+        raise ImageError(LOGITS_BROKEN)
     return logits
 
 

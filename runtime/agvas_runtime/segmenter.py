@@ -33,6 +33,7 @@ from agvas_runtime.views import camera_frame
 
 __all__ = ["Segmenter"]
 
+AHEAD = 1  # passes that vision makes ahead of the language model: their features are the largest tensors there are
 MAX_THREADS = 1024  # ONNX Runtime starts them all at once, however many; beyond this it is a slip
 
 
@@ -209,7 +210,7 @@ class Segmenter:
             overlap: a thread takes the frames and looks at the next one while the language model and the decoder are at work on the one
                 before. The results are the same; more of them come in a second.
         """
-        return self._judge.stream(frames, self.question, self._rule, overlap=overlap)
+        return self._judge.stream(frames, self.question, self._rule, ahead=AHEAD if overlap else 0)
 
     def segment(
         self,
@@ -227,9 +228,10 @@ class Segmenter:
         """
         return self._judge.segment(frame, self._ask(prompt, mode, normal_look), self._rule_at(threshold))
 
-    def whole_views(self, height: int, width: int) -> list[ViewSpec]:
-        """The views that a whole frame of this size is looked at in; a camera makes them in one pass with its image."""
-        return self._judge.scorer.whole_views(height, width, self.question.mode)
+    def whole_views(self, height: int, width: int, mode: Mode | None = None) -> list[ViewSpec]:
+        """The views that a whole frame of this size is looked at in, asked as in ``load`` or in ``mode``; a camera makes them in one pass
+        with its image."""
+        return self._judge.scorer.whole_views(height, width, mode or self.question.mode)
 
     def camera_frame(self, sent: Sent, name: str, index: int = 0) -> Frame:
         """What a camera's driver gave (Mono8, Mono16, BayerRG8, BayerGB8, NV12, YUYV, RGB8, BGR8) as a frame to segment: views and image in
@@ -279,4 +281,4 @@ class Segmenter:
         if isinstance(source, CameraSource):
             source.whole_views = self.whole_views
         with source:
-            yield from self._judge.stream(source, question, rule, overlap=overlap)
+            yield from self._judge.stream(source, question, rule, ahead=AHEAD if overlap else 0)

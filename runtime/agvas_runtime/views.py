@@ -8,7 +8,7 @@ built, is done there, by OpenCV.
 
 from collections.abc import Sequence
 from time import perf_counter
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,12 +19,46 @@ from agvas_runtime import native
 from agvas_runtime.frame import Frame, Sent
 from agvas_runtime.raw_image import camera_image, checked_rows, sample_table
 
-__all__ = ["PIXEL_FORMATS", "camera_frame", "camera_image", "camera_views", "make_views", "normalised_view"]
+__all__ = [
+    "PIXEL_FORMATS",
+    "PIXEL_FORMAT_PLACES",
+    "ViewLayout",
+    "camera_frame",
+    "camera_image",
+    "camera_views",
+    "make_views",
+    "normalised_view",
+    "shrinks",
+    "view_layout",
+]
 
 Rgb = NDArray[np.uint8]
 
 PIXEL_FORMATS: Final = ("BayerRG8", "BayerGB8", "NV12", "YUYV", "BGR8", "Mono8", "RGB8", "Mono16")
 """Those that the native core reads; ``raw_image`` knows more."""
+
+PIXEL_FORMAT_PLACES: Final = {
+    name: place for place, name in enumerate(("Mono8", "Mono16", "BayerRG8", "BayerGB8", "NV12", "YUYV", "RGB8", "BGR8"))
+}
+"""As csrc/camera_rows.h counts them."""
+
+
+class ViewLayout(NamedTuple):
+    """Where the frame lies in a view, and what is around it."""
+
+    content: tuple[int, int]
+    """(h, w) px that the frame fills, from the top left corner."""
+    whole: tuple[int, int]
+    """(h, w) px of the view."""
+    padding: tuple[int, int, int]
+    """RGB of the rest."""
+
+
+def view_layout(spec: ViewSpec, height: int, width: int) -> ViewLayout:
+    """Of a frame of ``height`` x ``width`` px under ``spec``."""
+    content = view_size(spec, height, width)
+    red, green, blue = (int(value) for value in np.round(np.asarray(spec.mean) * 255).astype(np.uint8))
+    return ViewLayout(content, (spec.size_px, spec.size_px) if spec.fit == "letterbox" else content, (red, green, blue))
 
 
 def make_views(image: Rgb, specs: Sequence[ViewSpec], threads: int = 0) -> list[View]:
@@ -34,7 +68,7 @@ def make_views(image: Rgb, specs: Sequence[ViewSpec], threads: int = 0) -> list[
         threads: of the native core; 0: one per core.
     """
     height, width, _ = image.shape
-    if native.core is None or image.strides[1:] != (3, 1) or not all(_shrinks(spec, height, width) for spec in specs):
+    if native.core is None or image.strides[1:] != (3, 1) or not all(shrinks(spec, height, width) for spec in specs):
         return [make_view(spec, image) for spec in specs]
     rows = np.lib.stride_tricks.as_strided(image, (height, 3 * width), (image.strides[0], 1), writeable=False)
     return _native_views(rows, "RGB8", (height, width), specs, None, None, threads)
@@ -62,7 +96,7 @@ def camera_views(
         ImageError: fewer or more bytes than the size needs, a size that the format does not allow, values beyond full scale.
     """
     height, width = size
-    if native.core is None or pixel_format not in PIXEL_FORMATS or not all(_shrinks(spec, height, width) for spec in specs):
+    if native.core is None or pixel_format not in PIXEL_FORMATS or not all(shrinks(spec, height, width) for spec in specs):
         image = camera_image(raw, pixel_format, size, bits=bits)
         return make_views(image, specs, threads), image
     rows = checked_rows(raw, pixel_format, size)
@@ -95,7 +129,7 @@ def normalised_view(view: View, spec: ViewSpec, dtype: type[np.float32] | type[n
     return np.stack([table[view.pixels[..., channel], channel] for channel in range(3)])
 
 
-def _shrinks(spec: ViewSpec, height: int, width: int) -> bool:
+def shrinks(spec: ViewSpec, height: int, width: int) -> bool:
     """Neither side is enlarged, and something is shrunk: OpenCV averages over areas there, and only there."""
     high, wide = view_size(spec, height, width)
     return high <= height and wide <= width and (high, wide) != (height, width)
@@ -113,9 +147,7 @@ def _native_views(
     height, width = size
     views, plans = [], []
     for spec in specs:
-        content = view_size(spec, height, width)
-        whole = (spec.size_px, spec.size_px) if spec.fit == "letterbox" else content
-        padding = tuple(int(value) for value in np.round(np.asarray(spec.mean) * 255).astype(np.uint8))
+        content, whole, padding = view_layout(spec, height, width)
         views.append(View(np.empty((*whole, 3), np.uint8), content))
         plans.append((views[-1].pixels, *content, padding, spec.mean, spec.std))
     assert native.core is not None

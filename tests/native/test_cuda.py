@@ -6,9 +6,13 @@ from types import ModuleType
 import numpy as np
 import pytest
 
+from agvas_core.contract.decision import OperatingPoint
+from agvas_runtime.regions import native_rule
+from agvas_runtime.stages.whole_frame import REGION_BYTES, RULE, SUMMARY, packed_rule
+from agvas_runtime.views import PIXEL_FORMAT_PLACES
+
 pytestmark = pytest.mark.gpu
 HALF = (0.5, 0.5, 0.5)
-FORMATS = ["Mono8", "Mono16", "BayerRG8", "BayerGB8", "NV12", "YUYV", "RGB8", "BGR8"]  # by their place in views.h
 REGION = np.dtype(
     [
         *[(name, np.int32) for name in ("first", "left", "top", "right", "bottom")],
@@ -21,7 +25,6 @@ REGION = np.dtype(
     ],
     align=True,
 )
-SUMMARY = np.dtype([("count", np.int32), ("overflow", np.int32), ("score", np.float32)])
 
 
 class Device:
@@ -67,7 +70,7 @@ def device(core: ModuleType) -> Iterator[Device]:
     opened.close()
 
 
-@pytest.mark.parametrize("pixel_format", [name for name in FORMATS if name != "Mono16"])
+@pytest.mark.parametrize("pixel_format", [name for name in PIXEL_FORMAT_PLACES if name != "Mono16"])
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float16])
 def test_views_are_the_references_to_the_bit(core: ModuleType, device: Device, pixel_format: str, dtype: type) -> None:
     height, width = 302, 404
@@ -78,7 +81,7 @@ def test_views_are_the_references_to_the_bit(core: ModuleType, device: Device, p
     core.make_views(frame, pixel_format, height, width, (2, 4, 290, 380), [(out, 60, 90, (1, 2, 3), HALF, HALF)])
     layout = [np.uint8, np.float32, np.float16].index(dtype)
     views = core.CudaViews(
-        (FORMATS.index(pixel_format), height, width, of_pixel * width),
+        (PIXEL_FORMAT_PLACES[pixel_format], height, width, of_pixel * width),
         (2, 4, 290, 380),
         [(layout, 64, 96, 60, 90, (1, 2, 3), HALF, HALF)],
     )
@@ -90,23 +93,25 @@ def test_views_are_the_references_to_the_bit(core: ModuleType, device: Device, p
 @pytest.mark.parametrize("seed", range(4))
 def test_verdicts_are_the_references(core: ModuleType, device: Device, seed: int) -> None:
     rng, (height, width) = np.random.default_rng(seed), (301, 407)
-    cells = [rng.normal(-2, 6, (20, 30)).astype(np.float32) for _ in range(2)]
-    rule = (0.3, 0.6, 12.0, True)
+    layers = rng.normal(-2, 6, (3, 20, 30)).astype(np.float32)
+    nor, ano, seg = layers
+    point = OperatingPoint(threshold=0.3, seed_threshold=0.6, min_area_fraction=12.0 / (height * width), gate=0.5)
     score_map, mask = np.empty((height, width), np.float32), np.empty((height, width), np.uint8)
-    part = (*cells, (height, width), (0, 0, height, width), 1.0, None, None)
-    score, regions = core.judge_parts([part], 0.5, 0.5, rule, None, score_map, mask)
-    addresses = [device.put(each) for each in cells]
-    verdict = core.CudaVerdict(
-        [(*addresses, 20, 30, 30, height, width, 0, 0, height, width, 1.0, 0, 0)], height, width, 0.5, 0.5, 4096
-    )
-    summary, table = np.zeros(1, SUMMARY), np.zeros(4096, REGION)
-    assert table.itemsize == core.CUDA_REGION_BYTES
+    part = (seg, ano - nor, (height, width), (0, 0, height, width), 1.0, None, None)
+    score, regions = core.judge_parts([part], 0.5, 0.5, native_rule(point, 1.0, mask.size), None, score_map, mask)
+    first, leans = device.put(layers), device.put(np.array([1.0, 0.5], np.float32))
+    look = (tuple(first + 4 * 600 * layer for layer in range(3)), (leans, leans + 4), (20, 30, 30), (height, width))
+    verdict = core.CudaVerdict([(*look, (0, 0, height, width), 1.0, (0, 0))], height, width, 0.5, 0.5, 4096)
+    summary, table, rule = np.zeros(1, SUMMARY), np.zeros(4096, REGION), packed_rule(point, mask.size)
+    assert (RULE.itemsize, SUMMARY.itemsize) == (core.CUDA_RULE_BYTES, core.CUDA_SUMMARY_BYTES)
+    assert core.CUDA_REGION_BYTES == REGION.itemsize == REGION_BYTES
     on_device = [device.empty(each) for each in (score_map, mask, summary, table)]
-    verdict.run(rule, 0, *on_device, int(device.stream))  # type: ignore[call-overload]
+    verdict.run(device.put(rule), 0, *on_device, int(device.stream))  # type: ignore[call-overload]
     np.testing.assert_array_equal(device.get(on_device[0], score_map), score_map)
     np.testing.assert_array_equal(device.get(on_device[1], mask), mask)
     told = device.get(on_device[2], summary)[0]
-    assert told["overflow"] == 0 and told["score"] == np.float32(score)
+    assert told["overflow"] == told["broken"] == 0 and told["score"] == np.float32(score)
+    assert told["accept"] == pytest.approx(1 / (1 + np.exp(-0.5)), abs=1e-7) and told["counting"] == len(regions)
     found = device.get(on_device[3], table)[: told["count"]]
     counted = np.sort(found[found["counts"] == 1], order="first")
     assert [int(each["area"]) for each in counted] == [area for _, area, *_ in regions]

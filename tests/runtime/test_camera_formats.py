@@ -1,5 +1,6 @@
 """What a camera sends goes to a verdict in one pass, and the verdict is that of the same picture as RGB; threads reach the native core."""
 
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,8 +15,12 @@ from agvas_core.contract.errors import SourceError, UsageError
 from agvas_runtime import Segmenter, Verdict, native
 from agvas_runtime.cli import app
 from agvas_runtime.frame import Frame, Sent
+from agvas_runtime.line.image_store import hash_of_image, read_kept
+from agvas_runtime.line.inspector import SegmenterInspector
+from agvas_runtime.line.ledger_check import check_ledger, open_for_reading
+from agvas_runtime.line.recipe_file import parse_recipe
 from agvas_runtime.sources import CameraSource, device
-from agvas_runtime.views import PIXEL_FORMATS, camera_image
+from agvas_runtime.views import PIXEL_FORMATS, camera_frame, camera_image
 
 HEIGHT, WIDTH = 120, 160
 
@@ -120,14 +125,91 @@ def test_a_camera_of_this_machine_sends_in_the_format_that_is_asked_for(
         next(iter(camera))
 
 
-def test_bad_input(capsys: pytest.CaptureFixture[str]) -> None:
+RECIPE = """product: part
+model: {model}
+deadline_ms: 60000
+frame: {{width_px: 160, height_px: 120}}
+keep: {{sample_every: 1}}
+kinds:
+  spot: {{prompt: Please segment the dark spots in this image.}}
+  light: {{prompt: Please segment the bright spots in this image.}}
+rois:
+  right: [[{left}, 0], [159, 0], [159, 119], [{left}, 119]]
+rules:
+  - {{roi: right, kind: spot, min_area_px: 40}}
+"""
+
+
+@pytest.mark.parametrize("left", [75, 130])  # the spot lies in the ROI, and outside of it
+@pytest.mark.parametrize("pixel_format", PIXEL_FORMATS)
+def test_a_recipe_gives_what_a_camera_sends_the_verdict_of_its_rgb_image(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, pixel_format: str, left: int
+) -> None:
+    version = parse_recipe(RECIPE.format(model=tiny_bundle, left=left), "test")
+    inspector, raw = SegmenterInspector(), sent(pixel_format)
+    inspector.prepare(version)
+    image = camera_image(raw.data, pixel_format, raw.size, bits=12)
+    expected = inspector.inspect(Frame("rgb", 0, image=image), version)
+    frame = camera_frame(raw, inspector.whole_views(version, *raw.size), "camera")
+    monkeypatch.setattr("agvas_runtime.scoring.make_views", lambda *given: pytest.fail("the views were there, for every kind"))
+    found = inspector.inspect(frame, version)
+    np.testing.assert_array_equal(found.score_map, expected.score_map)
+    assert found.judgement.verdict is expected.judgement.verdict and found.judgement.findings == expected.judgement.findings
+    if pixel_format in ("Mono8", "Mono16", "RGB8", "BGR8"):
+        assert found.judgement.verdict is (Verdict.FAIL if left == 75 else Verdict.PASS)
+
+
+def test_a_station_takes_a_pixel_format_and_keeps_the_rgb_image(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = sent("BayerRG8")
+    image = camera_image(raw.data, "BayerRG8", raw.size)
+    monkeypatch.setattr(device, "os", SimpleNamespace(path=SimpleNamespace(exists=lambda path: True)))
+    monkeypatch.setattr(device.cv2, "VideoCapture", lambda: FakeCapture(raw))
+    seen: list[Frame] = []
+    real = SegmenterInspector.inspect
+
+    def inspect(self: SegmenterInspector, frame: Frame, version: Any) -> Any:
+        seen.append(frame)
+        return real(self, frame, version)
+
+    monkeypatch.setattr(SegmenterInspector, "inspect", inspect)
+    recipe, state = tmp_path / "r.yaml", tmp_path / "line"
+    recipe.write_text(RECIPE.format(model=tiny_bundle, left=75))
+    options = ["--recipe", str(recipe), "--state", str(state), "--limit", "3", "--pixel-format", "BayerRG8"]
+    assert exit_code_of(lambda: app, name="agvas-run", arguments=["--camera", "/dev/video7", *options]) == 0
+    assert len(seen) == 3 and all(frame.views for frame in seen)
+    with closing(open_for_reading(state)) as db:
+        rows = db.execute("SELECT verdict, image_sha256, image_path FROM parts").fetchall()
+    (row,) = set(row[:2] for row in rows)
+    expected = SegmenterInspector()
+    version = parse_recipe(recipe.read_text(), "test")
+    expected.prepare(version)
+    assert row == (expected.inspect(Frame("rgb", 0, image=image), version).judgement.verdict, hash_of_image(image))
+    for *_, path in rows:
+        kept = read_kept(state, path)
+        assert kept is not None and np.array_equal(kept, image)
+    assert check_ledger(state).faults == []
+
+
+def test_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, words in (
         (["--camera", "rtsp://host/line", "--pixel-format", "YUYV"], "for cameras of this machine"),
         (["--camera", "0", "--pixel-format", "YUV"], "it can be Mono8"),
         (["part.png", "--pixel-format", "YUYV"], "is for --camera"),
+        (["--camera", "0", "--pixel-format", "YUYV", "--pixel-format", "NV12"], "give it once"),
     ):
         assert exit_code_of(lambda: app, name="agvas-run", arguments=[*arguments, "--save", "none"]) == 2
         assert words in capsys.readouterr().err
+    for arguments, words in (
+        (["part.png", "--pixel-format", "YUYV"], "is for --camera"),
+        (["--camera", f"watch:{tmp_path}", "--pixel-format", "YUYV"], "is for a camera"),
+        (["--camera", "0", "--pixel-format", "YUYV", "--pixel-format", "NV12"], "once for each"),
+        (["--camera", "0", "--pixel-format", "YUV"], "it can be Mono8"),
+    ):
+        recipe = ["--recipe", "r.yaml", "--state", str(tmp_path / "line")]
+        assert exit_code_of(lambda: app, name="agvas-run", arguments=[*arguments, *recipe]) == 2
+        assert words in capsys.readouterr().err, arguments
 
 
 @pytest.mark.skipif(native.core is None, reason="the native core was not built")

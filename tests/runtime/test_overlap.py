@@ -1,6 +1,7 @@
 """Frames whose halves overlap give what they give one after the other: the same results, in the same order."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from agvas_runtime.overlap import overlapped
 from agvas_runtime.read_ahead import ReadAhead
 from agvas_runtime.result import Result
 from agvas_runtime.segmenter import Segmenter
+from agvas_runtime.stages.protocol import Features
 
 MakePart = Callable[..., NDArray[np.uint8]]
 
@@ -45,20 +47,63 @@ def test_overlapping_changes_no_result_and_no_order(tiny_bundle: Path, make_part
     assert threads_of_ours() == []
 
 
-def test_the_first_half_of_the_next_frame_runs_beside_the_second_half_of_this_one() -> None:
-    begun = threading.Event()
+def test_vision_looks_at_the_next_frame_while_the_decoder_works_on_this_one(tiny_bundle: Path, make_part: MakePart) -> None:
+    looked: list[threading.Event] = [threading.Event() for _ in range(3)]
+    loaded = Segmenter.load(tiny_bundle)
+    vision, lmm, decoder = loaded.stages
+    calls = {"vision": 0, "decoder": 0}
 
-    def first(frame: int) -> Iterator[str]:
-        if frame == 1:
-            begun.set()
-        yield f"seen {frame}"
+    def see(*views: NDArray[np.uint8]) -> Features:
+        looked[calls["vision"]].set()
+        calls["vision"] += 1
+        return vision(*views)
 
-    seen = []
-    for frame, items in overlapped([0, 1], first):
-        seen += list(items)
-        if frame == 0:
-            assert begun.wait(10), "frame 1 waited for frame 0 to be judged"
-    assert seen == ["seen 0", "seen 1"]
+    def decode(anchors: NDArray[np.float32], features: Features) -> NDArray[np.float32]:
+        calls["decoder"] += 1
+        assert looked[min(calls["decoder"], 2)].wait(10), "vision waited for this frame to be judged"
+        return decoder(anchors, features)
+
+    segmenter = Segmenter(loaded.bundle, see, lmm, decode)
+    frames = [Frame(f"{index}.png", index, image=make_part(64, 64)) for index in range(3)]
+    assert [result.error for result in segmenter.stream(frames)] == [None] * 3
+
+
+@pytest.mark.parametrize("ahead", [1, 2, 3])
+def test_so_many_items_are_made_ahead_and_no_more(ahead: int) -> None:
+    made, most = 0, 0
+
+    def first(frame: int) -> Iterator[int]:
+        nonlocal made
+        for _ in range(2 if frame % 3 else 1):
+            made += 1
+            yield frame
+
+    used = 0
+    for _, items in overlapped(range(30), first, ahead=ahead):
+        for _ in items:
+            used += 1
+            time.sleep(0.002)
+            most = max(most, made - used)
+    assert used == made and most == ahead
+
+
+def test_frames_that_cannot_be_used_are_not_read_without_bound() -> None:
+    taken: list[int] = []
+
+    def frames() -> Iterator[int]:
+        for frame in range(1000):
+            taken.append(frame)
+            yield frame
+
+    def first(frame: int) -> Iterator[int]:
+        raise ImageError("it is broken")
+        yield frame
+
+    halves = overlapped(frames(), first, ahead=1)
+    next(halves)
+    time.sleep(0.1)
+    assert len(taken) < 10
+    halves.close()
 
 
 def test_what_a_frame_raises_is_raised_at_that_frame_and_the_next_one_is_taken() -> None:
@@ -69,7 +114,7 @@ def test_what_a_frame_raises_is_raised_at_that_frame_and_the_next_one_is_taken()
         yield frame
 
     found: list[object] = []
-    for frame, items in overlapped([0, 1, 2], first):
+    for frame, items in overlapped([0, 1, 2], first, ahead=1):
         try:
             found.append(list(items))
         except ImageError as error:
@@ -78,7 +123,7 @@ def test_what_a_frame_raises_is_raised_at_that_frame_and_the_next_one_is_taken()
 
 
 def test_items_that_nobody_wanted_do_not_reach_the_next_frame() -> None:
-    found = [(frame, next(items)) for frame, items in overlapped([0, 1], lambda frame: iter([frame, frame, frame]))]
+    found = [(frame, next(items)) for frame, items in overlapped([0, 1], lambda frame: iter([frame, frame, frame]), ahead=1)]
     assert found == [(0, 0), (1, 1)]
 
 
@@ -89,12 +134,13 @@ def test_a_source_that_is_lost_ends_after_the_frames_it_gave() -> None:
 
     found = []
     with pytest.raises(SourceError, match="camera stopped"):
-        for frame, items in overlapped(frames(), lambda frame: iter([frame])):
+        for frame, items in overlapped(frames(), lambda frame: iter([frame]), ahead=1):
             found += [frame, *items]
     assert found == [0, 0] and threads_of_ours() == []
 
 
-def test_leaving_early_ends_the_thread_and_closes_what_it_read() -> None:
+@pytest.mark.parametrize("wait_s", [0.0, 0.05])
+def test_leaving_early_ends_the_thread_and_closes_what_it_read(wait_s: float) -> None:
     closed = []
 
     def frames() -> Iterator[int]:
@@ -103,8 +149,9 @@ def test_leaving_early_ends_the_thread_and_closes_what_it_read() -> None:
         finally:
             closed.append(threading.current_thread().name)
 
-    halves = overlapped(frames(), lambda frame: iter([frame] * 10))
+    halves = overlapped(frames(), lambda frame: iter([frame] * 10), ahead=1)
     next(halves)
+    time.sleep(wait_s)  # until the thread has no more room, or not
     halves.close()
     assert closed == ["agvas-vision"] and threads_of_ours() == []
 

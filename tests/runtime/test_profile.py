@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import agvas_core
 from agvas_core.contract.command_line import exit_code_of
 from agvas_core.contract.errors import ImageError, UsageError
 from agvas_runtime.frame import Frame
@@ -203,6 +204,21 @@ def test_bad_input(measured: Path, tmp_path: Path, capsys: pytest.CaptureFixture
         assert words in capsys.readouterr().err
 
 
+def test_each_stage_has_its_backend_and_torch_its_checkpoint(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = ["--frames", "2", "--warmup", "0", "--offered", "0", "--no-count", "--size-px", "64"]
+    nano = Path(agvas_core.__file__).parent / "checkpoints" / "nano"
+    out = tmp_path / "torch"
+    assert agvas_profile("--lmm", "torch", "--checkpoint", str(nano), *few, "-o", str(out)) == 0
+    assert read(out / "profile.json").backend == "onnx torch"
+    assert (
+        agvas_profile("--model", str(tiny_bundle), "--backend", "torch", "--checkpoint", str(nano), *few, "-o", str(tmp_path))
+        == 3
+    )
+    assert "tiny@" in capsys.readouterr().err  # its weights are not those of nano
+
+
 def test_an_old_profile_still_makes_a_page(measured: Path) -> None:
     """Without what may be left out: no counts, no offers, no GPU."""
     bare = read(measured / "profile.json").model_copy(
@@ -238,3 +254,16 @@ def test_a_profile_of_the_first_schema_is_still_read(measured: Path, tmp_path: P
     old = tmp_path / "old.json"
     old.write_text(json.dumps(raw | {"schema_version": 1}), encoding="utf-8")
     assert read(old).device == {}
+
+
+def test_what_an_older_profile_does_not_say_is_unknown_and_not_different(measured: Path, tmp_path: Path) -> None:
+    raw = json.loads((measured / "profile.json").read_text(encoding="utf-8"))
+    del raw["native"]
+    old = tmp_path / "old.json"
+    old.write_text(json.dumps(raw), encoding="utf-8")
+    now = read(measured / "profile.json")
+    warnings = [*compare_profiles(read(old), now).warnings, *compare_profiles(now, read(old)).warnings]
+    assert not [warning for warning in warnings if "differs" in warning]
+    assert "not said" in render(read(old))
+    other = now.model_copy(update={"native": "not built"})
+    assert any("the native core differs" in warning for warning in compare_profiles(other, now).warnings)

@@ -16,7 +16,7 @@ from agvas_core.model.agvas import AgVas
 from agvas_core.model.checkpoint import load_checkpoint
 from agvas_core.model.config import ModelConfig
 from agvas_core.model.sam_encoder import SamImageEncoder
-from agvas_runtime import Segmenter
+from agvas_runtime import Segmenter, native
 from agvas_runtime.bundle import Bundle, load_bundle
 from agvas_runtime.stages.open import open_stages
 from agvas_runtime.stages.prompt_tokenizer import PromptTokenizer, Words
@@ -31,7 +31,9 @@ from agvas_runtime.stages.torch_cuda.seeing import Eyes, placed
 from agvas_runtime.stages.torch_cuda.stages import CudaDecoder, CudaLmm, CudaVision
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
+sys.path.insert(0, str(Path(__file__).parent))
 import paper_model
+from fake_kernels import FakeKernels
 
 torch.set_num_threads(1)
 TOLERANCE = TOLERANCES["fp32"]
@@ -177,6 +179,61 @@ def test_all_at_once_is_the_answer_of_one_after_the_other_and_of_the_reference(n
         assert np.abs(results[0].score_map - other.score_map).max() < TOLERANCE.probability
 
 
+@pytest.fixture
+def kernels(monkeypatch: pytest.MonkeyPatch) -> FakeKernels:
+    """As if the native core had been built with CUDA, and there was a GPU."""
+    core = native.core
+    if core is None:
+        pytest.skip("the native core was not built")
+    fake = FakeKernels(core)
+    monkeypatch.setattr(native, "core", fake)
+    return fake
+
+
+def test_a_frame_whose_size_comes_again_is_one_launch_with_the_same_answer(
+    nano: Bundle, engine: Engine, kernels: FakeKernels
+) -> None:
+    """Two scales, a good part and a bad one, and a rule of one's own."""
+    at_once, reference = segmenter_of(nano, engine), Segmenter.load("nano", vision="torch", lmm="torch", decoder="torch")
+    good, bad = np.full((480, 640, 3), 180, np.uint8), np.full((480, 640, 3), 180, np.uint8)
+    bad[200:260, 300:380] = 20
+    for turn, image in enumerate((good, good, bad, bad, good)):
+        (mine,), (theirs,) = at_once.predict([image]), reference.predict([image])
+        assert kernels.judged == kernels.seen == turn, "the first of a size goes the other way"
+        assert ("preprocess" in mine.timing) == (turn == 0)
+        assert mine.verdict == theirs.verdict and mine.accept == pytest.approx(theirs.accept, abs=TOLERANCE.probability)
+        assert np.abs(mine.score_map - theirs.score_map).max() < TOLERANCE.probability
+        assert [region.box for region in mine.regions] == [region.box for region in theirs.regions]
+        assert np.array_equal(mine.mask, theirs.mask)
+    (strict,) = at_once.predict([bad], threshold=0.999)
+    assert strict.verdict == reference.predict([bad], threshold=0.999)[0].verdict and strict.verdict == "PASS"
+    assert not strict.mask.any()
+
+
+def test_frames_with_tiles_or_smaller_than_their_views_go_the_other_way(
+    nano: Bundle, engine: Engine, kernels: FakeKernels
+) -> None:
+    segmenter = segmenter_of(nano, engine)
+    for image in (part(96), np.full((2000, 1500, 3), 180, np.uint8)):
+        for _ in range(2):
+            assert segmenter.predict([image])[0].error is None
+    assert kernels.seen == 0
+
+
+def test_a_frame_whose_logits_are_not_finite_has_no_verdict(nano: Bundle, kernels: FakeKernels) -> None:
+    tokenizer = PromptTokenizer(nano)
+    first = tokenizer.first_of_answer, tokenizer.first_of_refusal
+    model = load_checkpoint("nano").model
+    broken = Engine(model, first, device=CPU, precision="fp32")
+    for parameter in broken.model.agmd.parameters():
+        parameter.data.fill_(float("nan"))
+    image = np.full((480, 640, 3), 180, np.uint8)
+    for _ in range(2):
+        (result,) = segmenter_of(nano, broken).predict([image])
+        assert result.verdict == "NO_VERDICT" and "NaN" in str(result.error)
+    assert kernels.judged == 1
+
+
 def test_frames_that_overlap_come_back_in_their_order(nano: Bundle, engine: Engine) -> None:
     segmenter, images = segmenter_of(nano, engine), [part(side) for side in (96, 64, 96, 128, 64)]
     alone = [segmenter.predict([image])[0].score for image in images]
@@ -298,4 +355,24 @@ def test_nano_on_a_gpu_judges_as_on_a_cpu(nano: Bundle, backend: str) -> None:
     on_cpu, on_gpu = (Segmenter.load("nano", vision=name, lmm=name, decoder=name) for name in ("onnx", backend))
     for theirs, mine in zip(on_cpu.predict(images), on_gpu.predict(images), strict=True):
         assert mine.error is None and mine.verdict == theirs.verdict
+        assert np.abs(mine.score_map - theirs.score_map).max() < TOLERANCES["bf16"].probability
+
+
+@pytest.mark.gpu
+def test_a_whole_frame_on_a_gpu_is_one_launch_and_judged_as_on_a_cpu(nano: Bundle) -> None:
+    """Kernels, graph and overlap of frames that a camera would send; needs the native core built with CUDA."""
+    from agvas_runtime.frame import Frame
+    from agvas_runtime.stages.whole_frame import kernels
+
+    if kernels() is None:
+        pytest.skip(f"no kernels for this GPU ({native.describe()})")
+    good, bad = np.full((960, 1280, 3), 180, np.uint8), np.full((960, 1280, 3), 180, np.uint8)
+    bad[400:520, 600:760] = 20
+    frames = [Frame(str(index), index, image=image) for index, image in enumerate((good, bad, good, bad, bad, good))]
+    on_cpu, on_gpu = (
+        Segmenter.load("nano", vision=name, lmm=name, decoder=name, tiling="off") for name in ("onnx", "torch-cuda")
+    )
+    for index, (mine, theirs) in enumerate(zip(on_gpu.stream(frames), on_cpu.stream(frames), strict=True)):
+        assert mine.error is None and mine.verdict == theirs.verdict
+        assert ("preprocess" in mine.timing) == (index == 0)
         assert np.abs(mine.score_map - theirs.score_map).max() < TOLERANCES["bf16"].probability

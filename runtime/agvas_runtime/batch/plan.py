@@ -19,10 +19,11 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from agvas_core import __version__
+from agvas_core.contract.durable import write_durably
 from agvas_core.contract.errors import OutputError, UsageError
 from agvas_runtime.batch.job import BatchJob
 
-__all__ = ["PLAN_NAME", "Plan", "Shard", "make_plan", "read_plan", "write_durably"]
+__all__ = ["PLAN_NAME", "Plan", "Shard", "make_plan", "read_plan"]
 
 PLAN_NAME: Final = "plan.json"
 PLAN_FOLDER: Final = "plan"
@@ -170,18 +171,3 @@ def _write_parts(folder: Path, names: Iterator[str], shard_images: int) -> int:
 def _chained(head: Iterable[str], rest: Iterator[str]) -> Iterator[str]:
     yield from head
     yield from rest
-
-
-def write_durably(path: Path, data: bytes) -> None:
-    """The whole file or none, also after a power cut."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with part.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

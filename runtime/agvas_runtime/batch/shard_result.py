@@ -13,8 +13,9 @@ from typing import Any, Final, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from agvas_core.contract.durable import write_durably
 from agvas_core.contract.errors import OutputError
-from agvas_runtime.batch.plan import Plan, write_durably
+from agvas_runtime.batch.plan import Plan
 from agvas_runtime.batch.row import SCHEMA
 
 __all__ = ["RESULTS_FOLDER", "Done", "read_done", "result_path", "write_result"]

@@ -7,11 +7,11 @@ and does not hold up the others.
 
 import json
 import logging
-import random
 import threading
 from typing import Any, Final
 
 from agvas_core.contract.errors import DeliveryError
+from agvas_runtime.back_off import BackOff
 from agvas_runtime.line.ledger import Ledger, utc_now
 from agvas_runtime.sinks.message import Message, VerdictSink
 
@@ -20,7 +20,7 @@ __all__ = ["Courier", "message_of"]
 log = logging.getLogger("agvas.line")
 
 BATCH: Final = 64  # acknowledgements that are written down together
-BACK_OFF_S: Final = (0.2, 15.0)  # first and longest wait; each time twice as long, and a random half of it
+BACK_OFF_S: Final = (0.2, 15.0)  # first and longest wait for a sink that is down
 IDLE_S: Final = 0.5  # a missed wake-up costs no more than this
 
 _COLUMNS = (
@@ -45,7 +45,7 @@ class Courier:
         self.sink = sink
         self._ledger = ledger
         self._wake, self._stop = threading.Event(), threading.Event()
-        self._random = random.Random()
+        self._back_off = BackOff(*BACK_OFF_S)
         self.last_error: str | None = None
         """Why the last attempt failed; None while all is well."""
         self.failure: BaseException | None = None
@@ -82,7 +82,7 @@ class Courier:
             self._thread.join(grace_s + 10.0)
 
     def _run(self) -> None:
-        wait_s, is_open = BACK_OFF_S[0], False
+        is_open = False
         try:
             while not self._stop.is_set():
                 self._wake.clear()
@@ -97,12 +97,12 @@ class Courier:
                     self.last_error = str(error)
                     self.sink.close()
                     is_open = False
-                    self._stop.wait(wait_s * self._random.uniform(0.5, 1.0))
-                    wait_s = min(2 * wait_s, BACK_OFF_S[1])
+                    self._back_off.wait(self._stop)
                     continue
                 if self.last_error is not None:
                     log.warning("sink %s: takes messages again", self.sink.name)
-                self.last_error, wait_s = None, BACK_OFF_S[0]
+                self.last_error = None
+                self._back_off.reset()
                 if not sent:
                     self._wake.wait(IDLE_S)
         except BaseException as error:  # the station sees it and ends; what waits stays in the outbox

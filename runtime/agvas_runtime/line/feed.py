@@ -1,7 +1,6 @@
 """From a source to a station: every frame a trigger, or the one that was asked for; a source that is lost is opened again for ever."""
 
 import logging
-import random
 import threading
 import time
 import uuid
@@ -11,6 +10,7 @@ from dataclasses import replace
 from typing import Final
 
 from agvas_core.contract.errors import ImageError, SourceError
+from agvas_runtime.back_off import BackOff
 from agvas_runtime.frame import Frame
 from agvas_runtime.line.ledger import Ledger
 from agvas_runtime.line.queue_policy import QueuePolicy
@@ -21,7 +21,7 @@ __all__ = ["Feed"]
 
 log = logging.getLogger("agvas.line")
 
-BACK_OFF_S: Final = (0.1, 0.7)  # first and longest wait; each time twice as long, and a random half of it
+BACK_OFF_S: Final = (0.1, 0.7)  # first and longest wait for a source that was lost
 LOOK_S: Final = 0.1  # how often a wait looks whether it is to stop
 
 
@@ -54,7 +54,6 @@ class Feed:
         self._session = uuid.uuid4().hex[:12]
         self._format: tuple[int, int, str | None] | None = None
         self._openings = 0
-        self._random = random.Random()
         self._mutex = threading.Lock()
         self._expected: deque[Ticket] = deque()
         self._source: Source | None = None
@@ -66,7 +65,7 @@ class Feed:
         Raises:
             LedgerError: the station takes no more triggers.
         """
-        wait_s = BACK_OFF_S[0]
+        back_off = BackOff(*BACK_OFF_S)
         while not stop.is_set():
             before = self.frames
             try:
@@ -84,9 +83,8 @@ class Feed:
             finally:
                 self._source = None
             if self.frames > before:
-                wait_s = BACK_OFF_S[0]
-            stop.wait(wait_s * self._random.uniform(0.5, 1.0))
-            wait_s = min(2 * wait_s, BACK_OFF_S[1])
+                back_off.reset()
+            back_off.wait(stop)
         if self._unwritten:
             self._note("dropped", f"{self._unwritten} frames after the last part")
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from agvas_core import __version__
 from agvas_core.contract.decision import OperatingPoint
 from agvas_core.contract.errors import StageError
+from agvas_core.contract.preprocess import ViewSpec
 from agvas_runtime.bundle import Bundle
 from agvas_runtime.frame import Frame
 from agvas_runtime.line.image_check import image_facts, image_fault
@@ -64,6 +65,11 @@ class Inspector(Protocol):
         Raises:
             AgvasError: it cannot be followed here.
         """
+        ...
+
+    def whole_views(self, version: RecipeVersion, height: int, width: int) -> list[ViewSpec]:
+        """The views that a recipe which was prepared takes of a whole frame; who reads the camera makes them with the image. Any thread may
+        ask."""
         ...
 
     def inspect(self, frame: Frame, version: RecipeVersion) -> Inspection:
@@ -117,6 +123,10 @@ class SegmenterInspector:
     def bundle_of(self, version: RecipeVersion) -> Bundle:
         """The bundle of a recipe that was prepared."""
         return self._segmenters[version.recipe.model].bundle
+
+    def whole_views(self, version: RecipeVersion, height: int, width: int) -> list[ViewSpec]:
+        """They are the same for every kind."""
+        return self._segmenters[version.recipe.model].whole_views(height, width, version.recipe.mode)
 
     def look(self, frame: Frame, version: RecipeVersion) -> tuple[dict[str, Looked], dict[str, float]]:
         """What the model says of each kind, and the milliseconds per stage.

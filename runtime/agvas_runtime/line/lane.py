@@ -15,7 +15,7 @@ from agvas_runtime.line.metrics import Gauge
 from agvas_runtime.line.recipe_file import RecipeVersion
 from agvas_runtime.line.station import Outcome, Station
 from agvas_runtime.line.watch import Watch
-from agvas_runtime.sources import Source
+from agvas_runtime.sources import CameraSource, Source
 
 __all__ = ["Lane"]
 
@@ -81,7 +81,10 @@ class Lane:
         self._follower.close()
 
     def _open_source(self) -> Source:
-        return self.job.open_source(self._is_known)
+        source = self.job.open_source(self._is_known)
+        if isinstance(source, CameraSource):
+            source.whole_views = lambda height, width: self._inspector.whole_views(self._follower.current(), height, width)
+        return source
 
     def _is_known(self, key: str) -> bool:
         return bool(self._ledger.read("SELECT 1 FROM parts WHERE station = ? AND trigger_key = ?", (self.name, key)))

@@ -1,5 +1,6 @@
 """One camera of a line, as it was asked for: where frames come from, which recipe, what triggers, what happens to the queue."""
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,8 @@ class LaneJob:
     sources: tuple[str, ...] = ()
     trigger: str = FREE
     policy: QueuePolicy | None = None
+    pixel_format: str | None = None
+    """Of a camera of this machine: what it is to send."""
 
     @property
     def triggered(self) -> bool:
@@ -60,6 +63,7 @@ class LaneJob:
             name=self.name,
             open_timeout_s=OPEN_S,
             stall_timeout_s=STALL_S,
+            pixel_format=self.pixel_format,
             keep=QUEUE_PARTS if policy is QueuePolicy.EVERY or self.triggered else 1,
             block=policy is QueuePolicy.BLOCK and not self.triggered,
         )
@@ -72,8 +76,9 @@ def lane_jobs(
     stations: Sequence[str] = (),
     triggers: Sequence[str] = (),
     policies: Sequence[QueuePolicy] = (),
+    pixel_formats: Sequence[str] = (),
 ) -> tuple[LaneJob, ...]:
-    """A lane for each camera, or one for files. Recipes, triggers and policies are given once, or once for each camera in its order.
+    """A lane for each camera, or one for files. Recipes, triggers, policies and pixel formats are given once, or once for each camera in its order.
 
     Raises:
         UsageError: they do not fit, or one cannot be meant.
@@ -84,6 +89,7 @@ def lane_jobs(
         ("station", stations, False),
         ("trigger", triggers, True),
         ("queue", policies, True),
+        ("pixel-format", pixel_formats, True),
     ):
         if len(given) not in (0, count) and not (once and len(given) == 1):
             raise UsageError(
@@ -91,14 +97,17 @@ def lane_jobs(
             )
     if triggers and not cameras:
         raise UsageError("--trigger is given and no --camera: files are parts as they come, leave it out")
+    if pixel_formats and not cameras:
+        raise UsageError(f"--pixel-format {pixel_formats[0]} is for --camera: leave it out")
     lanes = []
     for index in range(count):
         camera = cameras[index] if cameras else None
         name = stations[index] if stations else "files" if camera is None else _name(camera)
         trigger = triggers[index % len(triggers)] if triggers else FREE
         policy = policies[index % len(policies)] if policies else None
+        pixels = pixel_formats[index % len(pixel_formats)] if pixel_formats else None
         check_trigger(trigger)
-        lane = LaneJob(name, recipes[index % len(recipes)], camera, tuple(sources), trigger, policy)
+        lane = LaneJob(name, recipes[index % len(recipes)], camera, tuple(sources), trigger, policy, pixels)
         _check(lane)
         lanes.append(lane)
     names = [lane.name for lane in lanes]
@@ -118,8 +127,10 @@ def _check(lane: LaneJob) -> None:
     if lane.camera.startswith(WATCH_SCHEME):
         if lane.triggered or lane.policy is QueuePolicy.LATEST:
             raise UsageError(f"{lane.camera} gives a part for each file: leave --trigger out, and --queue latest")
-        if not (folder := Path(lane.camera.removeprefix(WATCH_SCHEME))).is_dir():
-            raise UsageError(f"{str(folder)!r} is no folder that can be watched: make it, or check its name")
+        if lane.pixel_format is not None:
+            raise UsageError(f"{lane.camera} gives files, and --pixel-format {lane.pixel_format} is for a camera: leave it out")
+        if not os.path.isdir(folder := lane.camera.removeprefix(WATCH_SCHEME)):  # Path.is_dir raises where it may not look
+            raise UsageError(f"{folder!r} is no folder that can be watched: make it, or check its name and who may read it")
         return
     asked = camera_address(lane.camera).is_asked
     if asked and not lane.triggered:

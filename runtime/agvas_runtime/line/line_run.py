@@ -55,7 +55,7 @@ class LineJob:
     """What the options ask for."""
 
     recipes: tuple[Path, ...]
-    """One for all cameras, or one for each; so too ``triggers`` and ``policies``."""
+    """One for all cameras, or one for each; so too ``triggers``, ``policies`` and ``pixel_formats``."""
     cameras: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
     """Files, where there is no camera."""
@@ -64,6 +64,7 @@ class LineJob:
     """Names, in the order of the cameras."""
     triggers: tuple[str, ...] = ()
     policies: tuple[QueuePolicy, ...] = ()
+    pixel_formats: tuple[str, ...] = ()
     sinks: tuple[str, ...] = ()
     secrets: Secrets = field(default_factory=Secrets)
     metrics_port: int | None = None
@@ -87,7 +88,9 @@ class LineJob:
         Raises:
             UsageError: the options do not fit together.
         """
-        return lane_jobs(self.cameras, self.sources, self.recipes, self.stations, self.triggers, self.policies)
+        return lane_jobs(
+            self.cameras, self.sources, self.recipes, self.stations, self.triggers, self.policies, self.pixel_formats
+        )
 
 
 def run_line(

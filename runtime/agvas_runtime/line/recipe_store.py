@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from agvas_core.contract.durable import write_durably
 from agvas_core.contract.errors import OutputError, RecipeError
 from agvas_runtime.line.recipe_file import RecipeVersion, read_recipe
 
@@ -153,20 +154,9 @@ class RecipeStore:
         self._write(self.folder / ACTIVE_NAME, (json.dumps(pointer.model_dump(mode="json"), indent=2) + "\n").encode())
 
     def _write(self, path: Path, data: bytes) -> None:
-        """The whole file or none, also after a power cut."""
-        part = path.with_name(f".{path.name}.part")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with part.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(path)
-            folder = os.open(path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+            write_durably(path, data)
         except OSError as error:
             raise OutputError(
                 f"{path} cannot be written ({error.strerror}): what was active stays; check space and rights"

@@ -21,6 +21,7 @@ from agvas_runtime.line.ballast import DiskLevel
 from agvas_runtime.line.image_store import ImageStore, hash_of_image, wanted
 from agvas_runtime.line.inspector import Inspection, Inspector, frame_fault
 from agvas_runtime.line.ledger import Ledger
+from agvas_runtime.line.pace import Pace
 from agvas_runtime.line.recipe_file import RecipeVersion
 from agvas_runtime.line.settlement import Cause, Settlement, without_verdict
 from agvas_runtime.line.ticket import Outcome, Ticket
@@ -29,8 +30,6 @@ from agvas_runtime.result import Verdict
 __all__ = ["Outcome", "Station", "Ticket"]
 
 QUEUE_PARTS: Final = 64  # that wait for the engine, with their images in memory
-PACE_PARTS: Final = 20  # the fastest of the last so many says whether there is time left
-PACE_DECAY: Final = 0.9  # a part given up for lack of time makes the next one more likely to be tried
 
 
 class Station:
@@ -55,14 +54,14 @@ class Station:
         self.failure: BaseException | None = None
         """What the station failed of: a bug, or a ledger that cannot be written. It takes no more triggers then."""
         self._ledger, self._inspector, self._recipe, self._images = ledger, inspector, recipe, images
-        self._queue_parts, self._listeners = queue_parts, listeners
+        self._listeners = listeners
         self.queue_parts = queue_parts
         """How many may wait."""
         self._changed, self._offering = threading.Condition(), threading.Lock()
         self._queue: deque[Ticket] = deque()
         self._deadlines: list[tuple[float, int]] = []
         self._open: dict[int, Ticket] = {}
-        self._pace_ms: deque[float] = deque(maxlen=PACE_PARTS)
+        self._pace = Pace()
         self._closing = False
         self._count = int(ledger.read("SELECT COUNT(*) FROM parts WHERE station = ?", (name,))[0][0])
         ledger.know_engine(inspector.identity, inspector.facts)
@@ -85,8 +84,7 @@ class Station:
         Raises:
             LedgerError: it cannot be written down, so it was not taken; or the station has failed.
         """
-        if self.failure is not None or self._closing:
-            raise LedgerError(f"station {self.name} takes no more parts: {self.failure or 'it is closing'}") from self.failure
+        self._refuse_if_ended()
         began_s = time.monotonic() if began_s is None else began_s
         version = self._recipe()
         known = self._known_of(frame, version)
@@ -101,8 +99,7 @@ class Station:
         ``supply`` brings the frame. Without one the part is NO_VERDICT at its deadline, its source being the cause. Arguments, errors and
         what comes of a key that was there before are as in ``offer``.
         """
-        if self.failure is not None or self._closing:
-            raise LedgerError(f"station {self.name} takes no more parts: {self.failure or 'it is closing'}") from self.failure
+        self._refuse_if_ended()
         began_s = time.monotonic() if began_s is None else began_s
         none_yet = Frame(key, 0, error=SourceError("no frame came for this trigger"), trigger=key)
         version = self._recipe()
@@ -117,6 +114,10 @@ class Station:
                 return
             ticket.frame, ticket.known, ticket.awaited = frame, known, False
         self._admit(ticket, block=False)
+
+    def _refuse_if_ended(self) -> None:
+        if self.failure is not None or self._closing:
+            raise LedgerError(f"station {self.name} takes no more parts: {self.failure or 'it is closing'}") from self.failure
 
     def _opened(
         self,
@@ -161,15 +162,15 @@ class Station:
             self._settle_without(ticket, Cause.DISK, f"{free:.0f} MB are free, which is kept for the ledger: free some space")
         else:
             with self._changed:
-                while block and len(self._queue) >= self._queue_parts and not ticket.claimed and self.failure is None:
+                while block and len(self._queue) >= self.queue_parts and not ticket.claimed and self.failure is None:
                     self._changed.wait(0.1)
-                full = len(self._queue) >= self._queue_parts
+                full = len(self._queue) >= self.queue_parts
                 if not full:
                     self._queue.append(ticket)
                     self._changed.notify_all()
             if full:
                 self._settle_without(
-                    ticket, Cause.DEADLINE, f"{self._queue_parts} parts wait already: they come faster than the engine"
+                    ticket, Cause.DEADLINE, f"{self.queue_parts} parts wait already: they come faster than the engine"
                 )
 
     def _earlier(self, seq: int, key: str, frame: Frame, version: RecipeVersion, began_s: float) -> Ticket:
@@ -210,7 +211,7 @@ class Station:
             except AgvasError as error:
                 self._settle_without(ticket, Cause.ENGINE, str(error))
                 continue
-            self._pace_ms.append((time.perf_counter() - began) * 1000)
+            self._pace.took((time.perf_counter() - began) * 1000)
             self._settle_with(ticket, inspection)
 
     def _next(self) -> Ticket | None:
@@ -226,12 +227,7 @@ class Station:
     def _has_time(self, ticket: Ticket) -> bool:
         """Whether a verdict in time is possible. Where others wait, a part that would be late is left to the clock: looking at it even so
         would make the next one late, too."""
-        if not self._queue or len(self._pace_ms) < 3:
-            return True
-        if ticket.elapsed_ms + min(self._pace_ms) <= ticket.version.recipe.deadline_ms:
-            return True
-        self._pace_ms.append(min(self._pace_ms) * PACE_DECAY)
-        return False
+        return not self._queue or self._pace.has_time(ticket.elapsed_ms, ticket.version.recipe.deadline_ms)
 
     def _watch_deadlines(self) -> None:
         while True:
@@ -286,9 +282,7 @@ class Station:
         try:
             self._ledger.settle(ticket.seq, end)
         except BaseException as error:
-            with self._changed:
-                self.failure = self.failure or error
-                self._changed.notify_all()
+            self._fail(error)
             ticket.done.set()
             raise
         finally:
@@ -308,6 +302,9 @@ class Station:
         try:
             target()
         except BaseException as error:  # whoever runs the station sees it and ends; the clock gives what is open its NO_VERDICT
-            with self._changed:
-                self.failure = self.failure or error
-                self._changed.notify_all()
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        with self._changed:
+            self.failure = self.failure or error
+            self._changed.notify_all()

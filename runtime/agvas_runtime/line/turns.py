@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from agvas_core.contract.preprocess import ViewSpec
 from agvas_runtime.frame import Frame
 from agvas_runtime.line.inspector import Inspection, Inspector
 from agvas_runtime.line.recipe_file import RecipeVersion
@@ -36,6 +37,10 @@ class InTurns:
         """Makes ready for a recipe, between two parts."""
         with self._turn():
             self._inspector.prepare(version)
+
+    def whole_views(self, version: RecipeVersion, height: int, width: int) -> list[ViewSpec]:
+        """Of the engine; takes no turn, for it only looks up."""
+        return self._inspector.whole_views(version, height, width)
 
     def inspect(self, frame: Frame, version: RecipeVersion) -> Inspection:
         """Looks at a frame when its turn has come."""

@@ -5,7 +5,6 @@ Every decision is on disk when it returns: image first, then mask, then the line
 """
 
 import json
-import os
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from agvas_core.contract.durable import write_durably
 from agvas_core.contract.errors import OutputError, UsageError
 from agvas_core.contract.review_folder import IMAGES, MASKS, REVIEW, ReviewLine, add_line
 from agvas_runtime.line.ledger import utc_now
@@ -212,14 +212,7 @@ def _png(grey: NDArray[np.uint8]) -> bytes:
 
 
 def _write(path: Path, data: bytes) -> None:
-    """Whole or not at all, and on disk."""
-    part = path.with_suffix(".part")
     try:
-        with part.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
+        write_durably(path, data)
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise OutputError(f"{path} cannot be written ({error.strerror}): choose a folder with space and permission") from error

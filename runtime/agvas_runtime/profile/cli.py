@@ -4,7 +4,7 @@ import re
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -46,7 +46,22 @@ def profile(
         typer.Argument(metavar="SOURCE", help="Pictures, folders, globs, videos; a generated picture where there is none."),
     ] = None,
     model: Annotated[str, typer.Option(metavar="NAME|FOLDER", help="A bundled model, or the folder of a bundle.")] = "nano",
-    backend: Annotated[str, typer.Option(metavar="NAME", help="What runs the stages: onnx, torch, ort-cuda, trt.")] = "onnx",
+    backend: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="What runs the stages: onnx, torch, torch-cuda, ort-cuda, trt. The next three have the last word.",
+        ),
+    ] = "onnx",
+    vision: Annotated[str | None, typer.Option(metavar="BACKEND", help="What runs the image encoders.")] = None,
+    lmm: Annotated[str | None, typer.Option(metavar="BACKEND|URL", help="What runs the language model.")] = None,
+    decoder: Annotated[str | None, typer.Option(metavar="BACKEND", help="What runs the mask decoder.")] = None,
+    engines: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="With trt: where the engines lie; the default otherwise.")
+    ] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="With torch: the checkpoint of the bundle, where it is not nano's.")
+    ] = None,
     frames: Annotated[int, typer.Option(min=2, metavar="N", help="Frames that are measured one after the other.")] = 100,
     warmup: Annotated[int, typer.Option(min=0, metavar="N", help="Frames before that, which do not count.")] = 10,
     size_px: Annotated[int, typer.Option(min=32, max=8192, metavar="PX", help="Side of the generated picture.")] = 512,
@@ -113,6 +128,8 @@ def profile(
     from agvas_runtime.profile.session import Plan, generated_frame, load_frames
     from agvas_runtime.profile.session import profile as measure
     from agvas_runtime.segmenter import Segmenter
+    from agvas_runtime.sources.camera import without_secrets
+    from agvas_runtime.stages.settings import StageSettings
 
     plan = Plan(
         frames=frames,
@@ -124,14 +141,16 @@ def profile(
         count=count,
     )
     began = time.perf_counter()
-    segmenter = Segmenter.load(model, vision=backend, lmm=backend, decoder=backend, threads=threads, prompt=prompt, mode=mode)
+    stages: dict[str, Any] = {"vision": vision or backend, "lmm": lmm or backend, "decoder": decoder or backend}
+    settings = StageSettings(engines=engines, checkpoint=checkpoint)
+    segmenter = Segmenter.load(model, **stages, settings=settings, threads=threads, prompt=prompt, mode=mode)
     load_s = time.perf_counter() - began
     shown = load_frames(sources) if sources else [generated_frame(size_px)]
     facts = {
-        "backend": backend,
+        "backend": " ".join(dict.fromkeys(map(without_secrets, stages.values()))),
         "threads": threads,
         "load_s": load_s,
-        "command": shlex.join(["agvas", "profile", *sys.argv[2:]]),
+        "command": shlex.join(["agvas", "profile", *map(without_secrets, sys.argv[2:])]),
     }
     progress = Console(stderr=True, highlight=False)
     with progress.status("starting") as status:

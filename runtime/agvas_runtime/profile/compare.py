@@ -58,7 +58,7 @@ def compare_profiles(old: Profile, new: Profile) -> Comparison:
         for what, before, after in (
             ("the machine", old.machine.cpu, new.machine.cpu),
             ("the GPU", old.machine.gpu, new.machine.gpu),
-            ("the native core", old.native, new.native),
+            ("the native core", old.native or new.native, new.native or old.native),  # unknown is not different
             ("the bundle", old.bundle, new.bundle),
             ("the backend", old.backend, new.backend),
             ("the mode", old.mode, new.mode),

@@ -14,7 +14,7 @@ from agvas_runtime.profile.plots import (
     roofline,
     stage_bars,
 )
-from agvas_runtime.profile.record import Profile, Quantiles
+from agvas_runtime.profile.record import NOT_SAID, Profile, Quantiles
 
 __all__ = ["render"]
 
@@ -161,7 +161,7 @@ def _facts(profile: Profile) -> str:
         "backend": profile.backend,
         "machine": f"{machine.cpu}, {machine.cores} cores, {machine.memory_gb:.0f} GB, {machine.system}; load {machine.load_before} before",
         "GPU": machine.gpu,
-        "native core": profile.native,
+        "native core": profile.native or NOT_SAID,
         "threads": "all" if profile.threads is None else str(profile.threads),
         "warm-up": f"{profile.warmup} frames; opening the bundle took {profile.load_s:.2f} s",
         "agvas": profile.agvas,

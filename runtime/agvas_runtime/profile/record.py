@@ -15,6 +15,7 @@ from agvas_core.contract.errors import UsageError
 
 __all__ = [
     "MAX_SERIES",
+    "NOT_SAID",
     "SCHEMA_VERSION",
     "GpuSample",
     "LineAnswer",
@@ -29,6 +30,7 @@ __all__ = [
 
 SCHEMA_VERSION = 2  # 2: times on the device, whose limits they are
 MAX_SERIES = 5000  # values of a series that a profile keeps
+NOT_SAID = "not said"  # what an older profile does not have
 
 
 class _Part(BaseModel):
@@ -159,8 +161,8 @@ class Profile(_Part):
     mode: str
     threads: int | None
     machine: Machine
-    native: str = "not said"
-    """The native core: instruction set, threads, CUDA; or that NumPy and OpenCV did its work."""
+    native: str | None = None
+    """The native core: instruction set, threads, CUDA; or that NumPy and OpenCV did its work. None in profiles that do not say."""
     frames: str
     """What was looked at, in words."""
     warmup: int

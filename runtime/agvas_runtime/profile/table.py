@@ -7,7 +7,7 @@ from rich.text import Text
 
 from agvas_core.contract.command_line import printable
 from agvas_runtime.profile.compare import Comparison
-from agvas_runtime.profile.record import Profile, Quantiles
+from agvas_runtime.profile.record import NOT_SAID, Profile, Quantiles
 
 __all__ = ["print_comparison", "print_profile"]
 
@@ -20,7 +20,7 @@ def print_profile(console: Console, profile: Profile) -> None:
     console.print(
         Text(
             printable(
-                f"{profile.machine.cpu}, {profile.machine.cores} cores; GPU {profile.machine.gpu}; native core {profile.native}"
+                f"{profile.machine.cpu}, {profile.machine.cores} cores; GPU {profile.machine.gpu}; native core {profile.native or NOT_SAID}"
             ),
             style="dim",
         )

@@ -2,24 +2,32 @@
 
 One implementation per engine, one file each; a segmenter may mix them. Arrays are NumPy's, or lie on a GPU and can be read with
 ``np.asarray``; shapes follow the manifest's graph specifications. An engine that has all three may keep
-what lies between them (``JoinedVision``).
+what lies between them (``JoinedVision``), and do what is before and after them, too (``FramedVision``).
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from agvas_core.contract.decision import OperatingPoint
+from agvas_core.contract.preprocess import ViewSpec
 from agvas_core.contract.prompts import Mode
 
 __all__ = [
     "DecoderStage",
     "DirectStage",
     "Features",
+    "FramePlan",
+    "FrameSeen",
+    "FrameStage",
+    "FramedVision",
     "JoinedVision",
     "LmmStage",
     "Pending",
+    "PendingFrame",
     "ProbedVision",
     "Reply",
     "Segmented",
@@ -132,6 +140,64 @@ class JoinedVision(Protocol):
 
     def joined(self, lmm: object, decoder: object) -> DirectStage | None:
         """All three, or None where another engine has one of them."""
+        ...
+
+
+@dataclass(frozen=True)
+class FramePlan:
+    """A frame of one size that is seen as a whole at every scale."""
+
+    size: tuple[int, int]
+    """(H, W) px."""
+    semantic: ViewSpec
+    pixel: tuple[ViewSpec, ...]
+    """One for each look."""
+    shares: tuple[float, ...]
+    """Of the mean over looks."""
+    alpha: float
+    """Of eq. 8."""
+
+
+class FrameSeen(NamedTuple):
+    """Output of a whole frame at once, in direct mode."""
+
+    score_map: Float
+    """P, float32 [H, W]."""
+    score: float
+    """The highest value of it."""
+    accept: float
+    """As in ``Reply``, over all looks."""
+    anomalous: bool
+    """Whether a region of it counts, by the operating point that it was seen under."""
+
+
+class PendingFrame(Protocol):
+    """A frame that an engine works on."""
+
+    def result(self) -> FrameSeen:
+        """Waits for it; once only.
+
+        Raises:
+            ImageError: the model gives values that are not finite.
+            StageError: the engine is down.
+        """
+        ...
+
+
+class FrameStage(Protocol):
+    """From a frame's pixels to its score map in direct mode: views, all three joints, eq. 7 and 8 on one device."""
+
+    def __call__(self, image: NDArray[np.uint8], plan: FramePlan, instruction: str, point: OperatingPoint) -> PendingFrame | None:
+        """Begins with RGB uint8 [H, W, 3], and returns at once. None where frames of this size go the other way, so the first of them."""
+        ...
+
+
+@runtime_checkable
+class FramedVision(Protocol):
+    """A vision stage whose engine can do a whole frame at once."""
+
+    def framed(self, lmm: object, decoder: object) -> FrameStage | None:
+        """That, or None where another engine has one of the stages, or the native core has no kernels for this GPU."""
         ...
 
 

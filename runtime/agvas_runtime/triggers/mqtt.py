@@ -6,20 +6,17 @@ the part that was meant has passed the camera.
 """
 
 import logging
-import random
 import ssl
-import threading
 import time
-from collections.abc import Callable
 from typing import Any, Final
 
 import paho.mqtt.client as mqtt
 from paho.mqtt.reasoncodes import ReasonCode
 
 from agvas_core.contract.errors import LedgerError, UsageError
-from agvas_runtime.triggers.protocol import Fire
+from agvas_runtime.triggers.listener import Listener
 
-__all__ = ["MqttTrigger"]
+__all__ = ["MqttTopic"]
 
 log = logging.getLogger("agvas.line")
 
@@ -30,58 +27,25 @@ LOOP_S: Final = 0.1
 KEY_BYTES_MOST: Final = 200
 
 
-class MqttTrigger:
+class MqttTopic:
     """One topic of a broker."""
 
     def __init__(
         self, host: str, port: int, topic: str, *, tls: bool = False, user: str | None = None, password: str | None = None
     ) -> None:
         self.name = f"mqtt:{host}:{port}/{topic}"
-        self.last_error: str | None = None
-        self.failure: BaseException | None = None
+        self.back_off_s = BACK_OFF_S
         self._host, self._port, self._topic = host, port, topic
         self._tls, self._user, self._password = tls, user, password
-        self._stop = threading.Event()
-        self._random = random.Random()
-        self._thread: threading.Thread | None = None
 
-    def start(self, fire: Fire, note: Callable[[str, str], None]) -> None:
-        """Begins to listen."""
-        self._fire, self._note = fire, note
-        self._thread = threading.Thread(target=self._run, name="agvas-trigger-mqtt", daemon=True)
-        self._thread.start()
-
-    def close(self) -> None:
-        """Leaves the broker."""
-        self._stop.set()
-        if self._thread is not None:
-            self._thread.join()
-
-    def _run(self) -> None:
-        wait_s = BACK_OFF_S[0]
-        try:
-            while not self._stop.is_set():
-                client = self._client()
-                self._subscribed, self._refusal = False, ""
-                why = self._listen(client)
-                client.disconnect()
-                if self._stop.is_set():
-                    return
-                wait_s = BACK_OFF_S[0] if self._subscribed else wait_s
-                if self.last_error is None:
-                    self._note("trigger-lost", f"{self.name}: {why}")
-                self.last_error = why
-                self._stop.wait(wait_s * self._random.uniform(0.5, 1.0))
-                wait_s = min(2 * wait_s, BACK_OFF_S[1])
-        except BaseException as error:  # whoever runs the line sees it and ends
-            self.failure = error
-
-    def _listen(self, client: mqtt.Client) -> str:
+    def listen(self, listener: Listener) -> str:
         """Until it is told to stop, or the broker is lost; why it is."""
+        self._listener, self._subscribed, self._refusal = listener, False, ""
+        client = self._client()
         began_s = time.monotonic()
         try:
             client.connect(self._host, self._port, keepalive=KEEPALIVE_S)
-            while not self._stop.is_set():
+            while not listener.stop.is_set():
                 code = client.loop(timeout=LOOP_S)
                 if code != mqtt.MQTT_ERR_SUCCESS:
                     return str(mqtt.error_string(code))
@@ -91,6 +55,8 @@ class MqttTrigger:
                     return f"it has not answered within {CONNECT_S:g} s"
         except (OSError, ValueError) as error:
             return f"it is not there ({error})"
+        finally:
+            client.disconnect()
         return "stopped"
 
     def _client(self) -> mqtt.Client:
@@ -109,19 +75,17 @@ class MqttTrigger:
             self._refusal = f"it does not let us subscribe to {self._topic} ({', '.join(map(str, codes)) or 'no reason'})"
             return
         self._subscribed = True
-        if self.last_error is not None:
-            self._note("trigger-back", self.name)
-        self.last_error = None
+        self._listener.heard()
 
     def _on_message(self, client: mqtt.Client, _: Any, message: mqtt.MQTTMessage) -> None:
         if message.retain:
-            self._note("trigger-refused", f"{self.name}: a retained message is no trigger; publish without retain")
+            self._listener.note("trigger-refused", f"{self.name}: a retained message is no trigger; publish without retain")
             client.ack(message.mid, message.qos)
             return
         try:
-            self._fire(self._station(message.topic), self._key(message.payload))
+            self._listener.fire(self._station(message.topic), self._key(message.payload))
         except UsageError as error:
-            self._note("trigger-refused", f"{self.name}: {error}")
+            self._listener.note("trigger-refused", f"{self.name}: {error}")
         except LedgerError as error:  # not acknowledged: the broker sends it again, to whoever listens then
             log.error("%s: %s", self.name, error)
             return

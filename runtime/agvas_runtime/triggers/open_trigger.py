@@ -12,6 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from agvas_core.contract.errors import UsageError
 from agvas_core.contract.validation import nearest
+from agvas_runtime.triggers.listener import Listener
 from agvas_runtime.triggers.protocol import TriggerListener
 
 __all__ = ["FREE", "SOFTWARE", "check_trigger", "open_trigger"]
@@ -74,17 +75,17 @@ def open_trigger(address: str, *, mqtt_password: str | None = None) -> TriggerLi
 
         return HttpTrigger(host, parts.port or 0) if rest.startswith("//") else HttpTrigger("127.0.0.1", int(rest))
     if scheme == "modbus":
-        from agvas_runtime.triggers.modbus import ModbusTrigger
+        from agvas_runtime.triggers.modbus import ModbusCoil
 
         number = int(query["number"][0]) if "number" in query else None
         unit = int(query.get("unit", ["1"])[0])
-        return ModbusTrigger(host, parts.port or 502, coil=int(parts.path.strip("/")), unit=unit, number=number)
+        return Listener(ModbusCoil(host, parts.port or 502, coil=int(parts.path.strip("/")), unit=unit, number=number))
     assert scheme in ("mqtt", "mqtts"), f"{address} has nobody who listens"
-    from agvas_runtime.triggers.mqtt import MqttTrigger
+    from agvas_runtime.triggers.mqtt import MqttTopic
 
     tls = scheme == "mqtts"
     port = parts.port or (8883 if tls else 1883)
-    return MqttTrigger(host, port, parts.path.lstrip("/"), tls=tls, user=parts.username, password=mqtt_password)
+    return Listener(MqttTopic(host, port, parts.path.lstrip("/"), tls=tls, user=parts.username, password=mqtt_password))
 
 
 def _number(text: str, what: str) -> int:

@@ -188,13 +188,30 @@ def test_the_target_is_the_gpu_that_nvidia_smi_names(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     smi = tmp_path / "nvidia-smi"
-    smi.write_text(f"#!{sys.executable}\nprint('NVIDIA A100-SXM4-80GB, 8.0, 570.10')\n", encoding="utf-8")
+    smi.write_text(f"#!{sys.executable}\nprint('NVIDIA A100-SXM4-80GB, 8.0, 570.10, GPU-a')\n", encoding="utf-8")
     smi.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     assert agvas_export(str(NANO), "--dry-run", "--target-from", "nvidia-smi") == 0
     assert "target      a100" in capsys.readouterr().out
     assert agvas_export(str(NANO), "--target", "h100") == 2
     assert "built on its own kind of GPU" in capsys.readouterr().err
+
+
+def test_of_several_kinds_of_gpu_the_target_is_the_one_that_cuda_puts_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """nvidia-smi lists them by their slots, CUDA by speed."""
+    smi = tmp_path / "nvidia-smi"
+    rows = "NVIDIA GeForce RTX 3060, 8.6, 570.10, GPU-a", "NVIDIA A100-SXM4-80GB, 8.0, 570.10, GPU-b"
+    smi.write_text(f"#!{sys.executable}\nprint({chr(10).join(rows)!r})\n", encoding="utf-8")
+    smi.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr("agvas_core.contract.gpu._first_of_cuda", lambda: "GPU-b")
+    assert agvas_export(str(NANO), "--dry-run", "--target-from", "nvidia-smi") == 0
+    assert "target      a100" in capsys.readouterr().out
+    monkeypatch.setattr("agvas_core.contract.gpu._first_of_cuda", lambda: None)  # no cuda-bindings
+    assert agvas_export(str(NANO), "--dry-run", "--target-from", "nvidia-smi") == 3
+    assert "several kinds of GPU here (NVIDIA GeForce RTX 3060, NVIDIA A100" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="there is a GPU here")

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
@@ -57,6 +58,12 @@ def small_ballast(folder: Path) -> Ballast:
 def grey(value: int, name: str = "part") -> Frame:
     """A frame of one grey."""
     return Frame(name, 0, image=np.full((8, 8, 3), value, np.uint8))
+
+
+def write_part(path: Path, picture: np.ndarray) -> None:
+    """An RGB picture as a file, its folder made where there is none."""
+    path.parent.mkdir(exist_ok=True)
+    assert cv2.imwrite(str(path), np.ascontiguousarray(picture[:, :, ::-1]))
 
 
 @pytest.fixture

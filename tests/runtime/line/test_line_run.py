@@ -26,6 +26,8 @@ from agvas_runtime.line.recipe_edit import with_keys
 from agvas_runtime.line.recipe_file import parse_recipe, read_recipe
 from agvas_runtime.line.recipe_store import RecipeStore
 
+from .conftest import write_part
+
 MakePart = Callable[..., np.ndarray]
 
 
@@ -34,15 +36,10 @@ def parts(tmp_path: Path, make_part: MakePart) -> Path:
     """Twelve good parts of which two are mottled, and in ``bad`` three with a large spot."""
     for number in range(12):
         spots = [(20, 20, 2)] if number in (3, 7) else []
-        _write(tmp_path / "good" / f"{number:02d}.png", make_part(spots=spots))
+        write_part(tmp_path / "good" / f"{number:02d}.png", make_part(spots=spots))
     for number in range(3):
-        _write(tmp_path / "bad" / f"{number}.png", make_part(spots=[(60, 40, 9 + number)]))
+        write_part(tmp_path / "bad" / f"{number}.png", make_part(spots=[(60, 40, 9 + number)]))
     return tmp_path
-
-
-def _write(path: Path, image: np.ndarray) -> None:
-    path.parent.mkdir(exist_ok=True)
-    assert cv2.imwrite(str(path), np.ascontiguousarray(image[:, :, ::-1]))
 
 
 def run(*arguments: object) -> int:

@@ -17,6 +17,8 @@ from agvas_runtime.line.ledger import LEDGER_NAME
 from agvas_runtime.line.part_picture import mask_of_findings
 from agvas_runtime.line.replay_cli import replay_command
 
+from .conftest import write_part
+
 MakePart = Callable[..., np.ndarray]
 
 
@@ -24,12 +26,11 @@ MakePart = Callable[..., np.ndarray]
 def state(tmp_path: Path, tiny_bundle: Path, make_part: MakePart) -> Path:
     """A ledger of two good parts, a small spot, a large one, a ring, and a file that is none; four images are kept: all but one PASS."""
     bundle = shutil.copytree(tiny_bundle, tmp_path / "bundle")
-    (tmp_path / "parts").mkdir()
     ring = make_part(spots=[(60, 40, 16)])
     cv2.circle(ring, (60, 40), 8, (200, 200, 200), -1)
     pictures = [make_part(), make_part(), make_part(spots=[(20, 20, 6)]), make_part(spots=[(60, 40, 12)]), ring]
     for number, picture in enumerate(pictures):
-        assert cv2.imwrite(str(tmp_path / "parts" / f"{number}.png"), np.ascontiguousarray(picture[:, :, ::-1]))
+        write_part(tmp_path / "parts" / f"{number}.png", picture)
     (tmp_path / "parts" / "5.png").write_bytes(b"none")
     (tmp_path / "r.yaml").write_text(
         f"product: part\nmodel: {bundle}\ndeadline_ms: 60000\nkeep: {{sample_every: 2}}\nmm_per_px: 0.1\nrules: [{{name: spots}}]\n"

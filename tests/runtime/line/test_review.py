@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 from pycocotools.coco import COCO
@@ -25,6 +24,8 @@ from agvas_runtime.line_pages.review_session import Session
 from agvas_runtime.line_pages.shown import Shown
 from agvas_runtime.web.settings import Settings
 
+from .conftest import write_part
+
 MakePart = Callable[..., np.ndarray]
 WORD = "document.querySelector('#word').innerText"
 
@@ -32,7 +33,6 @@ WORD = "document.querySelector('#word').innerText"
 @pytest.fixture
 def state(tmp_path: Path, tiny_bundle: Path, make_part: MakePart) -> Path:
     """Two parts that pass, two that do not, and one out of size: all their images are kept."""
-    (tmp_path / "parts").mkdir()
     parts = [
         make_part(),
         make_part(),
@@ -41,7 +41,7 @@ def state(tmp_path: Path, tiny_bundle: Path, make_part: MakePart) -> Path:
         make_part()[:64, :64],
     ]
     for number, part in enumerate(parts):
-        assert cv2.imwrite(str(tmp_path / "parts" / f"{number}.png"), np.ascontiguousarray(part[:, :, ::-1]))
+        write_part(tmp_path / "parts" / f"{number}.png", part)
     (tmp_path / "r.yaml").write_text(
         f"product: bracket\nmodel: {tiny_bundle}\ndeadline_ms: 60000\nkeep: {{sample_every: 1}}\nframe: {{width_px: 128, height_px: 96}}\n"
         "rules: [{name: spots}]\n"

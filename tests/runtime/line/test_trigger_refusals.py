@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from agvas_runtime.triggers.http import HttpTrigger
+from agvas_runtime.triggers.listener import Listener
 
 from .test_delivery import free_port, mosquitto, until
 from .test_triggers import Fired
@@ -16,12 +17,12 @@ RIGHTS = Path("/usr/lib/x86_64-linux-gnu/mosquitto_dynamic_security.so")  # in D
 
 @pytest.mark.skipif(not RIGHTS.exists(), reason="mosquitto with its plugin for rights is not installed")
 def test_a_broker_that_refuses_the_subscription_is_told_as_a_trigger_that_is_not_heard(tmp_path: Path) -> None:
-    from agvas_runtime.triggers.mqtt import MqttTrigger
+    from agvas_runtime.triggers.mqtt import MqttTopic
 
     rights = {"publishClientSend": True, "publishClientReceive": True, "subscribe": False, "unsubscribe": True}
     (tmp_path / "rights.json").write_text(json.dumps({"defaultACLAccess": rights, "clients": [], "groups": [], "roles": []}))
     port, fired = free_port(), Fired()
-    trigger = MqttTrigger("127.0.0.1", port, "hall/trigger")
+    trigger = Listener(MqttTopic("127.0.0.1", port, "hall/trigger"))
     with mosquitto(port, tmp_path, f"plugin {RIGHTS}\nplugin_opt_config_file {tmp_path / 'rights.json'}\n"):
         trigger.start(fired, fired.note)
         try:

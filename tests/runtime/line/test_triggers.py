@@ -31,8 +31,7 @@ from agvas_runtime.line.queue_policy import QueuePolicy
 from agvas_runtime.line.recipe_file import RecipeVersion
 from agvas_runtime.line.settlement import Cause
 from agvas_runtime.line.station import Station
-from agvas_runtime.triggers.modbus import ModbusTrigger
-from agvas_runtime.triggers.open_trigger import check_trigger
+from agvas_runtime.triggers.open_trigger import check_trigger, open_trigger
 from agvas_runtime.triggers.protocol import Taken
 
 from .conftest import PacedInspector
@@ -237,10 +236,8 @@ class Fired:
 def test_parts_are_asked_for_over_mqtt_also_after_the_broker_was_down(tmp_path: Path) -> None:
     import paho.mqtt.publish as publish
 
-    from agvas_runtime.triggers.mqtt import MqttTrigger
-
     port, fired = free_port(), Fired()
-    trigger = MqttTrigger("127.0.0.1", port, "hall/{station}/trigger")
+    trigger = open_trigger(f"mqtt://127.0.0.1:{port}/hall/{{station}}/trigger")
     trigger.start(fired, fired.note)
 
     def send(topic: str, payload: bytes, retain: bool = False) -> None:
@@ -281,7 +278,7 @@ def test_a_coil_is_cleared_when_the_part_is_in_the_ledger_and_not_before() -> No
         await server.serve_forever(background=True)
         return server
 
-    trigger = ModbusTrigger("127.0.0.1", port, coil=3, number=7)
+    trigger = open_trigger(f"modbus://127.0.0.1:{port}/3?number=7")
     trigger.start(fired, fired.note)
     until(lambda: fired.noted == ["trigger-lost"])
     server = asyncio.run_coroutine_threadsafe(start(), loop).result(60)
@@ -334,6 +331,7 @@ def test_a_killed_camera_leaves_a_gap_in_the_ledger_and_no_frame_that_was_never_
         (["genicam://x?trigger=Line1"], {"triggers": ["http:0"]}, "leave one of the two out"),
         (["0"], {"triggers": ["software"], "policies": [QueuePolicy.LATEST]}, "would drop parts"),
         (["watch:/nowhere"], {}, "no folder"),
+        (["watch:/" + 300 * "x"], {}, "no folder"),  # an error of the system, as where a folder above it may not be read
         (["watch:."], {"triggers": ["http:0"]}, "a part for each file"),
     ],
 )

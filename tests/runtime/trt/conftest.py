@@ -8,6 +8,7 @@ import pytest
 
 pytest.importorskip("cuda.bindings", reason="cuda-bindings is not installed: pip install 'agvas[trt]'")
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from fake_bench import Bench
 from fake_cuda import FakeCuda
@@ -24,7 +25,7 @@ AXES = {
 def empty_bench(tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     """GPU, TensorRT and bundle; no engines."""
     cuda = FakeCuda()
-    for module in ("cuda", "device_array", "engine"):
+    for module in ("cuda", "device_array"):
         monkeypatch.setattr(f"agvas_runtime.stages.trt.{module}.cudart", cuda)
     monkeypatch.setattr("cuda.bindings.runtime", cuda)
     library = fake_tensorrt(cuda)

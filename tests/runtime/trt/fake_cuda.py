@@ -106,6 +106,19 @@ class FakeCuda:
         assert stream not in self.captures, "a stream that captures cannot be waited for"
         return (self.lost or OK,)
 
+    def cudaEventCreateWithFlags(self, flags: int) -> tuple[Any, object]:
+        return OK, object()
+
+    def cudaEventRecord(self, event: object, stream: int) -> tuple[Any]:
+        assert stream not in self.captures, "an event of a capture belongs to its graph"
+        return (self.lost or OK,)
+
+    def cudaEventSynchronize(self, event: object) -> tuple[Any]:
+        return (self.lost or OK,)
+
+    def cudaEventDestroy(self, event: object) -> tuple[Any]:
+        return (OK,)
+
     def cudaStreamBeginCapture(self, stream: int, mode: Any) -> tuple[Any]:
         self.captures[stream] = []
         return (OK,)

@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fake_bench import Bench
+from fake_kernels import FakeKernels
 from numpy.typing import NDArray
 
 from agvas_core.contract.command_line import exit_code_of
 from agvas_core.contract.errors import ImageError, SetupError, UsageError
 from agvas_core.contract.gpu import cuda_gpu
-from agvas_runtime import Segmenter, Verdict
+from agvas_runtime import Segmenter, Verdict, native
 from agvas_runtime.bundle import load_bundle
 from agvas_runtime.cli import app
 from agvas_runtime.frame import Frame
@@ -79,6 +80,87 @@ def test_a_size_that_comes_again_is_one_graph_launch_per_stage(bench: Bench, mak
     assert not np.array_equal(other.mask.shape, first.mask.shape)
     assert np.array_equal(segment(segmenter, make_part()).mask, np.zeros((96, 128), bool))
     assert np.array_equal(segment(segmenter, image).score_map, first.score_map)
+
+
+@pytest.fixture
+def kernels(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> FakeKernels:
+    """As if the native core had been built with CUDA, on the GPU of ``bench``."""
+    core = native.core
+    if core is None:
+        pytest.skip("the native core was not built")
+    fake = FakeKernels(core, bench.cuda.run)
+    monkeypatch.setattr(native, "core", fake)
+    return fake
+
+
+def test_with_the_kernels_a_frame_is_one_graph_launch(bench: Bench, kernels: FakeKernels, make_part: MakePart) -> None:
+    onnx, trt = both(bench.bundle)
+    good, bad = make_part(), make_part(spots=SPOTS)
+    wanted = [(segment(onnx, image), image) for image in (good, bad, bad, good, bad)]
+    for turn, (theirs, image) in enumerate(wanted):
+        before = bench.cuda.launches, bench.cuda.allocations
+        mine = segment(trt, image)
+        assert mine.verdict == theirs.verdict and mine.error is None
+        assert np.array_equal(mine.score_map, theirs.score_map) and np.array_equal(mine.mask, theirs.mask)
+        assert mine.accept == pytest.approx(theirs.accept, abs=1e-7) and mine.regions == theirs.regions
+        assert kernels.judged == turn, "the first of a size goes from stage to stage"
+        if turn > 2:  # the second of them captured, with the frame after it
+            assert (bench.cuda.launches - before[0], bench.cuda.allocations - before[1]) == (1, 0)
+    # Other words, and a rule of one's own, in the graph that is there.
+    asked = "find the bright spots"
+    for _ in range(2):
+        assert segment(trt, good, prompt=asked).verdict == segment(onnx, good, prompt=asked).verdict is Verdict.FAIL
+    assert segment(trt, bad).verdict is Verdict.FAIL
+    assert (
+        trt.segment(Frame("part", 0, image=bad), threshold=0.9999).verdict
+        == onnx.segment(Frame("part", 0, image=bad), threshold=0.9999).verdict
+    )
+    # What goes from stage to stage waits for what is under way.
+    assert segment(trt, make_part(500, 450, spots=SPOTS)).verdict is Verdict.FAIL
+
+
+def test_whole_frames_overlap_and_come_back_in_their_order(bench: Bench, kernels: FakeKernels, make_part: MakePart) -> None:
+    onnx, trt = both(bench.bundle)
+    images = [make_part(spots=SPOTS[: index % 3]) for index in range(9)]
+    frames = [Frame(str(index), index, image=image) for index, image in enumerate(images)]
+    for mine, theirs in zip(trt.stream(frames), onnx.stream(frames), strict=True):
+        assert (mine.name, mine.verdict, mine.score) == (theirs.name, theirs.verdict, theirs.score)
+    assert kernels.judged == 8
+
+
+def test_without_capturing_a_frame_is_put_on_the_stream_piece_by_piece(
+    bench: Bench, kernels: FakeKernels, make_part: MakePart
+) -> None:
+    onnx, trt = both(bench.bundle)
+    for engine in bench.tensorrt.Runtime.engines:
+        engine.capturable = False
+    image = make_part(spots=SPOTS)
+    wanted = segment(onnx, image)
+    assert all(np.array_equal(segment(trt, image).score_map, wanted.score_map) for _ in range(4))
+    assert kernels.judged == 3 and bench.cuda.launches == 0
+
+
+def test_whole_frames_with_no_finite_logits_or_without_a_gpu_have_no_verdict(
+    bench: Bench, kernels: FakeKernels, make_part: MakePart
+) -> None:
+    trt, image = Segmenter.load(bench.bundle, **TRT), make_part()
+    for _ in range(3):
+        result = segment(trt, image, prompt="find the broken spots")
+        assert result.verdict is Verdict.NO_VERDICT and "NaN" in str(result.error)
+    for _ in range(2):
+        assert segment(trt, image).verdict is Verdict.PASS
+    bench.cuda.lost = bench.cuda.cudaError_t.cudaErrorLaunchFailure
+    assert "cudaErrorLaunchFailure" in str(segment(trt, image).error)
+    bench.cuda.lost = None
+
+
+def test_what_whole_frames_held_is_given_back(bench: Bench, kernels: FakeKernels, make_part: MakePart) -> None:
+    segmenter = Segmenter.load(bench.bundle, **TRT)
+    for _ in range(3):
+        segment(segmenter, make_part())
+    del segmenter
+    gc.collect()
+    assert not bench.cuda.memory
 
 
 def test_nothing_is_allocated_once_the_sizes_are_known(bench: Bench, make_part: MakePart) -> None:
@@ -205,3 +287,18 @@ def test_a_real_engine_gives_what_onnx_runtime_gives(joint: str) -> None:
     assert other.error is None and one.verdict == other.verdict
     assert one.score_map is not None and other.score_map is not None
     assert float(np.abs(one.score_map - other.score_map).max()) < TOLERANCES["fp16"].probability
+
+
+@pytest.mark.gpu
+def test_a_whole_frame_on_real_engines_is_what_onnx_runtime_gives(make_part: MakePart) -> None:
+    """Needs the native core built with CUDA, too."""
+    from agvas_core.contract.tolerances import TOLERANCES
+    from agvas_runtime.stages.whole_frame import kernels
+
+    if kernels() is None:
+        pytest.skip(f"no kernels for this GPU ({native.describe()})")
+    on_cpu, on_gpu = Segmenter.load("nano", tiling="off"), Segmenter.load("nano", **TRT, tiling="off")
+    for turn, image in enumerate((make_part(960, 1280), *[make_part(960, 1280, spots=[(400, 400, 90)])] * 3)):
+        one, other = segment(on_cpu, image), segment(on_gpu, image)
+        assert other.error is None and one.verdict == other.verdict and ("preprocess" in other.timing) == (turn == 0)
+        assert float(np.abs(one.score_map - other.score_map).max()) < TOLERANCES["fp16"].probability

@@ -8,3 +8,8 @@
 #else
 #define AGVAS_BOTH inline
 #endif
+
+// A kernel's launch; tests/on_cpu has another meaning of it.
+#ifdef __CUDACC__
+#define AGVAS_LAUNCH(kernel, grid, block, stream, ...) kernel<<<grid, block, 0, stream>>>(__VA_ARGS__)
+#endif

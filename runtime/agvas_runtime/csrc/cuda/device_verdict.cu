@@ -1,6 +1,8 @@
 #include "device_verdict.h"
 
+#include <algorithm>
 #include <climits>
+#include <stdexcept>
 
 #include "check.h"
 #include "device_memory.h"
@@ -14,26 +16,44 @@ constexpr int kThreads = 256;
 // Scores are never negative, and such floats are ordered as integers are.
 __device__ void raise_to(float* at, float value) { atomicMax(reinterpret_cast<int*>(at), __float_as_int(value)); }
 
-__global__ void clear_kernel(DeviceRegions* summary, DeviceRegion* regions, int max_regions) {
+__global__ void clear_kernel(const DeviceLook* looks, int count, DeviceRegions* summary, DeviceRegion* regions, int max_regions) {
   const int i = blockIdx.x * blockDim.x + threadIdx.x;
-  if (i == 0) *summary = {0, 0, 0.0f};
+  if (i == 0) {
+    double accept = 0.0, asked = 0.0;
+    int broken = 0;
+    for (int k = 0; k < count; ++k) {
+      const DeviceLook& look = looks[k];
+      if (look.answer == nullptr) continue;
+      const float against = look.refusal == nullptr ? 0.0f : *look.refusal;
+      broken |= !isfinite(*look.answer) || !isfinite(against);
+      accept += static_cast<double>(look.part.share) * acceptance(*look.answer, against);
+      asked += 1.0;
+    }
+    *summary = {0, 0, 0, broken, 0.0f, asked > 0.0 ? accept : 1.0};
+  }
   if (i < max_regions) regions[i] = {INT_MAX, INT_MAX, INT_MAX, 0, 0, 0, 0, 0, 0.0, 0.0f, 0};
 }
 
-__global__ void score_kernel(const ScorePart* parts, int count, float alpha, float rest, float threshold, const uint8_t* roi, int height,
-                             int width, float* score, int* labels, DeviceRegions* summary) {
-  __shared__ float highest;
-  if (threadIdx.x == 0) highest = 0.0f;
-  __syncthreads();
+// A block's second index is the look. `rel` of its part is our own memory.
+__global__ void relate_kernel(const DeviceLook* looks, const ScorePart* parts, DeviceRegions* summary) {
+  const DeviceLook& look = looks[blockIdx.y];
+  const ScorePart& part = parts[blockIdx.y];
   const int i = blockIdx.x * blockDim.x + threadIdx.x;
-  if (i < height * width) {
-    const float p = score_pixel(parts, count, alpha, rest, i / width, i % width);
-    score[i] = p;
-    labels[i] = p > threshold && (roi == nullptr || roi[i] != 0) ? i : -1;
-    raise_to(&highest, p);
-  }
-  __syncthreads();
-  if (threadIdx.x == 0) raise_to(&summary->score, highest);
+  if (i >= part.cells_high * part.cells_wide) return;
+  const int64_t at = static_cast<int64_t>(i / part.cells_wide) * part.stride + i % part.cells_wide;
+  const float ano = look.ano[at], nor = look.nor[at];
+  const_cast<float*>(part.rel)[at] = ano - nor;
+  if (!isfinite(ano) || !isfinite(nor) || !isfinite(part.seg[at])) summary->broken = 1;
+}
+
+__global__ void score_kernel(const ScorePart* parts, int count, float alpha, float rest, const DeviceRule* rule, const uint8_t* roi, int height,
+                             int width, float* score, int* labels, DeviceRegions* summary) {
+  const int i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i >= height * width) return;
+  const float p = score_pixel(parts, count, alpha, rest, i / width, i % width);
+  score[i] = p;
+  labels[i] = p > rule->threshold && (roi == nullptr || roi[i] != 0) ? i : -1;
+  if (p > *static_cast<volatile float*>(&summary->score)) raise_to(&summary->score, p);  // few pixels are the highest so far
 }
 
 // The lower root wins; another thread may move one of them meanwhile, so again until it holds.
@@ -90,15 +110,19 @@ __global__ void measure_kernel(const int* labels, const int* numbers, const floa
   raise_to(&region.max_score, score[i]);
 }
 
-__global__ void mask_kernel(const int* labels, const int* numbers, DeviceRegion* regions, Rule rule, int pixels, uint8_t* mask) {
+__global__ void mask_kernel(const int* labels, const int* numbers, DeviceRegion* regions, const DeviceRule* rule, int pixels, uint8_t* mask,
+                            DeviceRegions* summary) {
   const int i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i >= pixels) return;
   bool counts = false;
-  if (labels[i] >= 0 && rule.open) {
+  if (labels[i] >= 0 && summary->accept >= rule->gate) {
     const int root = find_root(labels, i), number = numbers[root];
     // One beyond the room there is counts: too many regions are never a good part.
-    counts = number < 0 || (regions[number].max_score > rule.seed && static_cast<double>(regions[number].area) >= rule.min_area);
-    if (counts && number >= 0 && i == root) regions[number].counts = 1;
+    counts = number < 0 || (regions[number].max_score > rule->seed && static_cast<double>(regions[number].area) >= rule->min_area);
+    if (counts && i == root) {
+      if (number >= 0) regions[number].counts = 1;
+      atomicAdd(&summary->counting, 1);
+    }
   }
   mask[i] = counts ? 1 : 0;
 }
@@ -107,17 +131,28 @@ __global__ void mask_kernel(const int* labels, const int* numbers, DeviceRegion*
 
 struct DeviceVerdict::State {
   DeviceMemory memory;
+  DeviceLook* looks;
   ScorePart* parts;
   int *labels, *numbers;
-  int count, height, width, max_regions;
+  int count, most_cells, height, width, max_regions;
   float alpha, rest;
 };
 
-DeviceVerdict::DeviceVerdict(const std::vector<ScorePart>& parts, int height, int width, float alpha, float rest, int max_regions)
+DeviceVerdict::DeviceVerdict(const std::vector<DeviceLook>& looks, int height, int width, float alpha, float rest, int max_regions)
     : state_(new State{}) {
-  if (height < 1 || width < 1 || static_cast<int64_t>(height) * width > INT_MAX || max_regions < 1)
+  if (looks.empty() || height < 1 || width < 1 || static_cast<int64_t>(height) * width > INT_MAX || max_regions < 1)
     throw std::invalid_argument("a frame of this size, or so many regions, cannot be judged on a GPU");
   const size_t pixels = static_cast<size_t>(height) * width;
+  std::vector<ScorePart> parts;
+  for (const DeviceLook& look : looks) {
+    ScorePart part = look.part;
+    if (part.cells_high < 1 || part.cells_wide < 1 || part.stride < part.cells_wide)
+      throw std::invalid_argument("a look without cells cannot be judged on a GPU");
+    part.rel = state_->memory.allocate<float>(static_cast<size_t>(part.cells_high) * part.stride);
+    state_->most_cells = std::max(state_->most_cells, part.cells_high * part.cells_wide);
+    parts.push_back(part);
+  }
+  state_->looks = state_->memory.copy(looks);
   state_->parts = state_->memory.copy(parts);
   state_->labels = state_->memory.allocate<int>(pixels);
   state_->numbers = state_->memory.allocate<int>(pixels);
@@ -128,17 +163,19 @@ DeviceVerdict::DeviceVerdict(const std::vector<ScorePart>& parts, int height, in
 
 DeviceVerdict::~DeviceVerdict() = default;
 
-void DeviceVerdict::run(const Rule& rule, const uint8_t* roi, float* score, uint8_t* mask, DeviceRegions* summary, DeviceRegion* regions,
+void DeviceVerdict::run(const DeviceRule* rule, const uint8_t* roi, float* score, uint8_t* mask, DeviceRegions* summary, DeviceRegion* regions,
                         void* stream) const {
   const State& s = *state_;
   const cudaStream_t on = static_cast<cudaStream_t>(stream);
   const int pixels = s.height * s.width, blocks = (pixels - 1) / kThreads + 1;
-  clear_kernel<<<(s.max_regions - 1) / kThreads + 1, kThreads, 0, on>>>(summary, regions, s.max_regions);
-  score_kernel<<<blocks, kThreads, 0, on>>>(s.parts, s.count, s.alpha, s.rest, rule.threshold, roi, s.height, s.width, score, s.labels, summary);
-  join_kernel<<<blocks, kThreads, 0, on>>>(s.labels, s.height, s.width);
-  number_kernel<<<blocks, kThreads, 0, on>>>(s.labels, s.numbers, pixels, s.max_regions, summary);
-  measure_kernel<<<blocks, kThreads, 0, on>>>(s.labels, s.numbers, score, s.width, pixels, regions);
-  mask_kernel<<<blocks, kThreads, 0, on>>>(s.labels, s.numbers, regions, rule, pixels, mask);
+  const dim3 cells((s.most_cells - 1) / kThreads + 1, s.count);
+  AGVAS_LAUNCH(clear_kernel, (s.max_regions - 1) / kThreads + 1, kThreads, on, s.looks, s.count, summary, regions, s.max_regions);
+  AGVAS_LAUNCH(relate_kernel, cells, kThreads, on, s.looks, s.parts, summary);
+  AGVAS_LAUNCH(score_kernel, blocks, kThreads, on, s.parts, s.count, s.alpha, s.rest, rule, roi, s.height, s.width, score, s.labels, summary);
+  AGVAS_LAUNCH(join_kernel, blocks, kThreads, on, s.labels, s.height, s.width);
+  AGVAS_LAUNCH(number_kernel, blocks, kThreads, on, s.labels, s.numbers, pixels, s.max_regions, summary);
+  AGVAS_LAUNCH(measure_kernel, blocks, kThreads, on, s.labels, s.numbers, score, s.width, pixels, regions);
+  AGVAS_LAUNCH(mask_kernel, blocks, kThreads, on, s.labels, s.numbers, regions, rule, pixels, mask, summary);
   AGVAS_CHECK(cudaGetLastError());
 }
 

@@ -1,19 +1,34 @@
-// From logits to a verdict on a GPU: P, mask and regions, for one size of frame.
+// From logits to a verdict on a GPU: acceptance, P, mask and regions, for one size of frame.
 //
-//     DeviceVerdict verdict(parts, height, width, alpha, rest, max_regions);    // allocates, copies, waits
-//     verdict.run(rule, roi, P, mask, regions, stream);                         // neither allocates nor waits; may be captured
+//     DeviceVerdict verdict(looks, height, width, alpha, rest, max_regions);         // allocates, copies, waits
+//     verdict.run(rule, roi, P, mask, summary, regions, stream);                     // neither allocates nor waits; may be captured
 //
-// All pointers are the device's. Regions come in any order; sort them by `first`. One thread at a time.
+// All pointers are the device's, that of the rule too: a graph that was captured follows another rule when the memory says so. Regions come in
+// any order; sort them by `first`. One thread at a time.
 #pragma once
 
 #include <cstdint>
 #include <memory>
 #include <vector>
 
-#include "regions.h"
 #include "score_map.h"
 
 namespace agvas {
+
+// What the engines gave of one tile of one look.
+struct DeviceLook {
+  ScorePart part;    // `seg` is l_seg; `rel` is not read: it is made of the two below
+  const float* ano;  // l_ano and l_nor, laid out as l_seg
+  const float* nor;
+  const float* answer;   // logit of the answer's first word; null where acceptance is not asked of this tile
+  const float* refusal;  // and of the refusal's; null: `answer` is the difference of the two
+};
+
+struct DeviceRule {
+  float threshold, seed;
+  double min_area;  // px
+  double gate;      // least acceptance
+};
 
 struct DeviceRegion {
   int first;               // index of its first pixel
@@ -26,19 +41,22 @@ struct DeviceRegion {
 };
 
 struct DeviceRegions {
-  int count;     // of those above the threshold, the rule aside
-  int overflow;  // 1 where there were more than max_regions: no verdict can be given, run again with room for more
-  float score;   // highest of P
+  int count;      // of those above the threshold, the rule aside
+  int counting;   // of those that the rule has count: the verdict
+  int overflow;   // 1 where there were more than max_regions: those beyond count
+  int broken;     // 1 where a logit is NaN or infinite: no verdict can be given
+  float score;    // highest of P
+  double accept;  // the language model's acceptance: its share-weighted mean over the looks; 1 where none was asked
 };
 
 class DeviceVerdict {
  public:
-  // Pointers in `parts` are the device's and stay where they are.
-  DeviceVerdict(const std::vector<ScorePart>& parts, int height, int width, float alpha, float rest, int max_regions);
+  // Pointers in `looks` are the device's and stay where they are.
+  DeviceVerdict(const std::vector<DeviceLook>& looks, int height, int width, float alpha, float rest, int max_regions);
   ~DeviceVerdict();
 
   // `summary`: one; `regions`: max_regions; `mask` and `roi` (or null): uint8 [height, width]; `score`: float32 [height, width].
-  void run(const Rule& rule, const uint8_t* roi, float* score, uint8_t* mask, DeviceRegions* summary, DeviceRegion* regions,
+  void run(const DeviceRule* rule, const uint8_t* roi, float* score, uint8_t* mask, DeviceRegions* summary, DeviceRegion* regions,
            void* stream) const;
 
  private:

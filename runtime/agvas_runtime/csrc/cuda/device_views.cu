@@ -58,7 +58,7 @@ void DeviceViews::run(const uint8_t* data, void* const* outputs, void* stream) c
   for (size_t i = 0; i < state_->views.size(); ++i) {
     const DeviceView& view = state_->views[i];
     const dim3 block(32, 8), grid((view.wide + 31) / 32, (view.high + 7) / 8);
-    view_kernel<<<grid, block, 0, static_cast<cudaStream_t>(stream)>>>(frame, view, outputs[i]);
+    AGVAS_LAUNCH(view_kernel, grid, block, static_cast<cudaStream_t>(stream), frame, view, outputs[i]);
     AGVAS_CHECK(cudaGetLastError());
   }
 }

@@ -21,11 +21,13 @@ T* pointer(uintptr_t address) {
   return reinterpret_cast<T*>(address);
 }
 
-// (format, height, width, stride), (top, left, height, width), [(layout, high, wide, content_high, content_wide, padding, mean, std), ...]
-DeviceViews* make_device_views(const nb::tuple& frame, const nb::tuple& crop, const nb::sequence& plans) {
+// (format, height, width, stride), (top, left, height, width), [(layout, high, wide, content_high, content_wide, padding, mean, std), ...]; for
+// Mono16 the address of its table of 65536 bytes in the host's memory
+DeviceViews* make_device_views(const nb::tuple& frame, const nb::tuple& crop, const nb::sequence& plans, uintptr_t table) {
   const auto number = [](const nb::handle& from, size_t index) { return nb::cast<int>(from[index]); };
   CameraFrame camera{nullptr, static_cast<PixelFormat>(number(frame, 0)), number(frame, 1), number(frame, 2), number(frame, 3)};
-  if (camera.format == PixelFormat::Mono16) throw std::invalid_argument("Mono16 is not read on the GPU yet: make_views does it on the CPU");
+  camera.table = pointer<const uint8_t>(table);
+  if ((camera.format == PixelFormat::Mono16) != (table != 0)) throw std::invalid_argument("Mono16, and no other format, is read by a table");
   std::vector<ViewPlan> given;
   for (const nb::handle plan : plans) {
     ViewPlan made{};
@@ -42,14 +44,16 @@ DeviceViews* make_device_views(const nb::tuple& frame, const nb::tuple& crop, co
   return new DeviceViews(camera, wanted, given.data(), static_cast<int>(given.size()));
 }
 
-// [(seg, rel, cells_high, cells_wide, stride, enlarged_high, enlarged_wide, top, left, height, width, share, row_weight, column_weight), ...]
-std::vector<ScorePart> to_parts(const nb::sequence& parts) {
-  std::vector<ScorePart> given;
-  for (const nb::handle part : parts) {
-    const auto number = [&](size_t index) { return nb::cast<int>(part[index]); };
-    const auto floats = [&](size_t index) { return pointer<const float>(nb::cast<uintptr_t>(part[index])); };
-    given.push_back({floats(0), floats(1), number(2), number(3), number(4), number(5), number(6), number(7), number(8), number(9), number(10),
-                     nb::cast<float>(part[11]), floats(12), floats(13)});
+// [((nor, ano, seg), (answer, refusal), (cells_high, cells_wide, stride), (enlarged_high, enlarged_wide), (top, left, height, width), share,
+//   (row_weight, column_weight)), ...]
+std::vector<DeviceLook> to_looks(const nb::sequence& looks) {
+  std::vector<DeviceLook> given;
+  for (const nb::handle look : looks) {
+    const auto number = [&](size_t group, size_t index) { return nb::cast<int>(look[group][index]); };
+    const auto floats = [&](size_t group, size_t index) { return pointer<const float>(nb::cast<uintptr_t>(look[group][index])); };
+    const ScorePart part{floats(0, 2), nullptr, number(2, 0), number(2, 1), number(2, 2), number(3, 0), number(3, 1), number(4, 0), number(4, 1),
+                         number(4, 2), number(4, 3), nb::cast<float>(look[5]), floats(6, 0), floats(6, 1)};
+    given.push_back({part, floats(0, 1), floats(0, 0), floats(1, 0), floats(1, 1)});
   }
   return given;
 }
@@ -68,7 +72,7 @@ int devices() {
 void bind_cuda(nb::module_& module) {
   module.def("cuda_devices", &devices);
   nb::class_<DeviceViews>(module, "CudaViews")
-      .def(nb::new_(&make_device_views), nb::arg("frame"), nb::arg("crop"), nb::arg("plans"))
+      .def(nb::new_(&make_device_views), nb::arg("frame"), nb::arg("crop"), nb::arg("plans"), nb::arg("table") = 0)
       .def("run",
            [](const DeviceViews& views, uintptr_t frame, const nb::sequence& outputs, uintptr_t stream) {
              std::vector<void*> given;
@@ -79,19 +83,20 @@ void bind_cuda(nb::module_& module) {
            nb::arg("frame"), nb::arg("outputs"), nb::arg("stream"));
   nb::class_<DeviceVerdict>(module, "CudaVerdict")
       .def("__init__",
-           [](DeviceVerdict* self, const nb::sequence& parts, int height, int width, float alpha, float rest, int max_regions) {
-             new (self) DeviceVerdict(to_parts(parts), height, width, alpha, rest, max_regions);
+           [](DeviceVerdict* self, const nb::sequence& looks, int height, int width, float alpha, float rest, int max_regions) {
+             new (self) DeviceVerdict(to_looks(looks), height, width, alpha, rest, max_regions);
            },
-           nb::arg("parts"), nb::arg("height"), nb::arg("width"), nb::arg("alpha"), nb::arg("rest"), nb::arg("max_regions"))
+           nb::arg("looks"), nb::arg("height"), nb::arg("width"), nb::arg("alpha"), nb::arg("rest"), nb::arg("max_regions"))
       .def("run",
-           [](const DeviceVerdict& verdict, const nb::tuple& rule, uintptr_t roi, uintptr_t score, uintptr_t mask, uintptr_t summary,
-              uintptr_t regions, uintptr_t stream) {
-             const Rule wanted{nb::cast<float>(rule[0]), nb::cast<float>(rule[1]), nb::cast<double>(rule[2]), nb::cast<bool>(rule[3])};
-             verdict.run(wanted, pointer<const uint8_t>(roi), pointer<float>(score), pointer<uint8_t>(mask), pointer<DeviceRegions>(summary),
-                         pointer<DeviceRegion>(regions), pointer<void>(stream));
+           [](const DeviceVerdict& verdict, uintptr_t rule, uintptr_t roi, uintptr_t score, uintptr_t mask, uintptr_t summary, uintptr_t regions,
+              uintptr_t stream) {
+             verdict.run(pointer<const DeviceRule>(rule), pointer<const uint8_t>(roi), pointer<float>(score), pointer<uint8_t>(mask),
+                         pointer<DeviceRegions>(summary), pointer<DeviceRegion>(regions), pointer<void>(stream));
            },
            nb::arg("rule"), nb::arg("roi"), nb::arg("score_map"), nb::arg("mask"), nb::arg("summary"), nb::arg("regions"), nb::arg("stream"));
+  module.attr("CUDA_RULE_BYTES") = sizeof(DeviceRule);
   module.attr("CUDA_REGION_BYTES") = sizeof(DeviceRegion);
+  module.attr("CUDA_SUMMARY_BYTES") = sizeof(DeviceRegions);
 }
 
 }  // namespace agvas

@@ -72,6 +72,13 @@ AGVAS_BOTH float score_pixel(const ScorePart* parts, int count, float alpha, flo
   return p < 1.0f ? p : 1.0f;
 }
 
+// Of the logits of the first words of the answer and of the refusal, as stages/prefill.py has it.
+AGVAS_BOTH double acceptance(float answer, float refusal) {
+  double against = static_cast<double>(refusal) - static_cast<double>(answer);
+  against = against < -80.0 ? -80.0 : against > 80.0 ? 80.0 : against;
+  return static_cast<double>(static_cast<float>(1.0 / (1.0 + exp(against))));
+}
+
 // Labels: -1 below the threshold, else the index of a pixel of the same region, in the end that of its first one.
 AGVAS_BOTH int find_root(const int* labels, int at) {
   while (labels[at] != at) at = labels[at];

@@ -1,19 +1,13 @@
 """CUDA graphs by shape: a function of tensors, captured once and launched with one call from then on."""
 
-from collections import Counter, OrderedDict
 from collections.abc import Callable, Hashable, Sequence
-from typing import Final
 
 import torch
 from torch import Tensor
 
-__all__ = ["Captured", "Graphs"]
+from agvas_runtime.stages.recurring import Recurring
 
-MOST: Final = 8
-"""Graphs that are kept; each holds the memory of one run."""
-AT_COMING: Final = 2
-"""A shape is captured when it comes again: pictures of ever new sizes are not captured for nothing."""
-REMEMBERED: Final = 1000
+__all__ = ["Captured", "Graphs"]
 
 Function = Callable[..., tuple[Tensor, ...]]
 
@@ -43,32 +37,25 @@ class Captured:
 
 
 class Graphs:
-    """Captured functions by key and shapes, of which the most recently used are kept, and with each its key.
+    """Captured functions by key and shapes.
 
     Args:
         stream: on which all of them run. None, on a CPU, runs every function as it is.
     """
 
-    def __init__(self, stream: torch.cuda.Stream | None, most: int = MOST) -> None:
-        self._stream, self._most = stream, most
-        self._captured: OrderedDict[Hashable, Captured] = OrderedDict()
-        self._seen: Counter[Hashable] = Counter()
+    def __init__(self, stream: torch.cuda.Stream | None) -> None:
+        self._stream = stream
+        self._captured: Recurring[Captured] = Recurring()  # each holds the memory of one run
 
     def run(self, key: Hashable, function: Function, *inputs: Tensor) -> tuple[Tensor, ...]:
         """``function(*inputs)``; the results are good until the next run."""
-        if self._stream is None:
+        stream = self._stream
+        if stream is None:
             return function(*inputs)
         at = key, tuple(given.shape for given in inputs)
-        if (captured := self._captured.get(at)) is None:
-            if len(self._seen) > REMEMBERED:
-                self._seen.clear()
-            self._seen[at] += 1
-            if self._seen[at] < AT_COMING:
-                return function(*(given.to(self._stream.device, non_blocking=True) for given in inputs))
-            while len(self._captured) >= self._most:
-                self._captured.popitem(last=False)
-            captured = self._captured[at] = Captured(function, [given.to(self._stream.device) for given in inputs], self._stream)
-        self._captured.move_to_end(at)
+        captured = self._captured.get(at, lambda: Captured(function, [given.to(stream.device) for given in inputs], stream))
+        if captured is None:
+            return function(*(given.to(stream.device, non_blocking=True) for given in inputs))
         return captured(*inputs)
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""One frame in direct mode: both views to the masks' logits, with nothing between that leaves the device."""
+"""One frame in direct mode: its views to the masks' logits, with nothing between that leaves the device."""
 
 from contextlib import nullcontext
 
@@ -14,7 +14,7 @@ __all__ = ["Direct"]
 
 
 class Direct:
-    """The model as one function of two views.
+    """The model as one function of its views.
 
     Args:
         model: as ``placed`` gives it; its language model's layers are laid together in place.
@@ -28,18 +28,22 @@ class Direct:
         self.eyes, self.reader = Eyes(model), Reader(model.lmm, float8=float8, pieces=pieces)
         self._side = side
 
-    def __call__(self, prompt: Prompt, semantic: Tensor, pixel: Tensor) -> tuple[Tensor, Tensor]:
-        """uint8 [B, Hs, Ws, 3] and [B, H, W, 3] -> logits float32 [B, 3, H', W'] and acceptance float32 [B]."""
+    def __call__(self, prompt: Prompt, semantic: Tensor, *pixels: Tensor) -> tuple[Tensor, ...]:
+        """uint8 [B, Hs, Ws, 3] and, for each look, [B, H, W, 3] -> for each look logits float32 [B, 3, H', W'], then, of all looks one after
+        the other, how far the model leans to answering, float32 [looks * B]. Of many looks the language model is asked once."""
         side = self._side
         if side is not None:
             side.wait_stream(torch.cuda.current_stream(side.device))
         with torch.cuda.stream(side) if side is not None else nullcontext():
-            features = self.eyes.pixel(pixel)  # beside the semantic encoder
+            features = [self.eyes.pixel(pixel) for pixel in pixels]  # beside the semantic encoder
         f_s = self.eyes.semantic(semantic)  # [B, N, D]
         if side is not None:
             torch.cuda.current_stream(side.device).wait_stream(side)
-        f_align = self.eyes.align(f_s, features.f_p)  # eq. 2: [B, N, D]
-        anchors, lean = self.reader(prompt, f_s, f_align)  # eq. 3: [B, 3, D], [B]
-        logits = self.eyes.masks(anchors, features)  # eq. 4-7: [B, 3, H', W']
+        f_align = torch.cat([self.eyes.align(f_s, each.f_p) for each in features])  # eq. 2: [looks * B, N, D]
+        anchors, lean = self.reader(prompt, f_s.repeat(len(pixels), 1, 1), f_align)  # eq. 3: [looks * B, 3, D], [looks * B]
+        of_look = anchors.view(len(pixels), -1, *anchors.shape[1:])  # [looks, B, 3, D]
+        logits = [
+            self.eyes.masks(states, each) for states, each in zip(of_look, features, strict=True)
+        ]  # eq. 4-7: [B, 3, H', W']
         # ``features`` lives until here, so its memory is not given to the side stream again before it was read.
-        return logits, lean.sigmoid()
+        return *logits, lean

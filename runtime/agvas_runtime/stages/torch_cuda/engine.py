@@ -14,15 +14,18 @@ from torch import Tensor
 from agvas_core.model.agvas import AgVas
 from agvas_core.model.encoders import PixelFeatures
 from agvas_runtime.stages.prompt_tokenizer import Words
-from agvas_runtime.stages.protocol import Features, Segmented
+from agvas_runtime.stages.protocol import Features, FramePlan, FrameSeen, Segmented
+from agvas_runtime.stages.recurring import Recurring
 from agvas_runtime.stages.torch_cuda.capture import Graphs
 from agvas_runtime.stages.torch_cuda.device import Precision, told
 from agvas_runtime.stages.torch_cuda.direct import Direct
+from agvas_runtime.stages.torch_cuda.frame import TorchFrame
 from agvas_runtime.stages.torch_cuda.pieces import PLAIN, Pieces
 from agvas_runtime.stages.torch_cuda.reading import Prompt, Wanted
 from agvas_runtime.stages.torch_cuda.seeing import placed
+from agvas_runtime.stages.whole_frame import kernels, read_summary
 
-__all__ = ["Engine", "Flight", "Views"]
+__all__ = ["Engine", "Flight", "FrameFlight", "Views"]
 
 Float = NDArray[np.float32]
 Views = tuple[NDArray[np.uint8], NDArray[np.uint8]]
@@ -56,6 +59,7 @@ class Engine:
             side = torch.cuda.Stream(device) if on_gpu else None  # type: ignore[no-untyped-call]
             self.direct = Direct(self.model, side=side, float8=precision == "fp8", pieces=pieces)
         self.graphs = Graphs(self.stream)
+        self._frames: Recurring[TorchFrame] = Recurring()
         self._lock, self._slots = threading.RLock(), list[dict[str, Tensor]]()
         self._prompts = lru_cache(maxsize=KEPT_PROMPTS)(self._prepare)
 
@@ -76,16 +80,33 @@ class Engine:
             slot = self._slots.pop() if self._slots else {}
             given = [self._pinned(slot, name, view) for name, view in zip(("semantic", "pixel"), views, strict=True)]
 
-            def whole(*seen: Tensor) -> tuple[Tensor, ...]:
-                return self.direct(prompt, *seen)
+            def whole(semantic: Tensor, pixel: Tensor) -> tuple[Tensor, ...]:
+                logits, lean = self.direct(prompt, semantic, pixel)
+                return logits, lean.sigmoid()
 
             found = self.graphs.run(("direct", prompt), whole, *given)
-            slot |= {name: self._fetched(slot, name, tensor) for name, tensor in zip(("logits", "accept"), found, strict=True)}
-            done = None
-            if self.stream is not None:
-                done = torch.cuda.Event()  # type: ignore[no-untyped-call]
-                done.record(self.stream)
-            return Flight(self, slot, done)
+            return Flight(*self._begun(slot, ("logits", "accept"), found))
+
+    def launch_frame(
+        self, image: NDArray[np.uint8], plan: FramePlan, words: Words, rule: NDArray[np.uint8]
+    ) -> "FrameFlight | None":
+        """Direct mode from pixels to P: begins, and returns at once. None where the kernels are not there, or a size comes for the first time."""
+        core = kernels()
+        if core is None:
+            return None
+        with self.turn("a frame"):
+            frame = self._frames.get(plan, lambda: TorchFrame(core, plan, self.device))
+            if frame is None:
+                return None
+            prompt = self.prompt(words)
+            slot = self._slots.pop() if self._slots else {}
+            given = [self._pinned(slot, name, array) for name, array in (("frame", image), ("rule", rule))]
+
+            def whole(pixels: Tensor, rule: Tensor) -> tuple[Tensor, ...]:
+                return frame(self.direct, prompt, pixels, rule)
+
+            found = self.graphs.run(("frame", frame, prompt), whole, *given)
+            return FrameFlight(*self._begun(slot, ("score_map", "summary"), found))
 
     def see(self, semantic_image: NDArray[np.uint8], pixel_image: NDArray[np.uint8]) -> Features:
         """Joint 1."""
@@ -152,16 +173,39 @@ class Engine:
             kept = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
         return kept.copy_(tensor, non_blocking=True)
 
+    def _begun(
+        self, slot: dict[str, Tensor], names: tuple[str, ...], found: tuple[Tensor, ...]
+    ) -> tuple["Engine", dict[str, Tensor], Any]:
+        """What was ``found`` on its way to the host: a flight's arguments."""
+        slot |= {name: self._fetched(slot, name, tensor) for name, tensor in zip(names, found, strict=True)}
+        done = None
+        if self.stream is not None:
+            done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            done.record(self.stream)
+        return self, slot, done
+
     def _give_back(self, slot: dict[str, Tensor]) -> None:
         with self._lock:
             self._slots.append(slot)
 
 
-class Flight:
-    """A batch on its way; ``result`` waits for it."""
+class _Flight:
+    """A slot whose results are on their way; it is given back once they were copied out."""
 
     def __init__(self, engine: Engine, slot: dict[str, Tensor], done: Any) -> None:
         self._engine, self._slot, self._done = engine, slot, done
+
+    def _landed(self, *names: str) -> list[NDArray[Any]]:
+        with told("a frame"):
+            if self._done is not None:
+                self._done.synchronize()
+            found = [self._slot[name].numpy().copy() for name in names]
+        self._engine._give_back(self._slot)
+        return found
+
+
+class Flight(_Flight):
+    """A batch on its way; ``result`` waits for it."""
 
     def result(self) -> Segmented:
         """Logits and acceptance, as ``Segmented`` says. Once only.
@@ -169,12 +213,16 @@ class Flight:
         Raises:
             StageError: the GPU failed on the way.
         """
-        with told("a frame"):
-            if self._done is not None:
-                self._done.synchronize()
-            found = Segmented(*(self._slot[name].numpy().copy() for name in ("logits", "accept")))
-        self._engine._give_back(self._slot)
-        return found
+        return Segmented(*self._landed("logits", "accept"))
+
+
+class FrameFlight(_Flight):
+    """A whole frame on its way."""
+
+    def result(self) -> FrameSeen:
+        """As of ``PendingFrame``."""
+        score_map, summary = self._landed("score_map", "summary")
+        return read_summary(summary, score_map)
 
 
 def _host(tensor: Tensor) -> Float:

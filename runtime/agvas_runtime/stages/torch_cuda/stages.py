@@ -7,17 +7,19 @@ from weakref import WeakValueDictionary
 import numpy as np
 from numpy.typing import NDArray
 
+from agvas_core.contract.decision import OperatingPoint
 from agvas_core.contract.errors import UsageError
 from agvas_core.contract.prompts import Mode
 from agvas_runtime.bundle import Bundle
 from agvas_runtime.stages.prompt_tokenizer import PromptTokenizer
-from agvas_runtime.stages.protocol import Features, Pending, Reply, Turn
+from agvas_runtime.stages.protocol import Features, FramePlan, Pending, PendingFrame, Reply, Turn
 from agvas_runtime.stages.reference.lmm import TorchLmm
 from agvas_runtime.stages.reference.model import checkpoint_of
 from agvas_runtime.stages.settings import StageSettings
 from agvas_runtime.stages.torch_cuda.device import Precision, open_device
 from agvas_runtime.stages.torch_cuda.engine import Engine, Views
 from agvas_runtime.stages.torch_cuda.probe import joint_times, limits
+from agvas_runtime.stages.whole_frame import kernels, packed_rule
 
 __all__ = [
     "CudaDecoder",
@@ -48,6 +50,11 @@ class CudaVision:
         """All three at once, or None where another engine has one of them."""
         mine = isinstance(lmm, CudaLmm) and isinstance(decoder, CudaDecoder) and lmm.engine is decoder.engine is self.engine
         return CudaDirect(lmm) if mine and isinstance(lmm, CudaLmm) else None
+
+    def framed(self, lmm: object, decoder: object) -> "CudaFrames | None":
+        """As of ``FramedVision``."""
+        joined = self.joined(lmm, decoder)
+        return CudaFrames(joined.lmm) if joined is not None and kernels() is not None else None
 
     def times(self, lmm: object, views: Views, instruction: str, count: int) -> dict[str, list[float]]:
         """As of ``ProbedVision``."""
@@ -96,11 +103,23 @@ class CudaDirect:
     """Direct mode as one launch."""
 
     def __init__(self, lmm: CudaLmm) -> None:
-        self._lmm = lmm
+        self.lmm = lmm
 
     def __call__(self, semantic_image: NDArray[np.uint8], pixel_image: NDArray[np.uint8], instruction: str) -> Pending:
         """Begins, and returns at once; arguments and errors as of the three stages."""
-        return self._lmm.engine.launch((semantic_image, pixel_image), self._lmm.tokenizer.words(instruction, Mode.DIRECT, ()))
+        return self.lmm.engine.launch((semantic_image, pixel_image), self.lmm.tokenizer.words(instruction, Mode.DIRECT, ()))
+
+
+class CudaFrames:
+    """A whole frame as one launch."""
+
+    def __init__(self, lmm: CudaLmm) -> None:
+        self._lmm = lmm
+
+    def __call__(self, image: NDArray[np.uint8], plan: FramePlan, instruction: str, point: OperatingPoint) -> PendingFrame | None:
+        """As of ``FrameStage``."""
+        rule = packed_rule(point, image.shape[0] * image.shape[1])
+        return self._lmm.engine.launch_frame(image, plan, self._lmm.tokenizer.words(instruction, Mode.DIRECT, ()), rule)
 
 
 _ENGINES: WeakValueDictionary[tuple[str, Path | None, Precision], Engine] = WeakValueDictionary()

@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from agvas_core.contract.errors import AgvasError, ImageError, SetupError, StageError
 from agvas_core.contract.gpu import cuda_version, jetson_model, refuse_without_gpu
 
-__all__ = ["Cuda", "DeviceMemory", "PinnedMemory"]
+__all__ = ["Cuda", "DeviceMemory", "Event", "Graph", "PinnedMemory"]
 
 LEAST_BYTES = 256  # TensorRT wants an address of every tensor, of an empty one too, at a multiple of this
 _NON_BLOCKING = 1  # cudaStreamNonBlocking: no waiting for the legacy stream, which belongs to everybody
+_NO_TIMING = 2  # cudaEventDisableTiming
 _PORTABLE = 1  # cudaHostAllocPortable: page-locked for every context
 
 
@@ -108,6 +109,38 @@ class Cuda:
         """Until all work of a stream is done; its errors come here."""
         self.call(doing, cudart.cudaStreamSynchronize, stream)
 
+    def event(self) -> "Event":
+        """A mark for a stream's work."""
+        return Event(self)
+
+    def record(self, event: "Event", stream: int, doing: str) -> None:
+        """The event is there when all work so far of the stream is done."""
+        self.call(doing, cudart.cudaEventRecord, event.handle, stream)
+
+    def wait_for(self, event: "Event", doing: str) -> None:
+        """Until it is there; errors of the work before it come here."""
+        self.call(doing, cudart.cudaEventSynchronize, event.handle)
+
+    def captured(self, stream: int, doing: str, work: Callable[[], bool]) -> "Graph | None":
+        """What ``work`` puts on the stream as a graph; None where something in it cannot be captured, or says False."""
+        self.wait(stream, doing)
+        mode = cudart.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+        self.call(doing, cudart.cudaStreamBeginCapture, stream, mode)
+        try:
+            taken = work()
+        finally:
+            code, graph = cudart.cudaStreamEndCapture(stream)
+        if not taken or int(code) != 0:
+            cudart.cudaGetLastError()  # forgets it: the work is done without a graph
+            return None
+        made = Graph(self.call(doing, cudart.cudaGraphInstantiate, graph, 0))
+        self.call(doing, cudart.cudaGraphDestroy, graph)
+        return made
+
+    def launch(self, graph: "Graph", stream: int, doing: str) -> None:
+        """All of it with one call."""
+        self.call(doing, cudart.cudaGraphLaunch, graph.handle, stream)
+
     def copy(self, target: int, source: int, size: int, kind: str, stream: int, doing: str) -> None:
         """``kind``: HostToDevice, DeviceToHost or DeviceToDevice; in the order of the stream."""
         if size:
@@ -126,6 +159,22 @@ class Cuda:
         return StageError(
             f"{doing}: {self.name} failed ({name}: {told}): look for Xid in dmesg, at power and temperature, and start the run again"
         )
+
+
+class Event:
+    """A mark on a stream, dropped with the object."""
+
+    def __init__(self, cuda: Cuda) -> None:
+        self.handle = cuda.call("making an event", cudart.cudaEventCreateWithFlags, _NO_TIMING)
+        finalize(self, cudart.cudaEventDestroy, self.handle).atexit = False
+
+
+class Graph:
+    """A captured graph, dropped with the object."""
+
+    def __init__(self, handle: Any) -> None:
+        self.handle = handle
+        finalize(self, cudart.cudaGraphExecDestroy, handle).atexit = False
 
 
 class _Loan:

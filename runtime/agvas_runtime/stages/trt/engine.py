@@ -6,24 +6,24 @@ execution contexts of all sizes share. There is a context for each size, because
 
 import logging
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
 import numpy as np
-from cuda.bindings import runtime as cudart
 from numpy.typing import NDArray
 
 from agvas_core.contract.errors import ImageError, SetupError, StageError
 from agvas_core.contract.manifest import GraphSpec, TensorSpec
 from agvas_core.contract.tensorrt_library import error_logger
-from agvas_runtime.stages.trt.cuda import Cuda, DeviceMemory, PinnedMemory
+from agvas_runtime.stages.trt.cuda import Cuda, DeviceMemory, Graph, PinnedMemory
 from agvas_runtime.stages.trt.device_array import DeviceArray
 from agvas_runtime.stages.trt.engine_file import open_engine, refuse_other_graph
 
-__all__ = ["Array", "TrtEngine"]
+__all__ = ["Array", "Sized", "TrtEngine"]
 
 MAX_SIZES = 8  # a context each; a line has one size, a folder of photographs a few
 
@@ -34,13 +34,13 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass
-class _Sized:
+class Sized:
     """What belongs to one set of input shapes."""
 
     context: Any
     outputs: dict[str, Shape]
     runs: int = 0
-    graph: Any = None
+    graph: Graph | None = None
 
 
 class TrtEngine:
@@ -65,10 +65,11 @@ class TrtEngine:
         refuse_other_graph(library, self._engine, joint, spec, remedy)
         self._stream = cuda.stream()
         self._captures_itself = hasattr(library, "CudaGraphStrategy")  # TensorRT-RTX, once its kernels are compiled
-        self._capturable = not self._captures_itself
+        self.capturable = not self._captures_itself
+        self._lent_to: int | None = None
         scratch = int(self._engine.device_memory_size_v2)
         self._scratch = cuda.allocate(scratch, f"scratch memory of the {joint} engine", opening=True)
-        self._sized: OrderedDict[tuple[Shape, ...], _Sized] = OrderedDict()
+        self._sized: OrderedDict[tuple[Shape, ...], Sized] = OrderedDict()
         limits = {
             tensor.name: [tuple(shape) for shape in self._engine.get_tensor_profile_shape(tensor.name, 0)]
             for tensor in spec.inputs
@@ -76,9 +77,9 @@ class TrtEngine:
         self._least = {name: shapes[0] for name, shapes in limits.items()}
         self._largest = {name: shapes[-1] for name, shapes in limits.items()}
         self.max_batch = min((self._largest[one.name][_batch_axis(one)] for one in spec.inputs), default=1)
-        self._kinds = {one.name: np.dtype(one.dtype) for one in (*spec.inputs, *spec.outputs)}
-        self._memory: dict[str, DeviceMemory] = {}
-        self._memory = self._allocate()
+        self.kinds = {one.name: np.dtype(one.dtype) for one in (*spec.inputs, *spec.outputs)}
+        self.memory: dict[str, DeviceMemory] = {}
+        self.memory = self._allocate()
         self._pinned: dict[str, PinnedMemory] = {}
         self.input_names, self.output_names = ([one.name for one in part] for part in (spec.inputs, spec.outputs))
 
@@ -92,8 +93,10 @@ class TrtEngine:
             ImageError: shapes that the engine was not built for; out of GPU memory.
             StageError: TensorRT or the GPU fails.
         """
-        with self._lock:
-            self.cuda.enter()
+        with self.turn():
+            if self._lent_to is not None:
+                self.cuda.wait(self._lent_to, f"a frame before the {self.joint} engine")
+                self._lent_to = None
             first = self._spec.inputs[0]
             batch = inputs[first.name].shape[_batch_axis(first)]
             outputs: dict[str, Array] = {}
@@ -107,6 +110,17 @@ class TrtEngine:
                 self._receive({name: sized.outputs[name] for name in wanted}, outputs, batch, start, on_gpu)
             return outputs
 
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """One thread at a time, on this GPU."""
+        with self._lock:
+            self.cuda.enter()
+            yield
+
+    def lend_to(self, stream: int) -> None:
+        """Work of a stream of somebody else's is under way in the scratch memory; the next ``run`` waits for it. Within a turn."""
+        self._lent_to = stream
+
     def _allocate(self) -> dict[str, DeviceMemory]:
         """Inputs and outputs of the largest shapes."""
         sized = self._at(self._largest)
@@ -115,16 +129,29 @@ class TrtEngine:
         for name, shape in shapes.items():
             if min(shape, default=0) < 0:
                 raise SetupError(f"TensorRT does not know how large {name} of the {self.joint} engine will be: {self._remedy}")
-            found[name] = self.cuda.allocate(_bytes(shape, self._kinds[name]), f"{name} of the {self.joint} engine", opening=True)
+            found[name] = self.cuda.allocate(_bytes(shape, self.kinds[name]), f"{name} of the {self.joint} engine", opening=True)
         self._sized.clear()  # made before there were addresses
         return found
 
-    def _at(self, shapes: Mapping[str, Shape]) -> _Sized:
+    def _at(self, shapes: Mapping[str, Shape]) -> Sized:
         """The context for input shapes, made where there is none; the one that was not used for longest goes."""
         key = tuple(shapes[one.name] for one in self._spec.inputs)
         if (known := self._sized.get(key)) is not None:
             self._sized.move_to_end(key)
             return known
+        sized = self.prepared(shapes)
+        while len(self._sized) >= MAX_SIZES:
+            self._sized.popitem(last=False)
+        self._sized[key] = sized
+        return sized
+
+    def prepared(self, shapes: Mapping[str, Shape]) -> Sized:
+        """A new context for input shapes, with the engine's own memory for all of its tensors.
+
+        Raises:
+            ImageError: shapes that the engine was not built for.
+            SetupError: TensorRT cannot make one.
+        """
         for name, shape in shapes.items():
             least, most = self._least[name], self._largest[name]
             if len(shape) != len(most) or not all(
@@ -139,15 +166,9 @@ class TrtEngine:
                 raise StageError(
                     f"the {self.joint} engine refuses {name} of shape {_shown(shape)} ({self._logger.last}): {self._remedy}"
                 )
-        for name, memory in self._memory.items():
+        for name, memory in self.memory.items():
             context.set_tensor_address(name, memory.pointer)
-        sized = _Sized(context, {one.name: tuple(context.get_tensor_shape(one.name)) for one in self._spec.outputs})
-        while len(self._sized) >= MAX_SIZES:
-            _, oldest = self._sized.popitem(last=False)
-            if oldest.graph is not None:
-                self.cuda.call("dropping a graph", cudart.cudaGraphExecDestroy, oldest.graph)
-        self._sized[key] = sized
-        return sized
+        return Sized(context, {one.name: tuple(context.get_tensor_shape(one.name)) for one in self._spec.outputs})
 
     def _new_context(self) -> Any:
         strategy = self._library.ExecutionContextAllocationStrategy.USER_MANAGED
@@ -167,7 +188,7 @@ class TrtEngine:
         return context
 
     def _send(self, name: str, array: Array) -> None:
-        target, doing = self._memory[name].pointer, f"{name} to the {self.joint} engine"
+        target, doing = self.memory[name].pointer, f"{name} to the {self.joint} engine"
         if isinstance(array, DeviceArray):
             self.cuda.copy(target, array.pointer, array.nbytes, "DeviceToDevice", self._stream, doing)
         elif array.nbytes:
@@ -175,43 +196,33 @@ class TrtEngine:
             np.copyto(pinned.view(array.shape, array.dtype), array)
             self.cuda.copy(target, pinned.pointer, array.nbytes, "HostToDevice", self._stream, doing)
 
-    def _launch(self, sized: _Sized) -> None:
+    def _launch(self, sized: Sized) -> None:
         doing = f"the {self.joint} engine"
         sized.runs += 1
-        if (
-            sized.graph is None and self._capturable and sized.runs == 2
-        ):  # the first run settles what TensorRT puts off until then
+        if sized.graph is None and self.capturable and sized.runs == 2:  # the first run settles what TensorRT puts off until then
             sized.graph = self._capture(sized)
         if sized.graph is not None:
-            self.cuda.call(doing, cudart.cudaGraphLaunch, sized.graph, self._stream)
+            self.cuda.launch(sized.graph, self._stream, doing)
         elif not sized.context.execute_async_v3(self._stream):
             self.cuda.wait(self._stream, doing)  # of a GPU that is gone, CUDA knows more than TensorRT
             raise StageError(
                 f"{doing} failed ({self._logger.last or 'no reason given'}): start the run again; if it stays, {self._remedy}"
             )
 
-    def _capture(self, sized: _Sized) -> Any:
+    def _capture(self, sized: Sized) -> Graph | None:
         """The run as a CUDA graph; None, and a warning once, where the engine does not allow it."""
         doing = f"capturing the {self.joint} engine"
-        self.cuda.wait(self._stream, doing)
-        mode = cudart.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
-        self.cuda.call(doing, cudart.cudaStreamBeginCapture, self._stream, mode)
-        taken = sized.context.execute_async_v3(self._stream)
-        code, graph = cudart.cudaStreamEndCapture(self._stream)
-        if taken and int(code) == 0:
-            exec_graph = self.cuda.call(doing, cudart.cudaGraphInstantiate, graph, 0)
-            self.cuda.call(doing, cudart.cudaGraphDestroy, graph)
-            return exec_graph
-        cudart.cudaGetLastError()  # forgets it: the engine runs without a graph
-        self._capturable = False
-        _log.warning("the %s engine cannot be captured as a CUDA graph (%s); it runs without", self.joint, self._logger.last)
-        return None
+        graph = self.cuda.captured(self._stream, doing, lambda: bool(sized.context.execute_async_v3(self._stream)))
+        if graph is None:
+            self.capturable = False
+            _log.warning("the %s engine cannot be captured as a CUDA graph (%s); it runs without", self.joint, self._logger.last)
+        return graph
 
     def _receive(self, shapes: dict[str, Shape], outputs: dict[str, Array], batch: int, start: int, on_gpu: bool) -> None:
         """Rows of outputs to their places in the whole; returns when they are there."""
         doing = f"outputs of the {self.joint} engine"
         for name, shape in shapes.items():
-            kind, source, size = self._kinds[name], self._memory[name].pointer, _bytes(shape, self._kinds[name])
+            kind, source, size = self.kinds[name], self.memory[name].pointer, _bytes(shape, self.kinds[name])
             if name not in outputs:
                 outputs[name] = self._make((batch, *shape[1:]), kind, doing, on_gpu)
             target = outputs[name]
@@ -224,7 +235,7 @@ class TrtEngine:
         for name, shape in shapes.items():
             target = outputs[name]
             if not isinstance(target, DeviceArray):
-                np.copyto(target[start : start + shape[0]], self._staging(name).view(shape, self._kinds[name]))
+                np.copyto(target[start : start + shape[0]], self._staging(name).view(shape, self.kinds[name]))
 
     def _make(self, shape: Shape, kind: np.dtype[Any], doing: str, on_gpu: bool) -> Array:
         if not on_gpu:
@@ -235,7 +246,7 @@ class TrtEngine:
     def _staging(self, name: str) -> PinnedMemory:
         """Page-locked memory as large as the tensor can be, made when the host first reads or writes it."""
         if name not in self._pinned:
-            self._pinned[name] = PinnedMemory(self.cuda, self._memory[name].size, f"{name} of the {self.joint} engine")
+            self._pinned[name] = PinnedMemory(self.cuda, self.memory[name].size, f"{name} of the {self.joint} engine")
         return self._pinned[name]
 
 

@@ -17,6 +17,8 @@ from agvas_runtime.stages.settings import StageSettings
 from agvas_runtime.stages.trt.cuda import Cuda
 from agvas_runtime.stages.trt.engine import TrtEngine
 from agvas_runtime.stages.trt.engine_file import find_engine, remedy
+from agvas_runtime.stages.trt.frame import Engines, TrtFrames
+from agvas_runtime.stages.whole_frame import kernels
 
 __all__ = ["TrtDecoder", "TrtLmm", "TrtVision", "open_decoder", "open_lmm", "open_vision"]
 
@@ -28,6 +30,7 @@ class TrtVision:
 
     def __init__(self, engine: TrtEngine) -> None:
         self.engine = engine
+        self._framed: tuple[object, object, TrtFrames | None] | None = None
         self._decoder = [name for name in engine.output_names if name not in ("f_s", "f_align")]
 
     def __call__(self, semantic_image: NDArray[np.uint8], pixel_image: NDArray[np.uint8]) -> Features:
@@ -36,14 +39,31 @@ class TrtVision:
         found: dict[str, Any] = dict(self.engine.run(given, self.engine.output_names, on_gpu=True))
         return Features(found["f_s"], found["f_align"], {name: found[name] for name in self._decoder})
 
+    def framed(self, lmm: object, decoder: object) -> TrtFrames | None:
+        """As of ``FramedVision``."""
+        if self._framed is None or self._framed[0] is not lmm or self._framed[1] is not decoder:
+            self._framed = lmm, decoder, self._frames(lmm, decoder)
+        return self._framed[2]
+
+    def _frames(self, lmm: object, decoder: object) -> TrtFrames | None:
+        core = kernels()
+        if core is None or not isinstance(lmm, TrtLmm) or not isinstance(decoder, TrtDecoder):
+            return None
+        engines = Engines(self.engine, lmm.engine, decoder.engine)
+        return TrtFrames(core, engines, lmm.tokenizer, lmm.empty_past(1)) if engines.fit else None
+
 
 class TrtLmm:
     """Joint 2 in direct mode: one prefill with the fixed answer appended. The cache that it fills is not read."""
 
     def __init__(self, engine: TrtEngine, bundle: Bundle, spec: GraphSpec) -> None:
-        self.engine, self._tokenizer = engine, PromptTokenizer(bundle)
+        self.engine, self.tokenizer = engine, PromptTokenizer(bundle)
         (past,) = (one.shape for one in spec.inputs if one.name == "past_key_values")
         self._past = [0 if isinstance(axis, str) else axis for axis in past]  # [layers, 2, batch, heads, 0, head_dim]
+
+    def empty_past(self, batch: int) -> tuple[int, ...]:
+        """Shape of a cache with nothing in it, [layers, 2, B, heads, 0, head_dim]."""
+        return *self._past[:2], batch, *self._past[3:]
 
     def __call__(self, features: Features, instruction: str, mode: Mode = Mode.DIRECT, history: Sequence[Turn] = ()) -> Reply:
         """As ``LmmStage``.
@@ -55,10 +75,10 @@ class TrtLmm:
             raise UsageError(
                 f"mode {mode} speaks, and the lmm engine answers in direct mode alone: choose --lmm onnx or vllm for it"
             )
-        words = self._tokenizer.words(instruction, mode, tuple(history))
+        words = self.tokenizer.words(instruction, mode, tuple(history))
         batch = len(features.f_s)
         repeated = Words(*(np.repeat(ids, batch, axis=0) for ids in words))
-        past = np.zeros([*self._past[:2], batch, *self._past[3:]], np.float32)
+        past = np.zeros(self.empty_past(batch), np.float32)
         given = {"f_s": features.f_s, "f_align": features.f_align, **repeated._asdict(), "past_key_values": past}
         found = self.engine.run(given, ("anchor_states", "text_logits"))
         logits = np.asarray(found["text_logits"])
@@ -67,7 +87,7 @@ class TrtLmm:
                 "the language model gave logits that are NaN or infinite on this image: build the lmm engine in a safer precision, or try "
                 "another prompt"
             )
-        return read_prefill(self._tokenizer, np.asarray(found["anchor_states"]), logits)
+        return read_prefill(self.tokenizer, np.asarray(found["anchor_states"]), logits)
 
 
 class TrtDecoder:

@@ -1,0 +1,226 @@
+"""A whole frame on the three engines: kernels, engines and kernels again, one after the other on one stream, from the second run on one graph.
+
+It has contexts and memory of its own, so nothing is copied from engine to engine: where one writes, the next one reads. It shares the
+engines' scratch memory, and so waits for them, and they for it.
+"""
+
+from collections import deque
+from collections.abc import Mapping
+from contextlib import ExitStack
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agvas_core.contract.decision import OperatingPoint
+from agvas_core.contract.errors import StageError
+from agvas_runtime.stages.prompt_tokenizer import PromptTokenizer, Words
+from agvas_runtime.stages.protocol import FramePlan, FrameSeen
+from agvas_runtime.stages.recurring import Recurring
+from agvas_runtime.stages.trt.cuda import Cuda, DeviceMemory, Graph, PinnedMemory
+from agvas_runtime.stages.trt.engine import Sized, TrtEngine
+from agvas_runtime.stages.whole_frame import (
+    MOST_REGIONS,
+    REGION_BYTES,
+    RULE,
+    SUMMARY,
+    FrameJudged,
+    FrameKernels,
+    LookMade,
+    packed_rule,
+    read_summary,
+)
+
+__all__ = ["Engines", "TrtFrames"]
+
+Shape = tuple[int, ...]
+
+
+class Engines(NamedTuple):
+    """Of one bundle, in the order of the data path."""
+
+    vision: TrtEngine
+    lmm: TrtEngine
+    decoder: TrtEngine
+
+    @property
+    def fit(self) -> bool:
+        """Whether what the kernels read is float32."""
+        return self.lmm.kinds["text_logits"] == self.decoder.kinds["logits"] == np.float32
+
+
+class TrtFrames:
+    """``FrameStage`` on TensorRT."""
+
+    def __init__(self, core: ModuleType, engines: Engines, tokenizer: PromptTokenizer, empty_past: Shape) -> None:
+        self._core, self._engines, self._tokenizer, self._past = core, engines, tokenizer, empty_past
+        self._frames: Recurring[_Frame] = Recurring()
+
+    def __call__(self, image: NDArray[np.uint8], plan: FramePlan, instruction: str, point: OperatingPoint) -> "_Flight | None":
+        """As of ``FrameStage``.
+
+        Raises:
+            ImageError: a view that an engine was not built for; out of GPU memory.
+            StageError: TensorRT or the GPU fails.
+            UsageError: an instruction that the bundle does not take.
+        """
+        words = self._tokenizer.words(instruction)
+        with ExitStack() as turn:
+            for engine in self._engines:
+                turn.enter_context(engine.turn())
+            key = plan, *(ids.shape for ids in words)
+            frame = self._frames.get(key, lambda: _Frame(self._core, self._engines, self._tokenizer, plan, words, self._past))
+            return None if frame is None else frame.launch(image, words, packed_rule(point, image.shape[0] * image.shape[1]))
+
+
+class _Slot:
+    """Page-locked memory of one frame under way."""
+
+    def __init__(self, cuda: Cuda, plan: FramePlan) -> None:
+        height, width = plan.size
+        sizes = {"frame": height * width * 3, "rule": RULE.itemsize, "score_map": height * width * 4, "summary": SUMMARY.itemsize}
+        self._memory = {name: PinnedMemory(cuda, size, f"{name} of a frame") for name, size in sizes.items()}
+        self._shapes: dict[str, tuple[Shape, type[np.generic]]] = {
+            "frame": ((height, width, 3), np.uint8),
+            "rule": ((RULE.itemsize,), np.uint8),
+            "score_map": ((height, width), np.float32),
+            "summary": ((SUMMARY.itemsize,), np.uint8),
+        }
+        self.done = cuda.event()
+
+    def pointer(self, name: str) -> int:
+        return self._memory[name].pointer
+
+    def array(self, name: str) -> NDArray[Any]:
+        shape, kind = self._shapes[name]
+        return self._memory[name].view(shape, np.dtype(kind))
+
+
+class _Frame:
+    """One size of frame and one length of instruction. One thread at a time."""
+
+    def __init__(
+        self, core: ModuleType, engines: Engines, tokenizer: PromptTokenizer, plan: FramePlan, words: Words, past: Shape
+    ) -> None:
+        self._plan, self._engines = plan, engines
+        self._cuda = cuda = engines.vision.cuda
+        self._stream = cuda.stream()
+        self._kernels = FrameKernels(core, plan)
+        self._slots: deque[_Slot] = deque()
+        self._said: Words | None = None
+        height, width = plan.size
+        pixels = height * width
+        sizes = {
+            "frame": pixels * 3, "rule": RULE.itemsize, "score_map": pixels * 4, "mask": pixels, "summary": SUMMARY.itemsize,
+            "regions": MOST_REGIONS * REGION_BYTES,
+        }  # fmt: skip
+        self._memory = {name: cuda.allocate(size, f"{name} of a frame") for name, size in sizes.items()}
+        self._words = {name: cuda.allocate(ids.nbytes, f"{name} of a frame") for name, ids in words._asdict().items()}
+        self._views = [cuda.allocate(int(np.prod(shape)), "a view of a frame") for shape in self._kernels.shapes]
+        self._steps: list[tuple[TrtEngine, Sized]] = []
+        self._held: list[DeviceMemory] = []
+        self._kernels.follow([self._look(look, words, past, tokenizer) for look in range(len(plan.pixel))])
+        self._runs = 0
+        self._graph: Graph | None = None
+        self._capturable = all(engine.capturable for engine in engines)
+
+    def launch(self, image: NDArray[np.uint8], words: Words, rule: NDArray[np.uint8]) -> "_Flight":
+        """Begins a frame, and returns at once; within the turns of all engines."""
+        cuda, stream = self._cuda, self._stream
+        slot = self._slots.pop() if self._slots else _Slot(cuda, self._plan)
+        np.copyto(slot.array("frame"), image)
+        np.copyto(slot.array("rule"), rule)
+        if self._said is not words:
+            self._send_words(words)
+        for name in ("frame", "rule"):
+            cuda.copy(self._memory[name].pointer, slot.pointer(name), slot.array(name).nbytes, "HostToDevice", stream, "a frame")
+        self._run()
+        for name in ("score_map", "summary"):
+            cuda.copy(slot.pointer(name), self._memory[name].pointer, slot.array(name).nbytes, "DeviceToHost", stream, "a frame")
+        cuda.record(slot.done, stream, "a frame")
+        for engine in self._engines:
+            engine.lend_to(stream)
+        return _Flight(cuda, slot, self._slots)
+
+    def _look(self, look: int, words: Words, past: Shape, tokenizer: PromptTokenizer) -> LookMade:
+        """Contexts of one look, each given what the one before it makes."""
+        vision, lmm, decoder = self._engines
+        semantic, pixel = (1, *self._kernels.shapes[0]), (1, *self._kernels.shapes[1 + look])
+        views = {"semantic_image": (semantic, self._views[0].pointer), "pixel_image": (pixel, self._views[1 + look].pointer)}
+        seen = self._step(vision, views)
+        said = {name: (ids.shape, self._words[name].pointer) for name, ids in words._asdict().items()}
+        nothing = {"past_key_values": (past, lmm.memory["past_key_values"].pointer)}
+        read = self._step(
+            lmm, {**{name: seen[name] for name in ("f_s", "f_align")}, **said, **nothing}, unread=("present_key_values",)
+        )
+        given = {**seen, "anchor_states": read["anchor_states"]}
+        judged = self._step(decoder, {name: given[name] for name in decoder.input_names})
+        (*_, rows, columns), logits = judged["logits"]
+        _, text = read["text_logits"]  # [1, 1, V]
+        first = (text + 4 * tokenizer.first_of_answer, text + 4 * tokenizer.first_of_refusal)
+        return LookMade(logits, (rows, columns), *first)
+
+    def _step(
+        self, engine: TrtEngine, given: Mapping[str, tuple[Shape, int]], unread: tuple[str, ...] = ()
+    ) -> dict[str, tuple[Shape, int]]:
+        """A run of an engine on inputs (shape, pointer); where its outputs will be. What is ``unread`` goes to the engine's own memory."""
+        sized = engine.prepared({name: shape for name, (shape, _) in given.items()})
+        made = {}
+        for name, shape in sized.outputs.items():
+            if name not in unread:
+                size = int(np.prod(shape, dtype=np.int64)) * engine.kinds[name].itemsize
+                self._held.append(self._cuda.allocate(size, f"{name} of a frame"))
+                made[name] = shape, self._held[-1].pointer
+        for name, (_, pointer) in {**given, **made}.items():
+            sized.context.set_tensor_address(name, pointer)
+        self._steps.append((engine, sized))
+        return made
+
+    def _send_words(self, words: Words) -> None:
+        """Rarely: another instruction. What is under way must not read half of it."""
+        self._cuda.wait(self._stream, "a frame")
+        for name, ids in words._asdict().items():
+            pinned = PinnedMemory(self._cuda, ids.nbytes, f"{name} of a frame")
+            np.copyto(pinned.view(ids.shape, ids.dtype), ids)
+            self._cuda.copy(self._words[name].pointer, pinned.pointer, ids.nbytes, "HostToDevice", self._stream, "an instruction")
+            self._cuda.wait(self._stream, "an instruction")
+        self._said = words
+
+    def _run(self) -> None:
+        doing = "a frame"
+        self._runs += 1
+        if self._graph is None and self._capturable and self._runs == 2:  # the first settles what is put off until then
+            self._graph = self._cuda.captured(self._stream, "capturing a frame", self._enqueue)
+            self._capturable = self._graph is not None
+        if self._graph is not None:
+            self._cuda.launch(self._graph, self._stream, doing)
+        elif not self._enqueue():
+            self._cuda.wait(self._stream, doing)  # of a GPU that is gone, CUDA knows more than TensorRT
+            raise StageError(
+                "an engine failed on a frame: start the run again; if it stays, build the engines again (agvas-export trt)"
+            )
+
+    def _enqueue(self) -> bool:
+        """All of a frame on the stream."""
+        at = {name: memory.pointer for name, memory in self._memory.items()}
+        self._kernels.see(at["frame"], [view.pointer for view in self._views], self._stream)
+        if not all(sized.context.execute_async_v3(self._stream) for _, sized in self._steps):
+            return False
+        self._kernels.judge(at["rule"], FrameJudged(at["score_map"], at["mask"], at["summary"], at["regions"]), self._stream)
+        return True
+
+
+class _Flight:
+    """A frame on its way."""
+
+    def __init__(self, cuda: Cuda, slot: _Slot, slots: deque[_Slot]) -> None:
+        self._cuda, self._slot, self._slots = cuda, slot, slots
+
+    def result(self) -> FrameSeen:
+        """As of ``PendingFrame``."""
+        self._cuda.enter()
+        self._cuda.wait_for(self._slot.done, "a frame")
+        summary, score_map = (self._slot.array(name).copy() for name in ("summary", "score_map"))
+        self._slots.append(self._slot)
+        return read_summary(summary, score_map)

@@ -1,0 +1,163 @@
+"""A whole frame on a GPU: the native core's kernels before the model, from pixels to views, and after it, from logits to P and the verdict.
+
+An engine that has all three stages puts them between the two, so that a frame is one launch and what goes up is the frame, what comes
+down P and a few numbers. Regions are measured on the host, of those frames alone in which one counts.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agvas_core.contract.anchors import Anchor
+from agvas_core.contract.decision import OperatingPoint
+from agvas_core.contract.errors import ImageError, StageError
+from agvas_core.contract.preprocess import View, frame_cells
+from agvas_runtime import native
+from agvas_runtime.regions import native_rule
+from agvas_runtime.stages.protocol import FramePlan, FrameSeen
+from agvas_runtime.views import PIXEL_FORMAT_PLACES, view_layout
+
+__all__ = [
+    "LOGITS_BROKEN",
+    "MOST_REGIONS",
+    "REGION_BYTES",
+    "RULE",
+    "SUMMARY",
+    "FrameJudged",
+    "FrameKernels",
+    "LookMade",
+    "kernels",
+    "packed_rule",
+    "read_summary",
+]
+
+Shape = tuple[int, int, int]
+
+LOGITS_BROKEN: Final = (
+    "the model gave logits that are NaN or infinite on this image: try another prompt, or report image and bundle"
+)
+
+# As csrc/cuda/device_verdict.h has them; a test on a GPU compares the sizes.
+RULE: Final = np.dtype([("threshold", "f4"), ("seed", "f4"), ("min_area", "f8"), ("gate", "f8")], align=True)
+SUMMARY: Final = np.dtype(
+    [("count", "i4"), ("counting", "i4"), ("overflow", "i4"), ("broken", "i4"), ("score", "f4"), ("accept", "f8")], align=True
+)
+REGION_BYTES: Final = 56
+MOST_REGIONS: Final = 4096
+"""Room on the GPU; those beyond count, so a frame with more is never a good one."""
+
+
+class LookMade(NamedTuple):
+    """Where the engine puts what it makes of one look, on the device."""
+
+    logits: int
+    """Pointer to float32 [3, rows, columns], in anchor order."""
+    cells: tuple[int, int]
+    """(rows, columns)."""
+    answer: int
+    """Pointer to the float32 logit of the answer's first word."""
+    refusal: int = 0
+    """And of the refusal's; 0 where ``answer`` is the difference of the two."""
+
+
+class FrameJudged(NamedTuple):
+    """Where a verdict goes: pointers to memory of the device."""
+
+    score_map: int
+    """float32 [H, W]."""
+    mask: int
+    """uint8 [H, W]."""
+    summary: int
+    """SUMMARY."""
+    regions: int
+    """MOST_REGIONS times REGION_BYTES."""
+
+
+def kernels() -> ModuleType | None:
+    """The native core, where it was built with CUDA and finds a GPU."""
+    core = native.core
+    return core if core is not None and hasattr(core, "CudaViews") and core.cuda_devices() else None
+
+
+def packed_rule(point: OperatingPoint, pixels: int) -> NDArray[np.uint8]:
+    """An operating point as the kernels read it, for a frame of so many pixels; uint8 [RULE.itemsize]."""
+    threshold, seed, min_area, _ = native_rule(point, 1.0, pixels)
+    return np.array([(threshold, seed, min_area, point.gate)], RULE).view(np.uint8)
+
+
+def read_summary(summary: NDArray[np.uint8], score_map: NDArray[np.float32]) -> FrameSeen:
+    """What the kernels say of a frame.
+
+    Raises:
+        ImageError: a logit is NaN or infinite.
+    """
+    told = summary.view(SUMMARY)[0]
+    if told["broken"]:
+        raise ImageError(LOGITS_BROKEN)
+    return FrameSeen(score_map, float(told["score"]), float(told["accept"]), bool(told["counting"]))
+
+
+class FrameKernels:
+    """The kernels of one plan. Their tables lie on the GPU; nothing more is allocated once ``follow`` was called.
+
+    Raises:
+        ImageError: out of GPU memory.
+        StageError: the GPU fails.
+    """
+
+    def __init__(self, core: ModuleType, plan: FramePlan) -> None:
+        self.plan, self._core = plan, core
+        height, width = plan.size
+        layouts = [view_layout(spec, height, width) for spec in (plan.semantic, *plan.pixel)]
+        self.shapes: list[Shape] = [(*layout.whole, 3) for layout in layouts]
+        """Of the views, the semantic one first."""
+        self._contents = [layout.content for layout in layouts]
+        unused = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)  # mean and deviation, of views that are normalised here
+        plans = [(0, *layout.whole, *layout.content, layout.padding, *unused) for layout in layouts]
+        with _told():
+            self._views = core.CudaViews((PIXEL_FORMAT_PLACES["RGB8"], height, width, 3 * width), (0, 0, height, width), plans)
+        self._verdict: Any = None
+
+    def see(self, frame: int, views: Sequence[int], stream: int) -> None:
+        """RGB uint8 [H, W, 3] at ``frame`` to views uint8 at ``views``, pointers to ``shapes``."""
+        with _told():
+            self._views.run(frame, views, stream)
+
+    @property
+    def follows(self) -> bool:
+        """Whether ``follow`` was called."""
+        return self._verdict is not None
+
+    def follow(self, looks: Sequence[LookMade]) -> None:
+        """From where the logits of each look will be read; they must lie there as long as this is used."""
+        height, width = self.plan.size
+        given = []
+        for made, shape, content, share in zip(looks, self.shapes[1:], self._contents[1:], self.plan.shares, strict=True):
+            shown = View(np.empty(shape, np.uint8), content)
+            (high, wide), enlarged = frame_cells(shown, made.cells, self.plan.size)
+            rows, columns = made.cells
+            layers = tuple(made.logits + 4 * anchor * rows * columns for anchor in (Anchor.NOR, Anchor.ANO, Anchor.SEG))
+            given.append(
+                (layers, (made.answer, made.refusal), (high, wide, columns), enlarged, (0, 0, height, width), share, (0, 0))
+            )
+        alpha = self.plan.alpha
+        with _told():
+            self._verdict = self._core.CudaVerdict(given, height, width, alpha, 1.0 - alpha, MOST_REGIONS)
+
+    def judge(self, rule: int, judged: FrameJudged, stream: int) -> None:
+        """By RULE at ``rule``, of the logits that are followed."""
+        with _told():
+            self._verdict.run(rule, 0, *judged, stream)
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """What the native core raises of CUDA, as what it means for a frame."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise (ImageError if "out of memory" in str(error) else StageError)(f"a frame on the GPU: {error}") from error
