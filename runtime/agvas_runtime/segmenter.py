@@ -27,7 +27,7 @@ from agvas_runtime.scoring import Scorer
 from agvas_runtime.sources import ArraySource, CameraSource, FileSource, Source, open_source, prefetch
 from agvas_runtime.stages.open import DEFAULT_BACKEND, open_stages
 from agvas_runtime.stages.prompt_tokenizer import PromptTokenizer
-from agvas_runtime.stages.protocol import DecoderStage, LmmStage, VisionStage
+from agvas_runtime.stages.protocol import DecoderStage, FramedVision, JoinedVision, LmmStage, VisionStage
 from agvas_runtime.stages.settings import StageSettings
 from agvas_runtime.views import camera_frame
 
@@ -259,6 +259,11 @@ class Segmenter:
     def stages(self) -> tuple[VisionStage, LmmStage, DecoderStage]:
         """The three, in the order of the data path."""
         return self._judge.scorer.vision, self._judge.scorer.lmm, self._judge.scorer.decoder
+
+    @property
+    def captures(self) -> bool:
+        """Whether its engine makes graphs of sizes that come again, so that the first frames of a size are slow ones."""
+        return isinstance(self.stages[0], (JoinedVision, FramedVision))
 
     @property
     def tiled(self) -> bool:

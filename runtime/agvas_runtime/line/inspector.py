@@ -31,6 +31,9 @@ from agvas_runtime.stages.settings import StageSettings
 
 __all__ = ["Inspection", "Inspector", "SegmenterInspector", "frame_fault"]
 
+CAPTURED_AFTER = (
+    4  # runs of one size: from stage to stage twice, of which the second captures, or the whole frame, then with its own graph
+)
 JUDGES = 8  # recipes and frame sizes whose masks are kept ready
 
 
@@ -116,7 +119,8 @@ class SegmenterInspector:
         check_against(recipe, segmenter.bundle, version.identity)
         size = recipe.frame
         blank = np.full((size.height_px, size.width_px, 3) if size else (64, 64, 3), 128, np.uint8)
-        for prompt in recipe.prompts.values():  # the first run is a slow one, and a prompt that is too long is refused here
+        # The first run is a slow one, and a prompt that is too long is refused here; what captures graphs is slow until it has.
+        for prompt in list(recipe.prompts.values()) * (CAPTURED_AFTER if segmenter.captures else 1):
             segmenter.segment(Frame("warm-up", 0, image=blank), prompt=prompt, mode=recipe.mode, normal_look=recipe.normal_look)
         self._segmenters[recipe.model] = segmenter
 
