@@ -8,6 +8,8 @@ for result in Segmenter.load("nano").predict("parts/", stream=True):
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+import agvas_core  # noqa: F401 - before ONNX Runtime, whose reports it turns off
+
 if TYPE_CHECKING:
     from agvas_runtime.frame import Frame
     from agvas_runtime.result import Region, Result, Verdict

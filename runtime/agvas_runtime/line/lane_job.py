@@ -1,5 +1,6 @@
 """One camera of a line, as it was asked for: where frames come from, which recipe, what triggers, what happens to the queue."""
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,8 +129,8 @@ def _check(lane: LaneJob) -> None:
             raise UsageError(f"{lane.camera} gives a part for each file: leave --trigger out, and --queue latest")
         if lane.pixel_format is not None:
             raise UsageError(f"{lane.camera} gives files, and --pixel-format {lane.pixel_format} is for a camera: leave it out")
-        if not (folder := Path(lane.camera.removeprefix(WATCH_SCHEME))).is_dir():
-            raise UsageError(f"{str(folder)!r} is no folder that can be watched: make it, or check its name")
+        if not os.path.isdir(folder := lane.camera.removeprefix(WATCH_SCHEME)):  # Path.is_dir raises where it may not look
+            raise UsageError(f"{folder!r} is no folder that can be watched: make it, or check its name and who may read it")
         return
     asked = camera_address(lane.camera).is_asked
     if asked and not lane.triggered:

@@ -274,6 +274,26 @@ def test_the_way_from_the_command_to_a_verdict(empty_bench: Bench, make_part: Ma
     assert segment(segmenter, make_part(spots=SPOTS)).verdict is Verdict.FAIL
 
 
+@pytest.mark.slow
+def test_the_fastest_precision_whose_certificate_holds_is_kept(
+    empty_bench: Bench, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """nano: float8 is tried first. ONNX Runtime, which stands for the engine here, drops a ReLU before a float8 quantiser, so it fails."""
+    from agvas_core.contract.engine import read_engines
+    from agvas_export.cli import app as export
+
+    for module in ("command", "build"):
+        monkeypatch.setattr(f"agvas_export.trt.{module}.DEFAULT_STORE", empty_bench.store, raising=False)
+    monkeypatch.setattr("agvas_export.trt.command.this_gpu", cuda_gpu)
+    images = str(Path(__file__).resolve().parents[3] / "examples/parts")
+    arguments = ["trt", "nano", "--target", "h100", "--precision", "auto", "--images", images]
+    assert exit_code_of(lambda: export, name="agvas-export", arguments=arguments) == 0
+    said = capsys.readouterr().out
+    assert "precision: tf32" in said and "refused:   fp8:" in said
+    (record,) = empty_bench.store.rglob("engines.json")
+    assert read_engines(record.parent).precision == "tf32"
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("joint", ["vision", "lmm", "decoder"])
 def test_a_real_engine_gives_what_onnx_runtime_gives(joint: str) -> None:
