@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from agvas_core.contract.manifest import sha256_of, write_manifest
 from agvas_core.data.synthesis import synthesize
 from agvas_core.files.picture import read_rgb
-from agvas_export.trt.precision import quantise_pixel_encoder
+from agvas_export.trt.quantise import quantise_pixel_encoder
 from agvas_runtime import Segmenter
 from agvas_runtime.bundle import load_bundle
 from agvas_runtime.sources.listing import list_files
@@ -63,7 +63,7 @@ def in_int8(model: str, out: Path) -> Path:
     shutil.copytree(bundle.folder, out)
     images = [synthesize(SEED, 1 + index, (320, 320)).image for index in range(CALIBRATION_IMAGES)]
     file = bundle.manifest.vision.file
-    quantise_pixel_encoder(bundle.folder / file, bundle.manifest, images, out / file)
+    quantise_pixel_encoder("int8", bundle.folder / file, bundle.manifest, images, out / file)
     files = dict(bundle.manifest.files) | {file: sha256_of(out / file)}
     write_manifest(out, bundle.manifest.model_copy(update={"files": files}))
     return out

@@ -174,12 +174,12 @@ def trt(
     precision: Annotated[
         str | None,
         typer.Option(
-            help="fp32, tf32, fp16, bf16, int8, or auto: the fastest whose certificate holds on --images. As exported by default."
+            help="fp32, tf32, fp16, bf16, int8, fp8, or auto: the fastest whose certificate holds on --images. As exported by default."
         ),
     ] = None,
     images: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Pictures of your parts, for the ranges of int8 and the certificate of auto."),
+        typer.Option(metavar="DIR", help="Pictures of your parts, for the ranges of int8 and fp8 and the certificate of auto."),
     ] = None,
     joint: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="vision, lmm or decoder; may be given again. All by default.")
@@ -194,18 +194,19 @@ def trt(
     """Build TensorRT engines from a bundle, on the GPU that will run them; or check, without one, that TensorRT takes its graphs."""
     if (parse_only or paper_width) and not check_only:
         raise UsageError("--parse-only and --paper-width belong to --check: add it, or leave them out")
-    if check_only and (dry_run or precision is not None):
-        raise UsageError("--check builds the graphs as they are: leave --dry-run and --precision out")
+    if check_only and dry_run:
+        raise UsageError("--check builds, and --dry-run builds nothing: leave one out")
     if target_from is not None and (target_from != "nvidia-smi" or target is not None):
         raise UsageError(f"--target-from is {target_from!r}: it takes nvidia-smi, and no --target beside it")
 
     from agvas_export.trt.command import PRECISIONS, TrtJob, run_trt
     from agvas_export.trt.plan import JOINTS
+    from agvas_export.trt.quantise import QUANTISED_PRECISIONS
 
     if precision is not None and precision not in PRECISIONS:
         raise UsageError(f"--precision is {precision!r}: it can be {', '.join(PRECISIONS)}")
-    if precision == "int8" and images is None and not dry_run:
-        raise UsageError("--precision int8 takes its ranges from your pictures: give them with --images DIR")
+    if precision in QUANTISED_PRECISIONS and images is None and not dry_run:
+        raise UsageError(f"--precision {precision} takes its ranges from your pictures: give them with --images DIR")
     run_trt(
         TrtJob(
             bundle=bundle,

@@ -14,12 +14,27 @@ from agvas_core.contract.gpu import Gpu
 from agvas_core.contract.manifest import sha256_of
 from agvas_core.contract.tensorrt_library import open_library, parse_version
 from agvas_export.trt.builder import Options, build_engine
-from agvas_export.trt.plan import Plan
-from agvas_export.trt.precision import quantise_pixel_encoder
+from agvas_export.trt.plan import Plan, Step
+from agvas_export.trt.quantise import QUANTISED_PRECISIONS, quantise_pixel_encoder
 
-__all__ = ["build_plan"]
+__all__ = ["build_plan", "graph_to_build"]
 
 Say = Callable[[str], None]
+
+
+def graph_to_build(plan: Plan, step: Step, images: Sequence[NDArray[np.uint8]], scratch: Path, say: Say) -> Path:
+    """The graph of a step, or, where the plan quantises it, that one in ``scratch``.
+
+    Raises:
+        UsageError: too few images for its ranges.
+        BundleError: there is nothing to quantise.
+    """
+    if plan.precision not in QUANTISED_PRECISIONS or step.joint != "vision":
+        return step.graph
+    say(f"{plan.precision} ranges from the images")
+    graph = scratch / f"vision-{plan.precision}.onnx"
+    quantise_pixel_encoder(plan.precision, step.graph, plan.manifest, images, graph)
+    return graph
 
 
 def build_plan(
@@ -28,7 +43,7 @@ def build_plan(
     """Builds every engine of the plan and returns their folder in ``store``; the record is written last.
 
     Args:
-        images: of the user's parts; int8 takes its ranges from them.
+        images: of the user's parts; int8 and fp8 take their ranges from them.
 
     Raises:
         SetupError: TensorRT is missing or too old, or could not build.
@@ -45,11 +60,7 @@ def build_plan(
     engines: dict[str, EngineSpec] = {}
     with tempfile.TemporaryDirectory(prefix="agvas-trt-") as scratch:
         for step in plan.steps:
-            graph = step.graph
-            if plan.precision == "int8" and step.joint == "vision":
-                say("int8 ranges from the images")
-                graph = Path(scratch) / "vision-int8.onnx"
-                quantise_pixel_encoder(step.graph, plan.manifest, images, graph)
+            graph = graph_to_build(plan, step, images, Path(scratch), say)
             say(f"building the {step.joint} engine")
             options = Options(
                 workspace_mb=recipe.workspace_mb,

@@ -4,11 +4,16 @@ It shows that TensorRT takes the graphs: their operators, their open shapes, the
 model's answer, nor how fast they are: for that a GPU is needed, and ``agvas-export check --backend trt`` on it.
 """
 
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from agvas_core.contract.tensorrt_library import open_library
+from agvas_export.trt.build import graph_to_build
 from agvas_export.trt.builder import Options, build_engine, parse_graph
 from agvas_export.trt.plan import Plan
 from agvas_export.trt.shapes import Shapes
@@ -32,17 +37,28 @@ class CheckedGraph:
 
 
 def check_plan(
-    plan: Plan, *, target: str = DEFAULT_TARGET, build: bool = True, say: Say = lambda step: None
+    plan: Plan,
+    *,
+    images: Sequence[NDArray[np.uint8]] = (),
+    target: str = DEFAULT_TARGET,
+    build: bool = True,
+    say: Say = lambda step: None,
 ) -> Iterator[CheckedGraph]:
     """Checks every graph of a plan, in order.
 
+    Args:
+        images: for the ranges of int8 and fp8.
+
     Raises:
+        UsageError: too few images for them.
         SetupError: TensorRT-RTX is not installed, or could not build.
         BundleError: it refuses a graph.
     """
-    for step in plan.steps:
-        say(f"{'building' if build else 'parsing'} {step.joint}")
-        yield check_graph(step.joint, step.graph, step.shapes, target=target, build=build, say=say)
+    with tempfile.TemporaryDirectory(prefix="agvas-trt-") as scratch:
+        for step in plan.steps:
+            graph = graph_to_build(plan, step, images, Path(scratch), say)
+            say(f"{'building' if build else 'parsing'} {step.joint}")
+            yield check_graph(step.joint, graph, step.shapes, target=target, build=build, say=say)
 
 
 def check_graph(

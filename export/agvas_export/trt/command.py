@@ -17,7 +17,7 @@ from agvas_core.contract.gpu import Gpu, cuda_gpu, this_gpu
 from agvas_export.check import check_bundle, refuse_failed
 from agvas_export.check_command import find_folder
 from agvas_export.trt.build import build_plan
-from agvas_export.trt.check import DEFAULT_TARGET, CheckedGraph, check_graph, check_plan
+from agvas_export.trt.check import CheckedGraph, check_graph, check_plan
 from agvas_export.trt.plan import JOINTS, Plan, make_plan
 from agvas_export.trt.precision import BUILDER_PRECISIONS
 from agvas_export.trt.recipe import Recipe, find_recipe, recipe_for_gpu, recipes
@@ -27,6 +27,7 @@ __all__ = ["TrtJob", "run_trt"]
 
 _PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 MAX_IMAGES = 64
+CHECKED, CHECKED_FLOAT8 = "a100", "rtx"  # the recipes of --check where no target is named; the first has no float8
 
 Say = Callable[[str], None]
 
@@ -113,14 +114,17 @@ def _build_until_it_passes(
 
 
 def _check(job: TrtJob, folder: Path, console: Console) -> None:
-    recipe = find_recipe(job.target) if job.target is not None else None
-    if recipe is not None and recipe.rtx_target is None:
+    if job.precision == "auto":
+        raise UsageError("--check runs no engine, and auto compares them with the model: name one precision")
+    recipe = find_recipe(job.target or (CHECKED_FLOAT8 if job.precision == "fp8" else CHECKED))
+    if recipe.rtx_target is None:
         able = ", ".join(each.name for each in recipes() if each.rtx_target)
         raise UsageError(f"TensorRT-RTX knows no architecture of target {recipe.name}: check with {able}, or leave --target out")
-    target = recipe.rtx_target if recipe is not None and recipe.rtx_target else DEFAULT_TARGET
-    plan = make_plan(folder, recipe or recipes()[0], precision=None, joints=job.joints, max_batch=job.max_batch)
+    target = recipe.rtx_target
+    plan = make_plan(folder, recipe, precision=job.precision, joints=job.joints, max_batch=job.max_batch)
+    images = _images(job.images) if job.images is not None else []
     say = _teller(Console(stderr=True, highlight=False))
-    for done in check_plan(plan, target=target, build=not job.parse_only, say=say):
+    for done in check_plan(plan, images=images, target=target, build=not job.parse_only, say=say):
         _print(console, f"{plan.manifest.name} {done.name}", done)
     if job.paper_width:
         with tempfile.TemporaryDirectory(prefix="agvas-wide-") as scratch:

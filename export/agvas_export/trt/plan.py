@@ -5,7 +5,8 @@ from pathlib import Path
 
 from agvas_core.contract.errors import UsageError
 from agvas_core.contract.manifest import Manifest, read_manifest, verify_files
-from agvas_export.trt.precision import BUILDER_PRECISIONS, graph_precision
+from agvas_core.contract.tensorrt_library import parse_version
+from agvas_export.trt.precision import BUILDER_PRECISIONS, FLOAT8_SINCE, graph_precision
 from agvas_export.trt.recipe import Recipe
 from agvas_export.trt.shapes import Shapes, profile_shapes
 
@@ -80,8 +81,13 @@ def make_plan(
             f"the graphs of {bundle} are {exported}, and a strongly typed engine has the precision of its graph: export the bundle in {wanted}, or "
             f"choose {exported}, {' or '.join(BUILDER_PRECISIONS)}"
         )
-    if wanted == "tf32" and exported != "fp32":
-        raise UsageError(f"tf32 is for fp32 graphs, and those of {bundle} are {exported}: leave --precision out")
+    if wanted in ("tf32", "fp8") and exported != "fp32":
+        raise UsageError(f"{wanted} is for fp32 graphs, and those of {bundle} are {exported}: leave --precision out")
+    if wanted == "fp8" and parse_version(recipe.compute_capability) < parse_version(FLOAT8_SINCE):
+        raise UsageError(
+            f"target {recipe.name} has compute capability {recipe.compute_capability}, and float8 needs {FLOAT8_SINCE}: choose int8 or "
+            f"{exported}"
+        )
     batch = max_batch or recipe.max_batch
     steps = []
     for joint in joints:

@@ -33,7 +33,7 @@ class Recipe(BaseModel):
     optimization_level: int = Field(default=3, ge=0, le=5)
     max_batch: int = Field(default=4, ge=1)
     """Tiles that go through together."""
-    precisions: tuple[Literal["fp32", "tf32", "fp16", "bf16", "int8"], ...]
+    precisions: tuple[Literal["fp32", "tf32", "fp16", "bf16", "int8", "fp8"], ...]
     """Fastest first: what --precision auto tries until the certificate holds."""
     rtx_target: str | None = None
     """TensorRT-RTX's name of the architecture for building ahead of time, where it has one."""

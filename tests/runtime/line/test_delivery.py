@@ -190,9 +190,9 @@ def test_the_outbox_is_read_by_what_waits_and_not_by_what_was_ever_sent(tmp_path
 
 
 @contextmanager
-def mosquitto(port: int, folder: Path) -> Iterator[None]:
+def mosquitto(port: int, folder: Path, more: str = "") -> Iterator[None]:
     config = f"user root\nlistener {port} 127.0.0.1\nallow_anonymous true\npersistence true\npersistence_location {folder}/\n"
-    (folder / "mosquitto.conf").write_text(config)
+    (folder / "mosquitto.conf").write_text(config + more)
     binary = shutil.which("mosquitto", path="/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin")
     assert binary is not None
     broker = subprocess.Popen(
