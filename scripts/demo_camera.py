@@ -2,7 +2,7 @@
 
     python scripts/demo_camera.py gige                  GigE Vision by Aravis' own camera (apt-get install libaravis-0.8-0)
     python scripts/demo_camera.py mjpeg --port 8090     http://127.0.0.1:8090/
-    python scripts/demo_camera.py rtsp --port 8554      by GStreamer's server, in the system's Python (python3-gi, gir1.2-gst-rtsp-server-1.0, gstreamer1.0-plugins-base, -good)
+    python scripts/demo_camera.py rtsp --port 8554      H.264 by GStreamer's server, in the system's Python (python3-gi, gir1.2-gst-rtsp-server-1.0)
 
 It shows the pictures of a folder in turn. With --stamp each frame carries a number that was never shown before, in 24 squares of its first
 rows, and --log FILE has every number before its frame is sent: who finds another one has made it up.
@@ -16,7 +16,6 @@ import itertools
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -28,16 +27,34 @@ import numpy as np
 BITS, CELL_PX = 24, 8
 PARTS = Path(__file__).parent.parent / "examples" / "parts"
 RTSP_SERVER = """
-import sys, gi
+import os, sys, threading, gi
 gi.require_version("Gst", "1.0"); gi.require_version("GstRtspServer", "1.0")
 from gi.repository import GLib, Gst, GstRtspServer
 Gst.init(None)
-port, folder, fps = sys.argv[1:]
+port, width, height, fps = sys.argv[1:]
 server, factory = GstRtspServer.RTSPServer(address="127.0.0.1", service=port), GstRtspServer.RTSPMediaFactory(shared=True)
-factory.set_launch(f"( multifilesrc location={folder}/%04d.jpg loop=true caps=image/jpeg,framerate={fps}/1 "
-    f"! jpegdec ! videoconvert ! video/x-raw,format=I420 ! jpegenc ! rtpjpegpay name=pay0 pt=26 )")
+factory.set_launch(f"( appsrc name=frames is-live=true do-timestamp=true format=time "
+    f"caps=video/x-raw,format=RGBA,width={width},height={height},framerate={fps}/1 "
+    f"! videoconvert ! openh264enc bitrate=4000000 gop-size={fps} ! rtph264pay name=pay0 pt=96 config-interval=-1 )")
+looked_at = []
+
+def configure(_, media):
+    looked_at[:] = [media.get_element().get_child_by_name("frames")]
+    media.connect("unprepared", lambda _: looked_at.clear())
+
+def show():
+    count = int(width) * int(height) * 4
+    while len(frame := sys.stdin.buffer.read(count)) == count:
+        for source in list(looked_at):
+            source.emit("push-buffer", Gst.Buffer.new_wrapped(frame))
+    os._exit(0)
+
+factory.connect("media-configure", configure)
 server.get_mount_points().add_factory("/live", factory)
-server.attach(None)
+if not server.attach(None):
+    sys.exit(f"port {port} cannot be listened on")
+threading.Thread(target=show, daemon=True).start()
+print(f"rtsp://127.0.0.1:{port}/live", flush=True)
 GLib.MainLoop().run()
 """
 
@@ -136,14 +153,15 @@ def serve_gige(show: Show, serial: str, interface: str) -> None:
     signal.pause()
 
 
-def serve_rtsp(parts: list[np.ndarray], port: int, fps: float) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        for number, image in enumerate(parts):
-            cv2.imwrite(f"{folder}/{number:04d}.jpg", image[:, :, ::-1])
-        server = subprocess.Popen(["/usr/bin/python3", "-c", RTSP_SERVER, str(port), folder, f"{fps:g}"])
-        signal.signal(signal.SIGTERM, lambda *_: server.terminate())
-        print(f"rtsp://127.0.0.1:{port}/live", flush=True)
-        server.wait()
+def serve_rtsp(show: Show, port: int, fps: float, width: int, height: int) -> None:
+    command = ["/usr/bin/python3", "-c", RTSP_SERVER, str(port), str(width), str(height), f"{fps:.0f}"]
+    server = subprocess.Popen(command, stdin=subprocess.PIPE)  # says its address itself, and ends when nobody writes any more
+    assert server.stdin is not None
+    with contextlib.suppress(BrokenPipeError):
+        while True:
+            server.stdin.write(cv2.cvtColor(show.next(), cv2.COLOR_RGB2RGBA).tobytes())
+            server.stdin.flush()
+            time.sleep(1 / fps)
 
 
 def main() -> int:
@@ -166,7 +184,7 @@ def main() -> int:
     elif arguments.kind == "gige":
         serve_gige(show, arguments.serial, arguments.interface)
     else:
-        serve_rtsp(parts, arguments.port, arguments.fps)
+        serve_rtsp(show, arguments.port, arguments.fps, width, height)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Malformed recipes, images and HTTP messages by the thousand: is each refused, and never a crash or a hang?
+"""Malformed recipes, images, HTTP messages and triggers by the thousand: is each refused, and never a crash or a hang?
 
     python scripts/fuzz_line.py --cases 100000
 
@@ -21,7 +21,9 @@ from typing import Any
 
 import numpy as np
 import yaml
+from fuzz_fieldbus import MODBUS_ANSWERS, MQTT_MESSAGES, ModbusTriggers, MqttTriggers
 from fuzz_http import REQUESTS, Http
+from fuzz_triggers import HTTP_TRIGGERS, HttpTriggers
 from fuzz_values import EDITS, MAX_PIXELS, POINTS, SEEDS, VALUES, WORDS, Case, edited
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
@@ -49,6 +51,7 @@ thresholds: {threshold: 0.4, seed_threshold: 0.6}
 rules: [{roi: face, kind: scratch, min_length_mm: 0.5, max_count: 2}, {min_area_px: 30, min_score: 0.8}]
 deadline_ms: 800
 """
+FULL_TABLE = yaml.safe_load(FULL)
 
 
 # recipes
@@ -66,7 +69,7 @@ RECIPES = st.one_of(
         lambda table: yaml.safe_dump({"product": "part", **table}, allow_unicode=True).encode("utf-8", "replace")
     ),
     st.builds(  # one key of a recipe that is right
-        lambda key, value: yaml.safe_dump({**yaml.safe_load(FULL), key: value}, allow_unicode=True).encode("utf-8", "replace"),
+        lambda key, value: yaml.safe_dump({**FULL_TABLE, key: value}, allow_unicode=True).encode("utf-8", "replace"),
         WORDS,
         VALUES,
     ),
@@ -120,12 +123,15 @@ def image_cases(data: bytes) -> Case:
 SEGMENTER: list[Any] = []
 
 
-def targets() -> dict[str, tuple[Any, Callable[[], Callable[[Any], Case]]]]:
-    """Name -> strategy, and what makes a call of what it draws."""
+def targets() -> dict[str, tuple[Any, Callable[[Path], Callable[[Any], Case]]]]:
+    """Name -> strategy, and what makes a call of what it draws, given a folder for its files."""
     return {
-        "recipes": (RECIPES, lambda: recipe_cases),
-        "images": (IMAGES, lambda: image_cases),
-        "http": (REQUESTS, lambda: Http(SEGMENTER[0]).case),
+        "recipes": (RECIPES, lambda _: recipe_cases),
+        "images": (IMAGES, lambda _: image_cases),
+        "http": (REQUESTS, lambda _: Http(SEGMENTER[0]).case),
+        "http-trigger": (HTTP_TRIGGERS, lambda folder: HttpTriggers(folder).case),
+        "mqtt-trigger": (MQTT_MESSAGES, lambda folder: MqttTriggers(folder).case),
+        "modbus-trigger": (MODBUS_ANSWERS, lambda folder: ModbusTriggers(folder).case),
     }
 
 
@@ -133,7 +139,7 @@ def run_target(name: str, cases: int, first_seed: int, note: Path) -> int:
     """In the child: all cases of one target; how many were refused is the last line of ``note``."""
     SEGMENTER.append(stub_segmenter())
     strategy, open_target = targets()[name]
-    case_of, done, refused = open_target(), 0, 0
+    case_of, done, refused = open_target(note.parent / f"{name}-state"), 0, 0
     current = os.open(note, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
 
     def one(drawn: Any) -> None:

@@ -1,6 +1,7 @@
 """Kills a station with SIGKILL at random moments, again and again, while a client triggers it; then counts.
 
     python scripts/kill_line.py --kills 300
+    python scripts/kill_line.py --kills 100 --parts examples/parts --rate 3 --alive-s 4     a model that takes its time
 
 The client numbers its triggers and sends each one until the station says that it was taken, as a PLC does. Whatever the moment of the
 kill, in the end each trigger must stand in the ledger once, with one verdict, and in the JSONL sink once. Each station is a process
@@ -10,6 +11,7 @@ of its own, forked from one that has imported everything, so that the time goes 
 import argparse
 import contextlib
 import json
+import math
 import os
 import random
 import signal
@@ -22,6 +24,7 @@ from pathlib import Path
 from typing import NamedTuple, TextIO
 
 import numpy as np
+from demo_camera import pictures
 
 from agvas_runtime.frame import Frame
 from agvas_runtime.line.ballast import Ballast
@@ -56,7 +59,15 @@ class Kills(NamedTuple):
         )
 
 
-def serve(folder: Path, triggers: TextIO, answers: TextIO) -> None:
+def squares() -> list[np.ndarray]:
+    """Every third has something dark on it."""
+    clean = np.full((96, 128, 3), 210, np.uint8)
+    marked = clean.copy()
+    marked[20:60, 20:60] = 20
+    return [marked, clean, clean]
+
+
+def serve(folder: Path, parts: list[np.ndarray], triggers: TextIO, answers: TextIO) -> None:
     """The station: reads a trigger's number per line, and answers it once the trigger is durable."""
     version = read_recipe(folder / "recipe.yaml")
     sink = JsonLinesSink(folder / "verdicts.jsonl")
@@ -70,10 +81,7 @@ def serve(folder: Path, triggers: TextIO, answers: TextIO) -> None:
         print("ready", file=answers, flush=True)
         for line in triggers:
             number = int(line)
-            image = np.full((96, 128, 3), 210, np.uint8)
-            if number % 3 == 0:
-                image[20:60, 20:60] = 20
-            station.offer(Frame(f"shot-{number}", number, image=image), key=str(number))
+            station.offer(Frame(f"shot-{number}", number, image=parts[number % len(parts)]), key=str(number))
             courier.wake()
             print(number, file=answers, flush=True)
         station.close()
@@ -84,7 +92,7 @@ def serve(folder: Path, triggers: TextIO, answers: TextIO) -> None:
 class Child:
     """A station in a process of its own."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, parts: list[np.ndarray]) -> None:
         inner_read, outer_write = os.pipe()
         outer_read, inner_write = os.pipe()
         self.pid = os.fork()
@@ -93,7 +101,7 @@ class Child:
             try:
                 os.close(outer_write)
                 os.close(outer_read)
-                serve(folder, os.fdopen(inner_read), os.fdopen(inner_write, "w"))
+                serve(folder, parts, os.fdopen(inner_read), os.fdopen(inner_write, "w"))
                 code = 0
             finally:
                 traceback.print_exc() if code else None
@@ -113,8 +121,14 @@ class Child:
         return code
 
 
-def kill_again_and_again(folder: Path, model: str, kills: int, seed: int = 0, max_alive_s: float = 0.4) -> Kills:
-    """Runs the station in ``folder``, kills it ``kills`` times, lets it end once, and counts."""
+def kill_again_and_again(
+    folder: Path, model: str, kills: int, *, seed: int, max_alive_s: float, parts: list[np.ndarray], rate: float
+) -> Kills:
+    """Runs the station in ``folder``, kills it ``kills`` times, lets it end once, and counts.
+
+    Args:
+        rate: triggers a second at most; more than the model can look at find a full queue.
+    """
     chance = random.Random(seed)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "recipe.yaml").write_text(
@@ -123,7 +137,7 @@ def kill_again_and_again(folder: Path, model: str, kills: int, seed: int = 0, ma
     taken: set[int] = set()
     number = 1
     for attempt in range(kills + 1):
-        station = Child(folder)
+        station = Child(folder, parts)
         last = attempt == kills
         if station.answers.readline() != "ready\n":
             raise RuntimeError("the station did not start")
@@ -137,6 +151,7 @@ def kill_again_and_again(folder: Path, model: str, kills: int, seed: int = 0, ma
                 raise RuntimeError("the station ended by itself")
             taken.add(number)
             number += 1
+            time.sleep(max(0.0, min(1 / rate, end - time.monotonic())))
         if station.end(kill=not last) != (-signal.SIGKILL if not last else 0):
             raise RuntimeError("the station did not end as it should")
     return count(folder, kills, number - 1, taken)
@@ -171,10 +186,21 @@ def main() -> int:
     parser.add_argument("--model", default="nano")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--alive-s", type=float, default=1.0, help="a station lives for at most this long")
+    parser.add_argument("--parts", type=Path, help="a folder of pictures, instead of drawn squares")
+    parser.add_argument("--rate", type=float, default=math.inf, help="triggers a second at most")
     arguments = parser.parse_args()
+    parts = squares() if arguments.parts is None else pictures(arguments.parts, 480, 360)
     with tempfile.TemporaryDirectory() as folder:
         began = time.monotonic()
-        result = kill_again_and_again(Path(folder), arguments.model, arguments.kills, arguments.seed, arguments.alive_s)
+        result = kill_again_and_again(
+            Path(folder),
+            arguments.model,
+            arguments.kills,
+            seed=arguments.seed,
+            max_alive_s=arguments.alive_s,
+            parts=parts,
+            rate=arguments.rate,
+        )
     print(json.dumps({**result._asdict(), "kept": result.kept, "minutes": round((time.monotonic() - began) / 60, 1)}))
     return 0 if result.kept else 1
 

@@ -2,6 +2,7 @@
 
     python scripts/unplug_camera.py mjpeg --times 50
     python scripts/unplug_camera.py gige --times 50
+    python scripts/unplug_camera.py rtsp --times 50
 
 The camera is a process of its own (scripts/demo_camera.py), killed with SIGKILL; each of its frames has a number that stands in a file before
 the frame is sent. The station is the real one, with its ledger; the engine passes everything. In the end every gap must stand in the ledger,
@@ -11,6 +12,7 @@ the camera must have been taken up again within two seconds of its return, and e
 import argparse
 import json
 import random
+import signal
 import socket
 import subprocess
 import sys
@@ -40,6 +42,7 @@ from agvas_runtime.line.ticket import Outcome
 from agvas_runtime.result import Verdict
 
 PATIENCE_S = 60.0
+ADDRESSES = {"mjpeg": "http://127.0.0.1:{}/", "gige": "genicam://Aravis-Fake-U{}", "rtsp": "rtsp://127.0.0.1:{}/live"}
 NUMBERS_A_LIFE = 100_000  # a camera that comes back goes on with numbers that no life before had
 
 
@@ -79,8 +82,8 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.005)
 
 
-def unplug(folder: Path, kind: str, times: int, seed: int) -> dict[str, Any]:
-    """Runs the station in ``folder`` and kills its camera ``times`` times."""
+def unplug(folder: Path, kind: str, times: int, seed: int, silent: bool = False) -> dict[str, Any]:
+    """Runs the station in ``folder`` and kills its camera ``times`` times; ``silent``: it is stopped first, so that no connection breaks."""
     chance = random.Random(seed)
     (folder / "recipe.yaml").write_text(
         "product: part\nmodel: none\ndeadline_ms: 5000\nkeep: {rejects: false, no_verdicts: false}\n"
@@ -88,7 +91,7 @@ def unplug(folder: Path, kind: str, times: int, seed: int) -> dict[str, Any]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    uri = f"genicam://Aravis-Fake-U{port}" if kind == "gige" else f"http://127.0.0.1:{port}/"
+    uri = ADDRESSES[kind].format(port)
     sent, seen, broken = folder / "sent.txt", [], []
 
     def listen(outcome: Outcome) -> None:
@@ -112,11 +115,12 @@ def unplug(folder: Path, kind: str, times: int, seed: int) -> dict[str, Any]:
         before = len(events("source-lost"))  # the station may have been quicker than its camera, the first time
         for life in range(1, times + 1):
             time.sleep(chance.uniform(0.2, 1.0))
-            camera.kill()
+            camera.send_signal(signal.SIGSTOP if silent else signal.SIGKILL)
             killed = time.time()
-            camera.wait()
             until(lambda life=life: len(events("source-lost")) == before + life)  # type: ignore[misc]
             noticed.append(events("source-lost")[-1] - killed)
+            camera.kill()
+            camera.wait()
             time.sleep(chance.uniform(0.0, 3.0))
             camera, back = start_camera(kind, port, life, sent)
             until(lambda life=life: len(events("source-back")) == before + life)  # type: ignore[misc]
@@ -132,6 +136,7 @@ def unplug(folder: Path, kind: str, times: int, seed: int) -> dict[str, Any]:
     check = check_ledger(folder / "line")
     return {
         "kind": kind,
+        "silent": silent,
         "kills": times,
         "gaps_in_ledger": len(noticed),
         "noticed_s_most": round(max(noticed), 2),
@@ -151,12 +156,17 @@ def unplug(folder: Path, kind: str, times: int, seed: int) -> dict[str, Any]:
 def main() -> int:
     """Prints what it came to; 1 where a promise was broken."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("kind", choices=("mjpeg", "gige"))
+    parser.add_argument("kind", choices=[*ADDRESSES])
     parser.add_argument("--times", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--silent",
+        action="store_true",
+        help="the camera falls silent, as when its cable is pulled, and is killed once that is noticed",
+    )
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        found = unplug(Path(folder), arguments.kind, arguments.times, arguments.seed)
+        found = unplug(Path(folder), arguments.kind, arguments.times, arguments.seed, arguments.silent)
     wrong = found["invented"] or found["twice"] or found["faults"] or max(found["noticed_s_most"], found["recovered_s_most"]) > 2
     print(json.dumps({**found, "kept": not wrong}))
     return 1 if wrong else 0

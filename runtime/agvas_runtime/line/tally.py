@@ -23,10 +23,10 @@ BOUNDS_MS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000)
 class Tally:
     """Counts the parts of one station. Not for several threads at once."""
 
-    def __init__(self, clock: Callable[[], float] = time.time) -> None:
-        """``clock``: Unix time."""
-        self._clock = clock
-        self.began_s = clock()
+    def __init__(self, clock: Callable[[], float] = time.time, steady: Callable[[], float] = time.monotonic) -> None:
+        """``clock``: Unix time. ``steady``: seconds that nobody sets back, for the rate."""
+        self._clock, self._steady = clock, steady
+        self._began_s = steady()
         self._run: Counter[Verdict] = Counter()
         self._causes: Counter[Cause] = Counter()
         self._minutes: dict[int, list[int]] = {}  # Unix minute -> parts by ORDER
@@ -35,13 +35,12 @@ class Tally:
 
     def add(self, verdict: Verdict, cause: Cause | None, decided_ms: float) -> None:
         """Counts a part that has its verdict now."""
-        now = self._clock()
         self._run[verdict] += 1
         if cause is not None:
             self._causes[cause] += 1
-        self._recent_s.append(now)
-        self._forget(now)
-        self.add_earlier(verdict, decided_ms, now)
+        self._recent_s.append(self._steady())
+        self._forget()
+        self.add_earlier(verdict, decided_ms, self._clock())
 
     def add_earlier(self, verdict: Verdict, decided_ms: float, at_s: float) -> None:
         """Counts a part of a run before, for the hour and the histogram alone."""
@@ -51,9 +50,8 @@ class Tally:
 
     def figures(self) -> dict[str, Any]:
         """All of it, for the page: counts in the order PASS, FAIL, NO_VERDICT."""
-        now = self._clock()
-        self._forget(now)
-        last = int(now // 60)
+        self._forget()
+        last = int(self._clock() // 60)
         minutes = [self._minutes.get(minute, [0] * len(ORDER)) for minute in range(last - MINUTES + 1, last + 1)]
         hour = [sum(minute[index] for minute in minutes) for index in range(len(ORDER))]
         times = np.array(self._times_ms)
@@ -63,7 +61,7 @@ class Tally:
             "hour": hour,
             "yield": hour[0] / sum(hour) if sum(hour) else None,
             "minutes": minutes,
-            "per_minute": len(self._recent_s) * 60 / max(1.0, min(RATE_S, now - self.began_s)),
+            "per_minute": len(self._recent_s) * 60 / max(1.0, min(RATE_S, self._steady() - self._began_s)),
             "latency": {
                 "bounds_ms": BOUNDS_MS,
                 "counts": np.bincount(np.searchsorted(BOUNDS_MS, times), minlength=len(BOUNDS_MS) + 1).tolist(),
@@ -71,9 +69,9 @@ class Tally:
             },
         }
 
-    def _forget(self, now: float) -> None:
-        while self._recent_s and self._recent_s[0] < now - RATE_S:
+    def _forget(self) -> None:
+        while self._recent_s and self._recent_s[0] < self._steady() - RATE_S:
             self._recent_s.popleft()
         if len(self._minutes) > 2 * MINUTES:
-            oldest = int(now // 60) - MINUTES
+            oldest = int(self._clock() // 60) - MINUTES
             self._minutes = {minute: counts for minute, counts in self._minutes.items() if minute > oldest}

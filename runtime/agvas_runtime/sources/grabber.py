@@ -1,5 +1,6 @@
 """How frames are got out of each kind of camera, one at a time; ``camera`` runs one of these in its thread."""
 
+import os
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
@@ -119,6 +120,8 @@ class CaptureGrabber:
 
 def rtsp_grabber(url: str, open_timeout_s: float, stall_timeout_s: float) -> Grabber:
     """RTSP through FFmpeg, over TCP where the camera offers it (OpenCV's default)."""
+    # FFmpeg would hold 20 frames back to guess their rate: a second of a camera, seconds of a slow one. OpenCV reads this when it opens.
+    os.environ.setdefault("OPENCV_FFMPEG_CAPTURE_OPTIONS", "rtsp_transport;tcp|fpsprobesize;0")
     open_ms, read_ms = int(open_timeout_s * 1000), int(stall_timeout_s * 1000)
     options = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, open_ms, cv2.CAP_PROP_READ_TIMEOUT_MSEC, read_ms]
 

@@ -8,7 +8,10 @@ gets the part, and the verdict, that it had. 503: not taken, send it again.
 """
 
 import http.server
+import io
 import json
+import logging
+import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -20,7 +23,10 @@ from agvas_runtime.triggers.protocol import Fire
 
 __all__ = ["HttpTrigger"]
 
+log = logging.getLogger("agvas.line")
+
 BODY_BYTES_MOST: Final = 4096
+LENGTH_DIGITS_MOST: Final = 9  # int() reads no number of any length
 KEY_LETTERS_MOST: Final = 200
 WAIT_S_MOST: Final = 60.0
 SILENT_S: Final = 5.0  # a client that says nothing for so long is hung up on
@@ -64,19 +70,52 @@ class _Server(http.server.ThreadingHTTPServer):
     daemon_threads = True
     fire: Fire
 
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that is gone before its answer is no error; all else is one of ours, and the next request is answered as ever."""
+        if not isinstance(sys.exception(), ConnectionError):
+            log.exception("the HTTP trigger failed on a request")
+
+
+class _Heard(io.BufferedReader):
+    """What a client says."""
+
+    broke_off = False
+    """Whether it hung up in the middle of it: half a key is another part's."""
+
+    def readline(self, size: int | None = -1) -> bytes:
+        line = super().readline(size)
+        self.broke_off = self.broke_off or not line
+        return line
+
+    def read(self, size: int | None = -1) -> bytes:
+        data = super().read(size)
+        self.broke_off = self.broke_off or len(data) < (size or 0)
+        return data
+
 
 class _Handler(http.server.BaseHTTPRequestHandler):
     server: _Server
+    rfile: _Heard
     timeout = SILENT_S
+    rbufsize = 0  # _Heard has the buffer
     protocol_version = "HTTP/1.1"
+
+    def setup(self) -> None:
+        super().setup()
+        self.rfile = _Heard(self.rfile)
 
     def do_POST(self) -> None:
         try:
             place = urlsplit(self.path)
         except ValueError as error:
+<<<<<<< HEAD
             self.close_connection = True
             return self._answer(400, {"error": f"{self.path!r} is no address ({error})"})
         road = [unquote(step) for step in place.path.strip("/").split("/")]
+=======
+            return self._answer(400, {"error": f"the address is none ({error}): POST /trigger or /trigger/STATION"})
+        road = place.path.strip("/").split("/")
+>>>>>>> main
         if self.headers.get("Origin") is not None:  # a page of somebody else in a browser of this machine
             return self._answer(403, {"error": "a web page may not trigger parts"})
         if road[0] != "trigger" or len(road) > 2:
@@ -100,10 +139,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def _drop_body(self) -> None:
         stated = self.headers.get("Content-Length", "0")
-        if not stated.isdecimal() or int(stated) > BODY_BYTES_MOST or self.headers.get("Transfer-Encoding") is not None:
+        fits = stated.isdecimal() and len(stated) <= LENGTH_DIGITS_MOST and int(stated) <= BODY_BYTES_MOST
+        if not fits or self.headers.get("Transfer-Encoding") is not None:
             self.close_connection = True
             raise UsageError(f"a trigger needs no body; {BODY_BYTES_MOST} bytes of stated length are the most")
         self.rfile.read(int(stated))
+        if self.rfile.broke_off:
+            raise UsageError("the request broke off: send it again")
 
     def _key(self) -> str | None:
         key = self.headers.get("Idempotency-Key")

@@ -41,7 +41,7 @@ class ModbusCoil:
     def _watch(self, client: ModbusTcpClient, listener: Listener) -> str:
         while not listener.stop.wait(POLL_S):
             coil = client.read_coils(self._coil, count=1, device_id=self._unit)
-            if coil.isError():
+            if coil.isError() or not coil.bits:
                 return f"it does not give coil {self._coil}: {coil}"
             listener.heard()
             if not coil.bits[0]:
@@ -49,7 +49,7 @@ class ModbusCoil:
             key = None
             if self._number is not None:
                 register = client.read_holding_registers(self._number, count=1, device_id=self._unit)
-                if register.isError():
+                if register.isError() or len(register.registers) != 1:
                     return f"it does not give register {self._number}: {register}"
                 key = f"{self.name}#{register.registers[0]}"
             try:

@@ -11,6 +11,7 @@ import time
 from typing import Any, Final
 
 import paho.mqtt.client as mqtt
+from paho.mqtt.reasoncodes import ReasonCode
 
 from agvas_core.contract.errors import LedgerError, UsageError
 from agvas_runtime.triggers.listener import Listener
@@ -39,7 +40,7 @@ class MqttTopic:
 
     def listen(self, listener: Listener) -> str:
         """Until it is told to stop, or the broker is lost; why it is."""
-        self._listener, self._subscribed = listener, False
+        self._listener, self._subscribed, self._refusal = listener, False, ""
         client = self._client()
         began_s = time.monotonic()
         try:
@@ -48,6 +49,8 @@ class MqttTopic:
                 code = client.loop(timeout=LOOP_S)
                 if code != mqtt.MQTT_ERR_SUCCESS:
                     return str(mqtt.error_string(code))
+                if self._refusal:
+                    return self._refusal
                 if not self._subscribed and time.monotonic() - began_s > CONNECT_S:
                     return f"it has not answered within {CONNECT_S:g} s"
         except (OSError, ValueError) as error:
@@ -67,7 +70,10 @@ class MqttTopic:
         client.on_message = self._on_message
         return client
 
-    def _on_subscribe(self, client: mqtt.Client, *_: Any) -> None:
+    def _on_subscribe(self, client: mqtt.Client, _data: Any, _mid: int, codes: list[ReasonCode], *_: Any) -> None:
+        if not codes or any(code.is_failure for code in codes):
+            self._refusal = f"it does not let us subscribe to {self._topic} ({', '.join(map(str, codes)) or 'no reason'})"
+            return
         self._subscribed = True
         self._listener.heard()
 

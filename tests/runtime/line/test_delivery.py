@@ -190,10 +190,16 @@ def test_the_outbox_is_read_by_what_waits_and_not_by_what_was_ever_sent(tmp_path
 
 
 @contextmanager
+<<<<<<< HEAD
 def mosquitto(port: int, folder: Path, *, passwords: Path | None = None) -> Iterator[None]:
     who = "allow_anonymous true" if passwords is None else f"allow_anonymous false\npassword_file {passwords}"
     config = f"user root\nlistener {port} 127.0.0.1\n{who}\npersistence true\npersistence_location {folder}/\n"
     (folder / "mosquitto.conf").write_text(config)
+=======
+def mosquitto(port: int, folder: Path, more: str = "") -> Iterator[None]:
+    config = f"user root\nlistener {port} 127.0.0.1\nallow_anonymous true\npersistence true\npersistence_location {folder}/\n"
+    (folder / "mosquitto.conf").write_text(config + more)
+>>>>>>> main
     binary = shutil.which("mosquitto", path="/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin")
     assert binary is not None
     broker = subprocess.Popen(

@@ -27,10 +27,11 @@ def run(script: str, *options: str, cwd: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 
 
-def test_malformed_recipes_images_and_requests_end_in_no_crash_and_no_hang(tmp_path: Path) -> None:
+def test_malformed_recipes_images_requests_and_triggers_end_in_no_crash_and_no_hang(tmp_path: Path) -> None:
     pytest.importorskip("fastapi", reason="the extra web is not installed")
-    found = run("fuzz_line.py", "--cases", "300", cwd=tmp_path)
-    assert {one["target"]: one["faults"] for one in found} == {"recipes": 0, "images": 0, "http": 0}
+    found = run("fuzz_line.py", "--cases", "600", cwd=tmp_path)
+    targets = ("recipes", "images", "http", "http-trigger", "mqtt-trigger", "modbus-trigger")
+    assert {one["target"]: one["faults"] for one in found} == dict.fromkeys(targets, 0)
     assert all(0 < one["refused"] <= one["cases"] == 100 for one in found)
 
 

@@ -324,12 +324,22 @@ def test_a_coil_is_cleared_when_the_part_is_in_the_ledger_and_not_before() -> No
         loop.close()
 
 
-def test_a_killed_camera_leaves_a_gap_in_the_ledger_and_no_frame_that_was_never_sent(tmp_path: Path) -> None:
+def serves_rtsp() -> bool:
+    """Whether the system's Python has GStreamer's server."""
+    look = "import gi; gi.require_version('GstRtspServer', '1.0')"
+    python = shutil.which("python3", path="/usr/bin")
+    return python is not None and subprocess.run([python, "-c", look], stderr=subprocess.DEVNULL).returncode == 0
+
+
+@pytest.mark.parametrize("kind", ["mjpeg", "rtsp"])
+def test_a_killed_camera_leaves_a_gap_in_the_ledger_and_no_frame_that_was_never_sent(tmp_path: Path, kind: str) -> None:
+    if kind == "rtsp" and not serves_rtsp():
+        pytest.skip("GStreamer's RTSP server is not installed")
     sys.path.insert(0, str(SCRIPTS))
     from unplug_camera import unplug
 
     sys.path.remove(str(SCRIPTS))
-    found = unplug(tmp_path, "mjpeg", times=2, seed=1)
+    found = unplug(tmp_path, kind, times=2, seed=1)
     assert found["gaps_in_ledger"] == 2 and found["parts"] > 0
     assert (found["invented"], found["twice"], found["faults"]) == (0, 0, [])
 

@@ -1,0 +1,59 @@
+"""What a trigger promises where the other side is wrong: it says so, asks for no part, and goes on."""
+
+import json
+import socket
+from pathlib import Path
+
+import pytest
+
+from agvas_runtime.triggers.http import HttpTrigger
+from agvas_runtime.triggers.listener import Listener
+
+from .test_delivery import free_port, mosquitto, until
+from .test_triggers import Fired
+
+RIGHTS = Path("/usr/lib/x86_64-linux-gnu/mosquitto_dynamic_security.so")  # in Debian's package
+
+
+@pytest.mark.skipif(not RIGHTS.exists(), reason="mosquitto with its plugin for rights is not installed")
+def test_a_broker_that_refuses_the_subscription_is_told_as_a_trigger_that_is_not_heard(tmp_path: Path) -> None:
+    from agvas_runtime.triggers.mqtt import MqttTopic
+
+    rights = {"publishClientSend": True, "publishClientReceive": True, "subscribe": False, "unsubscribe": True}
+    (tmp_path / "rights.json").write_text(json.dumps({"defaultACLAccess": rights, "clients": [], "groups": [], "roles": []}))
+    port, fired = free_port(), Fired()
+    trigger = Listener(MqttTopic("127.0.0.1", port, "hall/trigger"))
+    with mosquitto(port, tmp_path, f"plugin {RIGHTS}\nplugin_opt_config_file {tmp_path / 'rights.json'}\n"):
+        trigger.start(fired, fired.note)
+        try:
+            until(lambda: trigger.last_error is not None)
+            assert "does not let us subscribe to hall/trigger" in str(trigger.last_error)
+        finally:
+            trigger.close()
+    assert fired.noted == ["trigger-lost"] and trigger.failure is None
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        (b"POST /trigger HTTP/1.1\r\nIdempotency-Key: 4711\r\n\r\n", b"202"),
+        (b"POST /trigger HTTP/1.1\r\nIdempotency-Key: 47", b"400"),  # the client died: half a key
+        (b"POST /trigger HTTP/1.1\r\nContent-Length: 9\r\n\r\nabc", b"400"),
+        (b"POST /trigger HTTP/1.1\r\nContent-Length: " + 5000 * b"9" + b"\r\n\r\n", b"400"),
+        (b"POST http://[/trigger HTTP/1.1\r\n\r\n", b"400"),
+    ],
+)
+def test_a_malformed_request_is_answered_and_asks_for_no_part(
+    request_: bytes, status: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trigger, fired = HttpTrigger("127.0.0.1", 0), Fired()
+    trigger.start(fired, fired.note)
+    try:
+        with socket.create_connection(("127.0.0.1", trigger.port), 30) as client:
+            client.sendall(request_)
+            client.shutdown(socket.SHUT_WR)
+            assert client.recv(100).startswith(b"HTTP/1.1 " + status)
+    finally:
+        trigger.close()
+    assert fired.asked == ([(None, "4711")] if status == b"202" else [])
+    assert capsys.readouterr().err == ""
