@@ -27,8 +27,10 @@ from agvas_runtime.line.inspector import SegmenterInspector
 from agvas_runtime.line.ledger import Ledger
 from agvas_runtime.line.recipe_file import parse_recipe
 from agvas_runtime.line.station import Station
+from agvas_runtime.line.tally import Tally
 from agvas_runtime.line_pages.live import live_routes
 from agvas_runtime.line_pages.page_server import PageServer
+from agvas_runtime.result import Verdict
 from agvas_runtime.stages.settings import StageSettings
 from agvas_runtime.web.settings import Settings
 
@@ -216,6 +218,18 @@ def test_a_key_is_asked_for_and_a_page_that_hears_nothing_says_that_it_is_old(br
     assert not any(KEY.replace(" ", "%20") in url for url in browser.asked)
     serve.end()
     browser.until("!document.querySelector('#banner').hidden && document.body.classList.contains('old')")
+
+
+def test_a_clock_that_is_set_back_changes_no_rate() -> None:
+    wall, steady = [1_800_000_000.0], [50.0]
+    tally = Tally(lambda: wall[0], lambda: steady[0])
+    for second in range(120):
+        steady[0] += 1
+        wall[0] += 1 if second != 60 else -7200
+        tally.add(Verdict.PASS, None, 5.0)
+    figures = tally.figures()
+    assert figures["per_minute"] == pytest.approx(60, abs=1)
+    assert sum(figures["hour"]) == 60 and figures["run"][0] == 120  # the hour is the clock's
 
 
 def test_a_page_for_others_needs_a_key_and_a_page_needs_a_recipe(
