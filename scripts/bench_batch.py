@@ -24,45 +24,34 @@ from agvas_runtime.batch.shard_result import read_done, write_result
 
 ROOT = Path(__file__).resolve().parents[1]
 LISTED = 1_000_000
+SHARD = 12
 MANY = 1_000_000_000
 
 
-class Run(NamedTuple):
-    """One batch."""
+class Rate(NamedTuple):
+    """What one batch came to."""
 
-    wall_s: float
+    first_s: float
+    """Until the first shard was done."""
+    images_per_s: float
+    """From then to the last shard, by the times of their files, so that no start is in it."""
     cpu_s: float
+    """Of all of it."""
 
 
-def run(listing: Path, out: Path, *options: str) -> Run:
+def run(images: int, folder: Path, *options: str) -> Rate:
     """``agvas batch`` as a user starts it; with Ray, the CPU time of Ray's own processes is not ours to count, and is not in it."""
-    command = [
-        sys.executable,
-        "-c",
-        "from agvas_core.command import main; main()",
-        "batch",
-        str(listing),
-        "--out",
-        str(out),
-        "-q",
-        *options,
-    ]
-    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
+    pictures = sorted((ROOT / "examples" / "parts").glob("*.jpg"))
+    listing = folder / f"{'ray' if '--ray' in options else 'processes'}-{options[1]}-{images}.txt"
+    listing.write_text("".join(f"{pictures[i % len(pictures)]}\n" for i in range(images)))
+    command = [sys.executable, "-c", "from agvas_core.command import main; main()", "batch", str(listing), "-q"]
+    command += ["--out", str(listing.with_suffix("")), "--shard", str(SHARD), "--threads", "1", *options]
+    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.time()
     subprocess.run(command, check=True, cwd=ROOT, stderr=subprocess.DEVNULL if "--ray" in options else None)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return Run(time.monotonic() - began, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-
-
-def measure(images: int, folder: Path, *options: str) -> tuple[float, float, float]:
-    """Start in seconds, then images a wall second and CPU seconds an image, both without the start."""
-    pictures = sorted((ROOT / "examples" / "parts").glob("*.jpg"))
-    found = []
-    for count in (len(pictures), len(pictures) + images):
-        listing = folder / f"{'ray' if '--ray' in options else 'processes'}-{options[1]}-{count}.txt"
-        listing.write_text("".join(f"{pictures[i % len(pictures)]}\n" for i in range(count)))
-        found.append(run(listing, listing.with_suffix(""), "--shard", "12", "--threads", "1", *options))
-    few, many = found
-    return few.wall_s, images / (many.wall_s - few.wall_s), (many.cpu_s - few.cpu_s) / images
+    done = sorted(path.stat().st_mtime for path in listing.with_suffix("").rglob("shard-*.parquet"))
+    rate = (len(done) - 1) * SHARD / (done[-1] - done[0]) if len(done) > 1 else 0.0
+    return Rate(done[0] - began, rate, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
 
 
 def names() -> Iterator[str]:
@@ -100,7 +89,7 @@ def plan_costs(folder: Path) -> dict[str, float]:
 def main() -> int:
     """Prints measured figures and the model as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=240)
+    parser.add_argument("--images", type=int, default=240, help=f"beyond the first shard; a multiple of {SHARD}")
     parser.add_argument("--ray", action="store_true", help="measure with Ray, too")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
@@ -110,13 +99,16 @@ def main() -> int:
         for kind in [(), *([("--ray",)] if arguments.ray else [])]:
             for workers in ("1", "2"):
                 load = os.getloadavg()[0]
-                start_s, rate, image_cpu_s = measure(arguments.images, folder, "--workers", workers, *kind)
-                cpu_s = cpu_s or image_cpu_s
-                print(json.dumps({
-                    "on": "ray" if kind else "processes", "workers": int(workers), "start_s": round(start_s, 1), "images_per_s": round(rate, 2),
-                    **({} if kind else {"cpu_s_per_image": round(image_cpu_s, 4)}), "load_before": round(load, 1),
-                }), flush=True)  # fmt: skip
-        (folder / "processes-1-12").rename(folder / "first")
+                options = ("--workers", workers, *kind)
+                many = run(arguments.images + SHARD, folder, *options)
+                line = {"on": "ray" if kind else "processes", "workers": int(workers), "first_shard_s": round(many.first_s, 1)}
+                line["images_per_s"] = round(many.images_per_s, 2)
+                if not kind:
+                    image_cpu_s = (many.cpu_s - run(SHARD, folder, *options).cpu_s) / arguments.images
+                    cpu_s = cpu_s or image_cpu_s
+                    line["cpu_s_per_image"] = round(image_cpu_s, 4)
+                print(json.dumps({**line, "load_before": round(load, 1)}), flush=True)
+        (folder / f"processes-1-{SHARD}").rename(folder / "first")
         costs = plan_costs(folder / "plan")
     print(json.dumps({key: round(value, 3) for key, value in costs.items()}), flush=True)
     shards = MANY / costs["shard_images"]

@@ -69,14 +69,19 @@ def target_rows(ratios: dict[str, Found]) -> list[tuple[str, str, str, bool | No
 
 def variants(ratios: dict[str, Found]) -> list[str]:
     lines = [
-        "| model | precision | compiled | paper's way p50, ms | GB | ours p50 / p99, ms | GB | ratio | generate, ms | one prefill, ms | TFLOP | share of rate | logits off by | masks differ |",
-        "|" + "---|" * 14,
+        "| model | precision | compiled | paper's way p50, ms | GB | ours p50 / p99, ms | GB | ratio | RGB frame to P p50 / p99, ms | generate, ms | one prefill, ms | TFLOP | share of rate | logits off by | masks differ |",
+        "|" + "---|" * 15,
     ]
     for found in ratios.values():
-        reference, ours = found["reference"], found["ours"]
+        reference, ours, whole = found["reference"], found["ours"], found["whole_frame"]
+        frame = (
+            "no kernels"
+            if whole is None
+            else f"{whole['p50']:.1f} / {whole['p99']:.1f} ({'x'.join(map(str, whole['size'][::-1]))})"
+        )
         lines.append(
             f"| {found['name']} | {found['precision']} | {'yes' if found['compiled'] else 'no'} | {reference['p50']:.1f} | {_gb(reference)} | "
-            f"{ours['p50']:.1f} / {ours['p99']:.1f} | {_gb(ours)} | {found['ratio']:.1f} | {found['generate_ms']:.1f} | {found['prefill_ms']:.1f} | "
+            f"{ours['p50']:.1f} / {ours['p99']:.1f} | {_gb(ours)} | {found['ratio']:.1f} | {frame} | {found['generate_ms']:.1f} | {found['prefill_ms']:.1f} | "
             f"{found['tflop']:.2f} | {found['share']:.0%} | {found['off_by']:.1e} | {found['masks_differ']:.2%} |"
         )
     return lines

@@ -3,8 +3,9 @@
 usage: python scripts/reference_ratio.py --preset ov-7b [--sam vit_b] [--precision bf16|fp8] [--compile] [--frames 2000] [--batch 8] [--json FILE]
 
 Random weights, made on the device: speed does not depend on them. Ours is what the backend torch-cuda does in direct mode, from views in the
-CPU's memory to logits there; resizing and the verdict, which run on the CPU beside it, are in neither. ``--device cpu --tiny`` runs all of it at tiny
-size, without graphs and streams, and its figures mean nothing.
+CPU's memory to logits there; resizing and the verdict are in neither. Where the native core has kernels for the GPU, the same from the RGB frame to
+its score map is measured beside it (``whole_frame``). ``--device cpu --tiny`` runs all of it at tiny size, without graphs and streams, and its
+figures mean nothing.
 """
 
 import argparse
@@ -23,16 +24,19 @@ import torch
 from paper_model import length, paper_config, random_model, views, words
 from paper_path import PaperPath, useful_tflop
 
+from agvas_core.contract.decision import OperatingPoint
 from agvas_core.model.agvas import AgVas
 from agvas_core.model.build import build_model
 from agvas_core.model.config import ModelConfig
 from agvas_runtime.profile.record import Quantiles
 from agvas_runtime.stages.prompt_tokenizer import Words
-from agvas_runtime.stages.protocol import Features
+from agvas_runtime.stages.protocol import Features, FramePlan
 from agvas_runtime.stages.torch_cuda.device import open_device
 from agvas_runtime.stages.torch_cuda.engine import Engine
 from agvas_runtime.stages.torch_cuda.pieces import PLAIN, compiled
+from agvas_runtime.stages.whole_frame import kernels, packed_rule
 
+FRAME = (1536, 2048)  # px, of the whole frames
 FIRST_WORDS = (7, 8)  # stand for the first words of answer and refusal
 
 
@@ -107,6 +111,25 @@ def paper_figures(
     return ByPaper(figures, paper(*pictures[0]), features)
 
 
+def whole_frame_figures(
+    engine: Engine, config: ModelConfig, given_words: Words, count: int, until_s: float
+) -> dict[str, Any] | None:
+    """From an RGB frame in the CPU's memory to P and the verdict there, one launch a frame; None where there are no kernels."""
+    if kernels() is None:
+        return None
+    plan = FramePlan(FRAME, config.semantic_view, (config.pixel_view,), (1.0,), config.decision.alpha)
+    rule = packed_rule(OperatingPoint(threshold=0.5, seed_threshold=0.5), FRAME[0] * FRAME[1])
+    noise = np.random.default_rng(0)
+    frames = cycle([noise.integers(0, 256, (*FRAME, 3), np.uint8) for _ in range(4)])
+
+    def one() -> None:
+        pending = engine.launch_frame(next(frames), plan, given_words, rule)
+        if pending is not None:  # the first of its size
+            pending.result()
+
+    return Quantiles.of(measured(one, count, until_s, warmup=4)).model_dump() | {"size": FRAME}
+
+
 def main() -> None:
     given = options()
     device = torch.device("cpu") if given.device == "cpu" else open_device(given.precision)
@@ -154,6 +177,7 @@ def main() -> None:
         "times": given.batch * found["ours"]["p50"] / statistics.median(together),
         "peak_gb": _peak_gb(device),
     }
+    found["whole_frame"] = whole_frame_figures(engine, config, given_words, max(3, given.frames // 10), given.seconds / 6)
     found["graphs"] = len(engine.graphs)
     text = json.dumps(found, indent=1)
     if given.json is not None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from copy import copy
 from time import perf_counter
 from types import MappingProxyType
 from typing import NamedTuple
@@ -15,6 +16,7 @@ from agvas_core.contract.errors import BundleError, ImageError
 from agvas_core.contract.manifest import Manifest
 from agvas_core.contract.preprocess import View, ViewSpec, scaled_views
 from agvas_core.contract.prompts import DEFAULT_INSTRUCTION, Mode
+from agvas_runtime.counts import Counts
 from agvas_runtime.frame_logits import FrameLogits, FrameMap
 from agvas_runtime.stages.protocol import (
     DecoderStage,
@@ -39,7 +41,6 @@ Float = NDArray[np.float32]
 Rgb = NDArray[np.uint8]
 
 ALL_AT_ONCE = "model"  # the stage's name where vision, language model and decoder are one launch, perhaps with the views and P
-TILE_BATCH = 4  # tiles that go through the stages together
 
 
 class Clock:
@@ -109,6 +110,7 @@ class Scorer:
         *,
         tiled: bool = True,
         threads: int | None = None,
+        tiles: int = Counts.tiles,
     ) -> None:
         self.manifest = manifest
         self.vision = vision
@@ -116,7 +118,13 @@ class Scorer:
         self.decoder = decoder
         self.tiled = tiled
         self.threads = threads or 0  # of the native core, whose 0 is one per core
-        self._batch = _tile_batch(manifest)
+        self.tiles = _tiles_a_launch(manifest, tiles)
+
+    def with_tiles(self, tiles: int) -> "Scorer":
+        """The same, with up to so many tiles of a frame in one launch."""
+        other = copy(self)
+        other.tiles = _tiles_a_launch(self.manifest, tiles)
+        return other
 
     def score(self, image: Rgb, instruction: str, clock: Clock, mode: Mode = Mode.DIRECT) -> Scored:
         """Both halves, one after the other; ``judge`` says what may be raised."""
@@ -152,7 +160,7 @@ class Scorer:
         for look in looks:
             waiting = list(look.tiles)
             while waiting:
-                batch, waiting = waiting[: self._batch], waiting[self._batch :]
+                batch, waiting = waiting[: self.tiles], waiting[self.tiles :]
                 with clock.stage("preprocess"):
                     specs = (self.manifest.semantic_view, look.view)
                     pairs = [
@@ -258,11 +266,11 @@ def _sound(logits: Float, batch: int) -> Float:
     return logits
 
 
-def _tile_batch(manifest: Manifest) -> int:
-    """Tiles per run: as many as we like where the graphs leave the batch open, else one."""
+def _tiles_a_launch(manifest: Manifest, wanted: int) -> int:
+    """Tiles that are one launch: as many as are wanted where the graphs leave the batch open, else one."""
     inputs = [spec for graph in manifest.graphs.values() for spec in graph.inputs]
     batches = {spec.shape[2 if spec.name == "past_key_values" else 0] for spec in inputs}  # [layers, 2, B, ...]
     fixed = {batch for batch in batches if isinstance(batch, int)}
     if fixed - {1}:
         raise BundleError(f"the graphs take batches of {max(fixed)}; 1 or an open batch is needed: export the bundle again")
-    return 1 if fixed else min(TILE_BATCH, manifest.max_batch or TILE_BATCH)
+    return 1 if fixed else min(wanted, manifest.max_batch or wanted)

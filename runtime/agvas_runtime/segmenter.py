@@ -18,6 +18,7 @@ from agvas_core.contract.errors import UsageError
 from agvas_core.contract.preprocess import ViewSpec
 from agvas_core.contract.prompts import Mode
 from agvas_runtime.bundle import Bundle, load_bundle
+from agvas_runtime.counts import Counts
 from agvas_runtime.frame import Frame, Sent
 from agvas_runtime.image_file import MAX_PIXELS
 from agvas_runtime.judge import Judge, Rule, plain
@@ -27,13 +28,13 @@ from agvas_runtime.scoring import Scorer
 from agvas_runtime.sources import ArraySource, CameraSource, FileSource, Source, open_source, prefetch
 from agvas_runtime.stages.open import DEFAULT_BACKEND, open_stages
 from agvas_runtime.stages.prompt_tokenizer import PromptTokenizer
-from agvas_runtime.stages.protocol import DecoderStage, LmmStage, VisionStage
+from agvas_runtime.stages.protocol import DecoderStage, FramedVision, JoinedVision, LmmStage, VisionStage
 from agvas_runtime.stages.settings import StageSettings
+from agvas_runtime.tuning import tuned_counts
 from agvas_runtime.views import camera_frame
 
 __all__ = ["Segmenter"]
 
-AHEAD = 1  # passes that vision makes ahead of the language model: their features are the largest tensors there are
 MAX_THREADS = 1024  # ONNX Runtime starts them all at once, however many; beyond this it is a slip
 
 
@@ -58,6 +59,7 @@ class Segmenter:
         tiling: Literal["auto", "off"] = "auto",
         max_pixels: int = MAX_PIXELS,
         threads: int | None = None,
+        counts: Counts | None = None,
     ) -> None:
         if tiling not in ("auto", "off"):
             raise UsageError(f"tiling is {tiling!r}; it can be auto or off")
@@ -70,7 +72,8 @@ class Segmenter:
         self._rule = named if threshold is None else plain(named, threshold)
         self.question = ask(bundle.manifest.prompt, prompt=prompt, mode=mode, normal_look=normal_look)
         self.max_pixels = max_pixels
-        scorer = Scorer(bundle.manifest, vision, lmm, decoder, tiled=tiling == "auto", threads=threads)
+        self._counts = counts or Counts()
+        scorer = Scorer(bundle.manifest, vision, lmm, decoder, tiled=tiling == "auto", threads=threads, tiles=self._counts.tiles)
         self._judge = Judge(scorer, bundle.identity, max_pixels)
 
     @classmethod
@@ -91,6 +94,7 @@ class Segmenter:
         normal_look: str | None = None,
         tiling: Literal["auto", "off"] = "auto",
         max_pixels: int = MAX_PIXELS,
+        counts: Counts | None = None,
     ) -> "Segmenter":
         """Opens a bundle, on ONNX Runtime and the CPU where nothing else is named.
 
@@ -108,6 +112,8 @@ class Segmenter:
             normal_look: how a good part looks, for ``describe-plus``.
             tiling: ``auto`` cuts frames that one view would shrink too much; ``off`` never does.
             max_pixels: larger frames get NO_VERDICT.
+            counts: tiles a launch, and how far to look ahead; where None what ``agvas profile --tune`` found here for this bundle, these backends
+                and threads, and the defaults where it was not run.
 
         Raises:
             UsageError: no such model, or an option out of range.
@@ -131,6 +137,7 @@ class Segmenter:
             tiling=tiling,
             max_pixels=max_pixels,
             threads=settings.threads,
+            counts=counts or tuned_counts(bundle.identity, (vision, lmm, decoder), settings.threads),
         )
         # A prompt that does not fit is refused now, not at the first frame.
         PromptTokenizer(bundle).words(segmenter.prompt, segmenter.question.mode)
@@ -208,9 +215,9 @@ class Segmenter:
 
         Args:
             overlap: a thread takes the frames and looks at the next one while the language model and the decoder are at work on the one
-                before. The results are the same; more of them come in a second.
+                before, as far ahead as ``counts`` says. The results are the same; more of them come in a second.
         """
-        return self._judge.stream(frames, self.question, self._rule, ahead=AHEAD if overlap else 0)
+        return self._judge.stream(frames, self.question, self._rule, ahead=self._counts.ahead if overlap else 0)
 
     def segment(
         self,
@@ -244,11 +251,20 @@ class Segmenter:
 
     def with_lmm(self, lmm: LmmStage) -> "Segmenter":
         """The same segmenter with another language model behind it; the two share all else."""
-        other = copy.copy(self)
-        other._judge = copy.copy(self._judge)
-        other._judge.scorer = copy.copy(self._judge.scorer)
-        other._judge.scorer.lmm = lmm
+        scorer = copy.copy(self._judge.scorer)
+        scorer.lmm = lmm
+        return self._with(scorer)
+
+    def with_counts(self, counts: Counts) -> "Segmenter":
+        """The same segmenter with other counts; the two share all else."""
+        other = self._with(self._judge.scorer.with_tiles(counts.tiles))
+        other._counts = counts
         return other
+
+    @property
+    def counts(self) -> Counts:
+        """Tiles a launch, as far as the bundle allows them, and how far a stream looks ahead."""
+        return replace(self._counts, tiles=self._judge.scorer.tiles)
 
     @property
     def lmm(self) -> LmmStage:
@@ -261,9 +277,20 @@ class Segmenter:
         return self._judge.scorer.vision, self._judge.scorer.lmm, self._judge.scorer.decoder
 
     @property
+    def captures(self) -> bool:
+        """Whether its engine makes graphs of sizes that come again, so that the first frames of a size are slow ones."""
+        return isinstance(self.stages[0], (JoinedVision, FramedVision))
+
+    @property
     def tiled(self) -> bool:
         """Whether large frames are cut into tiles."""
         return self._judge.scorer.tiled
+
+    def _with(self, scorer: Scorer) -> "Segmenter":
+        other = copy.copy(self)
+        other._judge = copy.copy(self._judge)
+        other._judge.scorer = scorer
+        return other
 
     def _ask(self, prompt: str | None, mode: Mode | str | None, normal_look: str | None) -> Question:
         spec = self.bundle.manifest.prompt
@@ -281,4 +308,4 @@ class Segmenter:
         if isinstance(source, CameraSource):
             source.whole_views = self.whole_views
         with source:
-            yield from self._judge.stream(source, question, rule, ahead=AHEAD if overlap else 0)
+            yield from self._judge.stream(source, question, rule, ahead=self._counts.ahead if overlap else 0)

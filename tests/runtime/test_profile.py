@@ -58,11 +58,11 @@ def test_work_is_twice_the_multiply_adds_of_products_and_convolutions() -> None:
 
 
 def test_the_work_of_a_frame_counts_all_its_tiles(tiny_bundle: Path) -> None:
-    segmenter = Segmenter.load(tiny_bundle)
+    segmenter, whole = Segmenter.load(tiny_bundle), Segmenter.load(tiny_bundle, tiling="off")
     small, large = (np.full((side, side, 3), 90, np.uint8) for side in (64, 400))
 
     def count(image: np.ndarray, tiled: bool) -> dict[str, int]:
-        found = count_work(segmenter.bundle, image, segmenter.prompt, segmenter.question.mode, tiled=tiled)
+        found = count_work(segmenter if tiled else whole, image)
         return {stage: work.calls for stage, work in found.items()}
 
     assert count(small, True) == {"vision": 1, "lmm": 1, "decoder": 1}
@@ -74,7 +74,7 @@ def test_the_work_of_nano_is_that_of_its_layers() -> None:
     segmenter = Segmenter.load("nano", threads=1)
     image = generated_frame(352).image
     assert image is not None
-    work = count_work(segmenter.bundle, image, segmenter.prompt, segmenter.question.mode, tiled=True)
+    work = count_work(segmenter, image)
     assert work["vision"].calls == len(segmenter.bundle.manifest.scales)
     assert work["vision"].flop > work["decoder"].flop > 0 and work["lmm"].flop > 1e7
     files = {name: (segmenter.bundle.folder / f"{name}.onnx").stat().st_size for name in work}

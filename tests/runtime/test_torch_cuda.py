@@ -33,6 +33,7 @@ from agvas_runtime.stages.torch_cuda.stages import CudaDecoder, CudaLmm, CudaVis
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 sys.path.insert(0, str(Path(__file__).parent))
 import paper_model
+import reference_ratio
 from fake_kernels import FakeKernels
 
 torch.set_num_threads(1)
@@ -208,6 +209,14 @@ def test_a_frame_whose_size_comes_again_is_one_launch_with_the_same_answer(
     (strict,) = at_once.predict([bad], threshold=0.999)
     assert strict.verdict == reference.predict([bad], threshold=0.999)[0].verdict and strict.verdict == "PASS"
     assert not strict.mask.any()
+
+
+def test_the_gpu_script_measures_whole_frames(paper: tuple[ModelConfig, AgVas], kernels: FakeKernels) -> None:
+    config, model = paper
+    words = Words(*(np.array([each if isinstance(each, list) else [each]]) for each in paper_model.words(config)))
+    engine = Engine(model, reference_ratio.FIRST_WORDS, device=CPU, precision="fp32")
+    found = reference_ratio.whole_frame_figures(engine, config, words, 3, 60.0)
+    assert found is not None and found["count"] == 3 and kernels.judged == 3 + 4 - 1  # measured, and warmed up but for the first
 
 
 def test_frames_with_tiles_or_smaller_than_their_views_go_the_other_way(

@@ -55,9 +55,11 @@ def examine() -> Iterator[Finding]:
         return  # what follows would not even import
     from agvas_runtime.doctor.backends import look_at_backends
     from agvas_runtime.doctor.models import look_at_models
+    from agvas_runtime.doctor.tunings import look_at_tunings
 
     yield from look_at_models()
     yield from look_at_backends(gpus)
+    yield from look_at_tunings()
 
 
 def _print(findings: list[Finding], wrong: list[Finding]) -> None:

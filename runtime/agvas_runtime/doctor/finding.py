@@ -23,7 +23,7 @@ class Finding:
     """What was looked at, how it stands, and what to do about it."""
 
     group: str
-    """``system``, ``package``, ``extra``, ``backend``, ``model``, ``device``."""
+    """``system``, ``package``, ``extra``, ``backend``, ``model``, ``device``, ``tuning``."""
     name: str
     state: State
     detail: str

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from agvas_core import __version__
 from agvas_runtime.doctor.finding import Finding, State
+from agvas_runtime.this_machine import free_memory_bytes, usable_cores
 
 __all__ = ["Gpu", "find_gpus", "look_at_hardware"]
 
@@ -49,9 +50,11 @@ def find_gpus() -> list[Gpu]:
 def look_at_hardware(gpus: list[Gpu]) -> Iterator[Finding]:
     """System, GPUs, cameras, disk."""
     yield Finding("system", "agvas", State.OK, f"{__version__} at {Path(__file__).parents[1]}")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     yield Finding(
-        "system", "python", State.OK, f"{platform.python_version()}, {platform.system()} {platform.machine()}, {cores} cores"
+        "system",
+        "python",
+        State.OK,
+        f"{platform.python_version()}, {platform.system()} {platform.machine()}, {usable_cores()} cores",
     )
     yield from _memory()
     for what, folder in (("disk here", Path.cwd()), ("disk for temporary files", Path(tempfile.gettempdir()))):
@@ -73,11 +76,8 @@ def look_at_hardware(gpus: list[Gpu]) -> Iterator[Finding]:
 
 
 def _memory() -> Iterator[Finding]:
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration, ValueError):
-        return  # not Linux
+    if (free := free_memory_bytes()) is None:
+        return
     little = free < LITTLE_MEMORY_BYTES
     yield Finding(
         "system",

@@ -19,6 +19,7 @@ from agvas_core.contract.decision import OperatingPoint
 from agvas_core.contract.errors import StageError
 from agvas_core.contract.preprocess import ViewSpec
 from agvas_runtime.bundle import Bundle
+from agvas_runtime.counts import Counts
 from agvas_runtime.frame import Frame
 from agvas_runtime.line.image_check import image_facts, image_fault
 from agvas_runtime.line.judge import Judge, Judgement, Looked
@@ -28,9 +29,13 @@ from agvas_runtime.segmenter import Segmenter
 from agvas_runtime.sources.camera import without_secrets
 from agvas_runtime.stages.open import DEFAULT_BACKEND
 from agvas_runtime.stages.settings import StageSettings
+from agvas_runtime.tuning import tuned_bundles
 
 __all__ = ["Inspection", "Inspector", "SegmenterInspector", "frame_fault"]
 
+CAPTURED_AFTER = (
+    4  # runs of one size: from stage to stage twice, of which the second captures, or the whole frame, then with its own graph
+)
 JUDGES = 8  # recipes and frame sizes whose masks are kept ready
 
 
@@ -91,10 +96,18 @@ class SegmenterInspector:
         lmm: str = DEFAULT_BACKEND,
         decoder: str = DEFAULT_BACKEND,
         settings: StageSettings | None = None,
+        tiles: Mapping[str, int] | None = None,
     ) -> None:
-        """Arguments as for ``Segmenter.load``."""
+        """Arguments as for ``Segmenter.load``.
+
+        Args:
+            tiles: a launch, by the identity of a bundle; the default for those that are not there. What was tuned here where None.
+        """
         settings = settings or StageSettings()
-        self._load = partial(Segmenter.load, vision=vision, lmm=lmm, decoder=decoder, settings=settings)
+        if tiles is None:
+            tiles = {name: found.tiles for name, found in tuned_bundles((vision, lmm, decoder), settings.threads).items()}
+        self._tiles = tiles
+        self._load = partial(Segmenter.load, vision=vision, lmm=lmm, decoder=decoder, settings=settings, counts=Counts())
         self._segmenters: dict[str, Segmenter] = {}  # by the recipe's model
         self._judges: OrderedDict[tuple[str, int, int], Judge] = OrderedDict()
         self.facts: Mapping[str, Any] = {
@@ -106,19 +119,26 @@ class SegmenterInspector:
             "opencv": cv2.__version__,
             "machine": platform.machine(),
         }
+        if tiles:  # the last digits of a score depend on them
+            self.facts = {**self.facts, "tiles": dict(tiles)}
         digest = hashlib.sha256(json.dumps(self.facts, sort_keys=True).encode()).hexdigest()
         self.identity = f"{vision}@{digest[:12]}"
 
     def prepare(self, version: RecipeVersion) -> None:
         """Loads the recipe's bundle, where it is another one, and lets the model read every prompt once."""
         recipe = version.recipe
-        segmenter = self._segmenters.get(recipe.model) or self._load(recipe.model)
+        segmenter = self._segmenters.get(recipe.model) or self._opened(recipe.model)
         check_against(recipe, segmenter.bundle, version.identity)
         size = recipe.frame
         blank = np.full((size.height_px, size.width_px, 3) if size else (64, 64, 3), 128, np.uint8)
-        for prompt in recipe.prompts.values():  # the first run is a slow one, and a prompt that is too long is refused here
+        # The first run is a slow one, and a prompt that is too long is refused here; what captures graphs is slow until it has.
+        for prompt in list(recipe.prompts.values()) * (CAPTURED_AFTER if segmenter.captures else 1):
             segmenter.segment(Frame("warm-up", 0, image=blank), prompt=prompt, mode=recipe.mode, normal_look=recipe.normal_look)
         self._segmenters[recipe.model] = segmenter
+
+    def _opened(self, model: str) -> Segmenter:
+        segmenter = self._load(model)
+        return segmenter.with_counts(Counts(tiles=self._tiles.get(segmenter.bundle.identity, Counts.tiles)))
 
     def bundle_of(self, version: RecipeVersion) -> Bundle:
         """The bundle of a recipe that was prepared."""

@@ -96,19 +96,19 @@ def replay_own(folder: Path, which: Which = ALL, *, make_inspector: MakeInspecto
 
 
 def inspector_as(facts: dict[str, Any]) -> Inspector:
-    """The engine with these facts, as far as this machine has it: backends and threads are set, versions are what they are.
+    """The engine with these facts, as far as this machine has it: backends, threads and tiles are set, versions are what they are.
 
     Raises:
         LedgerError: they are not those of an engine of ours.
     """
     try:
         vision, lmm, decoder = facts["backends"]
-        threads = facts["threads"]
-    except (KeyError, ValueError) as error:
+        threads, tiles = facts["threads"], dict(facts.get("tiles", {}))
+    except (KeyError, TypeError, ValueError) as error:
         raise LedgerError(
             f"the ledger's engine has no backends and threads, but {', '.join(sorted(facts))}: it is not one of agvas-run"
         ) from error
-    return SegmenterInspector(vision=vision, lmm=lmm, decoder=decoder, settings=StageSettings(threads=threads))
+    return SegmenterInspector(vision=vision, lmm=lmm, decoder=decoder, settings=StageSettings(threads=threads), tiles=tiles)
 
 
 class _Again:

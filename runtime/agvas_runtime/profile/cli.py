@@ -41,6 +41,7 @@ def duration_s(text: str) -> float:
 
 
 def profile(
+    context: typer.Context,
     sources: Annotated[
         list[str] | None,
         typer.Argument(metavar="SOURCE", help="Pictures, folders, globs, videos; a generated picture where there is none."),
@@ -77,6 +78,13 @@ def profile(
     offered: Annotated[
         int, typer.Option(min=0, metavar="N", help="Frames at each of five offered rates; 0 leaves them out.")
     ] = 24,
+    tune: Annotated[
+        bool,
+        typer.Option(
+            "--tune",
+            help="Measure how many tiles a launch and passes ahead are fastest here, and keep them: every command takes them.",
+        ),
+    ] = False,
     count: Annotated[
         bool, typer.Option("--count/--no-count", help="Count the work, and measure what the machine can do.")
     ] = True,
@@ -97,8 +105,10 @@ def profile(
 ) -> None:
     """Measure how fast a bundle runs here: latencies, rates, memory, and how near each stage is to the machine's limits.
 
-    Writes profile.json and profile.html. Exit codes: 0 fine; 1 the rate of --rate was not held.
+    Writes profile.json and profile.html; with --tune a file in agvas' cache. Exit codes: 0 fine; 1 the rate of --rate was not held.
     """
+    if tune:
+        _refuse_beside_tune(context)
     wanted = rate_per_s(rate) if rate is not None else None
     soak_s = duration_s(soak)
     if deadline_ms is not None and wanted is None:
@@ -110,9 +120,9 @@ def profile(
 
     from agvas_runtime.profile.compare import compare_profiles
     from agvas_runtime.profile.record import read
-    from agvas_runtime.profile.table import print_comparison, print_profile
+    from agvas_runtime.profile.table import print_comparison, print_profile, print_tuning
 
-    screen = Console(stderr=json_out, highlight=False)
+    screen, progress = Console(stderr=json_out, highlight=False), Console(stderr=True, highlight=False)
     if compare is not None:
         old, new = read(compare[0]), read(compare[1])
         print_comparison(screen, compare_profiles(old, new))
@@ -121,7 +131,7 @@ def profile(
             screen.print(f"page  {folder / 'compare.html'}", soft_wrap=True)
         return
     earlier = read(against) if against is not None else None
-    target = _claim(out, overwrite)
+    target = _claim(out, overwrite) if not tune else None
 
     import time
 
@@ -130,6 +140,7 @@ def profile(
     from agvas_runtime.segmenter import Segmenter
     from agvas_runtime.sources.camera import without_secrets
     from agvas_runtime.stages.settings import StageSettings
+    from agvas_runtime.tuning import keep_tuning
 
     plan = Plan(
         frames=frames,
@@ -140,21 +151,33 @@ def profile(
         deadline_ms=deadline_ms,
         count=count,
     )
-    began = time.perf_counter()
     stages: dict[str, Any] = {"vision": vision or backend, "lmm": lmm or backend, "decoder": decoder or backend}
-    settings = StageSettings(engines=engines, checkpoint=checkpoint)
-    segmenter = Segmenter.load(model, **stages, settings=settings, threads=threads, prompt=prompt, mode=mode)
+    options = stages | {"settings": StageSettings(engines=engines, checkpoint=checkpoint), "threads": threads, "prompt": prompt}
+    command = shlex.join(["agvas", "profile", *map(without_secrets, sys.argv[2:])])
+    if tune:
+        from agvas_runtime.profile.tune_here import tune_here
+
+        shown = load_frames(sources) if sources else [generated_frame(size_px)]
+        with progress.status("starting") as status:
+            tuning = tune_here(model, options, shown, command=command, say=status.update)
+        print_tuning(screen, tuning)
+        screen.print(f"kept in  {keep_tuning(tuning)}", soft_wrap=True)
+        if json_out:
+            typer.echo(tuning.model_dump_json(indent=1))
+        return
+    began = time.perf_counter()
+    segmenter = Segmenter.load(model, **options, mode=mode)
     load_s = time.perf_counter() - began
     shown = load_frames(sources) if sources else [generated_frame(size_px)]
     facts = {
         "backend": " ".join(dict.fromkeys(map(without_secrets, stages.values()))),
         "threads": threads,
         "load_s": load_s,
-        "command": shlex.join(["agvas", "profile", *map(without_secrets, sys.argv[2:])]),
+        "command": command,
     }
-    progress = Console(stderr=True, highlight=False)
     with progress.status("starting") as status:
         done, stopped = measure(segmenter, shown, plan, facts=facts, say=status.update)
+    assert target is not None
     folder = _write(target, True, {"profile.json": done.to_json(), "profile.html": _page(done, earlier)})
     print_profile(screen, done)
     if earlier is not None:
@@ -165,6 +188,19 @@ def profile(
     if stopped is not None:
         raise typer.Exit(interrupt_code(stopped))
     raise typer.Exit(EXIT_REJECTS if done.line is not None and not done.line.held else EXIT_OK)
+
+
+def _refuse_beside_tune(context: typer.Context) -> None:
+    """What --tune does not measure, or writes elsewhere.
+
+    Raises:
+        UsageError: it was given.
+    """
+    taken = {"sources", "model", "backend", "vision", "lmm", "decoder", "engines", "checkpoint", "size_px", "prompt", "threads"}
+    for name in context.params.keys() - taken - {"tune", "json_out"}:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name != "DEFAULT":
+            raise UsageError(f"--{name.replace('_', '-')} has no meaning with --tune, which finds and keeps counts: leave it out")
 
 
 def _page(profile: object, earlier: object) -> str:

@@ -59,6 +59,7 @@ def compare_profiles(old: Profile, new: Profile) -> Comparison:
             ("the machine", old.machine.cpu, new.machine.cpu),
             ("the GPU", old.machine.gpu, new.machine.gpu),
             ("the native core", old.native or new.native, new.native or old.native),  # unknown is not different
+            ("how many at once", *(str(each.counts or other.counts) for each, other in ((old, new), (new, old)))),
             ("the bundle", old.bundle, new.bundle),
             ("the backend", old.backend, new.backend),
             ("the mode", old.mode, new.mode),

@@ -11,11 +11,11 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 
 from agvas_runtime.profile.record import Machine
+from agvas_runtime.this_machine import cpu_name
 
 __all__ = ["copy_rate", "describe_machine", "load_average", "matmul_rate", "peak_memory_mb"]
 
@@ -33,7 +33,7 @@ def describe_machine(*, threads: int | None, gpu: str, load_before: float, rates
         rates: measure; else both are None.
     """
     return Machine(
-        cpu=_cpu_name(),
+        cpu=cpu_name(),
         cores=os.cpu_count() or 1,
         memory_gb=round(_memory_bytes() / 1e9, 1),
         system=f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
@@ -81,16 +81,6 @@ def _seconds(work: Callable[[], object]) -> float:
     began = time.perf_counter()
     work()
     return max(time.perf_counter() - began, 1e-9)
-
-
-def _cpu_name() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.lower().startswith(("model name", "hardware")):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass  # not Linux
-    return platform.processor() or platform.machine()
 
 
 def _memory_bytes() -> int:

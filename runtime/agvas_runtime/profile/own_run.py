@@ -10,7 +10,7 @@ from agvas_runtime.profile.gpu import GpuSampler
 from agvas_runtime.profile.load import Samples
 from agvas_runtime.profile.machine import describe_machine, load_average, peak_memory_mb
 from agvas_runtime.profile.page import render
-from agvas_runtime.profile.record import MAX_SERIES, Profile, Quantiles
+from agvas_runtime.profile.record import MAX_SERIES, InUse, Profile, Quantiles
 from agvas_runtime.result import Result, Verdict
 from agvas_runtime.segmenter import Segmenter
 
@@ -23,12 +23,13 @@ class OwnRun:
     A frame's latency is what its stages took, reading included; where stages of consecutive frames overlap, more frames come in a second.
 
     Args:
-        overlap: whether they do.
+        overlap: whether they may.
         warmup: frames that do not count.
     """
 
     def __init__(self, segmenter: Segmenter, *, overlap: bool, load_s: float, warmup: int = 3) -> None:
-        self._segmenter, self._overlap, self._load_s, self._warmup = segmenter, overlap, load_s, warmup
+        self._segmenter, self._load_s, self._warmup = segmenter, load_s, warmup
+        self._overlap = overlap and segmenter.counts.ahead > 0
         self._gpu, self._samples = GpuSampler(), Samples()
         self._load_before, self._left, self._unjudged = load_average(), warmup, 0
         self._began = self._began_cpu = 0.0
@@ -82,6 +83,7 @@ class OwnRun:
             threads=threads,
             machine=describe_machine(threads=threads, gpu=gpu.about, load_before=self._load_before, rates=False),
             native=native.describe(),
+            counts=InUse.of(self._segmenter.counts),
             frames=f"{facts['source']}, {len(samples.latencies) + self._unjudged} images as they came",
             warmup=self._warmup,
             load_s=self._load_s,

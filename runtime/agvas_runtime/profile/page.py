@@ -14,7 +14,7 @@ from agvas_runtime.profile.plots import (
     roofline,
     stage_bars,
 )
-from agvas_runtime.profile.record import NOT_SAID, Profile, Quantiles
+from agvas_runtime.profile.record import NOT_SAID, Profile, Quantiles, counts_in_words
 
 __all__ = ["render"]
 
@@ -162,6 +162,7 @@ def _facts(profile: Profile) -> str:
         "machine": f"{machine.cpu}, {machine.cores} cores, {machine.memory_gb:.0f} GB, {machine.system}; load {machine.load_before} before",
         "GPU": machine.gpu,
         "native core": profile.native or NOT_SAID,
+        "at once": counts_in_words(profile.counts),
         "threads": "all" if profile.threads is None else str(profile.threads),
         "warm-up": f"{profile.warmup} frames; opening the bundle took {profile.load_s:.2f} s",
         "agvas": profile.agvas,

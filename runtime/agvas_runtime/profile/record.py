@@ -12,12 +12,14 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from agvas_core.contract.errors import UsageError
+from agvas_runtime.counts import Counts
 
 __all__ = [
     "MAX_SERIES",
     "NOT_SAID",
     "SCHEMA_VERSION",
     "GpuSample",
+    "InUse",
     "LineAnswer",
     "Machine",
     "Offered",
@@ -25,10 +27,11 @@ __all__ = [
     "Profile",
     "Quantiles",
     "StageWork",
+    "counts_in_words",
     "read",
 ]
 
-SCHEMA_VERSION = 2  # 2: times on the device, whose limits they are
+SCHEMA_VERSION = 3  # 2: times on the device, whose limits they are; 3: counts
 MAX_SERIES = 5000  # values of a series that a profile keeps
 NOT_SAID = "not said"  # what an older profile does not have
 
@@ -148,6 +151,25 @@ class LineAnswer(_Part):
     reason: str
 
 
+class InUse(_Part):
+    """Counts that were in use."""
+
+    tiles: int
+    """A launch."""
+    ahead: int
+    """Passes that vision makes ahead."""
+    tuned: str | None = None
+    """When they were measured; None of the defaults."""
+
+    @classmethod
+    def of(cls, counts: Counts) -> Self:
+        """Those of a segmenter."""
+        return cls(tiles=counts.tiles, ahead=counts.ahead, tuned=counts.tuned)
+
+    def __str__(self) -> str:
+        return str(Counts(self.tiles, self.ahead))
+
+
 class Profile(_Part):
     """Everything that was measured."""
 
@@ -163,6 +185,8 @@ class Profile(_Part):
     machine: Machine
     native: str | None = None
     """The native core: instruction set, threads, CUDA; or that NumPy and OpenCV did its work. None in profiles that do not say."""
+    counts: InUse | None = None
+    """None in profiles that do not say."""
     frames: str
     """What was looked at, in words."""
     warmup: int
@@ -178,7 +202,7 @@ class Profile(_Part):
     rate_per_s: float
     """Frames per second, one after the other."""
     overlapped_per_s: float | None = None
-    """The same where the stages of consecutive frames overlap."""
+    """The same where the stages of consecutive frames overlap; None where the counts say one after the other."""
     cores_used: float
     """CPU seconds per second."""
     peak_memory_mb: float
@@ -193,6 +217,13 @@ class Profile(_Part):
 
     def to_json(self) -> str:
         return json.dumps(self.model_dump(mode="json"), indent=1) + "\n"
+
+
+def counts_in_words(counts: InUse | None) -> str:
+    """How many, and where they come from."""
+    if counts is None:
+        return NOT_SAID
+    return f"{counts} ({f'tuned {counts.tuned}' if counts.tuned else 'not tuned: agvas profile --tune'})"
 
 
 def read(path: Path) -> Profile:

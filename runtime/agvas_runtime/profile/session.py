@@ -18,12 +18,12 @@ from agvas_runtime.profile.gpu import GpuSampler
 from agvas_runtime.profile.load import Samples, answer_line, closed_loop, offer, overhead
 from agvas_runtime.profile.machine import describe_machine, load_average, peak_memory_mb
 from agvas_runtime.profile.on_device import OnDevice
-from agvas_runtime.profile.record import MAX_SERIES, LineAnswer, Offered, Profile, Quantiles
+from agvas_runtime.profile.record import MAX_SERIES, InUse, LineAnswer, Offered, Profile, Quantiles
 from agvas_runtime.profile.work import MAX_COUNTED_BYTES, count_work, with_floors
 from agvas_runtime.segmenter import Segmenter
 from agvas_runtime.sources import open_source
 
-__all__ = ["Plan", "generated_frame", "load_frames", "profile"]
+__all__ = ["Plan", "frames_in_words", "generated_frame", "load_frames", "profile"]
 
 MAX_FRAMES_HELD = 64  # decoded, in memory, and taken in turns: what is measured is the model, not the disk
 HOPELESS_MS = 60_000  # a line that is a minute behind is lost, and is not soaked for an hour
@@ -73,14 +73,13 @@ def load_frames(sources: list[str], limit: int = MAX_FRAMES_HELD) -> list[Frame]
     return found
 
 
-def generated_frame(side_px: int) -> Frame:
-    """A grey textured square with one dark spot, the same on every machine."""
-    rng = np.random.default_rng(0)
-    image = rng.normal(150, 12, (side_px, side_px, 1)).repeat(3, 2)
-    rows, columns = np.ogrid[:side_px, :side_px]
-    spot = (rows - side_px * 0.4) ** 2 + (columns - side_px * 0.6) ** 2 < (side_px * 0.06) ** 2
-    image[spot] -= 90
-    pixels: NDArray[np.uint8] = np.clip(image, 0, 255).astype(np.uint8)
+def generated_frame(side_px: int, width_px: int | None = None) -> Frame:
+    """A grey textured square, or rectangle, with one dark spot, the same on every machine."""
+    height, width = side_px, width_px or side_px
+    grey = np.random.default_rng(0).normal(150, 12, (height, width))
+    rows, columns = np.ogrid[:height, :width]
+    grey[(rows - height * 0.4) ** 2 + (columns - width * 0.6) ** 2 < (height * 0.06) ** 2] -= 90
+    pixels: NDArray[np.uint8] = np.clip(grey, 0, 255).astype(np.uint8)[..., None].repeat(3, 2)
     return Frame(f"generated-{side_px}px", 0, image=pixels)
 
 
@@ -112,7 +111,7 @@ def profile(
                 segmenter, frames, plan.frames, samples, lambda done: say(f"one frame after the other: {done} of {plan.frames}")
             )
             rate = len(samples.latencies) / samples.elapsed_s
-            if plan.offered_frames:
+            if plan.offered_frames and segmenter.counts.ahead:
                 say("the stages of consecutive frames overlapping")
                 overlapped = _stream_rate(segmenter, frames, max(plan.offered_frames, plan.frames // 2))
             found_on_device = OnDevice.of(segmenter, frames[0], plan.pairs)
@@ -145,7 +144,7 @@ def profile(
     if countable and (too_large := _graph_bytes(segmenter)) <= MAX_COUNTED_BYTES:
         say("counting the work")
         assert frames[0].image is not None
-        work = count_work(segmenter.bundle, frames[0].image, segmenter.prompt, segmenter.question.mode, tiled=segmenter.tiled)
+        work = count_work(segmenter, frames[0].image)
         work = with_floors(work, machine, {**on_device, **stages})
     elif countable:
         notes.append(f"The graphs have {too_large / 1e9:.1f} GB; work is counted up to {MAX_COUNTED_BYTES / 1e9:.1f} GB.")
@@ -168,7 +167,8 @@ def profile(
         threads=facts["threads"],
         machine=machine,
         native=native.describe(),
-        frames=_in_words(frames),
+        counts=InUse.of(segmenter.counts),
+        frames=frames_in_words(frames),
         warmup=plan.warmup,
         load_s=facts["load_s"],
         stages=stages,
@@ -225,7 +225,8 @@ def _graph_bytes(segmenter: Segmenter) -> int:
     return sum((folder / name).stat().st_size for name in segmenter.bundle.manifest.files if ".onnx" in name)
 
 
-def _in_words(frames: list[Frame]) -> str:
+def frames_in_words(frames: list[Frame]) -> str:
+    """How many, how large, and where from."""
     sizes = [frame.image.shape[:2] for frame in frames if frame.image is not None]
     what = frames[0].name if len(frames) == 1 else f"{len(frames)} pictures in turn"
     areas = sorted(set(sizes), key=lambda size: size[0] * size[1])

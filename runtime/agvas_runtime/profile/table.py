@@ -7,9 +7,10 @@ from rich.text import Text
 
 from agvas_core.contract.command_line import printable
 from agvas_runtime.profile.compare import Comparison
-from agvas_runtime.profile.record import NOT_SAID, Profile, Quantiles
+from agvas_runtime.profile.record import NOT_SAID, Profile, Quantiles, counts_in_words
+from agvas_runtime.tuning import Tuning
 
-__all__ = ["print_comparison", "print_profile"]
+__all__ = ["print_comparison", "print_profile", "print_tuning"]
 
 ALIKE = 0.05  # a ratio so near to 1 is no change
 
@@ -40,6 +41,7 @@ def print_profile(console: Console, profile: Profile) -> None:
     table.add_row(Text("frame", style="bold"), *_cells(profile.latency))
     console.print(table)
     facts = Table(box=None, show_header=False, pad_edge=False)
+    facts.add_row("at once", counts_in_words(profile.counts))
     facts.add_row("rate, one after the other", f"{profile.rate_per_s:.2f} frames/s")
     if profile.overlapped_per_s is not None:
         facts.add_row("rate, stages overlapping", f"{profile.overlapped_per_s:.2f} frames/s")
@@ -97,6 +99,29 @@ def print_comparison(console: Console, comparison: Comparison) -> None:
     console.print(table)
     for warning in comparison.warnings:
         console.print(Text(printable(warning), style="yellow"), soft_wrap=True)
+
+
+def print_tuning(console: Console, tuning: Tuning) -> None:
+    """Every count that was tried, and which are the fastest."""
+    place = tuning.place
+    backend = " ".join(dict.fromkeys(place.backends))
+    console.print(Text(printable(f"{place.bundle} on {backend}: {tuning.frames}"), style="bold"), soft_wrap=True)
+    console.print(Text(printable(f"{place.device}, {place.cores} cores"), style="dim"), soft_wrap=True)
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    table.add_column("")
+    for name in ("frames/s", "slowest", "fastest", "times faster"):
+        table.add_column(name, justify="right")
+    table.add_column("")
+    for what, chosen in (("tiles", tuning.tiles), ("ahead", tuning.ahead)):
+        for tried in (one for one in tuning.tried if one.what == what):
+            rates = (f"{rate:.2f}" for rate in (tried.frames_per_s, tried.least_per_s, tried.most_per_s, tried.times_faster))
+            name = f"{tried.count} a launch" if what == "tiles" else f"{tried.count} ahead"
+            table.add_row(name, *rates, "chosen" if tried.count == chosen else "", style="bold" if tried.count == chosen else "")
+        table.add_section()
+    console.print(table)
+    if tuning.load_before > 0.5:
+        busy = f"The machine was busy before we began (load {tuning.load_before:.1f} on {place.cores} cores): tune again when it is not."
+        console.print(Text(busy, style="yellow"), soft_wrap=True)
 
 
 def _cells(each: Quantiles) -> list[str]:

@@ -19,10 +19,9 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from agvas_core.contract.prompts import Mode
-from agvas_runtime.bundle import Bundle
 from agvas_runtime.profile.record import Machine, Quantiles, StageWork
 from agvas_runtime.scoring import Clock, Scorer
+from agvas_runtime.segmenter import Segmenter
 from agvas_runtime.stages.onnx_decoder import OnnxDecoder
 from agvas_runtime.stages.onnx_graph import OnnxGraph
 from agvas_runtime.stages.onnx_lmm import OnnxLmm
@@ -66,16 +65,17 @@ def recorded(graph: OnnxGraph, session: Any = None) -> Iterator[Recorder]:
         graph.session = before
 
 
-def count_work(bundle: Bundle, image: NDArray[np.uint8], instruction: str, mode: Mode, *, tiled: bool) -> dict[str, StageWork]:
-    """Work per stage of one RGB frame [H, W, 3]."""
+def count_work(segmenter: Segmenter, image: NDArray[np.uint8]) -> dict[str, StageWork]:
+    """Work per stage of one RGB frame [H, W, 3], asked and cut up as the segmenter does."""
+    bundle, tiles = segmenter.bundle, segmenter.counts.tiles
     vision, lmm, decoder = OnnxVision(bundle), OnnxLmm(bundle), OnnxDecoder(bundle)
-    scorer = Scorer(bundle.manifest, vision, lmm, decoder, tiled=tiled)
+    scorer = Scorer(bundle.manifest, vision, lmm, decoder, tiled=segmenter.tiled, tiles=tiles)
     with tempfile.TemporaryDirectory(prefix="agvas-profile-") as folder, ExitStack() as stack:
         sessions, recorders = dict[str, Any](), dict[str, Recorder]()
         for name, graph in (("vision", vision.graph), ("lmm", lmm.graph), ("decoder", decoder.graph)):
             sessions[name] = _tracing(graph.path, Path(folder) / name)
             recorders[name] = stack.enter_context(recorded(graph, sessions[name]))
-        scorer.score(image, instruction, Clock(), mode)
+        scorer.score(image, segmenter.prompt, Clock(), segmenter.question.mode)
         found = {}
         for name, session in sessions.items():
             flop, weights = _sum(json.loads(Path(session.end_profiling()).read_text(encoding="utf-8")))

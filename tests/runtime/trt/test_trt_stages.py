@@ -17,6 +17,8 @@ from agvas_runtime import Segmenter, Verdict, native
 from agvas_runtime.bundle import load_bundle
 from agvas_runtime.cli import app
 from agvas_runtime.frame import Frame
+from agvas_runtime.line.inspector import SegmenterInspector
+from agvas_runtime.line.recipe_file import parse_recipe
 from agvas_runtime.offered import open_backend
 from agvas_runtime.stages.open import open_stages
 from agvas_runtime.stages.trt.device_array import DeviceArray
@@ -117,6 +119,23 @@ def test_with_the_kernels_a_frame_is_one_graph_launch(bench: Bench, kernels: Fak
     )
     # What goes from stage to stage waits for what is under way.
     assert segment(trt, make_part(500, 450, spots=SPOTS)).verdict is Verdict.FAIL
+
+
+@pytest.mark.parametrize("built", ["with the kernels", "without"])
+def test_a_station_has_its_graphs_before_the_first_part(
+    bench: Bench, make_part: MakePart, built: str, request: pytest.FixtureRequest
+) -> None:
+    if built == "with the kernels":
+        request.getfixturevalue("kernels")
+    inspector, part = SegmenterInspector(**TRT), make_part(spots=SPOTS)
+    height, width = part.shape[:2]
+    lines = ["product: part", f"model: {bench.bundle}", f"frame: {{width_px: {width}, height_px: {height}}}"]
+    version = parse_recipe("\n".join(lines), "test")
+    inspector.prepare(version)
+    before = bench.cuda.launches, bench.cuda.allocations
+    assert inspector.inspect(Frame("part", 0, image=part), version).judgement.verdict is Verdict.FAIL
+    wanted = (1, 0) if built == "with the kernels" else (3, 0)
+    assert (bench.cuda.launches - before[0], bench.cuda.allocations - before[1]) == wanted
 
 
 def test_whole_frames_overlap_and_come_back_in_their_order(bench: Bench, kernels: FakeKernels, make_part: MakePart) -> None:

@@ -49,6 +49,9 @@ struct DeviceRegions {
   double accept;  // the language model's acceptance: its share-weighted mean over the looks; 1 where none was asked
 };
 
+// stages/whole_frame.py reads and writes them.
+static_assert(sizeof(DeviceRule) == 24 && sizeof(DeviceRegions) == 32 && sizeof(DeviceRegion) == 56, "change it there, too");
+
 class DeviceVerdict {
  public:
   // Pointers in `looks` are the device's and stay where they are.
