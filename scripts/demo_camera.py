@@ -154,7 +154,7 @@ def serve_gige(show: Show, serial: str, interface: str) -> None:
 
 
 def serve_rtsp(show: Show, port: int, fps: float, width: int, height: int) -> None:
-    command = ["/usr/bin/python3", "-c", RTSP_SERVER, str(port), str(width), str(height), f"{fps:.0f}"]
+    command = ["/usr/bin/python3", "-c", RTSP_SERVER, str(port), str(width), str(height), f"{max(1, round(fps))}"]
     server = subprocess.Popen(command, stdin=subprocess.PIPE)  # says its address itself, and ends when nobody writes any more
     assert server.stdin is not None
     with contextlib.suppress(BrokenPipeError):

@@ -45,7 +45,33 @@ FORM = (
     + b'\r\n--x\r\nContent-Disposition: form-data; name="mode"'
     b"\r\n\r\ndirect\r\n--x--\r\n"
 )
-REQUESTS = st.tuples(
+ASKED = [{"type": "text", "text": "scratches"}, {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PICTURE}"}}]
+NEARLY = st.one_of(  # right but for one thing, or right
+    *(
+        st.tuples(st.just("/v1/segment"), st.fixed_dictionaries({"images": st.just([PICTURE])}, optional={name: values}))
+        for name, values in OPTIONS.items()
+    ),
+    st.tuples(
+        st.just("/v1/segment"),
+        st.builds(
+            lambda picture: {"images": [base64.b64encode(picture).decode()]}, st.builds(edited, st.sampled_from(SEEDS), EDITS)
+        ),
+    ),
+    *(
+        st.tuples(
+            st.just("/v1/chat/completions"),
+            st.fixed_dictionaries({"messages": st.just([{"role": "user", "content": ASKED}])}, optional={name: values}),
+        )
+        for name, values in {"stream": st.booleans() | VALUES, "mode": VALUES, "n": NUMBERS, "model": TEXTS | VALUES}.items()
+    ),
+    st.tuples(
+        st.just("/v1/chat/completions"),
+        st.fixed_dictionaries(
+            {"messages": st.lists(MESSAGES, max_size=2).map(lambda said: [*said, {"role": "user", "content": ASKED}])}
+        ),
+    ),
+).map(lambda asked: (asked[0], b"application/json", json.dumps(asked[1], default=str).encode("utf-8", "surrogatepass")))
+REQUESTS = NEARLY | st.tuples(
     st.sampled_from(["/v1/segment", "/v1/chat/completions"]) | st.text(max_size=10).map(lambda text: "/" + text),
     st.sampled_from([b"application/json", b"multipart/form-data; boundary=x", b"text/plain", b"multipart/form-data"])
     | st.binary(max_size=10),

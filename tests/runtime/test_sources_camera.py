@@ -7,10 +7,11 @@ import base64
 import http.server
 import socket
 import struct
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import cv2
@@ -19,6 +20,7 @@ import pytest
 
 from agvas_core.contract.errors import ImageError, SourceError, UsageError
 from agvas_runtime.sources import CameraSource, open_source, prefetch
+from agvas_runtime.sources.reach import reach
 
 
 def jpeg(number: int) -> bytes:
@@ -54,8 +56,9 @@ class MjpegServer(http.server.ThreadingHTTPServer):
     def kill(self) -> None:
         """Drops every connection with a reset, as a camera whose power fails and comes back."""
         for client in self.clients:
-            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            client.shutdown(socket.SHUT_RDWR)
+            with suppress(OSError):  # gone already
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                client.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: object, client_address: object) -> None:
         """A client that goes away is no error here."""
@@ -275,6 +278,32 @@ def test_a_camera_that_never_answers_is_given_up_after_the_open_timeout(scheme: 
         camera = CameraSource(f"{scheme}://127.0.0.1:{mute.getsockname()[1]}/", open_timeout_s=0.3)
         with camera, pytest.raises(SourceError, match=r"not there: .*waited at most 0\.3 s"):
             next(iter(camera))
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere a full backlog refuses")
+def test_a_host_that_swallowed_packets_is_found_soon_after_it_answers_again() -> None:
+    """A socket whose backlog is full does so. An attempt of TCP's own would come back after 1 s, 3 s, 7 s."""
+    with closing(socket.socket()) as port, closing(socket.socket()) as first, closing(socket.socket()) as second:
+        port.bind(("127.0.0.1", 0))
+        port.listen(0)
+        for filler in (first, second):
+            filler.setblocking(False)
+            filler.connect_ex(port.getsockname())
+        found_s = []
+
+        def look() -> None:
+            reach(f"rtsp://127.0.0.1:{port.getsockname()[1]}/", 30)
+            found_s.append(time.monotonic())
+
+        thread = threading.Thread(target=look)
+        thread.start()
+        time.sleep(3.2)  # TCP would try again at 7 s
+        assert not found_s
+        back_s = time.monotonic()
+        for _ in range(2):
+            port.accept()[0].close()
+        thread.join()
+    assert found_s[0] - back_s < 2
 
 
 def test_a_device_that_is_not_there_is_named_with_those_that_are() -> None:

@@ -4,6 +4,7 @@ import re
 import socket
 import struct
 import threading
+import time
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
@@ -110,14 +111,18 @@ def test_an_rtsp_stream_gives_its_frames_in_order_and_then_says_that_it_stopped(
 ) -> None:
     stream = transport_stream(tmp_path, 40)
     capfd.readouterr()
-    greys, names = [], []
+    greys, names, came_s = [], [], []
     ended = pytest.raises(SourceError, match=r"stopped after [0-9]+ frames: it sends no frames any more \(waited at most 1 s\)")
     with RtspServer(stream, packets_per_s=100) as server, CameraSource(server.url, stall_timeout_s=1) as camera, ended:
         for frame in camera:
             assert frame.image is not None
             greys.append(float(frame.image.mean()))
             names.append(frame.name)
+            came_s.append(time.monotonic())
     assert len(greys) >= 5
     assert all(later > earlier + 2 for earlier, later in pairwise(greys))
+    assert all(later - earlier < 1 for earlier, later in pairwise(came_s)), (
+        "a frame that was held back was given after the silence"
+    )
     assert names == sorted(set(names)) and names[0].startswith("camera-127.0.0.1-")
     assert capfd.readouterr().err == ""

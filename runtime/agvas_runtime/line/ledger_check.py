@@ -59,16 +59,24 @@ def open_for_reading(folder: Path) -> sqlite3.Connection:
     Raises:
         LedgerError: there is none, or it is foreign or damaged.
     """
-    path = folder / LEDGER_NAME if folder.is_dir() else folder
-    if not path.is_file():
+    try:
+        path = folder / LEDGER_NAME if folder.is_dir() else folder
+        there = path.is_file()
+    except OSError as error:
+        raise LedgerError(f"{folder} may not be looked at ({error.strerror}): ask as root or as the station's user") from error
+    if not there:
         raise LedgerError(f"{folder} has no {LEDGER_NAME}: give the --state folder of a station")
     try:
         db = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=10.0, isolation_level=None)
         found = (db.execute("PRAGMA application_id").fetchone()[0], db.execute("PRAGMA user_version").fetchone()[0])
     except sqlite3.Error as error:
-        # A ledger that no station has open is read with notes beside it, which SQLite makes.
-        locked = getattr(error, "sqlite_errorname", "") == "SQLITE_CANTOPEN"
-        remedy = "copy the folder to where you may write, and read it there" if locked else "restore it from a copy"
+        # Without its -wal and -shm, that is after a good end, SQLite reads a ledger only where it may make them.
+        denied = error.sqlite_errorname.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN"))
+        remedy = (
+            "ask as root or as the station's user, or copy the folder to where you may write"
+            if denied
+            else "restore it from a copy"
+        )
         raise LedgerError(f"{path} cannot be read ({error}): {remedy}") from error
     if found != (APPLICATION_ID, VERSION):
         db.close()

@@ -1,8 +1,10 @@
 """How frames are got out of each kind of camera, one at a time; ``camera`` runs one of these in its thread."""
 
+import math
 import os
+import time
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from typing import Final, Protocol
 
 import cv2
 import numpy as np
@@ -12,8 +14,11 @@ from agvas_core.contract.errors import ImageError, SourceError
 from agvas_runtime.frame import Sent
 from agvas_runtime.image_file import decode_image, quiet_opencv
 from agvas_runtime.sources.mjpeg import MjpegStream
+from agvas_runtime.sources.reach import reach
 
 __all__ = ["CaptureGrabber", "Grabber", "HttpGrabber", "rtsp_grabber"]
+
+THREADS: Final = 2  # of the decoder; each but the first holds a frame back, and OpenCV would take one for each core
 
 Rgb = NDArray[np.uint8]
 
@@ -60,6 +65,7 @@ class HttpGrabber:
         self._picture = b""
 
     def open(self) -> None:
+        reach(self._url, self._open_timeout_s)
         self._stream = MjpegStream(self._url, self._open_timeout_s, self._stall_timeout_s)
         self._pictures = iter(self._stream)
 
@@ -86,18 +92,25 @@ class CaptureGrabber:
 
     missed = 0
 
-    def __init__(self, connect: Callable[[cv2.VideoCapture], None], raw: tuple[str, int] | None = None) -> None:
-        """``raw``: pixel format and bits of what ``connect`` has the camera send."""
-        self._connect, self._raw, self._capture = connect, raw, cv2.VideoCapture()
+    def __init__(
+        self, connect: Callable[[cv2.VideoCapture], None], raw: tuple[str, int] | None = None, *, stall_s: float = math.inf
+    ) -> None:
+        """Args:
+        raw: pixel format and bits of what ``connect`` has the camera send.
+        stall_s: what comes after so long a silence is a frame that the decoder held back, and as old.
+        """
+        self._connect, self._raw, self._stall_s, self._capture = connect, raw, stall_s, cv2.VideoCapture()
 
     def open(self) -> None:
         with quiet_opencv():
             self._connect(self._capture)
 
     def grab(self) -> bool:
+        began_s = time.monotonic()
         with quiet_opencv():
-            if not self._capture.grab():
-                raise SourceError("it sends no frames any more")
+            grabbed = self._capture.grab()
+        if not grabbed or time.monotonic() - began_s >= self._stall_s:
+            raise SourceError("it sends no frames any more")
         return True
 
     def retrieve(self) -> Rgb | Sent | ImageError:
@@ -123,10 +136,11 @@ def rtsp_grabber(url: str, open_timeout_s: float, stall_timeout_s: float) -> Gra
     # FFmpeg would hold 20 frames back to guess their rate: a second of a camera, seconds of a slow one. OpenCV reads this when it opens.
     os.environ.setdefault("OPENCV_FFMPEG_CAPTURE_OPTIONS", "rtsp_transport;tcp|fpsprobesize;0")
     open_ms, read_ms = int(open_timeout_s * 1000), int(stall_timeout_s * 1000)
-    options = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, open_ms, cv2.CAP_PROP_READ_TIMEOUT_MSEC, read_ms]
+    options = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, open_ms, cv2.CAP_PROP_READ_TIMEOUT_MSEC, read_ms, cv2.CAP_PROP_N_THREADS, THREADS]
 
     def connect(capture: cv2.VideoCapture) -> None:
+        reach(url, open_timeout_s)
         if not capture.open(url, cv2.CAP_FFMPEG, options):
             raise SourceError("no RTSP stream answers")
 
-    return CaptureGrabber(connect)
+    return CaptureGrabber(connect, stall_s=stall_timeout_s)

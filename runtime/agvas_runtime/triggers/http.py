@@ -108,14 +108,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         try:
             place = urlsplit(self.path)
         except ValueError as error:
-<<<<<<< HEAD
-            self.close_connection = True
-            return self._answer(400, {"error": f"{self.path!r} is no address ({error})"})
-        road = [unquote(step) for step in place.path.strip("/").split("/")]
-=======
             return self._answer(400, {"error": f"the address is none ({error}): POST /trigger or /trigger/STATION"})
-        road = place.path.strip("/").split("/")
->>>>>>> main
+        road = [unquote(step) for step in place.path.strip("/").split("/")]
         if self.headers.get("Origin") is not None:  # a page of somebody else in a browser of this machine
             return self._answer(403, {"error": "a web page may not trigger parts"})
         if road[0] != "trigger" or len(road) > 2:

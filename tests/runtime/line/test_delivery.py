@@ -190,16 +190,9 @@ def test_the_outbox_is_read_by_what_waits_and_not_by_what_was_ever_sent(tmp_path
 
 
 @contextmanager
-<<<<<<< HEAD
-def mosquitto(port: int, folder: Path, *, passwords: Path | None = None) -> Iterator[None]:
-    who = "allow_anonymous true" if passwords is None else f"allow_anonymous false\npassword_file {passwords}"
-    config = f"user root\nlistener {port} 127.0.0.1\n{who}\npersistence true\npersistence_location {folder}/\n"
-    (folder / "mosquitto.conf").write_text(config)
-=======
 def mosquitto(port: int, folder: Path, more: str = "") -> Iterator[None]:
     config = f"user root\nlistener {port} 127.0.0.1\nallow_anonymous true\npersistence true\npersistence_location {folder}/\n"
     (folder / "mosquitto.conf").write_text(config + more)
->>>>>>> main
     binary = shutil.which("mosquitto", path="/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin")
     assert binary is not None
     broker = subprocess.Popen(
@@ -341,7 +334,7 @@ def test_a_user_and_a_password_may_have_any_characters(tmp_path: Path) -> None:
     passwords, password, port = tmp_path / "passwords", "p@ss: wört/%23#", free_port()
     subprocess.run(["mosquitto_passwd", "-b", "-c", str(passwords), "line@hall", password], check=True, capture_output=True)
     passwords.chmod(0o600)
-    with mosquitto(port, tmp_path, passwords=passwords):
+    with mosquitto(port, tmp_path, f"allow_anonymous false\npassword_file {passwords}\n"):
         sink = open_sink(f"mqtt://line%40hall@127.0.0.1:{port}/t", Secrets(mqtt_password=password))
         sink.open()
         sink.close()

@@ -5,6 +5,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -207,3 +208,24 @@ def test_killed_at_random_moments_nothing_is_lost_and_nothing_comes_twice(tiny_b
     assert done.returncode == 0, done.stdout + done.stderr
     result = json.loads(done.stdout)
     assert result["kept"] and result["kills"] == 10 and result["in_ledger"] >= 6
+
+
+def test_whoever_may_not_read_a_ledger_is_told_who_may() -> None:
+    with tempfile.TemporaryDirectory() as name:  # pytest's own folders are closed to other users from above
+        folder = Path(name) / "line"
+        with Ledger(folder, ballast=small_ballast(folder)):
+            pass
+        Path(name).chmod(0o755)
+        (folder / "ledger.sqlite").chmod(0o644)
+        root = os.geteuid() == 0
+        for mode in (0o000, 0o555):
+            folder.chmod(mode)
+            if root:
+                os.seteuid(65534)  # whom modes keep out
+            try:
+                with pytest.raises(LedgerError, match="as root or as the station's user"):
+                    check_ledger(folder)
+            finally:
+                if root:
+                    os.seteuid(0)
+                folder.chmod(0o755)
