@@ -35,6 +35,7 @@ from agvas_runtime.stages.torch_cuda.device import open_device
 from agvas_runtime.stages.torch_cuda.engine import Engine
 from agvas_runtime.stages.torch_cuda.pieces import PLAIN, compiled
 from agvas_runtime.stages.whole_frame import kernels, packed_rule
+from agvas_runtime.tiling import Look, Tiles
 
 FRAME = (1536, 2048)  # px, of the whole frames
 FIRST_WORDS = (7, 8)  # stand for the first words of answer and refusal
@@ -117,7 +118,8 @@ def whole_frame_figures(
     """From an RGB frame in the CPU's memory to P and the verdict there, one launch a frame; None where there are no kernels."""
     if kernels() is None:
         return None
-    plan = FramePlan(FRAME, config.semantic_view, (config.pixel_view,), (1.0,), config.decision.alpha)
+    look = Look(config.pixel_view, Tiles(*FRAME, FRAME, (0,), (0,)), 1.0)
+    plan = FramePlan(FRAME, config.semantic_view, (look,), config.decision.alpha, tiles_at_once=1)
     rule = packed_rule(OperatingPoint(threshold=0.5, seed_threshold=0.5), FRAME[0] * FRAME[1])
     noise = np.random.default_rng(0)
     frames = cycle([noise.integers(0, 256, (*FRAME, 3), np.uint8) for _ in range(4)])

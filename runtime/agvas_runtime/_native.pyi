@@ -114,13 +114,13 @@ class CudaViews:
 class CudaVerdict:
     """Acceptance, P, mask and regions on a GPU; cuda/device_verdict.h has its use and the layout of what goes in and comes out.
 
-    A look: pointers to l_nor, l_ano, l_seg; to the logits of the first words of answer and refusal, or 0; rows, columns and floats from row
-    to row of the cells; the size they are enlarged to; top, left, height, width in the frame; share; pointers to the weights of rows and
-    columns, or 0.
+    A tile: number of its look; pointers to l_nor, l_ano, l_seg; to the logits of the first words of answer and refusal, or 0; rows, columns
+    and floats from row to row of the cells; the size they are enlarged to; top, left, height, width in the frame; share; pointers of the host
+    to the weights of rows and columns, or 0. Tiles of a look stand together.
     """
 
     def __init__(
-        self, looks: Sequence[tuple[Any, ...]], height: int, width: int, alpha: float, rest: float, max_regions: int
+        self, tiles: Sequence[tuple[Any, ...]], height: int, width: int, alpha: float, rest: float, max_regions: int
     ) -> None: ...
     def run(self, rule: int, roi: int, score_map: int, mask: int, summary: int, regions: int, stream: int) -> None: ...
 

@@ -40,6 +40,7 @@ __all__ = ["Clock", "Scored", "Scorer", "Seen", "SeenWhole"]
 Float = NDArray[np.float32]
 Rgb = NDArray[np.uint8]
 
+MOST_TILES = 64  # of all looks, that go from pixels to P in one launch; what is kept for them grows with their number
 ALL_AT_ONCE = "model"  # the stage's name where vision, language model and decoder are one launch, perhaps with the views and P
 
 
@@ -82,6 +83,8 @@ class SeenWhole(NamedTuple):
     pending: PendingFrame
     point: OperatingPoint
     """That it is judged under."""
+    tiles: int
+    """Of the finest look."""
 
 
 class Scored(NamedTuple):
@@ -188,14 +191,18 @@ class Scorer:
     def _whole(self, image: Rgb, looks: list[Look], instruction: str, point: OperatingPoint, clock: Clock) -> SeenWhole | None:
         """The frame on its way, where the engine takes whole frames and this is one that it can take."""
         stage = self.vision.framed(self.lmm, self.decoder) if isinstance(self.vision, FramedVision) else None
-        height, width = image.shape[:2]
-        specs = (self.manifest.semantic_view, *(look.view for look in looks))
-        if stage is None or any(len(look.tiles) > 1 for look in looks) or not all(shrinks(spec, height, width) for spec in specs):
+        semantic = self.manifest.semantic_view
+        if (
+            stage is None
+            or sum(len(look.tiles) for look in looks) > MOST_TILES
+            or not all(shrinks(spec, *look.tiles.size) for look in looks for spec in (semantic, look.view))
+        ):
             return None
-        plan = FramePlan((height, width), specs[0], specs[1:], tuple(look.share for look in looks), self.manifest.decision.alpha)
+        size = image.shape[0], image.shape[1]
+        plan = FramePlan(size, semantic, tuple(looks), self.manifest.decision.alpha, self.tiles)
         with clock.stage(ALL_AT_ONCE):
             pending = stage(image, plan, instruction, point)
-        return None if pending is None else SeenWhole(pending, point)
+        return None if pending is None else SeenWhole(pending, point, len(looks[0].tiles))
 
     def _direct(self) -> DirectStage | None:
         return self.vision.joined(self.lmm, self.decoder) if isinstance(self.vision, JoinedVision) else None
@@ -220,7 +227,7 @@ class Scorer:
             if isinstance(seen, SeenWhole):
                 with clock.stage(ALL_AT_ONCE):
                     found = seen.pending.result()
-                return Scored(FrameMap(found, seen.point), found.accept, 1)
+                return Scored(FrameMap(found, seen.point), found.accept, seen.tiles)
             look = seen.look
             tiles = tiles or len(look.tiles)
             reply, logits = self._reply(seen, (instruction, mode), reply if spoken else None, clock)  # [B, 3, Hm, Wm]

@@ -100,8 +100,8 @@ def test_verdicts_are_the_references(core: ModuleType, device: Device, seed: int
     part = (seg, ano - nor, (height, width), (0, 0, height, width), 1.0, None, None)
     score, regions = core.judge_parts([part], 0.5, 0.5, native_rule(point, 1.0, mask.size), None, score_map, mask)
     first, leans = device.put(layers), device.put(np.array([1.0, 0.5], np.float32))
-    look = (tuple(first + 4 * 600 * layer for layer in range(3)), (leans, leans + 4), (20, 30, 30), (height, width))
-    verdict = core.CudaVerdict([(*look, (0, 0, height, width), 1.0, (0, 0))], height, width, 0.5, 0.5, 4096)
+    tile = (0, tuple(first + 4 * 600 * layer for layer in range(3)), (leans, leans + 4), (20, 30, 30), (height, width))
+    verdict = core.CudaVerdict([(*tile, (0, 0, height, width), 1.0, (0, 0))], height, width, 0.5, 0.5, 4096)
     summary, table, rule = np.zeros(1, SUMMARY), np.zeros(4096, REGION), packed_rule(point, mask.size)
     assert (RULE.itemsize, SUMMARY.itemsize) == (core.CUDA_RULE_BYTES, core.CUDA_SUMMARY_BYTES)
     assert core.CUDA_REGION_BYTES == REGION.itemsize == REGION_BYTES

@@ -44,8 +44,8 @@ class FakeKernels:
     def CudaViews(self, frame: tuple[int, ...], crop: tuple[int, ...], plans: Sequence[tuple[Any, ...]]) -> "_Views":
         return _Views(self, frame, crop, plans)
 
-    def CudaVerdict(self, looks: Sequence[Any], height: int, width: int, alpha: float, rest: float, room: int) -> "_Verdict":
-        return _Verdict(self, looks, height, width, alpha, rest)
+    def CudaVerdict(self, tiles: Sequence[Any], height: int, width: int, alpha: float, rest: float, room: int) -> "_Verdict":
+        return _Verdict(self, tiles, height, width, alpha, rest)
 
 
 class _Views:
@@ -68,22 +68,33 @@ class _Views:
 
 
 class _Verdict:
-    def __init__(self, kernels: FakeKernels, looks: Sequence[Any], height: int, width: int, alpha: float, rest: float) -> None:
-        self.kernels, self.looks, self.size, self.weights = kernels, looks, (height, width), (alpha, rest)
+    def __init__(self, kernels: FakeKernels, tiles: Sequence[Any], height: int, width: int, alpha: float, rest: float) -> None:
+        self.kernels, self.size, self.weights = kernels, (height, width), (alpha, rest)
+        # The kernels copy the weights, which lie on the host and are gone later.
+        self.tiles = [
+            (
+                *tile[:7],
+                None
+                if tile[7] == (0, 0)
+                else [at(where, (side,), np.float32).copy() for where, side in zip(tile[7], tile[5][2:], strict=True)],
+            )
+            for tile in tiles
+        ]
 
     def run(self, rule: int, roi: int, score_map: int, mask: int, summary: int, regions: int, stream: int) -> None:
         assert roi == 0
 
         def work() -> None:
             self.kernels.judged += 1
-            parts, accept, finite = [], 0.0, True
-            for layers, (answer, refusal), (high, wide, stride), enlarged, place, share, weights in self.looks:
-                assert weights == (0, 0)
+            parts, best, finite = [], dict[int, tuple[float, float]](), True
+            for look, layers, (answer, refusal), (high, wide, stride), enlarged, place, share, weights in self.tiles:
                 nor, ano, seg = (at(layer, (high, stride), np.float32)[:, :wide] for layer in layers)
-                parts.append((np.ascontiguousarray(seg), ano - nor, enlarged, place, share, None, None))
+                parts.append((np.ascontiguousarray(seg), ano - nor, enlarged, place, share, *(weights or (None, None))))
                 lean = np.float64(at(answer, (), np.float32)) - (np.float64(at(refusal, (), np.float32)) if refusal else 0.0)
-                accept += share * float(np.float32(1.0 / (1.0 + np.exp(np.clip(-lean, -80.0, 80.0)))))
+                here = float(np.float32(1.0 / (1.0 + np.exp(np.clip(-lean, -80.0, 80.0)))))
+                best[look] = share, max(here, best.get(look, (0.0, 0.0))[1])
                 finite &= bool(np.isfinite([*nor.ravel(), *ano.ravel(), *seg.ravel(), lean]).all())
+            accept = sum(share * highest for share, highest in best.values())
             told = at(rule, (1,), RULE)[0]
             asked = float(told["threshold"]), float(told["seed"]), float(told["min_area"]), bool(accept >= told["gate"])
             maps = at(score_map, self.size, np.float32), at(mask, self.size, np.uint8)

@@ -200,7 +200,7 @@ def test_a_frame_whose_size_comes_again_is_one_launch_with_the_same_answer(
     bad[200:260, 300:380] = 20
     for turn, image in enumerate((good, good, bad, bad, good)):
         (mine,), (theirs,) = at_once.predict([image]), reference.predict([image])
-        assert kernels.judged == kernels.seen == turn, "the first of a size goes the other way"
+        assert (kernels.judged, kernels.seen) == (turn, 2 * turn), "the first of a size goes the other way"
         assert ("preprocess" in mine.timing) == (turn == 0)
         assert mine.verdict == theirs.verdict and mine.accept == pytest.approx(theirs.accept, abs=TOLERANCE.probability)
         assert np.abs(mine.score_map - theirs.score_map).max() < TOLERANCE.probability
@@ -219,11 +219,24 @@ def test_the_gpu_script_measures_whole_frames(paper: tuple[ModelConfig, AgVas], 
     assert found is not None and found["count"] == 3 and kernels.judged == 3 + 4 - 1  # measured, and warmed up but for the first
 
 
-def test_frames_with_tiles_or_smaller_than_their_views_go_the_other_way(
-    nano: Bundle, engine: Engine, kernels: FakeKernels
+def test_a_frame_in_tiles_is_one_launch_too(nano: Bundle, engine: Engine, kernels: FakeKernels) -> None:
+    """Five tiles of the finest look, four of them together; each has a language model's word, of which the best counts."""
+    at_once, reference = segmenter_of(nano, engine), Segmenter.load("nano", vision="torch", lmm="torch", decoder="torch")
+    image = np.full((300, 4000, 3), 180, np.uint8)
+    image[100:180, 2900:3000] = 20
+    for turn in range(3):
+        (mine,), (theirs,) = at_once.predict([image]), reference.predict([image])
+        assert kernels.judged == turn and mine.tiles == theirs.tiles == 5
+        assert mine.verdict == theirs.verdict and mine.accept == pytest.approx(theirs.accept, abs=TOLERANCE.probability)
+        assert np.abs(mine.score_map - theirs.score_map).max() < TOLERANCE.probability
+
+
+def test_frames_smaller_than_their_views_and_those_of_very_many_tiles_go_the_other_way(
+    nano: Bundle, engine: Engine, kernels: FakeKernels, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     segmenter = segmenter_of(nano, engine)
-    for image in (part(96), np.full((2000, 1500, 3), 180, np.uint8)):
+    monkeypatch.setattr("agvas_runtime.scoring.MOST_TILES", 4)
+    for image in (part(96), np.full((300, 3000, 3), 180, np.uint8)):
         for _ in range(2):
             assert segmenter.predict([image])[0].error is None
     assert kernels.seen == 0

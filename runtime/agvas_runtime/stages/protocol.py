@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from agvas_core.contract.decision import OperatingPoint
 from agvas_core.contract.preprocess import ViewSpec
 from agvas_core.contract.prompts import Mode
+from agvas_runtime.tiling import Look
 
 __all__ = [
     "DecoderStage",
@@ -145,17 +146,17 @@ class JoinedVision(Protocol):
 
 @dataclass(frozen=True)
 class FramePlan:
-    """A frame of one size that is seen as a whole at every scale."""
+    """A frame of one size, and all looks at it."""
 
     size: tuple[int, int]
     """(H, W) px."""
     semantic: ViewSpec
-    pixel: tuple[ViewSpec, ...]
-    """One for each look."""
-    shares: tuple[float, ...]
-    """Of the mean over looks."""
+    """Of every tile, and of the whole frame."""
+    looks: tuple[Look, ...]
     alpha: float
     """Of eq. 8."""
+    tiles_at_once: int
+    """That go through the model together, at most."""
 
 
 class FrameSeen(NamedTuple):

@@ -29,13 +29,14 @@ __all__ = [
     "SUMMARY",
     "FrameJudged",
     "FrameKernels",
-    "LookMade",
+    "LookShapes",
+    "TileMade",
     "kernels",
     "packed_rule",
     "read_summary",
 ]
 
-Shape = tuple[int, int, int]
+Shape = tuple[int, int, int, int]
 
 LOGITS_BROKEN: Final = (
     "the model gave logits that are NaN or infinite on this image: try another prompt, or report image and bundle"
@@ -51,8 +52,8 @@ MOST_REGIONS: Final = 4096
 """Room on the GPU; those beyond count, so a frame with more is never a good one."""
 
 
-class LookMade(NamedTuple):
-    """Where the engine puts what it makes of one look, on the device."""
+class TileMade(NamedTuple):
+    """Where the engine puts what it makes of one tile, on the device."""
 
     logits: int
     """Pointer to float32 [3, rows, columns], in anchor order."""
@@ -62,6 +63,15 @@ class LookMade(NamedTuple):
     """Pointer to the float32 logit of the answer's first word."""
     refusal: int = 0
     """And of the refusal's; 0 where ``answer`` is the difference of the two."""
+
+
+class LookShapes(NamedTuple):
+    """The views of one look: so many of each as it has tiles."""
+
+    semantic: Shape
+    """[tiles, Hs, Ws, 3]."""
+    pixel: Shape
+    """[tiles, H, W, 3]."""
 
 
 class FrameJudged(NamedTuple):
@@ -111,39 +121,51 @@ class FrameKernels:
 
     def __init__(self, core: ModuleType, plan: FramePlan) -> None:
         self.plan, self._core = plan, core
+        self._layouts = [[view_layout(spec, *look.tiles.size) for spec in (plan.semantic, look.view)] for look in plan.looks]
+        self.shapes = [
+            LookShapes(*((len(look.tiles), *layout.whole, 3) for layout in layouts))
+            for look, layouts in zip(plan.looks, self._layouts, strict=True)
+        ]
+        """Of the views, for each look."""
         height, width = plan.size
-        layouts = [view_layout(spec, height, width) for spec in (plan.semantic, *plan.pixel)]
-        self.shapes: list[Shape] = [(*layout.whole, 3) for layout in layouts]
-        """Of the views, the semantic one first."""
-        self._contents = [layout.content for layout in layouts]
-        unused = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)  # mean and deviation, of views that are normalised here
-        plans = [(0, *layout.whole, *layout.content, layout.padding, *unused) for layout in layouts]
-        with _told():
-            self._views = core.CudaViews((PIXEL_FORMAT_PLACES["RGB8"], height, width, 3 * width), (0, 0, height, width), plans)
+        frame, unused = (PIXEL_FORMAT_PLACES["RGB8"], height, width, 3 * width), ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+        self._views: list[Any] = []  # one for each tile, of all looks
+        for look, layouts in zip(plan.looks, self._layouts, strict=True):
+            plans = [(0, *layout.whole, *layout.content, layout.padding, *unused) for layout in layouts]  # normalised later
+            for tile in look.tiles:
+                crop = (tile.rows.start, tile.columns.start, *look.tiles.size)
+                with _told():
+                    self._views.append(core.CudaViews(frame, crop, plans))
         self._verdict: Any = None
 
-    def see(self, frame: int, views: Sequence[int], stream: int) -> None:
-        """RGB uint8 [H, W, 3] at ``frame`` to views uint8 at ``views``, pointers to ``shapes``."""
+    def see(self, frame: int, views: Sequence[tuple[int, int]], stream: int) -> None:
+        """RGB uint8 [H, W, 3] at ``frame`` to views at ``views``: for each tile, of all looks, pointers to the semantic one and the pixel one."""
         with _told():
-            self._views.run(frame, views, stream)
+            for tile, pointers in zip(self._views, views, strict=True):
+                tile.run(frame, pointers, stream)
 
     @property
     def follows(self) -> bool:
         """Whether ``follow`` was called."""
         return self._verdict is not None
 
-    def follow(self, looks: Sequence[LookMade]) -> None:
-        """From where the logits of each look will be read; they must lie there as long as this is used."""
+    def follow(self, made: Sequence[TileMade]) -> None:
+        """From where the logits of each tile, of all looks, will be read; they must lie there as long as this is used."""
         height, width = self.plan.size
-        given = []
-        for made, shape, content, share in zip(looks, self.shapes[1:], self._contents[1:], self.plan.shares, strict=True):
-            shown = View(np.empty(shape, np.uint8), content)
-            (high, wide), enlarged = frame_cells(shown, made.cells, self.plan.size)
-            rows, columns = made.cells
-            layers = tuple(made.logits + 4 * anchor * rows * columns for anchor in (Anchor.NOR, Anchor.ANO, Anchor.SEG))
-            given.append(
-                (layers, (made.answer, made.refusal), (high, wide, columns), enlarged, (0, 0, height, width), share, (0, 0))
-            )
+        tiles = [
+            (number, look, tile, layouts[1]) for number, (look, layouts) in enumerate(zip(self.plan.looks, self._layouts, strict=True))
+            for tile in look.tiles
+        ]  # fmt: skip
+        given, kept = [], []
+        for (number, look, tile, layout), (logits, (rows, columns), *said) in zip(tiles, made, strict=True):
+            shown = View(np.empty((*layout.whole, 3), np.uint8), layout.content)
+            (high, wide), enlarged = frame_cells(shown, (rows, columns), look.tiles.size)
+            layers = tuple(logits + 4 * anchor * rows * columns for anchor in (Anchor.NOR, Anchor.ANO, Anchor.SEG))
+            weights = [np.ascontiguousarray(each, np.float32) for each in (tile.row_weight, tile.column_weight)]
+            kept.append(weights)  # the kernels copy them
+            place = (tile.rows.start, tile.columns.start, *look.tiles.size)
+            seams = (0, 0) if tile.whole else tuple(each.ctypes.data for each in weights)
+            given.append((number, layers, tuple(said), (high, wide, columns), enlarged, place, look.share, seams))
         alpha = self.plan.alpha
         with _told():
             self._verdict = self._core.CudaVerdict(given, height, width, alpha, 1.0 - alpha, MOST_REGIONS)

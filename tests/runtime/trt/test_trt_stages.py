@@ -117,8 +117,22 @@ def test_with_the_kernels_a_frame_is_one_graph_launch(bench: Bench, kernels: Fak
         trt.segment(Frame("part", 0, image=bad), threshold=0.9999).verdict
         == onnx.segment(Frame("part", 0, image=bad), threshold=0.9999).verdict
     )
-    # What goes from stage to stage waits for what is under way.
+    # What goes from stage to stage, as a first one does, waits for what is under way.
     assert segment(trt, make_part(500, 450, spots=SPOTS)).verdict is Verdict.FAIL
+
+
+def test_a_frame_in_tiles_is_one_graph_launch_too(bench: Bench, kernels: FakeKernels, make_part: MakePart) -> None:
+    """More tiles than the engine takes at once."""
+    onnx, trt = both(bench.bundle)
+    good, bad = make_part(500, 450), make_part(500, 450, spots=SPOTS)
+    for turn, image in enumerate((good, bad, bad, good, bad)):
+        theirs, before = segment(onnx, image), (bench.cuda.launches, bench.cuda.allocations)
+        mine = segment(trt, image)
+        assert mine.error is None and mine.verdict == theirs.verdict and mine.tiles == theirs.tiles > 2
+        assert np.array_equal(mine.score_map, theirs.score_map) and mine.regions == theirs.regions
+        assert mine.accept == pytest.approx(theirs.accept, abs=1e-7) and kernels.judged == turn
+        if turn > 2:
+            assert (bench.cuda.launches - before[0], bench.cuda.allocations - before[1]) == (1, 0)
 
 
 @pytest.mark.parametrize("built", ["with the kernels", "without"])

@@ -16,32 +16,37 @@ constexpr int kThreads = 256;
 // Scores are never negative, and such floats are ordered as integers are.
 __device__ void raise_to(float* at, float value) { atomicMax(reinterpret_cast<int*>(at), __float_as_int(value)); }
 
-__global__ void clear_kernel(const DeviceLook* looks, int count, DeviceRegions* summary, DeviceRegion* regions, int max_regions) {
+__global__ void clear_kernel(const DeviceTile* tiles, int count, DeviceRegions* summary, DeviceRegion* regions, int max_regions) {
   const int i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i == 0) {
-    double accept = 0.0, asked = 0.0;
-    int broken = 0;
+    double accept = 0.0, best = 0.0;
+    int broken = 0, asked = 0;
     for (int k = 0; k < count; ++k) {
-      const DeviceLook& look = looks[k];
-      if (look.answer == nullptr) continue;
-      const float against = look.refusal == nullptr ? 0.0f : *look.refusal;
-      broken |= !isfinite(*look.answer) || !isfinite(against);
-      accept += static_cast<double>(look.part.share) * acceptance(*look.answer, against);
-      asked += 1.0;
+      const DeviceTile& tile = tiles[k];
+      if (tile.answer == nullptr) continue;
+      const float against = tile.refusal == nullptr ? 0.0f : *tile.refusal;
+      const double here = acceptance(*tile.answer, against);
+      broken |= !isfinite(*tile.answer) || !isfinite(against);
+      asked = 1;
+      best = here > best ? here : best;
+      if (k + 1 == count || tiles[k + 1].look != tile.look) {
+        accept += static_cast<double>(tile.part.share) * best;
+        best = 0.0;
+      }
     }
-    *summary = {0, 0, 0, broken, 0.0f, asked > 0.0 ? accept : 1.0};
+    *summary = {0, 0, 0, broken, 0.0f, asked ? accept : 1.0};
   }
   if (i < max_regions) regions[i] = {INT_MAX, INT_MAX, INT_MAX, 0, 0, 0, 0, 0, 0.0, 0.0f, 0};
 }
 
-// A block's second index is the look. `rel` of its part is our own memory.
-__global__ void relate_kernel(const DeviceLook* looks, const ScorePart* parts, DeviceRegions* summary) {
-  const DeviceLook& look = looks[blockIdx.y];
+// A block's second index is the tile. `rel` of its part is our own memory.
+__global__ void relate_kernel(const DeviceTile* tiles, const ScorePart* parts, DeviceRegions* summary) {
+  const DeviceTile& tile = tiles[blockIdx.y];
   const ScorePart& part = parts[blockIdx.y];
   const int i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i >= part.cells_high * part.cells_wide) return;
   const int64_t at = static_cast<int64_t>(i / part.cells_wide) * part.stride + i % part.cells_wide;
-  const float ano = look.ano[at], nor = look.nor[at];
+  const float ano = tile.ano[at], nor = tile.nor[at];
   const_cast<float*>(part.rel)[at] = ano - nor;
   if (!isfinite(ano) || !isfinite(nor) || !isfinite(part.seg[at])) summary->broken = 1;
 }
@@ -131,28 +136,32 @@ __global__ void mask_kernel(const int* labels, const int* numbers, DeviceRegion*
 
 struct DeviceVerdict::State {
   DeviceMemory memory;
-  DeviceLook* looks;
+  DeviceTile* tiles;
   ScorePart* parts;
   int *labels, *numbers;
   int count, most_cells, height, width, max_regions;
   float alpha, rest;
 };
 
-DeviceVerdict::DeviceVerdict(const std::vector<DeviceLook>& looks, int height, int width, float alpha, float rest, int max_regions)
+DeviceVerdict::DeviceVerdict(const std::vector<DeviceTile>& tiles, int height, int width, float alpha, float rest, int max_regions)
     : state_(new State{}) {
-  if (looks.empty() || height < 1 || width < 1 || static_cast<int64_t>(height) * width > INT_MAX || max_regions < 1)
+  if (tiles.empty() || height < 1 || width < 1 || static_cast<int64_t>(height) * width > INT_MAX || max_regions < 1)
     throw std::invalid_argument("a frame of this size, or so many regions, cannot be judged on a GPU");
   const size_t pixels = static_cast<size_t>(height) * width;
   std::vector<ScorePart> parts;
-  for (const DeviceLook& look : looks) {
-    ScorePart part = look.part;
+  for (const DeviceTile& tile : tiles) {
+    ScorePart part = tile.part;
     if (part.cells_high < 1 || part.cells_wide < 1 || part.stride < part.cells_wide)
-      throw std::invalid_argument("a look without cells cannot be judged on a GPU");
+      throw std::invalid_argument("a tile without cells cannot be judged on a GPU");
     part.rel = state_->memory.allocate<float>(static_cast<size_t>(part.cells_high) * part.stride);
     state_->most_cells = std::max(state_->most_cells, part.cells_high * part.cells_wide);
+    if (part.column_weight != nullptr) {
+      part.row_weight = state_->memory.copy(std::vector<float>(part.row_weight, part.row_weight + part.height));
+      part.column_weight = state_->memory.copy(std::vector<float>(part.column_weight, part.column_weight + part.width));
+    }
     parts.push_back(part);
   }
-  state_->looks = state_->memory.copy(looks);
+  state_->tiles = state_->memory.copy(tiles);
   state_->parts = state_->memory.copy(parts);
   state_->labels = state_->memory.allocate<int>(pixels);
   state_->numbers = state_->memory.allocate<int>(pixels);
@@ -169,8 +178,8 @@ void DeviceVerdict::run(const DeviceRule* rule, const uint8_t* roi, float* score
   const cudaStream_t on = static_cast<cudaStream_t>(stream);
   const int pixels = s.height * s.width, blocks = (pixels - 1) / kThreads + 1;
   const dim3 cells((s.most_cells - 1) / kThreads + 1, s.count);
-  AGVAS_LAUNCH(clear_kernel, (s.max_regions - 1) / kThreads + 1, kThreads, on, s.looks, s.count, summary, regions, s.max_regions);
-  AGVAS_LAUNCH(relate_kernel, cells, kThreads, on, s.looks, s.parts, summary);
+  AGVAS_LAUNCH(clear_kernel, (s.max_regions - 1) / kThreads + 1, kThreads, on, s.tiles, s.count, summary, regions, s.max_regions);
+  AGVAS_LAUNCH(relate_kernel, cells, kThreads, on, s.tiles, s.parts, summary);
   AGVAS_LAUNCH(score_kernel, blocks, kThreads, on, s.parts, s.count, s.alpha, s.rest, rule, roi, s.height, s.width, score, s.labels, summary);
   AGVAS_LAUNCH(join_kernel, blocks, kThreads, on, s.labels, s.height, s.width);
   AGVAS_LAUNCH(number_kernel, blocks, kThreads, on, s.labels, s.numbers, pixels, s.max_regions, summary);

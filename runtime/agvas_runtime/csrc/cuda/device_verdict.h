@@ -1,9 +1,9 @@
 // From logits to a verdict on a GPU: acceptance, P, mask and regions, for one size of frame.
 //
-//     DeviceVerdict verdict(looks, height, width, alpha, rest, max_regions);         // allocates, copies, waits
+//     DeviceVerdict verdict(tiles, height, width, alpha, rest, max_regions);         // allocates, copies, waits
 //     verdict.run(rule, roi, P, mask, summary, regions, stream);                     // neither allocates nor waits; may be captured
 //
-// All pointers are the device's, that of the rule too: a graph that was captured follows another rule when the memory says so. Regions come in
+// All pointers but those of tiles' weights are the device's, that of the rule too: a graph that was captured follows another rule when the memory says so. Regions come in
 // any order; sort them by `first`. One thread at a time.
 #pragma once
 
@@ -15,12 +15,13 @@
 
 namespace agvas {
 
-// What the engines gave of one tile of one look.
-struct DeviceLook {
-  ScorePart part;    // `seg` is l_seg; `rel` is not read: it is made of the two below
+// What the engines gave of one tile of one look. Tiles of a look stand together.
+struct DeviceTile {
+  int look;
+  ScorePart part;    // `seg` is l_seg; `rel` is not read: it is made of the two below. The weights are the host's.
   const float* ano;  // l_ano and l_nor, laid out as l_seg
   const float* nor;
-  const float* answer;   // logit of the answer's first word; null where acceptance is not asked of this tile
+  const float* answer;   // logit of the answer's first word; null where acceptance is not asked
   const float* refusal;  // and of the refusal's; null: `answer` is the difference of the two
 };
 
@@ -46,7 +47,7 @@ struct DeviceRegions {
   int overflow;   // 1 where there were more than max_regions: those beyond count
   int broken;     // 1 where a logit is NaN or infinite: no verdict can be given
   float score;    // highest of P
-  double accept;  // the language model's acceptance: its share-weighted mean over the looks; 1 where none was asked
+  double accept;  // the language model's acceptance: the mean over the looks, by their share, of each look's highest; 1 where none was asked
 };
 
 // stages/whole_frame.py reads and writes them.
@@ -54,8 +55,8 @@ static_assert(sizeof(DeviceRule) == 24 && sizeof(DeviceRegions) == 32 && sizeof(
 
 class DeviceVerdict {
  public:
-  // Pointers in `looks` are the device's and stay where they are.
-  DeviceVerdict(const std::vector<DeviceLook>& looks, int height, int width, float alpha, float rest, int max_regions);
+  // What the pointers of `tiles` point to on the device stays where it is.
+  DeviceVerdict(const std::vector<DeviceTile>& tiles, int height, int width, float alpha, float rest, int max_regions);
   ~DeviceVerdict();
 
   // `summary`: one; `regions`: max_regions; `mask` and `roi` (or null): uint8 [height, width]; `score`: float32 [height, width].

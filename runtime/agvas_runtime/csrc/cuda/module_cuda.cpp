@@ -44,16 +44,16 @@ DeviceViews* make_device_views(const nb::tuple& frame, const nb::tuple& crop, co
   return new DeviceViews(camera, wanted, given.data(), static_cast<int>(given.size()));
 }
 
-// [((nor, ano, seg), (answer, refusal), (cells_high, cells_wide, stride), (enlarged_high, enlarged_wide), (top, left, height, width), share,
+// [(look, (nor, ano, seg), (answer, refusal), (cells_high, cells_wide, stride), (enlarged_high, enlarged_wide), (top, left, height, width), share,
 //   (row_weight, column_weight)), ...]
-std::vector<DeviceLook> to_looks(const nb::sequence& looks) {
-  std::vector<DeviceLook> given;
-  for (const nb::handle look : looks) {
-    const auto number = [&](size_t group, size_t index) { return nb::cast<int>(look[group][index]); };
-    const auto floats = [&](size_t group, size_t index) { return pointer<const float>(nb::cast<uintptr_t>(look[group][index])); };
-    const ScorePart part{floats(0, 2), nullptr, number(2, 0), number(2, 1), number(2, 2), number(3, 0), number(3, 1), number(4, 0), number(4, 1),
-                         number(4, 2), number(4, 3), nb::cast<float>(look[5]), floats(6, 0), floats(6, 1)};
-    given.push_back({part, floats(0, 1), floats(0, 0), floats(1, 0), floats(1, 1)});
+std::vector<DeviceTile> to_tiles(const nb::sequence& tiles) {
+  std::vector<DeviceTile> given;
+  for (const nb::handle tile : tiles) {
+    const auto number = [&](size_t group, size_t index) { return nb::cast<int>(tile[group][index]); };
+    const auto floats = [&](size_t group, size_t index) { return pointer<const float>(nb::cast<uintptr_t>(tile[group][index])); };
+    const ScorePart part{floats(1, 2), nullptr, number(3, 0), number(3, 1), number(3, 2), number(4, 0), number(4, 1), number(5, 0), number(5, 1),
+                         number(5, 2), number(5, 3), nb::cast<float>(tile[6]), floats(7, 0), floats(7, 1)};
+    given.push_back({nb::cast<int>(tile[0]), part, floats(1, 1), floats(1, 0), floats(2, 0), floats(2, 1)});
   }
   return given;
 }
@@ -83,10 +83,10 @@ void bind_cuda(nb::module_& module) {
            nb::arg("frame"), nb::arg("outputs"), nb::arg("stream"));
   nb::class_<DeviceVerdict>(module, "CudaVerdict")
       .def("__init__",
-           [](DeviceVerdict* self, const nb::sequence& looks, int height, int width, float alpha, float rest, int max_regions) {
-             new (self) DeviceVerdict(to_looks(looks), height, width, alpha, rest, max_regions);
+           [](DeviceVerdict* self, const nb::sequence& tiles, int height, int width, float alpha, float rest, int max_regions) {
+             new (self) DeviceVerdict(to_tiles(tiles), height, width, alpha, rest, max_regions);
            },
-           nb::arg("looks"), nb::arg("height"), nb::arg("width"), nb::arg("alpha"), nb::arg("rest"), nb::arg("max_regions"))
+           nb::arg("tiles"), nb::arg("height"), nb::arg("width"), nb::arg("alpha"), nb::arg("rest"), nb::arg("max_regions"))
       .def("run",
            [](const DeviceVerdict& verdict, uintptr_t rule, uintptr_t roi, uintptr_t score, uintptr_t mask, uintptr_t summary, uintptr_t regions,
               uintptr_t stream) {

@@ -15,30 +15,30 @@ namespace {
 
 constexpr int kHeight = 151, kWidth = 203, kHigh = 20, kWide = 30, kRoom = 4096;
 
-// The logits of two looks, one of them a tile with seams, and what they must come to.
+// The logits of two looks, one of them two tiles with seams, and what they must come to.
 struct Frame {
   std::vector<float> cells, rel, weights = std::vector<float>(200, 0.7f);
   std::vector<ScorePart> parts;
-  std::vector<DeviceLook> looks;
-  float leans[3] = {2.0f, 1.5f, -0.25f};
+  std::vector<DeviceTile> tiles;
+  float leans[4] = {2.0f, 1.5f, -0.25f, -0.5f};
 
-  explicit Frame(int seed, float mean) : cells(6 * kHigh * kWide), rel(2 * kHigh * kWide) {
+  explicit Frame(int seed, float mean) : cells(9 * kHigh * kWide), rel(3 * kHigh * kWide) {
     std::mt19937 random(seed);
     std::normal_distribution<float> draw(mean, 6.0f);
     for (float& cell : cells) cell = draw(random);
     const int plane = kHigh * kWide;
-    for (int look = 0; look < 2; ++look) {
-      const float* const at = cells.data() + 3 * look * plane;
-      for (int i = 0; i < plane; ++i) rel[look * plane + i] = at[plane + i] - at[i];
-      ScorePart part{at + 2 * plane, rel.data() + look * plane, kHigh, kWide, kWide, kHeight, kWidth, 0, 0, kHeight, kWidth, 0.6f, nullptr, nullptr};
-      if (look == 1) {
+    for (int at = 0; at < 3; ++at) {
+      const float* const logits = cells.data() + 3 * at * plane;
+      for (int i = 0; i < plane; ++i) rel[at * plane + i] = logits[plane + i] - logits[i];
+      ScorePart part{logits + 2 * plane, rel.data() + at * plane, kHigh, kWide, kWide, kHeight, kWidth, 0, 0, kHeight, kWidth, 0.6f, nullptr, nullptr};
+      if (at > 0) {
         part.cells_high = kHigh - 1, part.share = 0.4f;
-        part.enlarged_high = 100, part.enlarged_wide = 140, part.top = 40, part.left = 50, part.height = 100, part.width = 140;
+        part.enlarged_high = 100, part.enlarged_wide = 140, part.top = at == 1 ? 40 : 10, part.left = at == 1 ? 50 : 0, part.height = 100, part.width = 140;
         part.row_weight = part.column_weight = weights.data();
       }
       parts.push_back(part);
       part.rel = nullptr;
-      looks.push_back({part, at + plane, at, look == 0 ? leans : leans + 2, look == 0 ? leans + 1 : nullptr});
+      tiles.push_back({at == 0 ? 0 : 1, part, logits + plane, logits, at == 0 ? leans : leans + 1 + at, at == 0 ? leans + 1 : nullptr});
     }
   }
 };
@@ -50,7 +50,7 @@ struct Judged {
   std::vector<DeviceRegion> regions;
 
   Judged(const Frame& frame, const DeviceRule& rule, const uint8_t* roi = nullptr, int room = kRoom) : regions(room) {
-    const DeviceVerdict verdict(frame.looks, kHeight, kWidth, 0.4f, 0.6f, room);
+    const DeviceVerdict verdict(frame.tiles, kHeight, kWidth, 0.4f, 0.6f, room);
     for (int again = 0; again < 2; ++again)  // what one frame leaves must not reach the next
       verdict.run(&rule, roi, score.data(), mask.data(), &summary, regions.data(), nullptr);
   }
@@ -91,7 +91,7 @@ TEST(verdicts_by_kernels_are_the_references) {
   }
 }
 
-TEST(acceptance_is_weighed_and_gates_the_verdict) {
+TEST(acceptance_is_the_best_tiles_weighed_and_gates_the_verdict) {
   const Frame frame(1, -4.0f);
   const double accept = 0.6f * static_cast<double>(static_cast<float>(1 / (1 + std::exp(-0.5)))) + 0.4f * static_cast<double>(static_cast<float>(1 / (1 + std::exp(0.25))));
   const Judged open(frame, {0.3f, 0.6f, 12.0, 0.5});

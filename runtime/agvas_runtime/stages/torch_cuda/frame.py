@@ -8,7 +8,7 @@ from torch import Tensor
 from agvas_runtime.stages.protocol import FramePlan
 from agvas_runtime.stages.torch_cuda.direct import Direct
 from agvas_runtime.stages.torch_cuda.reading import Prompt
-from agvas_runtime.stages.whole_frame import MOST_REGIONS, REGION_BYTES, SUMMARY, FrameJudged, FrameKernels, LookMade
+from agvas_runtime.stages.whole_frame import MOST_REGIONS, REGION_BYTES, SUMMARY, FrameJudged, FrameKernels, TileMade
 
 __all__ = ["TorchFrame"]
 
@@ -22,29 +22,54 @@ class TorchFrame:
 
     def __init__(self, core: ModuleType, plan: FramePlan, device: torch.device) -> None:
         self._kernels, self._device = FrameKernels(core, plan), device
-        self._views = [torch.empty((1, *shape), dtype=torch.uint8, device=device) for shape in self._kernels.shapes]
+        self._views = [
+            tuple(torch.empty(shape, dtype=torch.uint8, device=device) for shape in shapes) for shapes in self._kernels.shapes
+        ]
+        self._tiles_seen = [
+            (semantic.data_ptr(), pixel.data_ptr()) for look in self._views for semantic, pixel in zip(*look, strict=True)
+        ]
         self._score_map = torch.empty(plan.size, dtype=torch.float32, device=device)
         self._mask = torch.empty(plan.size, dtype=torch.uint8, device=device)
         self._summary = torch.empty(SUMMARY.itemsize, dtype=torch.uint8, device=device)
         self._regions = torch.empty(MOST_REGIONS * REGION_BYTES, dtype=torch.uint8, device=device)
         self._made: list[Tensor] = []
+        # Looks at the whole frame have the same semantic view, so the language model is asked once of all of them; tiles a few at a time.
+        whole = tuple(number for number, look in enumerate(plan.looks) if len(look.tiles) == 1)
+        most = plan.tiles_at_once
+        self._runs: list[tuple[tuple[int, ...], slice]] = [
+            ((number,), slice(first, min(first + most, len(look.tiles))))
+            for number, look in enumerate(plan.looks)
+            if number not in whole
+            for first in range(0, len(look.tiles), most)
+        ]
+        if whole:
+            self._runs.append((whole, slice(0, 1)))
 
     def __call__(self, direct: Direct, prompt: Prompt, image: Tensor, rule: Tensor) -> tuple[Tensor, Tensor]:
         """RGB uint8 [H, W, 3] and RULE as bytes -> P float32 [H, W] and SUMMARY as bytes, both good until the next call."""
         stream = torch.cuda.current_stream(self._device).cuda_stream if self._device.type == "cuda" else 0
-        self._kernels.see(image.data_ptr(), [view.data_ptr() for view in self._views], stream)
-        made = direct(prompt, *self._views)  # logits of each look, and the leanings
+        self._kernels.see(image.data_ptr(), self._tiles_seen, stream)
+        made: list[Tensor] = []  # of each run the logits of its looks, then the leanings
+        for looks, tiles in self._runs:
+            made += direct(prompt, self._views[looks[0]][0][tiles], *(self._views[number][1][tiles] for number in looks))
         if not self._kernels.follows:  # the first run, which is not captured, tells their shapes
             self._made = [torch.empty(each.shape, dtype=torch.float32, device=self._device) for each in made]
-            *logits, leans = self._made
-            self._kernels.follow(
-                [
-                    LookMade(each.data_ptr(), (each.shape[2], each.shape[3]), leans.data_ptr() + 4 * look)
-                    for look, each in enumerate(logits)
-                ]
-            )
+            self._kernels.follow(self._tiles_made())
         for own, each in zip(self._made, made, strict=True):
             own.copy_(each)
         results = self._score_map, self._mask, self._summary, self._regions
         self._kernels.judge(rule.data_ptr(), FrameJudged(*(each.data_ptr() for each in results)), stream)
         return self._score_map, self._summary
+
+    def _tiles_made(self) -> list[TileMade]:
+        """Of all looks in their order."""
+        found: dict[int, list[TileMade]] = {}
+        made = iter(self._made)
+        for looks, _ in self._runs:
+            logits = [next(made) for _ in looks]
+            lean = next(made).data_ptr()
+            for number, maps in zip(looks, logits, strict=True):
+                for tile in maps:  # [3, rows, columns]
+                    found.setdefault(number, []).append(TileMade(tile.data_ptr(), (tile.shape[1], tile.shape[2]), lean))
+                    lean += 4
+        return [tile for number in sorted(found) for tile in found[number]]

@@ -5,8 +5,9 @@ engines' scratch memory, and so waits for them, and they for it.
 """
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from math import prod
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -27,7 +28,7 @@ from agvas_runtime.stages.whole_frame import (
     SUMMARY,
     FrameJudged,
     FrameKernels,
-    LookMade,
+    TileMade,
     packed_rule,
     read_summary,
 )
@@ -35,6 +36,8 @@ from agvas_runtime.stages.whole_frame import (
 __all__ = ["Engines", "TrtFrames"]
 
 Shape = tuple[int, ...]
+Past = Callable[[int], Shape]
+"""Shape of an empty cache for so many tiles."""
 
 
 class Engines(NamedTuple):
@@ -53,7 +56,7 @@ class Engines(NamedTuple):
 class TrtFrames:
     """``FrameStage`` on TensorRT."""
 
-    def __init__(self, core: ModuleType, engines: Engines, tokenizer: PromptTokenizer, empty_past: Shape) -> None:
+    def __init__(self, core: ModuleType, engines: Engines, tokenizer: PromptTokenizer, empty_past: Past) -> None:
         self._core, self._engines, self._tokenizer, self._past = core, engines, tokenizer, empty_past
         self._frames: Recurring[_Frame] = Recurring()
 
@@ -101,7 +104,7 @@ class _Frame:
     """One size of frame and one length of instruction. One thread at a time."""
 
     def __init__(
-        self, core: ModuleType, engines: Engines, tokenizer: PromptTokenizer, plan: FramePlan, words: Words, past: Shape
+        self, core: ModuleType, engines: Engines, tokenizer: PromptTokenizer, plan: FramePlan, words: Words, past: Past
     ) -> None:
         self._plan, self._engines = plan, engines
         self._cuda = cuda = engines.vision.cuda
@@ -116,11 +119,21 @@ class _Frame:
             "regions": MOST_REGIONS * REGION_BYTES,
         }  # fmt: skip
         self._memory = {name: cuda.allocate(size, f"{name} of a frame") for name, size in sizes.items()}
-        self._words = {name: cuda.allocate(ids.nbytes, f"{name} of a frame") for name, ids in words._asdict().items()}
-        self._views = [cuda.allocate(int(np.prod(shape)), "a view of a frame") for shape in self._kernels.shapes]
+        self._views: list[tuple[int, int]] = []  # of each tile, pointers to both
+        self._words: dict[str, DeviceMemory] = {}  # for as many tiles as go together
+        most = min(plan.tiles_at_once, *(engine.max_batch for engine in engines))
+        self._at_once = max(min(len(look.tiles), most) for look in plan.looks)
+        for name, ids in words._asdict().items():
+            self._words[name] = cuda.allocate(ids.nbytes * self._at_once, f"{name} of a frame")
         self._steps: list[tuple[TrtEngine, Sized]] = []
         self._held: list[DeviceMemory] = []
-        self._kernels.follow([self._look(look, words, past, tokenizer) for look in range(len(plan.pixel))])
+        made = [
+            tile
+            for number, look in enumerate(plan.looks)
+            for first in range(0, len(look.tiles), most)
+            for tile in self._part(number, min(most, len(look.tiles) - first), words, past, tokenizer)
+        ]
+        self._kernels.follow(made)
         self._runs = 0
         self._graph: Graph | None = None
         self._capturable = all(engine.capturable for engine in engines)
@@ -143,23 +156,32 @@ class _Frame:
             engine.lend_to(stream)
         return _Flight(cuda, slot, self._slots)
 
-    def _look(self, look: int, words: Words, past: Shape, tokenizer: PromptTokenizer) -> LookMade:
-        """Contexts of one look, each given what the one before it makes."""
+    def _part(self, number: int, tiles: int, words: Words, past: Past, tokenizer: PromptTokenizer) -> list[TileMade]:
+        """Contexts of some tiles of a look, each given what the one before it makes."""
         vision, lmm, decoder = self._engines
-        semantic, pixel = (1, *self._kernels.shapes[0]), (1, *self._kernels.shapes[1 + look])
-        views = {"semantic_image": (semantic, self._views[0].pointer), "pixel_image": (pixel, self._views[1 + look].pointer)}
+        of_look = self._kernels.shapes[number]
+        shapes = [(tiles, *whole[1:]) for whole in of_look]
+        # Memory of their own: TensorRT wants addresses at multiples of 256.
+        at = [self._allocate(prod(shape), "views") for shape in shapes]
+        views = dict(zip(("semantic_image", "pixel_image"), zip(shapes, at, strict=True), strict=True))
+        sizes = [prod(whole[1:]) for whole in of_look]
+        self._views += [(at[0] + tile * sizes[0], at[1] + tile * sizes[1]) for tile in range(tiles)]
         seen = self._step(vision, views)
-        said = {name: (ids.shape, self._words[name].pointer) for name, ids in words._asdict().items()}
-        nothing = {"past_key_values": (past, lmm.memory["past_key_values"].pointer)}
+        said = {name: ((tiles, *ids.shape[1:]), self._words[name].pointer) for name, ids in words._asdict().items()}
+        nothing = {"past_key_values": (past(tiles), lmm.memory["past_key_values"].pointer)}
         read = self._step(
             lmm, {**{name: seen[name] for name in ("f_s", "f_align")}, **said, **nothing}, unread=("present_key_values",)
         )
         given = {**seen, "anchor_states": read["anchor_states"]}
         judged = self._step(decoder, {name: given[name] for name in decoder.input_names})
         (*_, rows, columns), logits = judged["logits"]
-        _, text = read["text_logits"]  # [1, 1, V]
-        first = (text + 4 * tokenizer.first_of_answer, text + 4 * tokenizer.first_of_refusal)
-        return LookMade(logits, (rows, columns), *first)
+        (*_, vocabulary), text = read["text_logits"]  # [tiles, 1, V]
+        found = []
+        for tile in range(tiles):
+            of_tile = text + 4 * tile * vocabulary
+            first_words = (of_tile + 4 * tokenizer.first_of_answer, of_tile + 4 * tokenizer.first_of_refusal)
+            found.append(TileMade(logits + 4 * tile * 3 * rows * columns, (rows, columns), *first_words))
+        return found
 
     def _step(
         self, engine: TrtEngine, given: Mapping[str, tuple[Shape, int]], unread: tuple[str, ...] = ()
@@ -170,20 +192,27 @@ class _Frame:
         for name, shape in sized.outputs.items():
             if name not in unread:
                 size = int(np.prod(shape, dtype=np.int64)) * engine.kinds[name].itemsize
-                self._held.append(self._cuda.allocate(size, f"{name} of a frame"))
-                made[name] = shape, self._held[-1].pointer
+                made[name] = shape, self._allocate(size, name)
         for name, (_, pointer) in {**given, **made}.items():
             sized.context.set_tensor_address(name, pointer)
         self._steps.append((engine, sized))
         return made
 
+    def _allocate(self, size: int, what: str) -> int:
+        """Pointer to memory that lives as long as this."""
+        self._held.append(self._cuda.allocate(size, f"{what} of a frame"))
+        return self._held[-1].pointer
+
     def _send_words(self, words: Words) -> None:
         """Rarely: another instruction. What is under way must not read half of it."""
         self._cuda.wait(self._stream, "a frame")
         for name, ids in words._asdict().items():
-            pinned = PinnedMemory(self._cuda, ids.nbytes, f"{name} of a frame")
-            np.copyto(pinned.view(ids.shape, ids.dtype), ids)
-            self._cuda.copy(self._words[name].pointer, pinned.pointer, ids.nbytes, "HostToDevice", self._stream, "an instruction")
+            repeated = np.repeat(ids, self._at_once, axis=0)
+            pinned = PinnedMemory(self._cuda, repeated.nbytes, f"{name} of a frame")
+            np.copyto(pinned.view(repeated.shape, repeated.dtype), repeated)
+            self._cuda.copy(
+                self._words[name].pointer, pinned.pointer, repeated.nbytes, "HostToDevice", self._stream, "an instruction"
+            )
             self._cuda.wait(self._stream, "an instruction")
         self._said = words
 
@@ -204,7 +233,7 @@ class _Frame:
     def _enqueue(self) -> bool:
         """All of a frame on the stream."""
         at = {name: memory.pointer for name, memory in self._memory.items()}
-        self._kernels.see(at["frame"], [view.pointer for view in self._views], self._stream)
+        self._kernels.see(at["frame"], self._views, self._stream)
         if not all(sized.context.execute_async_v3(self._stream) for _, sized in self._steps):
             return False
         self._kernels.judge(at["rule"], FrameJudged(at["score_map"], at["mask"], at["summary"], at["regions"]), self._stream)

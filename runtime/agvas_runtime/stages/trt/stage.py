@@ -50,7 +50,7 @@ class TrtVision:
         if core is None or not isinstance(lmm, TrtLmm) or not isinstance(decoder, TrtDecoder):
             return None
         engines = Engines(self.engine, lmm.engine, decoder.engine)
-        return TrtFrames(core, engines, lmm.tokenizer, lmm.empty_past(1)) if engines.fit else None
+        return TrtFrames(core, engines, lmm.tokenizer, lmm.empty_past) if engines.fit else None
 
 
 class TrtLmm:
