@@ -77,6 +77,8 @@ def main() -> int:
             print(
                 "Aravis is not installed (apt-get install libaravis-0.8-0): the camera is MJPEG over HTTP in place of GigE Vision"
             )
+    for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: who closes the terminal leaves no camera, broker and line behind
+        signal.signal(number, signal.default_int_handler)
     folder.mkdir(parents=True, exist_ok=True)
     recipe = folder / "recipe.yaml"
     if not recipe.exists():

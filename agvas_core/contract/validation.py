@@ -25,7 +25,7 @@ def validated(kind: type[Table], table: dict[str, Any], what: str, *, strict: bo
     """
     try:
         if strict:  # as JSON, where a list is a tuple even so
-            return kind.model_validate_json(json.dumps(table, default=_no_json), strict=True)
+            return kind.model_validate_json(_as_json(table, what), strict=True)
         return kind.model_validate(table)
     except ValidationError as error:
         errors = error.errors()
@@ -48,6 +48,13 @@ def did_you_mean(key: str, known: Iterable[str]) -> str:
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The one of ``known`` that was perhaps meant; None where none is near."""
     return next(iter(difflib.get_close_matches(name, list(known), 1)), None)
+
+
+def _as_json(table: dict[str, Any], what: str) -> str:
+    try:
+        return json.dumps(table, default=_no_json)
+    except ValueError as error:  # an integer of thousands of digits
+        raise UsageError(f"{what} has a number that is too long ({error}): write one that can be meant") from error
 
 
 def _no_json(value: object) -> str:

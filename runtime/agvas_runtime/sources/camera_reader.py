@@ -140,8 +140,8 @@ class CameraReader:
                 "and that no other program holds it"
             ) from error
         raise SourceError(
-            f"stopped after {self._grabbed} frames: {error} (waited at most {self._stall_timeout_s:g} s): check cable and power, "
-            "then start the run again"
+            f"stopped after {self._grabbed} frames: {error} (waited at most {self._stall_timeout_s:g} s): check cable and power; "
+            "a station goes on by itself, a run is to be started again"
         ) from error
 
     def stop(self) -> None:

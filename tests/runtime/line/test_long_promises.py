@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -71,3 +72,24 @@ def test_memory_and_ledger_are_looked_at_over_many_parts(tmp_path: Path) -> None
 def test_a_broker_that_is_away_under_load_gets_every_message(tmp_path: Path) -> None:
     (found,) = run("broker_outage.py", "--down-s", "1", "--before-s", "0.5", cwd=tmp_path)
     assert found["kept"] and found["missing"] == 0 and found["waiting_when_it_came_back"] > 0
+
+
+def test_the_demo_leaves_no_process_behind_when_its_terminal_is_closed(tmp_path: Path) -> None:
+    demo = subprocess.Popen(
+        [sys.executable, "-u", str(ROOT / "scripts" / "demo_line.py"), "--kind", "mjpeg", "--state", str(tmp_path / "line")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert demo.stdout is not None
+    said = []
+    while not said or "Ctrl-C" not in said[-1]:
+        said.append(demo.stdout.readline())
+        assert said[-1], "it ended by itself"
+    started = [int(line.split("process ")[1].split(":")[0]) for line in said if " process " in line]
+    demo.send_signal(signal.SIGHUP)
+    demo.communicate(timeout=120)
+    left = [number for number in started if Path(f"/proc/{number}").exists()]
+    for number in left:
+        os.kill(number, signal.SIGKILL)
+    assert len(started) >= 2 and not left

@@ -98,7 +98,18 @@ def test_a_wrong_recipe_is_refused_with_what_is_possible(change: str, message: s
 
 
 @pytest.mark.parametrize(
-    "text", ["", "- 1", "a: [", "[" * 5000, "{" * 5000, "\x00", "product: x\nrules: []", "x: !!python/object:os.system {}"]
+    "text",
+    [
+        "",
+        "- 1",
+        "a: [",
+        "[" * 5000,
+        "{" * 5000,
+        "\x00",
+        "product: x\nrules: []",
+        "x: !!python/object:os.system {}",
+        "product: 0x" + "f" * 4000,
+    ],
 )
 def test_what_is_no_recipe_is_refused(text: str) -> None:
     with pytest.raises(RecipeError):
