@@ -245,6 +245,7 @@ def run(
             "triggers": tuple(trigger or ()),
             "policies": tuple(one.value for one in queue or ()),
             "pixel_formats": tuple(pixel_format or ()),
+            "bits": bits,
             "sinks": tuple(sinks or ()),
             "metrics_port": metrics,
             "log": form,

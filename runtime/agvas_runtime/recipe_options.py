@@ -26,7 +26,6 @@ def refuse_beside_recipe(context: typer.Context) -> None:
         "json_lines",
         "every",
         "max_pixels",
-        "bits",
         "quiet",
         "verbose",
         "profile",

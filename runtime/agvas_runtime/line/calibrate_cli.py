@@ -47,6 +47,10 @@ def calibrate_command(
     min_area_px: Annotated[
         float | None, typer.Option(min=0, help="The smallest region that matters; chosen where left out.")
     ] = None,
+    bits: Annotated[
+        int | None,
+        typer.Option(min=9, max=16, metavar="N", help="Bits that 16-bit pictures use, as the station has it; 16 by default."),
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="NAME-calibrated.yaml by default.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, metavar="N", help="CPU threads; all cores by default.")] = None,
 ) -> None:
@@ -61,7 +65,7 @@ def calibrate_command(
     def tried(pixels: int) -> tuple[float, ...]:
         return (*AREAS, own.min_area_fraction) if min_area_px is None else (min_area_px / pixels,)
 
-    scored = score_parts(good, inspector, version, tried, progress=say("good"))
+    scored = score_parts(good, inspector, version, tried, bits=bits, progress=say("good"))
     pixels = math.prod(scored.size_px)
     if min_area_px is not None:
         areas: tuple[float, ...] = (min_area_px / pixels,)
@@ -69,7 +73,7 @@ def calibrate_command(
         areas = least_areas(len(scored.scores), max_false_reject, confidence, own.min_area_fraction)
         columns = slice(0, len(AREAS)) if areas == AREAS else slice(len(AREAS), None)
         scored = scored._replace(scores=scored.scores.columns(columns))
-    worse = score_parts(bad, inspector, version, lambda _: areas, progress=say("bad")) if bad is not None else None
+    worse = score_parts(bad, inspector, version, lambda _: areas, bits=bits, progress=say("bad")) if bad is not None else None
     found = calibrate(
         scored.scores,
         [area * pixels for area in areas],

@@ -33,6 +33,8 @@ class LaneJob:
     policy: QueuePolicy | None = None
     pixel_format: str | None = None
     """Of a camera of this machine: what it is to send."""
+    bits: int | None = None
+    """That 16-bit files, and frames of Mono16, use."""
 
     @property
     def triggered(self) -> bool:
@@ -54,9 +56,9 @@ class LaneJob:
     def open_source(self, known: Callable[[str], bool] = lambda key: False) -> Source:
         """The camera, the folder that is watched, or the files. ``known`` says of a watched file's key whether it was taken before."""
         if self.camera is None:
-            return open_source(self.sources)
+            return open_source(self.sources, bits=self.bits)
         if self.camera.startswith(WATCH_SCHEME):
-            return FolderWatch(self.camera.removeprefix(WATCH_SCHEME), known=known)
+            return FolderWatch(self.camera.removeprefix(WATCH_SCHEME), known=known, bits=self.bits)
         policy = self.queue_policy
         return CameraSource(
             self.camera,
@@ -64,6 +66,7 @@ class LaneJob:
             open_timeout_s=OPEN_S,
             stall_timeout_s=STALL_S,
             pixel_format=self.pixel_format,
+            bits=self.bits or 16,
             keep=QUEUE_PARTS if policy is QueuePolicy.EVERY or self.triggered else 1,
             block=policy is QueuePolicy.BLOCK and not self.triggered,
         )
@@ -77,6 +80,7 @@ def lane_jobs(
     triggers: Sequence[str] = (),
     policies: Sequence[QueuePolicy] = (),
     pixel_formats: Sequence[str] = (),
+    bits: int | None = None,
 ) -> tuple[LaneJob, ...]:
     """A lane for each camera, or one for files. Recipes, triggers, policies and pixel formats are given once, or once for each camera in its order.
 
@@ -107,7 +111,7 @@ def lane_jobs(
         policy = policies[index % len(policies)] if policies else None
         pixels = pixel_formats[index % len(pixel_formats)] if pixel_formats else None
         check_trigger(trigger)
-        lane = LaneJob(name, recipes[index % len(recipes)], camera, tuple(sources), trigger, policy, pixels)
+        lane = LaneJob(name, recipes[index % len(recipes)], camera, tuple(sources), trigger, policy, pixels, bits)
         _check(lane)
         lanes.append(lane)
     names = [lane.name for lane in lanes]
@@ -132,6 +136,10 @@ def _check(lane: LaneJob) -> None:
         if not os.path.isdir(folder := lane.camera.removeprefix(WATCH_SCHEME)):  # Path.is_dir raises where it may not look
             raise UsageError(f"{folder!r} is no folder that can be watched: make it, or check its name and who may read it")
         return
+    if lane.bits is not None and lane.pixel_format != "Mono16":
+        raise UsageError(
+            f"--bits {lane.bits} is for files and for cameras that send Mono16 (--pixel-format Mono16), not for {lane.name}: leave it out"
+        )
     asked = camera_address(lane.camera).is_asked
     if asked and not lane.triggered:
         raise UsageError(f"{lane.name} gives a frame only when it is asked, and nobody asks: give --trigger, or another trigger=")

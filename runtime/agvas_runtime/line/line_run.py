@@ -65,6 +65,7 @@ class LineJob:
     triggers: tuple[str, ...] = ()
     policies: tuple[QueuePolicy, ...] = ()
     pixel_formats: tuple[str, ...] = ()
+    bits: int | None = None
     sinks: tuple[str, ...] = ()
     secrets: Secrets = field(default_factory=Secrets)
     metrics_port: int | None = None
@@ -89,7 +90,7 @@ class LineJob:
             UsageError: the options do not fit together.
         """
         return lane_jobs(
-            self.cameras, self.sources, self.recipes, self.stations, self.triggers, self.policies, self.pixel_formats
+            self.cameras, self.sources, self.recipes, self.stations, self.triggers, self.policies, self.pixel_formats, self.bits
         )
 
 

@@ -37,12 +37,14 @@ def score_parts(
     version: RecipeVersion,
     areas: Callable[[int], Sequence[float]],
     *,
+    bits: int | None = None,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Scored:
     """Scores every picture under ``folder``; the inspector is ready for the recipe.
 
     Args:
         areas: from the pixels of a frame to least areas, as shares of it.
+        bits: used bits of 16-bit pictures.
 
     Raises:
         UsageError: no picture that can be judged, or pictures of several sizes.
@@ -54,7 +56,7 @@ def score_parts(
     facts: list[ImageFacts] = []
     left_out: list[str] = []
     size: tuple[int, int] | None = None
-    for frame in open_source(str(folder)):
+    for frame in open_source(str(folder), bits=bits):
         fault = frame_fault(frame, version)
         if fault is not None or frame.image is None:
             left_out.append(f"{frame.name}: {fault}")

@@ -51,17 +51,19 @@ class FolderWatch:
         look_s: float = LOOK_S,
         patience_s: float = PATIENCE_S,
         max_pixels: int = MAX_PIXELS,
+        bits: int | None = None,
     ) -> None:
         """Args:
             known: whether the file of a trigger key was taken before, in an earlier run; it is not read again.
             look_s: between two looks.
             patience_s: a file that is not whole is given up after so long without a change.
+            bits: used bits of 16-bit files.
 
         A folder that is not there, or no more, is a SourceError of the iterator: it may be on a server.
         """
         self.folder = Path(folder)
         self.notes: list[str] = []
-        self._known, self._look_s, self._patience_s, self._max_pixels = known, look_s, patience_s, max_pixels
+        self._known, self._look_s, self._patience_s, self._max_pixels, self._bits = known, look_s, patience_s, max_pixels, bits
         self._closed = threading.Event()
         self._taken: dict[str, tuple[int, int]] = {}
         self._waiting: dict[str, _Seen] = {}
@@ -116,7 +118,7 @@ class FolderWatch:
             return None
         start = time.perf_counter()
         try:
-            image, error = read_image(path, max_pixels=self._max_pixels), None
+            image, error = read_image(path, max_pixels=self._max_pixels, bits=self._bits), None
         except ImageError as caught:
             image, error = None, caught
         read_ms = (time.perf_counter() - start) * 1000

@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 
 from agvas_runtime.line.feed import Feed
+from agvas_runtime.line.inspector import SegmenterInspector
+from agvas_runtime.line.lane_job import lane_jobs
 from agvas_runtime.line.ledger import Ledger
+from agvas_runtime.line.part_scores import score_parts
 from agvas_runtime.line.queue_policy import QueuePolicy
 from agvas_runtime.line.recipe_file import RecipeVersion
 from agvas_runtime.line.station import Station
@@ -39,3 +42,25 @@ def test_files_wait_in_their_folder_and_the_deadline_of_each_begins_when_it_is_t
     thread.join()
     station.close()
     assert ledger.read("SELECT verdict, COUNT(*) FROM parts GROUP BY verdict") == [("PASS", 100)]
+
+
+@pytest.mark.parametrize("source", ["watch:{}", "{}"], ids=["a watched folder", "files"])
+def test_a_station_reads_files_of_twelve_bits_as_bright_as_they_are(source: str, tmp_path: Path) -> None:
+    folder = tmp_path / "incoming"
+    folder.mkdir()
+    cv2.imwrite(str(folder / "part.tiff"), np.full((16, 16), 2048, np.uint16))
+    named = source.format(folder)
+    for bits, wanted in ((12, 128), (None, 8)):
+        cameras, files = ([named], []) if named.startswith("watch:") else ([], [named])
+        (lane,) = lane_jobs(cameras, files, [tmp_path / "recipe.yaml"], bits=bits)
+        with lane.open_source() as frames:
+            image = next(iter(frames)).image
+        assert image is not None and abs(int(image.mean()) - wanted) <= 1
+
+
+def test_calibration_reads_them_so_too(recipe: Callable[..., RecipeVersion], tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "part.tiff"), np.full((64, 64), 2048, np.uint16))
+    version, inspector = recipe("model: nano"), SegmenterInspector()
+    inspector.prepare(version)
+    seen = [score_parts(tmp_path, inspector, version, lambda _: (0.0,), bits=bits).facts[0].mean for bits in (12, None)]
+    assert seen[0] > 10 * seen[1]

@@ -355,6 +355,8 @@ def test_a_killed_camera_leaves_a_gap_in_the_ledger_and_no_frame_that_was_never_
         (["genicam://x?trigger=Software"], {}, "nobody asks"),
         (["genicam://x?trigger=Line1"], {"triggers": ["http:0"]}, "leave one of the two out"),
         (["0"], {"triggers": ["software"], "policies": [QueuePolicy.LATEST]}, "would drop parts"),
+        (["0"], {"bits": 12}, "cameras that send Mono16"),
+        (["0"], {"bits": 12, "pixel_formats": ["YUYV"]}, "cameras that send Mono16"),
         (["watch:/nowhere"], {}, "no folder"),
         (["watch:/" + 300 * "x"], {}, "no folder"),  # an error of the system, as where a folder above it may not be read
         (["watch:."], {"triggers": ["http:0"]}, "a part for each file"),
