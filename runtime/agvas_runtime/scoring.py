@@ -24,6 +24,7 @@ from agvas_runtime.stages.protocol import (
     Features,
     FramedVision,
     FramePlan,
+    FrameStage,
     JoinedVision,
     LmmStage,
     Pending,
@@ -135,7 +136,10 @@ class Scorer:
         return self.judge(self.see(image, clock, mode, instruction), (height, width), instruction, clock, mode)
 
     def whole_views(self, height: int, width: int, mode: Mode = Mode.DIRECT) -> list[ViewSpec]:
-        """The views that are made of a whole frame of this size; of tiles there are more, and they cannot be made beforehand."""
+        """The views that are made of a whole frame of this size; of tiles there are more, and they cannot be made beforehand. None where the engine
+        makes them by itself."""
+        if mode is Mode.DIRECT and self._framed() is not None:
+            return []
         looks = [look for look in self._looks(height, width, mode) if len(look.tiles) == 1]
         return list(dict.fromkeys([self.manifest.semantic_view, *(look.view for look in looks)])) if looks else []
 
@@ -190,8 +194,7 @@ class Scorer:
 
     def _whole(self, image: Rgb, looks: list[Look], instruction: str, point: OperatingPoint, clock: Clock) -> SeenWhole | None:
         """The frame on its way, where the engine takes whole frames and this is one that it can take."""
-        stage = self.vision.framed(self.lmm, self.decoder) if isinstance(self.vision, FramedVision) else None
-        semantic = self.manifest.semantic_view
+        stage, semantic = self._framed(), self.manifest.semantic_view
         if (
             stage is None
             or sum(len(look.tiles) for look in looks) > MOST_TILES
@@ -203,6 +206,9 @@ class Scorer:
         with clock.stage(ALL_AT_ONCE):
             pending = stage(image, plan, instruction, point)
         return None if pending is None else SeenWhole(pending, point, len(looks[0].tiles))
+
+    def _framed(self) -> FrameStage | None:
+        return self.vision.framed(self.lmm, self.decoder) if isinstance(self.vision, FramedVision) else None
 
     def _direct(self) -> DirectStage | None:
         return self.vision.joined(self.lmm, self.decoder) if isinstance(self.vision, JoinedVision) else None

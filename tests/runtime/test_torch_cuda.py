@@ -211,6 +211,17 @@ def test_a_frame_whose_size_comes_again_is_one_launch_with_the_same_answer(
     assert not strict.mask.any()
 
 
+def test_a_camera_makes_no_views_for_an_engine_that_makes_its_own(nano: Bundle, engine: Engine, kernels: FakeKernels) -> None:
+    from agvas_runtime.frame import Sent
+
+    segmenter = segmenter_of(nano, engine)
+    sent = Sent(np.full((500, 700), 180, np.uint8), "BayerRG8", (500, 700))
+    assert segmenter.whole_views(500, 700) == [] and len(Segmenter.load("nano").whole_views(500, 700)) == 3
+    results = [segmenter.segment(segmenter.camera_frame(sent, "camera#1")) for _ in range(2)]
+    assert results[0].error is None and kernels.judged == 1
+    assert np.abs(results[0].score_map - results[1].score_map).max() < TOLERANCE.probability
+
+
 def test_the_gpu_script_measures_whole_frames(paper: tuple[ModelConfig, AgVas], kernels: FakeKernels) -> None:
     config, model = paper
     words = Words(*(np.array([each if isinstance(each, list) else [each]]) for each in paper_model.words(config)))
