@@ -127,6 +127,7 @@ class RecipeStore:
             RecipeError: nothing was.
             OutputError: the store cannot be written; what was active stays.
         """
+        self.history()  # no folder is made of a name that is no store
         with self._locked():
             history = self.history()
             if len(history) < 2:

@@ -159,6 +159,9 @@ def test_versions_go_forward_and_back(tmp_path: Path) -> None:
     assert store.active() == versions[2]
     assert store.rollback().after == versions[1]
     assert store.rollback().after == versions[0]
+    with pytest.raises(RecipeError, match="no active recipe"):
+        RecipeStore(tmp_path / "typo").rollback()
+    assert not (tmp_path / "typo").exists()
     with pytest.raises(RecipeError, match="nothing to go back to"):
         store.rollback()
     assert store.active() == versions[0]
