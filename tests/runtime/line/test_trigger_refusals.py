@@ -2,10 +2,12 @@
 
 import json
 import socket
+from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
 
+from agvas_runtime.triggers import http
 from agvas_runtime.triggers.http import HttpTrigger
 from agvas_runtime.triggers.listener import Listener
 
@@ -57,3 +59,22 @@ def test_a_malformed_request_is_answered_and_asks_for_no_part(
         trigger.close()
     assert fired.asked == ([(None, "4711")] if status == b"202" else [])
     assert capsys.readouterr().err == ""
+
+
+def test_an_answer_does_not_wait_for_the_client_to_acknowledge_its_head(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[int] = []
+    finish = http._Handler.finish
+
+    def told_at_the_end(handler: http._Handler) -> None:
+        told.append(handler.connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+        finish(handler)
+
+    monkeypatch.setattr(http._Handler, "finish", told_at_the_end)
+    trigger, fired = HttpTrigger("127.0.0.1", 0), Fired()
+    trigger.start(fired, fired.note)
+    client = HTTPConnection("127.0.0.1", trigger.port)
+    client.request("POST", "/trigger")
+    assert client.getresponse().status == 202
+    client.close()
+    trigger.close()
+    assert told == [1]
