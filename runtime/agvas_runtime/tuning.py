@@ -2,7 +2,7 @@
 
     counts = tuned_counts(bundle.identity, ("onnx", "onnx", "onnx"), threads=None)
 
-A file counts where all of that is exactly so, versions of the packages included; anywhere else the defaults of ``Counts`` stand. One that
+A file counts where all of that is exactly so, versions of the packages included; anywhere else ``default_counts`` stand. One that
 cannot be read, or is not what its name says, is told of and left alone: a line never stops for want of it.
 """
 
@@ -31,6 +31,7 @@ __all__ = [
     "Place",
     "Tried",
     "Tuning",
+    "default_counts",
     "keep_tuning",
     "kept_tunings",
     "make_folder",
@@ -64,6 +65,9 @@ _PACKAGES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     }
 )
 """Backend -> the packages that compute; a server elsewhere has its own."""
+
+
+_ON_CPU: Final = {"onnx", "torch"}
 
 
 class _Part(BaseModel):
@@ -185,14 +189,21 @@ def keep_tuning(tuning: Tuning) -> Path:
     return path
 
 
+def default_counts(backends: Backends, threads: int | None) -> Counts:
+    """Where nothing was measured. Stages on the CPU that have every core to themselves are in each other's way when two run at once; with
+    fewer threads, or a GPU, they are not (docs/benchmarks.md)."""
+    crowded = set(backends) <= _ON_CPU and (threads is None or threads >= usable_cores())
+    return Counts(ahead=0) if crowded else Counts()
+
+
 def tuned_counts(bundle: str, backends: Backends, threads: int | None) -> Counts:
     """Those that were measured for exactly this; else the defaults."""
     folder = tunings_folder()
     if folder is None or not _names(folder, f"{_stem(bundle)}-"):
-        return Counts()
+        return default_counts(backends, threads)
     place = place_here(bundle, backends, threads)
     found = _holding(_file_of(folder, place), place)
-    return found.counts if found is not None else Counts()
+    return found.counts if found is not None else default_counts(backends, threads)
 
 
 def tuned_bundles(backends: Backends, threads: int | None) -> dict[str, Counts]:

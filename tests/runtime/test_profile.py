@@ -29,16 +29,17 @@ def agvas_profile(*arguments: str) -> int:
     return exit_code_of(lambda: profile, name="agvas profile", arguments=list(arguments))
 
 
+CORES = "agvas_runtime.tuning.usable_cores"
+
+
 @pytest.fixture(scope="module")
 def measured(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a small profile of the bundle of conftest; read it only."""
     out = tmp_path_factory.mktemp("profile") / "measured"
-    assert (
-        agvas_profile(
-            "--model", str(tiny_bundle), "--frames", "6", "--warmup", "1", "--offered", "3", "--size-px", "64", "-o", str(out)
-        )
-        == 0
-    )
+    few = ["--frames", "6", "--warmup", "1", "--offered", "3", "--size-px", "64", "--threads", "1"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CORES, lambda: 4)  # so that by default something is made ahead
+        assert agvas_profile("--model", str(tiny_bundle), *few, "-o", str(out)) == 0
     return out
 
 
@@ -228,17 +229,23 @@ def test_an_old_profile_still_makes_a_page(measured: Path) -> None:
 
 
 def test_a_run_measures_itself_and_its_profile_is_compared_like_any_other(
-    tiny_bundle: Path, tmp_path: Path, make_part: Callable[..., np.ndarray], capsys: pytest.CaptureFixture[str]
+    tiny_bundle: Path,
+    tmp_path: Path,
+    make_part: Callable[..., np.ndarray],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     import cv2
 
     from agvas_runtime.cli import app
 
+    monkeypatch.setattr(CORES, lambda: 4)
+
     for index in range(7):
         cv2.imwrite(str(tmp_path / f"{index}.png"), make_part(spots=[(20, 20, 8)]))
     (tmp_path / "broken.png").write_bytes(b"no picture")
     out = tmp_path / "run"
-    arguments = [str(tmp_path / "*.png"), "--model", str(tiny_bundle), "--profile", "--quiet"]
+    arguments = [str(tmp_path / "*.png"), "--model", str(tiny_bundle), "--profile", "--quiet", "--threads", "1"]
     assert exit_code_of(lambda: app, name="agvas-run", arguments=[*arguments, "--out", str(out)]) == 0
     found = read(out / "profile.json")
     assert found.latency.count == 4 and found.warmup == 3 and {"read", "vision"} <= set(found.stages)

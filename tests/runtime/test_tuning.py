@@ -121,6 +121,16 @@ def test_what_bundle_and_engine_do_not_allow_is_not_tried(tiny_bundle: Path) -> 
     ]
 
 
+def test_by_default_nothing_is_made_ahead_where_each_stage_has_all_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tuning, "usable_cores", lambda: 4)
+    assert [tuning.default_counts(ONNX, threads).ahead for threads in (None, 4, 3, 1)] == [0, 0, 1, 1]
+    assert (
+        tuning.default_counts(("trt", "trt", "trt"), None).ahead
+        == tuning.default_counts(("onnx", "vllm", "onnx"), None).ahead
+        == 1
+    )
+
+
 def test_what_was_measured_holds_for_exactly_this(
     kept: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -128,14 +138,15 @@ def test_what_was_measured_holds_for_exactly_this(
     assert (found.tiles, found.ahead, found.tuned) == (2, 2, "2026-01-01T00:00:00+00:00")
     assert Segmenter.load(tiny_bundle, settings=StageSettings(threads=1)).counts == found
     assert Segmenter.load(tiny_bundle, threads=1, counts=Counts(3)).counts == Counts(3)
-    assert Segmenter.load(tiny_bundle).counts == Segmenter.load(tiny_bundle, threads=2).counts == Counts()
-    assert Segmenter.load("nano", threads=1).counts == Counts()
+    for threads in (None, 2):
+        assert Segmenter.load(tiny_bundle, threads=threads).counts == tuning.default_counts(ONNX, threads)
+    assert Segmenter.load("nano", threads=1).counts == tuning.default_counts(ONNX, 1)
     for name, other in (("cpu_name", lambda: "another CPU"), ("usable_cores", lambda: 4096), ("version", lambda package: "99")):
         with monkeypatch.context() as elsewhere:
             elsewhere.setattr(tuning, name, other)
-            assert Segmenter.load(tiny_bundle, threads=1).counts == Counts()
+            assert Segmenter.load(tiny_bundle, threads=1).counts == tuning.default_counts(ONNX, 1)
     monkeypatch.setenv("AGVAS_TUNING", "off")
-    assert Segmenter.load(tiny_bundle, threads=1).counts == Counts() and caplog.records == []
+    assert Segmenter.load(tiny_bundle, threads=1).counts == tuning.default_counts(ONNX, 1) and caplog.records == []
 
 
 @pytest.mark.parametrize(
@@ -155,7 +166,7 @@ def test_a_file_that_is_broken_or_foreign_is_told_of_once_and_left_alone(
 ) -> None:
     kept.write_text(spoil(kept.read_text(encoding="utf-8")), encoding="utf-8")
     with caplog.at_level(logging.WARNING, logger="agvas"):
-        assert Segmenter.load(tiny_bundle, threads=1).counts == Counts()
+        assert Segmenter.load(tiny_bundle, threads=1).counts == tuning.default_counts(ONNX, 1)
     (record,) = caplog.records
     assert words in record.getMessage() and "agvas profile --tune" in record.getMessage() and str(kept) in record.getMessage()
     (finding,) = look_at_tunings()
@@ -165,7 +176,7 @@ def test_a_file_that_is_broken_or_foreign_is_told_of_once_and_left_alone(
 def test_a_file_that_may_not_be_read_stops_nothing(kept: Path, tiny_bundle: Path, caplog: pytest.LogCaptureFixture) -> None:
     kept.unlink()
     kept.mkdir()
-    assert Segmenter.load(tiny_bundle, threads=1).counts == Counts()
+    assert Segmenter.load(tiny_bundle, threads=1).counts == tuning.default_counts(ONNX, 1)
     assert "cannot be read" in caplog.text
 
 
@@ -194,7 +205,7 @@ def test_of_another_machine_or_version_the_doctor_says_which(kept: Path, monkeyp
     assert finding.state is State.ABSENT and "and is another CPU: it does not hold here" in finding.detail
     kept.unlink()
     (finding,) = look_at_tunings()
-    assert finding.state is State.ABSENT and "the defaults stand: 4 tiles a launch, 1 pass ahead" in finding.detail
+    assert finding.state is State.ABSENT and "the defaults stand: 4 tiles a launch, one pass after the other" in finding.detail
 
 
 def agvas_profile(*arguments: object) -> int:
@@ -227,13 +238,15 @@ def test_two_profiles_with_other_counts_are_told_apart(tiny_bundle: Path, tmp_pa
     few = ["--frames", 2, "--warmup", 0, "--offered", 0, "--no-count", "--size-px", 64, "--model", tiny_bundle]
     assert agvas_profile(*few, "-o", tmp_path) == 0
     now = read(tmp_path / "profile.json")
-    assert now.counts == InUse(tiles=4, ahead=1)
-    tuned_alike = now.model_copy(update={"counts": InUse(tiles=4, ahead=1, tuned="2026-01-01")})
+    assert now.counts == InUse.of(tuning.default_counts(ONNX, None))
+    tuned_alike = now.model_copy(update={"counts": now.counts.model_copy(update={"tuned": "2026-01-01"})})
     unknown = now.model_copy(update={"counts": None})
     for other in (tuned_alike, unknown):
         assert not [line for line in compare_profiles(other, now).warnings if "at once" in line]
-    other = now.model_copy(update={"counts": InUse(tiles=4, ahead=0)})
-    assert any("how many at once differs: 4 tiles a launch, one pass" in line for line in compare_profiles(other, now).warnings)
+    other = now.model_copy(update={"counts": InUse(tiles=4, ahead=3)})
+    assert any(
+        "how many at once differs: 4 tiles a launch, 3 passes ahead" in line for line in compare_profiles(other, now).warnings
+    )
 
 
 def test_bad_input(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,9 +2,8 @@
 
 from collections.abc import Iterator
 
-from agvas_runtime.counts import Counts
 from agvas_runtime.doctor.finding import Finding, State
-from agvas_runtime.tuning import Place, Tuning, kept_tunings, place_here, tunings_folder
+from agvas_runtime.tuning import Place, Tuning, default_counts, kept_tunings, place_here, tunings_folder
 
 __all__ = ["look_at_tunings"]
 
@@ -13,7 +12,7 @@ TUNE = "agvas profile --tune"
 
 def look_at_tunings() -> Iterator[Finding]:
     """One finding for each file; one that says that there is none."""
-    defaults = f"the defaults stand: {Counts()}"
+    defaults = f"the defaults stand: {default_counts(('onnx', 'onnx', 'onnx'), None)}"
     folder = tunings_folder()
     kept = list(kept_tunings())
     if not kept:
