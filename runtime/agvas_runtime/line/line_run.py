@@ -121,7 +121,10 @@ def run_line(
             stack.callback(page.close)  # its port is taken already
         for plan in lane_plans:
             plan.open_source().close()  # an address that cannot be meant is refused before there is a ledger
-        triggers = {address: open_trigger(address, mqtt_password=job.secrets.mqtt_password) for address in _heard(lane_plans)}
+        triggers = {
+            address: open_trigger(address, mqtt_password=job.secrets.mqtt_password, api_key=job.secrets.api_key)
+            for address in _heard(lane_plans)
+        }
         for trigger in triggers.values():
             stack.callback(trigger.close)
         ledger = stack.enter_context(Ledger(job.state, sinks=[sink.name for sink in sinks]))

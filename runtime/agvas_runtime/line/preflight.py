@@ -170,7 +170,7 @@ def _attending(source: Source, *, asks: bool) -> Iterator[None]:
 
 
 def _trigger(job: LineJob, address: str) -> str:
-    listener = open_trigger(address, mqtt_password=job.secrets.mqtt_password)
+    listener = open_trigger(address, mqtt_password=job.secrets.mqtt_password, api_key=job.secrets.api_key)
     listener.close()
     return listener.name
 

@@ -10,6 +10,7 @@ from typing import Final
 
 from fastapi import APIRouter, FastAPI
 
+from agvas_core.contract.network import KEY_VARIABLE
 from agvas_runtime.web.answered_errors import answer_errors
 from agvas_runtime.web.gate import Gate
 from agvas_runtime.web.job_queue import JobQueue
@@ -18,9 +19,8 @@ from agvas_runtime.web.page import add_files
 from agvas_runtime.web.serving import address_of, listen, make_server, serve
 from agvas_runtime.web.settings import Settings
 
-__all__ = ["KEY_VARIABLE", "PageServer", "settings_for"]
+__all__ = ["PageServer", "settings_for"]
 
-KEY_VARIABLE: Final = "AGVAS_API_KEY"
 PACKAGE: Final = "agvas_runtime.line_pages"
 OF_ALL: Final = ("colours.css", "asking.js")
 LOADED: Final = {"live": ("live.css", "live.js", "charts.js"), "review": ("review.css", "review.js", "brush.js")}

@@ -27,6 +27,8 @@ class Secrets(NamedTuple):
 
     mqtt_password: str | None = None
     webhook_secret: bytes | None = None
+    api_key: str | None = None
+    """Of triggers that listen beyond loopback."""
 
 
 def open_sink(address: str, secrets: Secrets = Secrets()) -> VerdictSink:  # noqa: B008  # immutable

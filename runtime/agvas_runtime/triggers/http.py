@@ -2,6 +2,7 @@
 
     curl -X POST http://127.0.0.1:9200/trigger                                   every station of this trigger
     curl -X POST 'http://127.0.0.1:9200/trigger/camera-0?wait_s=2' -H 'Idempotency-Key: 4711'
+    curl -X POST http://10.0.0.7:9200/trigger -H 'Authorization: Bearer KEY'     beyond loopback
 
 202 with sequence number and key once the part is in the ledger; with ``wait_s``, 200 with the verdict as well. A key that is sent again
 gets the part, and the verdict, that it had. 503: not taken, send it again.
@@ -13,12 +14,14 @@ import json
 import logging
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from types import MappingProxyType
 from typing import Any, Final
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from agvas_core.contract.errors import AgvasError, SetupError, UsageError
+from agvas_core.contract.network import carries_key
 from agvas_runtime.triggers.protocol import Fire
 
 __all__ = ["HttpTrigger"]
@@ -29,14 +32,15 @@ BODY_BYTES_MOST: Final = 4096
 LENGTH_DIGITS_MOST: Final = 9  # int() reads no number of any length
 KEY_LETTERS_MOST: Final = 200
 WAIT_S_MOST: Final = 60.0
+CLIENTS_MOST: Final = 64  # at once; each has a thread, and may wait WAIT_S_MOST for a verdict
 SILENT_S: Final = 5.0  # a client that says nothing for so long is hung up on
 
 
 class HttpTrigger:
     """A port."""
 
-    def __init__(self, host: str, port: int) -> None:
-        """``port`` 0 takes any that is free; it is listened on once ``start`` is called.
+    def __init__(self, host: str, port: int, api_key: str | None = None) -> None:
+        """``port`` 0 takes any that is free; it is listened on once ``start`` is called. Whoever does not send ``api_key`` is sent away.
 
         Raises:
             SetupError: the port cannot be had.
@@ -47,6 +51,7 @@ class HttpTrigger:
             self._server = _Server((host, port), _Handler)
         except (OSError, OverflowError) as error:
             raise SetupError(f"{host}:{port} cannot be listened on ({error}): choose another port for the trigger") from error
+        self._server.api_key = api_key
         self.port = int(self._server.server_address[1])
         self.name = f"http:{host}:{self.port}"
         self._thread: threading.Thread | None = None
@@ -69,6 +74,24 @@ class HttpTrigger:
 class _Server(http.server.ThreadingHTTPServer):
     daemon_threads = True
     fire: Fire
+    api_key: str | None
+
+    def __init__(self, *given: Any) -> None:
+        self._room = threading.BoundedSemaphore(CLIENTS_MOST)
+        super().__init__(*given)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """In a thread; a client that finds no room is hung up on."""
+        if self._room.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._room.release()
 
     def handle_error(self, request: object, client_address: object) -> None:
         """A client that is gone before its answer is no error; all else is one of ours, and the next request is answered as ever."""
@@ -110,6 +133,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             place = urlsplit(self.path)
         except ValueError as error:
             return self._answer(400, {"error": f"the address is none ({error}): POST /trigger or /trigger/STATION"})
+        key = self.server.api_key
+        if key is not None and not carries_key(self.headers.get("Authorization", ""), key):
+            self.close_connection = True  # what it says further is not read
+            return self._answer(401, {"error": "a key is needed: send Authorization: Bearer KEY"}, {"WWW-Authenticate": "Bearer"})
         road = [unquote(step) for step in place.path.strip("/").split("/")]
         if self.headers.get("Origin") is not None:  # a page of somebody else in a browser of this machine
             return self._answer(403, {"error": "a web page may not trigger parts"})
@@ -117,8 +144,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             return self._answer(404, {"error": "POST /trigger or /trigger/STATION"})
         try:
             self._drop_body()
-            key, wait_s = self._key(), self._wait_s(place.query)
-            taken = self.server.fire(road[1] if len(road) == 2 else None, key)
+            name, wait_s = self._key(), self._wait_s(place.query)
+            taken = self.server.fire(road[1] if len(road) == 2 else None, name)
         except UsageError as error:
             return self._answer(400, {"error": str(error)})
         except AgvasError as error:
@@ -160,9 +187,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             raise UsageError(f"wait_s is {text!r}; it is a number of seconds from 0 to {WAIT_S_MOST:g}")
         return seconds
 
-    def _answer(self, status: int, body: dict[str, Any]) -> None:
+    def _answer(self, status: int, body: dict[str, Any], headers: Mapping[str, str] = MappingProxyType({})) -> None:
         data = json.dumps(body).encode() + b"\n"
         self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()

@@ -2,7 +2,7 @@
 
 free                                     none: the camera runs free, or is triggered itself
 software                                 the Python interface alone
-http:PORT, http://HOST:PORT              POST /trigger, on loopback; HOST is one of its addresses
+http:PORT, http://HOST:PORT              POST /trigger, on loopback; on another address of this machine with a key
 mqtt://[USER@]HOST[:1883]/TOPIC          mqtts:// with TLS; {station} in the topic
 modbus://HOST[:502]/COIL?unit=1&number=REGISTER
 """
@@ -11,7 +11,7 @@ from typing import Final
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from agvas_core.contract.errors import UsageError
-from agvas_core.contract.network import is_loopback
+from agvas_core.contract.network import check_key, is_loopback
 from agvas_core.contract.validation import nearest
 from agvas_runtime.triggers.listener import Listener
 from agvas_runtime.triggers.protocol import TriggerListener
@@ -44,10 +44,6 @@ def check_trigger(address: str) -> None:
         _number(rest, "port")
     elif not host or (scheme == "http" and port is None):
         raise UsageError(f"the trigger {scheme}: has no host{' or port' if scheme == 'http' else ''}: write {scheme}://HOST...")
-    elif scheme == "http" and not is_loopback(host or ""):
-        raise UsageError(
-            f"the trigger {address} would take parts from anybody on the network: write http:{port}, and put a proxy before it"
-        )
     if scheme.startswith("mqtt"):
         topic = parts.path.lstrip("/")
         if not topic or "+" in topic or "#" in topic:
@@ -63,11 +59,14 @@ def check_trigger(address: str) -> None:
             _number(query[name][0], name)
 
 
-def open_trigger(address: str, *, mqtt_password: str | None = None) -> TriggerListener:
+def open_trigger(address: str, *, mqtt_password: str | None = None, api_key: str | None = None) -> TriggerListener:
     """A trigger that does not listen yet; a port is taken already.
 
+    Args:
+        api_key: what an HTTP trigger that other machines reach asks for.
+
     Raises:
-        UsageError: an address that cannot be meant.
+        UsageError: an address that cannot be meant, or that needs a key.
         SetupError: a port that cannot be had.
         ModuleNotFoundError: the trigger's package is not installed; the command names its extra.
     """
@@ -78,7 +77,11 @@ def open_trigger(address: str, *, mqtt_password: str | None = None) -> TriggerLi
     if scheme == "http":
         from agvas_runtime.triggers.http import HttpTrigger
 
-        return HttpTrigger(host, parts.port or 0) if rest.startswith("//") else HttpTrigger("127.0.0.1", int(rest))
+        if not rest.startswith("//"):
+            return HttpTrigger("127.0.0.1", int(rest))
+        if not is_loopback(host):
+            check_key(api_key, host)
+        return HttpTrigger(host, parts.port or 0, None if is_loopback(host) else api_key)
     if scheme == "modbus":
         from agvas_runtime.triggers.modbus import ModbusCoil
 

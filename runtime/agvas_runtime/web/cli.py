@@ -10,10 +10,10 @@ import typer
 
 from agvas_core.contract.decision import BALANCED, STRICT
 from agvas_core.contract.errors import UsageError
+from agvas_core.contract.network import KEY_VARIABLE
 
 __all__ = ["serve"]
 
-KEY_VARIABLE = "AGVAS_API_KEY"
 MIB = 1 << 20
 
 

@@ -4,14 +4,13 @@ Nothing of a body is read before all that can be known without it was checked.
 """
 
 import asyncio
-import hmac
 import json
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableMapping
 from contextlib import contextmanager
 from typing import Any
 
-from agvas_core.contract.network import calls_loopback
+from agvas_core.contract.network import calls_loopback, carries_key
 from agvas_runtime.web.job_queue import JobQueue
 from agvas_runtime.web.metrics import Metrics
 from agvas_runtime.web.refusal import Refusal, busy, error_body
@@ -80,13 +79,11 @@ class Gate:
 
     def _check_caller(self, path: str, headers: dict[str, str]) -> None:
         settings = self.settings
-        if settings.api_key is not None and path.startswith(GUARDED):
-            scheme, _, key = headers.get("authorization", "").partition(" ")
-            given = key.strip() if scheme.lower() == "bearer" else ""
-            if not hmac.compare_digest(given.encode(), settings.api_key.encode()):
-                raise Refusal(
-                    401, "unauthorized", "an API key is needed: send Authorization: Bearer KEY", {"WWW-Authenticate": "Bearer"}
-                )
+        key = settings.api_key
+        if key is not None and path.startswith(GUARDED) and not carries_key(headers.get("authorization", ""), key):
+            raise Refusal(
+                401, "unauthorized", "an API key is needed: send Authorization: Bearer KEY", {"WWW-Authenticate": "Bearer"}
+            )
         if not settings.open_to_names:
             # A page of another site, or a name of its that was pointed at this machine, must not use what listens on loopback.
             host = headers.get("host", "")

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from agvas_core.contract.errors import UsageError
-from agvas_core.contract.network import is_loopback
+from agvas_core.contract.network import check_key
 
 __all__ = ["Settings"]
 
@@ -39,18 +39,7 @@ class Settings:
     max_connections: int = 512
 
     def __post_init__(self) -> None:
-        if self.api_key is not None and len(self.api_key) < 16:
-            raise UsageError(f"the API key has {len(self.api_key)} characters; at least 16 are needed: choose a longer one")
-        if self.api_key is not None and not (
-            self.api_key.isascii() and self.api_key.isprintable() and self.api_key == self.api_key.strip()
-        ):
-            raise UsageError(
-                "the API key has characters that no header carries: letters, digits and signs of ASCII are possible, with spaces inside alone"
-            )
-        if self.api_key is None and not is_loopback(self.host):
-            raise UsageError(
-                f"host {self.host} is reached from other machines and there is no API key: set AGVAS_API_KEY, or bind to 127.0.0.1"
-            )
+        check_key(self.api_key, self.host)
         for name in ("workers", "queue", "max_body_bytes", "max_pixels", "max_images", "upload_bytes"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} is {getattr(self, name)}; at least 1 is needed")

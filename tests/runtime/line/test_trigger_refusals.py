@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from agvas_core.contract.errors import UsageError
 from agvas_runtime.triggers import http
 from agvas_runtime.triggers.http import HttpTrigger
 from agvas_runtime.triggers.listener import Listener
+from agvas_runtime.triggers.open_trigger import open_trigger
 
 from .test_delivery import free_port, mosquitto, until
 from .test_triggers import Fired
@@ -78,3 +80,46 @@ def test_an_answer_does_not_wait_for_the_client_to_acknowledge_its_head(monkeypa
     client.close()
     trigger.close()
     assert told == [1]
+
+
+def test_beyond_loopback_a_key_is_asked_for() -> None:
+    """0.0.0.0 has loopback in it, so the test needs no network."""
+    key, fired = "a-key-of-some-length", Fired()
+    for wrong in (None, "short", "a-key-of-some-lengthä"):
+        with pytest.raises(UsageError, match=r"AGVAS_API_KEY|at least 16|no header carries"):
+            open_trigger("http://0.0.0.0:0", api_key=wrong)
+    trigger = open_trigger("http://0.0.0.0:0", api_key=key)
+    assert isinstance(trigger, HttpTrigger)
+    trigger.start(fired, fired.note)
+    try:
+        for given, status in (("", 401), ("Bearer other", 401), (f"Basic {key}", 401), (f"bearer {key}", 202)):
+            client = HTTPConnection("127.0.0.1", trigger.port)
+            client.request("POST", "/trigger", headers={"Authorization": given, "Idempotency-Key": "4711"})
+            assert client.getresponse().status == status
+            client.close()
+    finally:
+        trigger.close()
+    assert fired.asked == [(None, "4711")]
+
+
+def test_clients_without_end_are_hung_up_on_and_the_next_one_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "CLIENTS_MOST", 2)
+    trigger, fired = HttpTrigger("127.0.0.1", 0), Fired()
+    trigger.start(fired, fired.note)
+
+    def post() -> bytes:
+        with socket.create_connection(("127.0.0.1", trigger.port), 30) as client:
+            client.sendall(b"POST /trigger HTTP/1.1\r\nConnection: close\r\n\r\n")
+            try:
+                return client.recv(100)
+            except ConnectionError:
+                return b""
+
+    try:
+        silent = [socket.create_connection(("127.0.0.1", trigger.port), 30) for _ in range(2)]
+        until(lambda: post() == b"")
+        for client in silent:
+            client.close()
+        until(lambda: post().startswith(b"HTTP/1.1 202"))
+    finally:
+        trigger.close()
