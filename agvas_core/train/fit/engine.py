@@ -24,6 +24,10 @@ from agvas_core.train.fit.schedule import Shares
 
 __all__ = ["DEEPSPEED_CONFIGS", "Engine", "deepspeed_config"]
 
+_LEFT: Final[list[Any]] = []
+"""Groups of processes that were left, kept to the end: gloo's destructor holds the interpreter's lock and waits for a thread that may want
+it, to let go of the last barrier. Where the last reference was that of torch's reducer, a run that was done did not end (torch 2.13)."""
+
 DEEPSPEED_CONFIGS: Final = ("zero2", "zero3")
 _MOMENTS: Final = ("exp_avg", "exp_avg_sq")
 
@@ -199,6 +203,8 @@ class Engine:
 
     def close(self) -> None:
         """Leaves the group of processes."""
+        if self._together:
+            _LEFT.append(distributed.group.WORLD)
         self.accelerator.end_training()
 
     # What DeepSpeed keeps in pieces, whole. All processes must call these in the same order.

@@ -29,7 +29,7 @@ def test_a_stage_of_zero_trains_saves_what_was_trained_and_goes_on(
     arguments = ["train", "--preset", str(tmp_path / "zero.toml"), "--out", str(tmp_path / "run")]
     environment = os.environ | {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "TERM": "dumb"}
     for more in ([], ["--resume"]):  # nothing is left for the second, but everything has to be put back
-        done = subprocess.run([*launch, *arguments, *more], env=environment, capture_output=True, text=True)
+        done = subprocess.run([*launch, *arguments, *more], env=environment, capture_output=True, text=True, timeout=600)
         assert done.returncode == 0, done.stderr[-3000:]
     rows = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [row["step"] for row in rows] == [2, 4] and all(0 < row["loss"] < 100 for row in rows)

@@ -229,6 +229,7 @@ def test_two_processes_see_the_losses_of_one_with_twice_the_batch(
         env=environment,
         capture_output=True,
         text=True,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr
     one, two = rows(tmp_path / "one/log.jsonl"), rows(tmp_path / "two/log.jsonl")
