@@ -116,7 +116,7 @@ def whole_frame_figures(
     engine: Engine, config: ModelConfig, given_words: Words, count: int, until_s: float
 ) -> dict[str, Any] | None:
     """From an RGB frame in the CPU's memory to P and the verdict there, one launch a frame; None where there are no kernels."""
-    if kernels() is None:
+    if (core := kernels()) is None:
         return None
     look = Look(config.pixel_view, Tiles(*FRAME, FRAME, (0,), (0,)), 1.0)
     plan = FramePlan(FRAME, config.semantic_view, (look,), config.decision.alpha, tiles_at_once=1)
@@ -125,7 +125,7 @@ def whole_frame_figures(
     frames = cycle([noise.integers(0, 256, (*FRAME, 3), np.uint8) for _ in range(4)])
 
     def one() -> None:
-        pending = engine.launch_frame(next(frames), plan, given_words, rule)
+        pending = engine.launch_frame(core, next(frames), plan, given_words, rule)
         if pending is not None:  # the first of its size
             pending.result()
 

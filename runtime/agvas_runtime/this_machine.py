@@ -1,25 +1,19 @@
 """Which machine this is: its CPU, the cores that we may use, the GPU that a backend computes on, the memory that is free."""
 
 import os
-import platform
 from collections.abc import Iterable
 from pathlib import Path
 
 from agvas_core.contract.errors import SetupError
 from agvas_core.contract.gpu import cuda_gpu
+from agvas_core.contract.hardware import this_machine
 
 __all__ = ["cpu_name", "free_memory_bytes", "gpu_name", "usable_cores"]
 
 
 def cpu_name() -> str:
-    """As the system calls it."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.lower().startswith(("model name", "hardware")):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass  # not Linux
-    return platform.processor() or platform.machine()
+    """As certificates have it."""
+    return this_machine().cpu
 
 
 def usable_cores() -> int:

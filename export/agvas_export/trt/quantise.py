@@ -94,27 +94,29 @@ def _to_float8(model: onnx.ModelProto, layers: list[onnx.NodeProto], views: "_Vi
     (opset,) = (each.version for each in model.opset_import if each.domain in ("", "ai.onnx"))
     if opset < _LEAST_OPSET:
         raise BundleError(f"the vision graph has opset {opset}, and float8 needs {_LEAST_OPSET}: export the bundle again")
+    quantised_names = {node.name for node in layers}
     entering = list(dict.fromkeys(node.input[0] for node in layers))
     peaks = _peaks(model, entering, views)
     stored = {tensor.name: tensor for tensor in model.graph.initializer}
     for name in entering:
-        scale, zero = _scale(model, name, peaks[name])
+        scale, zero = _scale(model, name, _step(peaks[name]))
         quantised, back = f"{name}_float8", f"{name}_from_float8"
         nodes = (
             helper.make_node("QuantizeLinear", [name, scale, zero], [quantised], name=quantised),
             helper.make_node("DequantizeLinear", [quantised, scale, zero], [back], name=back),
         )
-        at = min(index for index, node in enumerate(model.graph.node) if node in layers and node.input[0] == name)
+        at = min(index for index, node in enumerate(model.graph.node) if node.name in quantised_names and node.input[0] == name)
         for offset, node in enumerate(nodes):
             model.graph.node.insert(at + offset, node)
-    for node in [each for each in model.graph.node if each.name in {layer.name for layer in layers}]:
+    for node in [each for each in model.graph.node if each.name in quantised_names]:
         node.input[0] = f"{node.input[0]}_from_float8"
         weight = node.input[1]
         back = f"{weight}_from_float8"
         if weight in stored:
             values = numpy_helper.to_array(stored.pop(weight))
-            scale, zero = _scale(model, weight, float(np.abs(values).max()))
-            small = (values / np.float32(max(float(np.abs(values).max()), 1e-12) / _HIGHEST)).astype(ml_dtypes.float8_e4m3fn)
+            step = _step(float(np.abs(values).max()))
+            scale, zero = _scale(model, weight, step)
+            small = (values / step).astype(ml_dtypes.float8_e4m3fn)
             model.graph.initializer.append(numpy_helper.from_array(small, f"{weight}_float8"))
             model.graph.node.insert(0, helper.make_node("DequantizeLinear", [f"{weight}_float8", scale, zero], [back], name=back))
         node.input[1] = back
@@ -126,10 +128,15 @@ def _to_float8(model: onnx.ModelProto, layers: list[onnx.NodeProto], views: "_Vi
     onnx.save(model, str(out))
 
 
-def _scale(model: onnx.ModelProto, name: str, peak: float) -> tuple[str, str]:
-    """Adds the scale of a tensor whose largest value is ``peak``, and its zero point; their names."""
+def _step(peak: float) -> np.float32:
+    """The scale of a tensor whose largest value is ``peak``."""
+    return np.float32(max(peak, 1e-12) / _HIGHEST)
+
+
+def _scale(model: onnx.ModelProto, name: str, step: np.float32) -> tuple[str, str]:
+    """Adds the scale of a tensor, and its zero point; their names."""
     scale, zero = f"{name}_float8_scale", f"{name}_float8_zero"
-    model.graph.initializer.append(numpy_helper.from_array(np.array(max(peak, 1e-12) / _HIGHEST, np.float32), scale))
+    model.graph.initializer.append(numpy_helper.from_array(np.array(step), scale))
     model.graph.initializer.append(helper.make_tensor(zero, TensorProto.FLOAT8E4M3FN, [], [0.0]))
     return scale, zero
 

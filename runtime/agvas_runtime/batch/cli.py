@@ -71,6 +71,7 @@ def batch(
     from agvas_runtime.image_file import MAX_PIXELS
     from agvas_runtime.line.recipe_file import read_recipe
     from agvas_runtime.question import ask
+    from agvas_runtime.this_machine import usable_cores
 
     text = None
     if recipe is not None:
@@ -80,7 +81,7 @@ def batch(
     if recipe is None:  # what cannot be asked is refused before millions of names are read
         ask(bundle.manifest.prompt, prompt=prompt, mode=mode, normal_look=normal_look)
         mode = str(Mode(mode))
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     workers = workers or max(1, cores // 2)
     job = BatchJob(
         source=source,

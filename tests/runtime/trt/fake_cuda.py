@@ -32,7 +32,7 @@ class FakeCuda:
         self.gpus, self.found, self.driver = 1, OK, 13000
         self.lost: Any = None  # the code that every call gives from now on
         self.captures: dict[int, list[Callable[[], None]]] = {}
-        self.launches = self.allocations = 0
+        self.launches = self.allocations = self.page_locked = 0
         self.streams = 0
 
     def run(self, stream: int, work: Callable[[], None]) -> None:
@@ -78,6 +78,7 @@ class FakeCuda:
         return OK, self._new(size)
 
     def cudaHostAlloc(self, size: int, flags: int) -> tuple[Any, int]:
+        self.page_locked += 1
         return OK, self._new(size)
 
     def cudaFree(self, pointer: int) -> tuple[Any]:

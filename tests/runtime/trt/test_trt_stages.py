@@ -121,6 +121,23 @@ def test_with_the_kernels_a_frame_is_one_graph_launch(bench: Bench, kernels: Fak
     assert segment(trt, make_part(500, 450, spots=SPOTS)).verdict is Verdict.FAIL
 
 
+def test_kinds_that_take_turns_at_a_frame_cost_no_memory_and_no_other_launch(
+    bench: Bench, kernels: FakeKernels, make_part: MakePart
+) -> None:
+    """As a station with two kinds asks; both instructions have the same length, and so one graph."""
+    onnx, trt = both(bench.bundle)
+    image, asked = make_part(spots=SPOTS), ("find the bright spots", "find the purple spots")
+    wanted = [segment(onnx, image, prompt=prompt).score_map for prompt in asked]
+    assert not np.array_equal(*wanted)
+    for _ in range(3):
+        segment(trt, image, prompt=asked[0])
+    for turn in range(6):
+        before = bench.cuda.launches, bench.cuda.allocations, bench.cuda.page_locked
+        assert np.array_equal(segment(trt, image, prompt=asked[turn % 2]).score_map, wanted[turn % 2])
+        now = bench.cuda.launches, bench.cuda.allocations, bench.cuda.page_locked
+        assert [after - then for after, then in zip(now, before, strict=True)] == [1, 0, 0]
+
+
 def test_a_frame_in_tiles_is_one_graph_launch_too(bench: Bench, kernels: FakeKernels, make_part: MakePart) -> None:
     """More tiles than the engine takes at once."""
     onnx, trt = both(bench.bundle)

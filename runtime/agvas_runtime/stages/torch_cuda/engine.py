@@ -4,6 +4,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from functools import lru_cache
+from types import ModuleType
 from typing import Any, Final
 
 import numpy as np
@@ -23,7 +24,7 @@ from agvas_runtime.stages.torch_cuda.frame import TorchFrame
 from agvas_runtime.stages.torch_cuda.pieces import PLAIN, Pieces
 from agvas_runtime.stages.torch_cuda.reading import Prompt, Wanted
 from agvas_runtime.stages.torch_cuda.seeing import placed
-from agvas_runtime.stages.whole_frame import kernels, read_summary
+from agvas_runtime.stages.whole_frame import read_summary
 
 __all__ = ["Engine", "Flight", "FrameFlight", "Views"]
 
@@ -88,12 +89,13 @@ class Engine:
             return Flight(*self._begun(slot, ("logits", "accept"), found))
 
     def launch_frame(
-        self, image: NDArray[np.uint8], plan: FramePlan, words: Words, rule: NDArray[np.uint8]
+        self, core: ModuleType, image: NDArray[np.uint8], plan: FramePlan, words: Words, rule: NDArray[np.uint8]
     ) -> "FrameFlight | None":
-        """Direct mode from pixels to P: begins, and returns at once. None where the kernels are not there, or a size comes for the first time."""
-        core = kernels()
-        if core is None:
-            return None
+        """Direct mode from pixels to P: begins, and returns at once. None where a size comes for the first time.
+
+        Args:
+            core: what ``kernels`` found.
+        """
         with self.turn("a frame"):
             frame = self._frames.get(plan, lambda: TorchFrame(core, plan, self.device))
             if frame is None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -53,8 +54,8 @@ class CudaVision:
 
     def framed(self, lmm: object, decoder: object) -> "CudaFrames | None":
         """As of ``FramedVision``."""
-        joined = self.joined(lmm, decoder)
-        return CudaFrames(joined.lmm) if joined is not None and kernels() is not None else None
+        joined, core = self.joined(lmm, decoder), kernels()
+        return CudaFrames(core, joined.lmm) if joined is not None and core is not None else None
 
     def times(self, lmm: object, views: Views, instruction: str, count: int) -> dict[str, list[float]]:
         """As of ``ProbedVision``."""
@@ -113,13 +114,14 @@ class CudaDirect:
 class CudaFrames:
     """A whole frame as one launch."""
 
-    def __init__(self, lmm: CudaLmm) -> None:
-        self._lmm = lmm
+    def __init__(self, core: ModuleType, lmm: CudaLmm) -> None:
+        self._core, self._lmm = core, lmm
 
     def __call__(self, image: NDArray[np.uint8], plan: FramePlan, instruction: str, point: OperatingPoint) -> PendingFrame | None:
         """As of ``FrameStage``."""
         rule = packed_rule(point, image.shape[0] * image.shape[1])
-        return self._lmm.engine.launch_frame(image, plan, self._lmm.tokenizer.words(instruction, Mode.DIRECT, ()), rule)
+        words = self._lmm.tokenizer.words(instruction, Mode.DIRECT, ())
+        return self._lmm.engine.launch_frame(self._core, image, plan, words, rule)
 
 
 _ENGINES: WeakValueDictionary[tuple[str, Path | None, Precision], Engine] = WeakValueDictionary()

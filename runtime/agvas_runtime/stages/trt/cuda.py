@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from agvas_core.contract.errors import AgvasError, ImageError, SetupError, StageError
 from agvas_core.contract.gpu import cuda_version, jetson_model, refuse_without_gpu
 
-__all__ = ["Cuda", "DeviceMemory", "Event", "Graph", "PinnedMemory"]
+__all__ = ["Cuda", "DeviceMemory", "Event", "Graph", "PinnedMemory", "Repeated"]
 
 LEAST_BYTES = 256  # TensorRT wants an address of every tensor, of an empty one too, at a multiple of this
 _NON_BLOCKING = 1  # cudaStreamNonBlocking: no waiting for the legacy stream, which belongs to everybody
@@ -175,6 +175,32 @@ class Graph:
     def __init__(self, handle: Any) -> None:
         self.handle = handle
         finalize(self, cudart.cudaGraphExecDestroy, handle).atexit = False
+
+
+class Repeated:
+    """Work on a stream, again and again: from its second run on one graph, where that is wanted and possible.
+
+    Args:
+        what: in words, for the messages.
+    """
+
+    def __init__(self, cuda: Cuda, stream: int, what: str) -> None:
+        self.refused = False
+        """It cannot be captured."""
+        self._cuda, self._stream, self._what = cuda, stream, what
+        self._runs = 0
+        self._graph: Graph | None = None
+
+    def run(self, work: Callable[[], bool], *, capture: bool) -> bool:
+        """Puts ``work``, the same each time, on the stream; False where it says so."""
+        self._runs += 1
+        if self._runs == 2 and capture:  # the first run settles what is put off until then
+            self._graph = self._cuda.captured(self._stream, f"capturing {self._what}", work)
+            self.refused = self._graph is None
+        if self._graph is None:
+            return work()
+        self._cuda.launch(self._graph, self._stream, self._what)
+        return True
 
 
 class _Loan:

@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from agvas_core.contract.errors import ImageError, SetupError, StageError
 from agvas_core.contract.manifest import GraphSpec, TensorSpec
 from agvas_core.contract.tensorrt_library import error_logger
-from agvas_runtime.stages.trt.cuda import Cuda, DeviceMemory, Graph, PinnedMemory
+from agvas_runtime.stages.trt.cuda import Cuda, DeviceMemory, PinnedMemory, Repeated
 from agvas_runtime.stages.trt.device_array import DeviceArray
 from agvas_runtime.stages.trt.engine_file import open_engine, refuse_other_graph
 
-__all__ = ["Array", "Sized", "TrtEngine"]
+__all__ = ["Array", "Sized", "TrtEngine", "tensor_bytes"]
 
 MAX_SIZES = 8  # a context each; a line has one size, a folder of photographs a few
 
@@ -39,8 +39,7 @@ class Sized:
 
     context: Any
     outputs: dict[str, Shape]
-    runs: int = 0
-    graph: Graph | None = None
+    again: Repeated
 
 
 class TrtEngine:
@@ -129,7 +128,9 @@ class TrtEngine:
         for name, shape in shapes.items():
             if min(shape, default=0) < 0:
                 raise SetupError(f"TensorRT does not know how large {name} of the {self.joint} engine will be: {self._remedy}")
-            found[name] = self.cuda.allocate(_bytes(shape, self.kinds[name]), f"{name} of the {self.joint} engine", opening=True)
+            found[name] = self.cuda.allocate(
+                tensor_bytes(shape, self.kinds[name]), f"{name} of the {self.joint} engine", opening=True
+            )
         self._sized.clear()  # made before there were addresses
         return found
 
@@ -168,7 +169,8 @@ class TrtEngine:
                 )
         for name, memory in self.memory.items():
             context.set_tensor_address(name, memory.pointer)
-        return Sized(context, {one.name: tuple(context.get_tensor_shape(one.name)) for one in self._spec.outputs})
+        outputs = {one.name: tuple(context.get_tensor_shape(one.name)) for one in self._spec.outputs}
+        return Sized(context, outputs, Repeated(self.cuda, self._stream, f"the {self.joint} engine"))
 
     def _new_context(self) -> Any:
         strategy = self._library.ExecutionContextAllocationStrategy.USER_MANAGED
@@ -197,32 +199,22 @@ class TrtEngine:
             self.cuda.copy(target, pinned.pointer, array.nbytes, "HostToDevice", self._stream, doing)
 
     def _launch(self, sized: Sized) -> None:
-        doing = f"the {self.joint} engine"
-        sized.runs += 1
-        if sized.graph is None and self.capturable and sized.runs == 2:  # the first run settles what TensorRT puts off until then
-            sized.graph = self._capture(sized)
-        if sized.graph is not None:
-            self.cuda.launch(sized.graph, self._stream, doing)
-        elif not sized.context.execute_async_v3(self._stream):
+        taken = sized.again.run(lambda: bool(sized.context.execute_async_v3(self._stream)), capture=self.capturable)
+        if sized.again.refused and self.capturable:
+            self.capturable = False
+            _log.warning("the %s engine cannot be captured as a CUDA graph (%s); it runs without", self.joint, self._logger.last)
+        if not taken:
+            doing = f"the {self.joint} engine"
             self.cuda.wait(self._stream, doing)  # of a GPU that is gone, CUDA knows more than TensorRT
             raise StageError(
                 f"{doing} failed ({self._logger.last or 'no reason given'}): start the run again; if it stays, {self._remedy}"
             )
 
-    def _capture(self, sized: Sized) -> Graph | None:
-        """The run as a CUDA graph; None, and a warning once, where the engine does not allow it."""
-        doing = f"capturing the {self.joint} engine"
-        graph = self.cuda.captured(self._stream, doing, lambda: bool(sized.context.execute_async_v3(self._stream)))
-        if graph is None:
-            self.capturable = False
-            _log.warning("the %s engine cannot be captured as a CUDA graph (%s); it runs without", self.joint, self._logger.last)
-        return graph
-
     def _receive(self, shapes: dict[str, Shape], outputs: dict[str, Array], batch: int, start: int, on_gpu: bool) -> None:
         """Rows of outputs to their places in the whole; returns when they are there."""
         doing = f"outputs of the {self.joint} engine"
         for name, shape in shapes.items():
-            kind, source, size = self.kinds[name], self.memory[name].pointer, _bytes(shape, self.kinds[name])
+            kind, source, size = self.kinds[name], self.memory[name].pointer, tensor_bytes(shape, self.kinds[name])
             if name not in outputs:
                 outputs[name] = self._make((batch, *shape[1:]), kind, doing, on_gpu)
             target = outputs[name]
@@ -240,7 +232,7 @@ class TrtEngine:
     def _make(self, shape: Shape, kind: np.dtype[Any], doing: str, on_gpu: bool) -> Array:
         if not on_gpu:
             return np.empty(shape, kind)
-        pointer, keeper = self.cuda.lend(_bytes(shape, kind), doing)
+        pointer, keeper = self.cuda.lend(tensor_bytes(shape, kind), doing)
         return DeviceArray(self.cuda, pointer, shape, kind, keeper)
 
     def _staging(self, name: str) -> PinnedMemory:
@@ -262,7 +254,8 @@ def _rows(array: Array, axis: int, start: int, stop: int) -> Array:
     return part
 
 
-def _bytes(shape: Shape, kind: np.dtype[Any]) -> int:
+def tensor_bytes(shape: Shape, kind: np.dtype[Any]) -> int:
+    """Of a tensor that lies in one piece."""
     return int(np.prod(shape, dtype=np.int64)) * kind.itemsize
 
 

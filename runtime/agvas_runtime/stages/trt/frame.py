@@ -19,8 +19,8 @@ from agvas_core.contract.errors import StageError
 from agvas_runtime.stages.prompt_tokenizer import PromptTokenizer, Words
 from agvas_runtime.stages.protocol import FramePlan, FrameSeen
 from agvas_runtime.stages.recurring import Recurring
-from agvas_runtime.stages.trt.cuda import Cuda, DeviceMemory, Graph, PinnedMemory
-from agvas_runtime.stages.trt.engine import Sized, TrtEngine
+from agvas_runtime.stages.trt.cuda import Cuda, DeviceMemory, PinnedMemory, Repeated
+from agvas_runtime.stages.trt.engine import Sized, TrtEngine, tensor_bytes
 from agvas_runtime.stages.whole_frame import (
     MOST_REGIONS,
     REGION_BYTES,
@@ -36,6 +36,7 @@ from agvas_runtime.stages.whole_frame import (
 __all__ = ["Engines", "TrtFrames"]
 
 Shape = tuple[int, ...]
+Tensor = tuple[Shape, np.dtype[Any]]
 Past = Callable[[int], Shape]
 """Shape of an empty cache for so many tiles."""
 
@@ -78,26 +79,18 @@ class TrtFrames:
 
 
 class _Slot:
-    """Page-locked memory of one frame under way."""
+    """Page-locked memory of one frame under way: what goes up, and what comes down."""
 
-    def __init__(self, cuda: Cuda, plan: FramePlan) -> None:
-        height, width = plan.size
-        sizes = {"frame": height * width * 3, "rule": RULE.itemsize, "score_map": height * width * 4, "summary": SUMMARY.itemsize}
-        self._memory = {name: PinnedMemory(cuda, size, f"{name} of a frame") for name, size in sizes.items()}
-        self._shapes: dict[str, tuple[Shape, type[np.generic]]] = {
-            "frame": ((height, width, 3), np.uint8),
-            "rule": ((RULE.itemsize,), np.uint8),
-            "score_map": ((height, width), np.float32),
-            "summary": ((SUMMARY.itemsize,), np.uint8),
-        }
+    def __init__(self, cuda: Cuda, tensors: Mapping[str, Tensor]) -> None:
+        self._tensors = tensors
+        self._memory = {name: PinnedMemory(cuda, tensor_bytes(*tensor), f"{name} of a frame") for name, tensor in tensors.items()}
         self.done = cuda.event()
 
     def pointer(self, name: str) -> int:
         return self._memory[name].pointer
 
     def array(self, name: str) -> NDArray[Any]:
-        shape, kind = self._shapes[name]
-        return self._memory[name].view(shape, np.dtype(kind))
+        return self._memory[name].view(*self._tensors[name])
 
 
 class _Frame:
@@ -106,25 +99,27 @@ class _Frame:
     def __init__(
         self, core: ModuleType, engines: Engines, tokenizer: PromptTokenizer, plan: FramePlan, words: Words, past: Past
     ) -> None:
-        self._plan, self._engines = plan, engines
+        self._engines = engines
         self._cuda = cuda = engines.vision.cuda
         self._stream = cuda.stream()
         self._kernels = FrameKernels(core, plan)
         self._slots: deque[_Slot] = deque()
         self._said: Words | None = None
-        height, width = plan.size
-        pixels = height * width
-        sizes = {
-            "frame": pixels * 3, "rule": RULE.itemsize, "score_map": pixels * 4, "mask": pixels, "summary": SUMMARY.itemsize,
-            "regions": MOST_REGIONS * REGION_BYTES,
-        }  # fmt: skip
-        self._memory = {name: cuda.allocate(size, f"{name} of a frame") for name, size in sizes.items()}
-        self._views: list[tuple[int, int]] = []  # of each tile, pointers to both
-        self._words: dict[str, DeviceMemory] = {}  # for as many tiles as go together
         most = min(plan.tiles_at_once, *(engine.max_batch for engine in engines))
-        self._at_once = max(min(len(look.tiles), most) for look in plan.looks)
-        for name, ids in words._asdict().items():
-            self._words[name] = cuda.allocate(ids.nbytes * self._at_once, f"{name} of a frame")
+        at_once = max(min(len(look.tiles), most) for look in plan.looks)
+        byte = np.dtype(np.uint8)
+        self._tensors: dict[str, Tensor] = {
+            "frame": ((*plan.size, 3), byte),
+            "rule": ((RULE.itemsize,), byte),
+            "score_map": (plan.size, np.dtype(np.float32)),
+            "summary": ((SUMMARY.itemsize,), byte),
+            **{name: ((at_once, *ids.shape[1:]), ids.dtype) for name, ids in words._asdict().items()},
+        }
+        here: dict[str, Tensor] = {"mask": (plan.size, byte), "regions": ((MOST_REGIONS * REGION_BYTES,), byte)}
+        self._memory = {
+            name: cuda.allocate(tensor_bytes(*tensor), f"{name} of a frame") for name, tensor in (self._tensors | here).items()
+        }
+        self._views: list[tuple[int, int]] = []  # of each tile, pointers to both
         self._steps: list[tuple[TrtEngine, Sized]] = []
         self._held: list[DeviceMemory] = []
         made = [
@@ -134,21 +129,25 @@ class _Frame:
             for tile in self._part(number, min(most, len(look.tiles) - first), words, past, tokenizer)
         ]
         self._kernels.follow(made)
-        self._runs = 0
-        self._graph: Graph | None = None
+        self._again = Repeated(cuda, self._stream, "a frame")
         self._capturable = all(engine.capturable for engine in engines)
 
     def launch(self, image: NDArray[np.uint8], words: Words, rule: NDArray[np.uint8]) -> "_Flight":
         """Begins a frame, and returns at once; within the turns of all engines."""
         cuda, stream = self._cuda, self._stream
-        slot = self._slots.pop() if self._slots else _Slot(cuda, self._plan)
-        np.copyto(slot.array("frame"), image)
-        np.copyto(slot.array("rule"), rule)
+        slot = self._slots.pop() if self._slots else _Slot(cuda, self._tensors)
+        given: dict[str, NDArray[Any]] = {"frame": image, "rule": rule}
         if self._said is not words:
-            self._send_words(words)
-        for name in ("frame", "rule"):
+            given |= words._asdict()  # once for each tile that goes with others
+        for name, array in given.items():
+            np.copyto(slot.array(name), array)
             cuda.copy(self._memory[name].pointer, slot.pointer(name), slot.array(name).nbytes, "HostToDevice", stream, "a frame")
-        self._run()
+        self._said = words
+        if not self._again.run(self._enqueue, capture=self._capturable):
+            cuda.wait(stream, "a frame")  # of a GPU that is gone, CUDA knows more than TensorRT
+            raise StageError(
+                "an engine failed on a frame: start the run again; if it stays, build the engines again (agvas-export trt)"
+            )
         for name in ("score_map", "summary"):
             cuda.copy(slot.pointer(name), self._memory[name].pointer, slot.array(name).nbytes, "DeviceToHost", stream, "a frame")
         cuda.record(slot.done, stream, "a frame")
@@ -167,7 +166,7 @@ class _Frame:
         sizes = [prod(whole[1:]) for whole in of_look]
         self._views += [(at[0] + tile * sizes[0], at[1] + tile * sizes[1]) for tile in range(tiles)]
         seen = self._step(vision, views)
-        said = {name: ((tiles, *ids.shape[1:]), self._words[name].pointer) for name, ids in words._asdict().items()}
+        said = {name: ((tiles, *ids.shape[1:]), self._memory[name].pointer) for name, ids in words._asdict().items()}
         nothing = {"past_key_values": (past(tiles), lmm.memory["past_key_values"].pointer)}
         read = self._step(
             lmm, {**{name: seen[name] for name in ("f_s", "f_align")}, **said, **nothing}, unread=("present_key_values",)
@@ -191,8 +190,7 @@ class _Frame:
         made = {}
         for name, shape in sized.outputs.items():
             if name not in unread:
-                size = int(np.prod(shape, dtype=np.int64)) * engine.kinds[name].itemsize
-                made[name] = shape, self._allocate(size, name)
+                made[name] = shape, self._allocate(tensor_bytes(shape, engine.kinds[name]), name)
         for name, (_, pointer) in {**given, **made}.items():
             sized.context.set_tensor_address(name, pointer)
         self._steps.append((engine, sized))
@@ -202,33 +200,6 @@ class _Frame:
         """Pointer to memory that lives as long as this."""
         self._held.append(self._cuda.allocate(size, f"{what} of a frame"))
         return self._held[-1].pointer
-
-    def _send_words(self, words: Words) -> None:
-        """Rarely: another instruction. What is under way must not read half of it."""
-        self._cuda.wait(self._stream, "a frame")
-        for name, ids in words._asdict().items():
-            repeated = np.repeat(ids, self._at_once, axis=0)
-            pinned = PinnedMemory(self._cuda, repeated.nbytes, f"{name} of a frame")
-            np.copyto(pinned.view(repeated.shape, repeated.dtype), repeated)
-            self._cuda.copy(
-                self._words[name].pointer, pinned.pointer, repeated.nbytes, "HostToDevice", self._stream, "an instruction"
-            )
-            self._cuda.wait(self._stream, "an instruction")
-        self._said = words
-
-    def _run(self) -> None:
-        doing = "a frame"
-        self._runs += 1
-        if self._graph is None and self._capturable and self._runs == 2:  # the first settles what is put off until then
-            self._graph = self._cuda.captured(self._stream, "capturing a frame", self._enqueue)
-            self._capturable = self._graph is not None
-        if self._graph is not None:
-            self._cuda.launch(self._graph, self._stream, doing)
-        elif not self._enqueue():
-            self._cuda.wait(self._stream, doing)  # of a GPU that is gone, CUDA knows more than TensorRT
-            raise StageError(
-                "an engine failed on a frame: start the run again; if it stays, build the engines again (agvas-export trt)"
-            )
 
     def _enqueue(self) -> bool:
         """All of a frame on the stream."""
