@@ -69,6 +69,7 @@ class _Refusal(Exception):
 class _Handler(BaseHTTPRequestHandler):
     server: ReviewServer
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else an answer waits 40 ms for the client to acknowledge its head
     server_version = "agvas"
     sys_version = ""
     timeout: ClassVar[float] = 30.0  # of a client that sends half a request

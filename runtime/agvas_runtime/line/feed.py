@@ -13,10 +13,10 @@ from typing import Final
 from agvas_core.contract.errors import ImageError, SourceError
 from agvas_runtime.back_off import BackOff
 from agvas_runtime.frame import Frame
-from agvas_runtime.image_file import writable_name
 from agvas_runtime.line.ledger import Ledger
 from agvas_runtime.line.queue_policy import QueuePolicy
 from agvas_runtime.line.station import Station, Ticket
+from agvas_runtime.sources.folder_watch import file_key
 from agvas_runtime.sources.protocol import Source
 
 __all__ = ["Feed"]
@@ -185,7 +185,7 @@ class Feed:
         if frame.path is not None and frame.error is None:
             with suppress(OSError):  # gone since it was read
                 found = frame.path.stat()
-                return writable_name(f"{frame.path.resolve()} {found.st_mtime_ns} {found.st_size}")
+                return file_key(frame.path, (found.st_mtime_ns, found.st_size))
         return f"{self._session}/{self._openings}/{frame.name}"
 
     def _as_before(self, frame: Frame, source: Source) -> Frame:

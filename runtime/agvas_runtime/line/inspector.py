@@ -33,9 +33,7 @@ from agvas_runtime.tuning import tuned_bundles
 
 __all__ = ["Inspection", "Inspector", "SegmenterInspector", "frame_fault"]
 
-CAPTURED_AFTER = (
-    4  # runs of one size: from stage to stage twice, of which the second captures, or the whole frame, then with its own graph
-)
+CAPTURED_AFTER = 4  # runs of one size and prompt, of an engine that captures: after these its graph is there
 JUDGES = 8  # recipes and frame sizes whose masks are kept ready
 
 

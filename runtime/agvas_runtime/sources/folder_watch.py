@@ -19,7 +19,7 @@ from agvas_runtime.frame import Frame
 from agvas_runtime.image_file import IMAGE_SUFFIXES, MAX_PIXELS, read_image, writable_name
 from agvas_runtime.sources.listing import natural_key
 
-__all__ = ["WATCH_SCHEME", "FolderWatch"]
+__all__ = ["WATCH_SCHEME", "FolderWatch", "file_key"]
 
 WATCH_SCHEME: Final = "watch:"
 LOOK_S: Final = 0.05
@@ -109,7 +109,7 @@ class FolderWatch:
     def _frame(self, name: str, stamp: tuple[int, int], index: int) -> Frame | None:
         """The frame of a file that stands still; None where it is to be waited for, or was taken before."""
         path, seen = self.folder / name, self._waiting[name]
-        key = writable_name(f"{os.path.realpath(path)} {stamp[0]} {stamp[1]}")
+        key = file_key(path, stamp)
         patient = time.monotonic() - seen.since_s < self._patience_s
         if seen.tried and patient:
             return None  # nothing has changed since it was not whole
@@ -148,6 +148,11 @@ class FolderWatch:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def file_key(path: Path, stamp: tuple[int, int]) -> str:
+    """What makes a file one and the same part, in whatever run: where it lies, when it was written (ns), its size."""
+    return writable_name(f"{os.path.realpath(path)} {stamp[0]} {stamp[1]}")
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:
