@@ -63,35 +63,21 @@ def broker(folder: Path, port: int) -> list[str] | None:
     return [binary, "-c", str(folder / "mosquitto.conf")]
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kind", choices=("gige", "mjpeg", "rtsp"), help="of the camera; gige where Aravis is installed")
-    parser.add_argument("--fps", type=float, default=2)
-    parser.add_argument("--seconds", type=float, help="end after so long; without it, at Ctrl-C")
-    parser.add_argument("--state", type=Path, default=ROOT / "runs" / "line")
-    arguments = parser.parse_args()
-    kind, folder = arguments.kind, arguments.state
-    if kind is None:
-        kind = "gige" if there_is_aravis() else "mjpeg"
-        if kind == "mjpeg":
-            print(
-                "Aravis is not installed (apt-get install libaravis-0.8-0): the camera is MJPEG over HTTP in place of GigE Vision"
-            )
-    for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: who closes the terminal leaves no camera, broker and line behind
-        signal.signal(number, signal.default_int_handler)
+def begin(kind: str, fps: float, folder: Path, processes: list[subprocess.Popen[bytes]]) -> None:
+    """Starts camera, broker and line, each in ``processes`` as soon as it is there, the line last."""
     folder.mkdir(parents=True, exist_ok=True)
     recipe = folder / "recipe.yaml"
     if not recipe.exists():
         recipe.write_text(RECIPE)
     camera_port, mqtt_port, page_port, trigger_port = (free_port() for _ in range(4))
-    shown = ["--size", "512x512", "--fps", f"{arguments.fps:g}"]
+    shown = ["--size", "512x512", "--fps", f"{fps:g}"]
     where = ["--serial", f"L{camera_port}"] if kind == "gige" else ["--port", str(camera_port)]
     addresses = {
-        "gige": f"genicam://Aravis-Fake-L{camera_port}?fps={arguments.fps:g}",
+        "gige": f"genicam://Aravis-Fake-L{camera_port}?fps={fps:g}",
         "mjpeg": f"http://127.0.0.1:{camera_port}/",
         "rtsp": f"rtsp://127.0.0.1:{camera_port}/live",
     }
-    processes = [start("camera", [sys.executable, str(ROOT / "scripts" / "demo_camera.py"), kind, *where, *shown])]
+    processes.append(start("camera", [sys.executable, str(ROOT / "scripts" / "demo_camera.py"), kind, *where, *shown]))
     line = [
         sys.executable,
         "-m",
@@ -123,8 +109,27 @@ def main() -> int:
     else:
         print(f"second   cp examples/parts/valve-good.jpg {folder / 'incoming'}/   is a part of its own")
     print(f"ledger   agvas ledger verify {folder / 'ledger'}   also while it runs\nCtrl-C ends it.", flush=True)
-    code = 0
-    with contextlib.suppress(KeyboardInterrupt):
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kind", choices=("gige", "mjpeg", "rtsp"), help="of the camera; gige where Aravis is installed")
+    parser.add_argument("--fps", type=float, default=2)
+    parser.add_argument("--seconds", type=float, help="end after so long; without it, at Ctrl-C")
+    parser.add_argument("--state", type=Path, default=ROOT / "runs" / "line")
+    arguments = parser.parse_args()
+    kind, folder = arguments.kind, arguments.state
+    if kind is None:
+        kind = "gige" if there_is_aravis() else "mjpeg"
+        if kind == "mjpeg":
+            print(
+                "Aravis is not installed (apt-get install libaravis-0.8-0): the camera is MJPEG over HTTP in place of GigE Vision"
+            )
+    for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: who closes the terminal leaves no camera, broker and line behind
+        signal.signal(number, signal.default_int_handler)
+    code, processes = 0, list[subprocess.Popen[bytes]]()
+    with contextlib.suppress(KeyboardInterrupt):  # also while they start: whatever is there is ended below
+        begin(kind, arguments.fps, folder, processes)
         end = time.monotonic() + (arguments.seconds or float("inf"))
         while time.monotonic() < end and processes[-1].poll() is None:
             time.sleep(0.1)
