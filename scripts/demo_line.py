@@ -15,6 +15,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -125,15 +126,16 @@ def main() -> int:
             print(
                 "Aravis is not installed (apt-get install libaravis-0.8-0): the camera is MJPEG over HTTP in place of GigE Vision"
             )
-    for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: who closes the terminal leaves no camera, broker and line behind
-        signal.signal(number, signal.default_int_handler)
-    code, processes = 0, list[subprocess.Popen[bytes]]()
-    with contextlib.suppress(KeyboardInterrupt):  # also while they start: whatever is there is ended below
-        begin(kind, arguments.fps, folder, processes)
-        end = time.monotonic() + (arguments.seconds or float("inf"))
-        while time.monotonic() < end and processes[-1].poll() is None:
-            time.sleep(0.1)
-        code = processes[-1].poll() or 0
+    asked = threading.Event()
+    # Who closes the terminal leaves no camera, broker and line behind, also while they start: nothing is cut off, the loop below ends.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: asked.set())
+    processes: list[subprocess.Popen[bytes]] = []
+    begin(kind, arguments.fps, folder, processes)
+    end = time.monotonic() + (arguments.seconds or float("inf"))
+    while time.monotonic() < end and processes[-1].poll() is None and not asked.is_set():
+        time.sleep(0.1)
+    code = processes[-1].poll() or 0
     for process in reversed(processes):  # the line first, so that its last messages find the broker
         with contextlib.suppress(ProcessLookupError):
             process.send_signal(signal.SIGINT if process is processes[-1] else signal.SIGTERM)
