@@ -20,7 +20,7 @@ __all__ = ["CRACK_FOREST"]
 _PNG_FOLDERS: Final = ("groundTruthPng", "groundTruthPngImg")
 
 
-def _records(root: Path) -> Iterator[Record]:
+def _crack_forest_records(root: Path) -> Iterator[Record]:
     png = first_folder(root, *_PNG_FOLDERS)
     folder = png or root / "groundTruth"
     truths: dict[str, MaskSource] = (
@@ -39,6 +39,6 @@ CRACK_FOREST: Final = Adapter(
     Family.ANOMALY,
     "image/*.jpg, groundTruth/*.mat",
     lambda root: (root / "image").is_dir() and first_folder(root, "groundTruth", *_PNG_FOLDERS) is not None,
-    _records,
+    _crack_forest_records,
     published_images=118,
 )

@@ -23,7 +23,7 @@ from agvas_core.files.pairing import images, inside
 __all__ = ["GC10"]
 
 _LABELS: Final = ("lable", "label", "labels", "Annotations")
-_KINDS: Final = {
+_GC10_KINDS: Final = {
     "1": "punching hole", "2": "weld line", "3": "crescent gap", "4": "water spot", "5": "oil spot", "6": "silk spot", "7": "inclusion",
     "8": "rolled pit", "9": "crease", "10": "waist folding",
 }  # fmt: skip
@@ -31,10 +31,10 @@ _CORNERS: Final = ("xmin", "ymin", "xmax", "ymax")
 
 
 def _folders(root: Path) -> list[Path]:
-    return [folder for number in _KINDS if (folder := first_folder(root, number, f"images/{number}")) is not None]
+    return [folder for number in _GC10_KINDS if (folder := first_folder(root, number, f"images/{number}")) is not None]
 
 
-def _records(root: Path) -> Iterator[Record]:
+def _gc10_records(root: Path) -> Iterator[Record]:
     labels = first_folder(root, *_LABELS)
     drawn = {path.stem: path for path in images(root / "masks")}
     by_stem: dict[str, list[Path]] = defaultdict(list)
@@ -47,7 +47,7 @@ def _records(root: Path) -> Iterator[Record]:
             mask: MaskSource | None = (
                 FileMask(drawn[stem]) if stem in drawn else _boxes(labels / f"{stem}.xml") if labels else None
             )
-            kind = _KINDS[picture.parent.name]
+            kind = _GC10_KINDS[picture.parent.name]
             yield Record("gc10", Family.ANOMALY, picture, inside(root, picture), "train", "steel strip", True, kind, mask)
 
 
@@ -72,6 +72,6 @@ GC10: Final = Adapter(
     Family.ANOMALY,
     "1/*.jpg to 10/*.jpg, lable/*.xml",
     lambda root: len(_folders(root)) >= 2 and (first_folder(root, *_LABELS) is not None or (root / "masks").is_dir()),
-    _records,
-    parts=tuple(f"{number}|images/{number}" for number in _KINDS),
+    _gc10_records,
+    parts=tuple(f"{number}|images/{number}" for number in _GC10_KINDS),
 )

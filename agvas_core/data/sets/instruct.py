@@ -32,7 +32,7 @@ def _is_instruct(path: Path) -> bool:
     return isinstance(row, dict) and "expectation" in row
 
 
-def _records(root: Path) -> Iterator[Record]:
+def _instructions_records(root: Path) -> Iterator[Record]:
     for path in _files(root):
         for number, record in enumerate(read_instruct(path)):
             if record.texts is not None:
@@ -53,5 +53,5 @@ INSTRUCT: Final = Adapter(
     Family.INSTRUCT,
     "*.jsonl, written by agvas data instruct",
     lambda root: bool(_files(root)),
-    _records,
+    _instructions_records,
 )

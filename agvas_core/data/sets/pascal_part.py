@@ -19,7 +19,7 @@ _ANNOTATIONS: Final = ("Annotations_Part", "trainval/Annotations_Part")
 _VOC: Final = ("VOCdevkit/VOC2010", "VOC2010", "../VOCdevkit/VOC2010")
 
 
-def _records(root: Path) -> Iterator[Record]:
+def _pascal_parts_records(root: Path) -> Iterator[Record]:
     annotations = first_folder(root, *_ANNOTATIONS) or root / _ANNOTATIONS[0]
     images = image_in(root, "PASCAL-Part", *(f"{place}/JPEGImages" for place in _VOC))
     lists = images.parent / "ImageSets" / "Main"
@@ -34,6 +34,6 @@ PASCAL_PART: Final = Adapter(
     Family.GENERAL,
     "Annotations_Part/*.mat, VOCdevkit/VOC2010/JPEGImages/*.jpg",
     lambda root: first_folder(root, *_ANNOTATIONS) is not None,
-    _records,
+    _pascal_parts_records,
     published_images=10_103,
 )

@@ -23,7 +23,7 @@ __all__ = ["REAL_IAD"]
 
 _LISTS: Final = ("realiad_jsons/realiad_jsons", "realiad_jsons")
 _IMAGES: Final = ("realiad_1024", "realiad_512", "realiad_256", "realiad_raw")
-_KINDS: Final = {
+_REAL_IAD_KINDS: Final = {
     "AK": "pit", "BX": "deformation", "CH": "abrasion", "HS": "scratch", "PS": "damage", "QS": "missing part", "YW": "foreign object",
     "ZW": "contamination",
 }  # fmt: skip
@@ -34,7 +34,7 @@ def _list_files(root: Path) -> list[Path]:
     return sorted(lists.glob("*.json")) if lists else []
 
 
-def _records(root: Path) -> Iterator[Record]:
+def _real_iad_records(root: Path) -> Iterator[Record]:
     images = image_in(root, "Real-IAD", *_IMAGES)
     for path in _list_files(root):
         raw = read_json(path)
@@ -60,7 +60,7 @@ def _record(images: Path, folder: Path, category: str, split: str, row: dict[str
         split,
         category,
         anomalous,
-        _KINDS.get(code, "") if anomalous else "",
+        _REAL_IAD_KINDS.get(code, "") if anomalous else "",
         FileMask(folder / str(mask)) if mask else None,
     )
 
@@ -70,7 +70,7 @@ REAL_IAD: Final = Adapter(
     Family.ANOMALY,
     "realiad_jsons/realiad_jsons/*.json, realiad_1024/CATEGORY/...",
     lambda root: bool(_list_files(root)) or first_folder(root, *_IMAGES) is not None,
-    _records,
+    _real_iad_records,
     parts=("|".join(_LISTS), "|".join(_IMAGES)),
     training_splits=("train", "test"),
     published_images=151_050,

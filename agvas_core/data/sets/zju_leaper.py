@@ -27,7 +27,7 @@ def _patterns(root: Path) -> list[Path]:
     )
 
 
-def _records(root: Path) -> Iterator[Record]:
+def _zju_leaper_records(root: Path) -> Iterator[Record]:
     suffix = ".png" if any((root / "Images").glob("*.png")) else ".jpg"  # the authors publish the one or the other
     for path in _patterns(root):
         raw = read_json(path)
@@ -49,7 +49,7 @@ ZJU_LEAPER: Final = Adapter(
     Family.ANOMALY,
     "Images/000001.jpg, Annotations/masks/*.png, ImageSets/Patterns/pattern1.json",
     lambda root: bool(_patterns(root)),
-    _records,
+    _zju_leaper_records,
     parts=("Images", "Annotations/masks"),
     training_splits=("train", "test"),
     published_images=98_777,

@@ -25,7 +25,7 @@ from agvas_runtime.vllm_plugin.wire import (
     unpack_said,
 )
 
-__all__ = ["HttpEngine", "open_stage"]
+__all__ = ["HttpEngine", "open_http"]
 
 DEFAULT_PORT: Final = 8000
 _CONNECT_S: Final = 5.0
@@ -143,7 +143,7 @@ def _close(connections: set[http.client.HTTPConnection]) -> None:
         connection.close()
 
 
-def open_stage(bundle: Bundle, settings: StageSettings) -> AskingLmm:
+def open_http(bundle: Bundle, settings: StageSettings) -> AskingLmm:
     """Asks the server of ``settings`` who it is.
 
     Raises:

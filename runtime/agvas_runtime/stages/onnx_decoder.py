@@ -10,7 +10,7 @@ from agvas_runtime.stages.onnx_graph import CPU, CUDA, OnnxGraph
 from agvas_runtime.stages.protocol import Features
 from agvas_runtime.stages.settings import StageSettings
 
-__all__ = ["OnnxDecoder", "open_cuda", "open_stage"]
+__all__ = ["OnnxDecoder", "open_decoder_cuda", "open_decoder"]
 
 Float = NDArray[np.float32]
 
@@ -28,11 +28,11 @@ class OnnxDecoder:
         return np.asarray(outputs["logits"], np.float32)
 
 
-def open_stage(bundle: Bundle, settings: StageSettings) -> OnnxDecoder:
+def open_decoder(bundle: Bundle, settings: StageSettings) -> OnnxDecoder:
     """Raises SetupError or BundleError, as ``OnnxGraph``."""
     return OnnxDecoder(bundle, threads=settings.threads)
 
 
-def open_cuda(bundle: Bundle, settings: StageSettings) -> OnnxDecoder:
-    """On an NVIDIA GPU or not at all; raises as ``open_stage``."""
+def open_decoder_cuda(bundle: Bundle, settings: StageSettings) -> OnnxDecoder:
+    """On an NVIDIA GPU or not at all; raises as ``open_decoder``."""
     return OnnxDecoder(bundle, threads=settings.threads, providers=CUDA)

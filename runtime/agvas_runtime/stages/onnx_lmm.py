@@ -16,7 +16,7 @@ from agvas_runtime.stages.prompt_tokenizer import PromptTokenizer, Words
 from agvas_runtime.stages.protocol import Features, Reply, Turn
 from agvas_runtime.stages.settings import StageSettings
 
-__all__ = ["OnnxLmm", "open_cuda", "open_stage"]
+__all__ = ["OnnxLmm", "open_lmm_cuda", "open_lmm"]
 
 Float = NDArray[np.float32]
 
@@ -139,11 +139,11 @@ def _step(id: int) -> Words:
     return Words(zero[:, :0], np.array([[id]], np.int64), np.zeros((1, 3), np.int64), zero)
 
 
-def open_stage(bundle: Bundle, settings: StageSettings) -> OnnxLmm:
+def open_lmm(bundle: Bundle, settings: StageSettings) -> OnnxLmm:
     """Raises SetupError or BundleError, as ``OnnxGraph`` and ``PromptTokenizer``."""
     return OnnxLmm(bundle, threads=settings.threads)
 
 
-def open_cuda(bundle: Bundle, settings: StageSettings) -> OnnxLmm:
-    """On an NVIDIA GPU or not at all; raises as ``open_stage``."""
+def open_lmm_cuda(bundle: Bundle, settings: StageSettings) -> OnnxLmm:
+    """On an NVIDIA GPU or not at all; raises as ``open_lmm``."""
     return OnnxLmm(bundle, threads=settings.threads, providers=CUDA)

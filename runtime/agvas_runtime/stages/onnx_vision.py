@@ -10,7 +10,7 @@ from agvas_runtime.stages.onnx_graph import CPU, CUDA, OnnxGraph
 from agvas_runtime.stages.protocol import Features
 from agvas_runtime.stages.settings import StageSettings
 
-__all__ = ["OnnxVision", "open_cuda", "open_stage"]
+__all__ = ["OnnxVision", "open_vision_cuda", "open_vision"]
 
 
 class OnnxVision:
@@ -25,11 +25,11 @@ class OnnxVision:
         return Features(outputs.pop("f_s"), outputs.pop("f_align"), outputs)
 
 
-def open_stage(bundle: Bundle, settings: StageSettings) -> OnnxVision:
+def open_vision(bundle: Bundle, settings: StageSettings) -> OnnxVision:
     """Raises SetupError or BundleError, as ``OnnxGraph``."""
     return OnnxVision(bundle, threads=settings.threads)
 
 
-def open_cuda(bundle: Bundle, settings: StageSettings) -> OnnxVision:
-    """On an NVIDIA GPU or not at all; raises as ``open_stage``."""
+def open_vision_cuda(bundle: Bundle, settings: StageSettings) -> OnnxVision:
+    """On an NVIDIA GPU or not at all; raises as ``open_vision``."""
     return OnnxVision(bundle, threads=settings.threads, providers=CUDA)

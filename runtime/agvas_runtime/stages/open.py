@@ -28,35 +28,35 @@ DEFAULT_BACKEND: Final = "onnx"
 BACKENDS: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType(
     {
         "vision": {
-            "onnx": "agvas_runtime.stages.onnx_vision",
-            "ort-cuda": "agvas_runtime.stages.onnx_vision:open_cuda",
+            "onnx": "agvas_runtime.stages.onnx_vision:open_vision",
+            "ort-cuda": "agvas_runtime.stages.onnx_vision:open_vision_cuda",
             "trt": "agvas_runtime.stages.trt.stage:open_vision",
-            "torch": "agvas_runtime.stages.reference.vision",
+            "torch": "agvas_runtime.stages.reference.vision:open_vision",
             "torch-cuda": "agvas_runtime.stages.torch_cuda.stages:open_vision",
             "torch-cuda-fp8": "agvas_runtime.stages.torch_cuda.stages:open_vision_fp8",
         },
         "lmm": {
-            "onnx": "agvas_runtime.stages.onnx_lmm",
-            "ort-cuda": "agvas_runtime.stages.onnx_lmm:open_cuda",
+            "onnx": "agvas_runtime.stages.onnx_lmm:open_lmm",
+            "ort-cuda": "agvas_runtime.stages.onnx_lmm:open_lmm_cuda",
             "trt": "agvas_runtime.stages.trt.stage:open_lmm",
-            "torch": "agvas_runtime.stages.reference.lmm",
+            "torch": "agvas_runtime.stages.reference.lmm:open_lmm",
             "torch-cuda": "agvas_runtime.stages.torch_cuda.stages:open_lmm",
             "torch-cuda-fp8": "agvas_runtime.stages.torch_cuda.stages:open_lmm_fp8",
-            "vllm": "agvas_runtime.stages.vllm_lmm",
-            "vllm-direct": "agvas_runtime.stages.vllm_direct_lmm",
-            "http": "agvas_runtime.stages.http_lmm",
+            "vllm": "agvas_runtime.stages.vllm_lmm:open_vllm",
+            "vllm-direct": "agvas_runtime.stages.vllm_direct_lmm:open_vllm_direct",
+            "http": "agvas_runtime.stages.http_lmm:open_http",
         },
         "decoder": {
-            "onnx": "agvas_runtime.stages.onnx_decoder",
-            "ort-cuda": "agvas_runtime.stages.onnx_decoder:open_cuda",
+            "onnx": "agvas_runtime.stages.onnx_decoder:open_decoder",
+            "ort-cuda": "agvas_runtime.stages.onnx_decoder:open_decoder_cuda",
             "trt": "agvas_runtime.stages.trt.stage:open_decoder",
-            "torch": "agvas_runtime.stages.reference.decoder",
+            "torch": "agvas_runtime.stages.reference.decoder:open_decoder",
             "torch-cuda": "agvas_runtime.stages.torch_cuda.stages:open_decoder",
             "torch-cuda-fp8": "agvas_runtime.stages.torch_cuda.stages:open_decoder_fp8",
         },
     }
 )
-"""Stage -> backend -> the module whose ``open_stage`` opens it, or the function named after the colon."""
+"""Stage -> backend -> the function that opens it, as module:function."""
 
 
 class Stages(NamedTuple):
@@ -107,4 +107,4 @@ def _open(stage: str, backend: str, bundle: Bundle, settings: StageSettings) -> 
         module = import_module(place)
     except ModuleNotFoundError as error:
         raise missing_package(error) or error from error
-    return getattr(module, function or "open_stage")(bundle, settings)
+    return getattr(module, function)(bundle, settings)

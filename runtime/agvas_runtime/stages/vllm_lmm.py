@@ -6,10 +6,10 @@ from agvas_runtime.stages.asking_lmm import AskingLmm
 from agvas_runtime.stages.settings import StageSettings
 from agvas_runtime.vllm_plugin.local import open_local
 
-__all__ = ["open_stage"]
+__all__ = ["open_vllm"]
 
 
-def open_stage(bundle: Bundle, settings: StageSettings, *, all_modes: bool = True) -> AskingLmm:
+def open_vllm(bundle: Bundle, settings: StageSettings, *, all_modes: bool = True) -> AskingLmm:
     """Starts vLLM on the folder of ``settings``, or on the one inside the bundle.
 
     Raises:

@@ -11,7 +11,7 @@ from agvas_runtime.stages.protocol import Features
 from agvas_runtime.stages.reference.model import checkpoint_of
 from agvas_runtime.stages.settings import StageSettings
 
-__all__ = ["TorchDecoder", "open_stage"]
+__all__ = ["TorchDecoder", "open_decoder"]
 
 Float = NDArray[np.float32]
 
@@ -31,6 +31,6 @@ class TorchDecoder:
         return logits.float().cpu().numpy()
 
 
-def open_stage(bundle: Bundle, settings: StageSettings) -> TorchDecoder:
+def open_decoder(bundle: Bundle, settings: StageSettings) -> TorchDecoder:
     """Raises SetupError or BundleError, as ``checkpoint_of``."""
     return TorchDecoder(checkpoint_of(bundle, settings).model)

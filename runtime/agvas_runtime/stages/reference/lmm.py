@@ -17,7 +17,7 @@ from agvas_runtime.stages.protocol import Features, Reply, Turn
 from agvas_runtime.stages.reference.model import checkpoint_of
 from agvas_runtime.stages.settings import StageSettings
 
-__all__ = ["TorchLmm", "open_stage"]
+__all__ = ["TorchLmm", "open_lmm"]
 
 
 class TorchLmm:
@@ -77,6 +77,6 @@ class TorchLmm:
         return row.to(f_s.device).expand(len(f_s), -1)
 
 
-def open_stage(bundle: Bundle, settings: StageSettings) -> TorchLmm:
+def open_lmm(bundle: Bundle, settings: StageSettings) -> TorchLmm:
     """Raises SetupError or BundleError, as ``checkpoint_of``."""
     return TorchLmm(bundle, checkpoint_of(bundle, settings).model)

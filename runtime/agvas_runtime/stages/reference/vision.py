@@ -10,7 +10,7 @@ from agvas_runtime.stages.protocol import Features
 from agvas_runtime.stages.reference.model import checkpoint_of
 from agvas_runtime.stages.settings import StageSettings
 
-__all__ = ["TorchVision", "open_stage"]
+__all__ = ["TorchVision", "open_vision"]
 
 
 class TorchVision:
@@ -28,6 +28,6 @@ class TorchVision:
         return Features(seen.f_s.cpu().numpy(), seen.f_align.cpu().numpy(), decoder)
 
 
-def open_stage(bundle: Bundle, settings: StageSettings) -> TorchVision:
+def open_vision(bundle: Bundle, settings: StageSettings) -> TorchVision:
     """Raises SetupError or BundleError, as ``checkpoint_of``."""
     return TorchVision(checkpoint_of(bundle, settings).model)
