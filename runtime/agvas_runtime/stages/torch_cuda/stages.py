@@ -12,14 +12,13 @@ from agvas_core.contract.decision import OperatingPoint
 from agvas_core.contract.errors import UsageError
 from agvas_core.contract.prompts import Mode
 from agvas_runtime.bundle import Bundle
+from agvas_runtime.stages.open import StageSettings
 from agvas_runtime.stages.prompt_tokenizer import PromptTokenizer
 from agvas_runtime.stages.protocol import Features, FramePlan, Pending, PendingFrame, Reply, Turn
-from agvas_runtime.stages.reference.lmm import TorchLmm
-from agvas_runtime.stages.reference.model import checkpoint_of
-from agvas_runtime.stages.settings import StageSettings
 from agvas_runtime.stages.torch_cuda.device import Precision, open_device
 from agvas_runtime.stages.torch_cuda.engine import Engine, Views
 from agvas_runtime.stages.torch_cuda.probe import joint_times, limits
+from agvas_runtime.stages.torch_reference import TorchLmm, checkpoint_of
 from agvas_runtime.stages.whole_frame import kernels, packed_rule
 
 __all__ = [
