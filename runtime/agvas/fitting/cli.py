@@ -32,7 +32,8 @@ def fit(
     max_false_reject: Annotated[
         float | None,
         typer.Option(
-            metavar="SHARE", help="Good parts that may be rejected, 0.01 is one in 100; the threshold is set as low as that allows."
+            metavar="SHARE",
+            help="Good parts that may be rejected, 0.01 is one in 100; the threshold is set as low as that allows.",
         ),
     ] = None,
     model: Annotated[str, typer.Option(metavar="NAME|FOLDER", help="The model to start from.")] = "nano",
@@ -42,7 +43,10 @@ def fit(
     ] = None,
     size: Annotated[
         int | None,
-        typer.Option(metavar="PX", help="Side of the image that is compared with the references; larger sees finer defects and takes longer."),
+        typer.Option(
+            metavar="PX",
+            help="Side of the image that is compared with the references; larger sees finer defects and takes longer.",
+        ),
     ] = None,
     bits: Annotated[
         int | None, typer.Option(min=9, max=16, metavar="N", help="Bits that 16-bit images use, 12 say; 16 by default.")
