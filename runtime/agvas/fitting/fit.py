@@ -198,8 +198,6 @@ def fit(
     _check(max_false_reject, mm_per_px, size_px, max_images)
     check_target(target, add=add)
     steps = _Steps(progress)
-    engine = _open(target if add else model, size_px if not add else None, threads)
-    before = engine.bundle.product if add else None
     pictures = good_pictures(good, bits)
     notes, warnings = list(pictures.notes), list[str]()
     reviewed_bad: list[Picture] = []
@@ -210,6 +208,8 @@ def fit(
     bad_found = bad_pictures(Path(bad)) if bad is not None else None
     if bad_found is not None:
         notes += bad_found.notes
+    engine = _open(target if add else model, size_px if not add else None, threads)
+    before = engine.bundle.product if add else None
     rng = np.random.default_rng(seed)
 
     used = chosen(pictures.pictures, max_images)
