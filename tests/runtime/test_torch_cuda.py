@@ -28,7 +28,7 @@ from agvas_runtime.stages.torch_cuda.reading import Float8, Reader, Wanted, fuse
 from agvas_runtime.stages.torch_cuda.seeing import Eyes, FusedSam, placed
 from agvas_runtime.stages.torch_cuda.stages import CudaDecoder, CudaLmm, CudaVision
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 sys.path.insert(0, str(Path(__file__).parent))
 import paper_model
 import reference_ratio

@@ -1,6 +1,6 @@
 """Figures of the language model's backends for docs/benchmarks.md: time per stage, parity, one prefill against generation. One run, one machine.
 
-usage: python scripts/bench_lmm.py --bundle DIR [--backend onnx --backend torch ...] [--images N] [--rounds N]
+usage: python benchmarks/bench_lmm.py --bundle DIR [--backend onnx --backend torch ...] [--images N] [--rounds N]
 
 DIR is what ``agvas-export bundle nano -o DIR --lmm onnx,vllm,torch`` wrote; with the bundled one vLLM is left out. Torch is what the others are
 compared with. Run it in the environment of ``make test-vllm``.

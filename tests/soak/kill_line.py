@@ -1,7 +1,7 @@
 """Kills a station with SIGKILL at random moments, again and again, while a client triggers it; then counts.
 
-    python scripts/kill_line.py --kills 300
-    python scripts/kill_line.py --kills 100 --parts examples/parts --rate 3 --alive-s 4     a model that takes its time
+    python tests/soak/kill_line.py --kills 300
+    python tests/soak/kill_line.py --kills 100 --parts examples/parts --rate 3 --alive-s 4     a model that takes its time
 
 The client numbers its triggers and sends each one until the station says that it was taken, as a PLC does. Whatever the moment of the
 kill, in the end each trigger must stand in the ledger once, with one verdict, and in the JSONL sink once. Each station is a process
@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import NamedTuple, TextIO
 
 import numpy as np
-from demo_camera import pictures
 
 from agvas_runtime.images.frame import Frame
 from agvas_runtime.line.ledger.check import check_ledger
@@ -36,6 +35,9 @@ from agvas_runtime.line.station.inspector import SegmenterInspector
 from agvas_runtime.line.station.outbox import Courier
 from agvas_runtime.line.station.station import Station
 from agvas_runtime.sinks.json_lines import JsonLinesSink
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
+from demo_camera import pictures
 
 
 class Kills(NamedTuple):

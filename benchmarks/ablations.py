@@ -1,6 +1,6 @@
 """Trains presets one after the other, scores each, and writes one table: the paper's ablations on data of one's own.
 
-    python scripts/ablations.py --with data.toml --data test-sets --out runs/ablations ov-7b ablations/no-spam ablations/lisa
+    python benchmarks/ablations.py --with data.toml --data test-sets --out runs/ablations ov-7b ablations/no-spam ablations/lisa
 
 Without names: every preset under ``ablations/``. What is done already is not done again: a run that was stopped goes on, one that is finished is scored.
 """

@@ -1,6 +1,6 @@
 """Calibrates on half of a set's good parts, again and again at random, and counts rejects among the other half and escapes among the bad.
 
-    python scripts/calibrate_sets.py --data ../shared/data --sets mpdd ksdd1 magtile --max-false-reject 0.1 --confidence 0.9
+    python benchmarks/calibrate_sets.py --data ../shared/data --sets mpdd ksdd1 magtile --max-false-reject 0.1 --confidence 0.9
 
 A promise of a share p with confidence c may be broken in a share 1 - c of all calibrations. The other half is finite, too, so what is
 counted on it scatters around the share of all future parts, and lies above p more often than that: how often it must, where the halves are drawn

@@ -1,6 +1,6 @@
 """Ends a real mosquitto under load, leaves it away for ten minutes, starts it again, and counts what its subscriber got.
 
-    python scripts/broker_outage.py --down-s 600 --rate 20
+    python tests/soak/broker_outage.py --down-s 600 --rate 20
 
 A station inspects parts at a steady rate all the while. A subscriber of quality of service 1 keeps its session at the broker, which
 keeps it on disk. In the end each verdict must have reached the subscriber, the ledger must hold each delivery as acknowledged once,

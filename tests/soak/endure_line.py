@@ -1,6 +1,6 @@
 """Eight hours of parts as fast as they go: does memory grow, and do the slowest verdicts get slower?
 
-    python scripts/endure_line.py --parts 200000
+    python tests/soak/endure_line.py --parts 200000
 
 All that ``agvas-run --recipe`` starts for a station is real: ledger, image store, JSONL sink, drift and dirt watch, metrics, log. The
 three stages are stubs (``stub_stages``), so that 200,000 parts, one every 144 ms for 8 hours, take minutes. Resident memory and the

@@ -1,4 +1,4 @@
-"""What ``gpu_figures.sh`` left in a folder, as one table against the targets: python scripts/gpu_report.py FOLDER > figures.md
+"""What ``gpu_figures.sh`` left in a folder, as one table against the targets: python benchmarks/gpu_report.py FOLDER > figures.md
 
 Also writes FOLDER/figures.json. A step that failed, or was not run, is a line that says so; nothing is filled in.
 """

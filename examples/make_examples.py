@@ -24,7 +24,7 @@ PARTS = {
 
 
 def main() -> None:
-    folder = Path(__file__).parent.parent / "examples" / "parts"
+    folder = Path(__file__).parent / "parts"
     folder.mkdir(parents=True, exist_ok=True)
     for index, name in PARTS.items():
         sample = synthesize(SEED, index, SIZE)

@@ -1,6 +1,6 @@
 """Few-shot adaptation, measured: from one set some images are reviewed parts to train on, all others test, before and after.
 
-    python scripts/few_shot.py ../shared/data/magtile --shots 20 --out runs/few-shot
+    python benchmarks/few_shot.py ../shared/data/magtile --shots 20 --out runs/few-shot
 
 A test of the review loop, not of the shipped nano, which stays zero-shot. Parts never lie on both sides: images whose names agree in
 ``--group`` (a regular expression with one group) are one part. Writes the folder of reviewed parts, the adapted checkpoints, and a table.

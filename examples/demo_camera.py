@@ -1,8 +1,8 @@
 """A camera that is a process, to be looked at, and to be killed: parts over GigE Vision, MJPEG or RTSP, on loopback.
 
-    python scripts/demo_camera.py gige                  GigE Vision by Aravis' own camera (apt-get install libaravis-0.8-0)
-    python scripts/demo_camera.py mjpeg --port 8090     http://127.0.0.1:8090/
-    python scripts/demo_camera.py rtsp --port 8554      H.264 by GStreamer's server, in the system's Python (python3-gi, gir1.2-gst-rtsp-server-1.0)
+    python examples/demo_camera.py gige                  GigE Vision by Aravis' own camera (apt-get install libaravis-0.8-0)
+    python examples/demo_camera.py mjpeg --port 8090     http://127.0.0.1:8090/
+    python examples/demo_camera.py rtsp --port 8554      H.264 by GStreamer's server, in the system's Python (python3-gi, gir1.2-gst-rtsp-server-1.0)
 
 It shows the pictures of a folder in turn. With --stamp each frame carries a number that was never shown before, in 24 squares of its first
 rows, and --log FILE has every number before its frame is sent: who finds another one has made it up.
@@ -25,7 +25,7 @@ import cv2
 import numpy as np
 
 BITS, CELL_PX = 24, 8
-PARTS = Path(__file__).parent.parent / "examples" / "parts"
+PARTS = Path(__file__).parent / "parts"
 RTSP_SERVER = """
 import os, sys, threading, gi
 gi.require_version("Gst", "1.0"); gi.require_version("GstRtspServer", "1.0")

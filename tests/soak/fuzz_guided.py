@@ -1,8 +1,8 @@
 """Malformed recipes and images, made by what they reach: atheris (libFuzzer) changes bytes so that new lines of the readers are run.
 
     pip install atheris
-    python scripts/fuzz_guided.py images --seconds 300
-    python scripts/fuzz_guided.py recipes --seconds 300
+    python tests/soak/fuzz_guided.py images --seconds 300
+    python tests/soak/fuzz_guided.py recipes --seconds 300
 
 It leads through Python alone: through YAML and the recipe's checks, through what reads the headers and ends of image files; not through OpenCV's
 decoders. A case that raises anything but an AgvasError, takes longer than HANG_S or more than 2 GiB ends the run, is written to
@@ -29,7 +29,7 @@ from agvas_runtime.images import header as image_header
 from agvas_runtime.images import rgb
 from agvas_runtime.images import whole as image_whole
 from agvas_runtime.images.read import decode_image
-from agvas_runtime.line.recipe.recipe import file as recipe_file
+from agvas_runtime.line.recipe import file as recipe_file
 
 for module in (image_header, image_whole, rgb, recipe_file):  # one by one: the hook cannot see through an editable install
     for function in vars(module).values():

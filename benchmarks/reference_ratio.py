@@ -1,6 +1,6 @@
 """The paper's way of running the model beside ours, in one process: latencies, ratio, throughput, memory, share of the matrix rate.
 
-usage: python scripts/reference_ratio.py --preset ov-7b [--sam vit_b] [--precision bf16|fp8] [--compile] [--frames 2000] [--batch 8] [--json FILE]
+usage: python benchmarks/reference_ratio.py --preset ov-7b [--sam vit_b] [--precision bf16|fp8] [--compile] [--frames 2000] [--batch 8] [--json FILE]
 
 Random weights, made on the device: speed does not depend on them. Ours is what the backend torch-cuda does in direct mode, from views in the
 CPU's memory to logits there; resizing and the verdict are in neither. Where the native core has kernels for the GPU, the same from the RGB frame to

@@ -1,6 +1,6 @@
 """Peak memory of an export, with the language model's weights in memory and streamed from file to file; figures of docs/export.md.
 
-usage: python scripts/measure_export.py [--dim 1024] [--layers 16] [--precision bf16] [--lmm onnx,vllm] [--work DIR] [--form=--stream]
+usage: python benchmarks/measure_export.py [--dim 1024] [--layers 16] [--precision bf16] [--lmm onnx,vllm] [--work DIR] [--form=--stream]
 
 The model is nano's make with random weights and a language model of that size. Each export is a process of its own, whose peak the kernel counts.
 """

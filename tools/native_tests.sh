@@ -1,5 +1,5 @@
 #!/bin/sh
-# Builds the native core without Python and runs its C++ tests: scripts/native_tests.sh BIN FOLDER [-DAGVAS_...=...]
+# Builds the native core without Python and runs its C++ tests: tools/native_tests.sh BIN FOLDER [-DAGVAS_...=...]
 # BIN is where cmake is looked for first.
 set -eu
 bin=$1 folder=$2

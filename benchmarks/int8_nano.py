@@ -1,6 +1,6 @@
 """Does int8 pay on a CPU? Nano's pixel encoder in int8 against fp32: time on one core, masks, verdicts.
 
-    python scripts/int8_nano.py --data ../shared/data/neu --limit 60
+    python benchmarks/int8_nano.py --data ../shared/data/neu --limit 60
 
 The scales come from generated images, not from --data. Prints a Markdown table; the two models take turns on each image. With no --data, times alone.
 """

@@ -1,7 +1,7 @@
 """A line to look at, and to pull plugs on: a camera of generated parts, a broker, verdicts, figures and the page. ``make line`` runs it.
 
-    python scripts/demo_line.py                     GigE Vision where Aravis is installed, MJPEG where not
-    python scripts/demo_line.py --kind mjpeg --seconds 60
+    python examples/demo_line.py                     GigE Vision where Aravis is installed, MJPEG where not
+    python examples/demo_line.py --kind mjpeg --seconds 60
 
 Everything is a process of its own on loopback, and its number is printed: kill one, and see that the promise is kept.
 """
@@ -78,7 +78,7 @@ def begin(kind: str, fps: float, folder: Path, processes: list[subprocess.Popen[
         "mjpeg": f"http://127.0.0.1:{camera_port}/",
         "rtsp": f"rtsp://127.0.0.1:{camera_port}/live",
     }
-    processes.append(start("camera", [sys.executable, str(ROOT / "scripts" / "demo_camera.py"), kind, *where, *shown]))
+    processes.append(start("camera", [sys.executable, str(ROOT / "examples" / "demo_camera.py"), kind, *where, *shown]))
     line = [
         sys.executable,
         "-m",

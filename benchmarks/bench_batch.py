@@ -1,6 +1,6 @@
 """The figures of docs/batch.md: images a second with one and two workers, what each step costs, and what a thousand million images would.
 
-    python scripts/bench_batch.py --images 240 --ray
+    python benchmarks/bench_batch.py --images 240 --ray
 
 Wall time depends on what else the machine does, so the CPU time of all processes stands beside it, and the model is made of that. The
 pictures are examples/parts, named again and again in a listing.

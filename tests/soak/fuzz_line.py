@@ -1,6 +1,6 @@
 """Malformed recipes, images, HTTP messages and triggers by the thousand: is each refused, and never a crash or a hang?
 
-    python scripts/fuzz_line.py --cases 100000
+    python tests/soak/fuzz_line.py --cases 100000
 
 Hypothesis makes the cases, in blocks with a seed each, so that a run can be repeated. Every target runs in a process of its own: one that
 dies without a word (a fault in a decoder) is told with the case that it died of, and so is one that takes longer than HANG_S at a case.

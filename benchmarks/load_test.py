@@ -1,7 +1,7 @@
 """How much `agvas serve` bears on this machine: requests per second and latency at 1, 4 and 16 clients beside a plain loop, then 4 times
 what it can do, where it must shed load, keep the latency of what it takes bounded, and not grow.
 
-    python scripts/load_test.py --seconds 15 --threads 1 --workers 2
+    python benchmarks/load_test.py --seconds 15 --threads 1 --workers 2
 
 Everything goes to 127.0.0.1, is bounded in time, and ends with the server that this script started.
 """

@@ -1,6 +1,6 @@
 """One training step of a preset with random weights: memory and examples a second at several micro-batches, against the work's floor.
 
-usage: python scripts/gpu_train_step.py --preset ov-7b [--micro-batch 1 2 4 8] [--steps 4] [--json FILE]
+usage: python benchmarks/gpu_train_step.py --preset ov-7b [--micro-batch 1 2 4 8] [--steps 4] [--json FILE]
 
 bfloat16 under autocast, LoRA and the paper's other trained parts in float32, gradient checkpointing, AdamW: the loss and the settings of ``agvas
 train``, without its data. ``--device cpu --tiny`` runs it at tiny size.

@@ -1,6 +1,6 @@
 """What the prior, the net and the generator's scenes each give: short trainings that differ in one thing, and the prior untrained.
 
-    python scripts/ablate_nano.py --data ../shared/data --images 3000 --limit 20 --out runs/ablation
+    python benchmarks/ablate_nano.py --data ../shared/data --images 3000 --limit 20 --out runs/ablation
 
 Each variant is trained from scratch with the nano preset and the direct instruction alone, exported, and scored by ``agvas eval`` on the
 same photographs, one view at scale 1. A variant that is there already is not trained again. Prints a Markdown table of AP in percent.

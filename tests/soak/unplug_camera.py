@@ -1,10 +1,10 @@
 """Kills a camera again and again while a station runs on it, and counts what came of it.
 
-    python scripts/unplug_camera.py mjpeg --times 50
-    python scripts/unplug_camera.py gige --times 50
-    python scripts/unplug_camera.py rtsp --times 50
+    python tests/soak/unplug_camera.py mjpeg --times 50
+    python tests/soak/unplug_camera.py gige --times 50
+    python tests/soak/unplug_camera.py rtsp --times 50
 
-The camera is a process of its own (scripts/demo_camera.py), killed with SIGKILL; each of its frames has a number that stands in a file before
+The camera is a process of its own (examples/demo_camera.py), killed with SIGKILL; each of its frames has a number that stands in a file before
 the frame is sent. The station is the real one, with its ledger; the engine passes everything. In the end every gap must stand in the ledger,
 the camera must have been taken up again within two seconds of its return, and every frame that became a part must be one that was sent, once.
 """
@@ -26,7 +26,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from demo_camera import read_stamp
 
 from agvas_runtime.images.frame import Frame
 from agvas_runtime.line.ledger.check import check_ledger
@@ -39,6 +38,9 @@ from agvas_runtime.line.station.inspector import Inspection
 from agvas_runtime.line.station.runner import Lane, LaneJob
 from agvas_runtime.line.station.station import Outcome
 from agvas_runtime.masks.result import Verdict
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
+import demo_camera
 
 PATIENCE_S = 60.0
 ADDRESSES = {"mjpeg": "http://127.0.0.1:{}/", "gige": "genicam://Aravis-Fake-U{}", "rtsp": "rtsp://127.0.0.1:{}/live"}
@@ -63,7 +65,7 @@ def start_camera(kind: str, port: int, life: int, log: Path) -> tuple[subprocess
     """A camera that runs, and the time.time() at which it was there."""
     serial = f"U{port}"
     where = ["--serial", serial] if kind == "gige" else ["--port", str(port)]
-    command = [sys.executable, str(Path(__file__).parent / "demo_camera.py"), kind, *where]
+    command = [sys.executable, str(demo_camera.__file__), kind, *where]
     command += ["--stamp", str(1 + life * NUMBERS_A_LIFE), "--log", str(log), "--fps", "25", "--size", "512x512"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
@@ -95,7 +97,7 @@ def unplug(folder: Path, kind: str, times: int, seed: int, silent: bool = False)
 
     def listen(outcome: Outcome) -> None:
         (broken if outcome.frame.image is None else seen).append(
-            str(outcome.frame.error) if outcome.frame.image is None else read_stamp(outcome.frame.image)
+            str(outcome.frame.error) if outcome.frame.image is None else demo_camera.read_stamp(outcome.frame.image)
         )
 
     noticed, recovered = [], []

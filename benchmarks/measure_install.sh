@@ -1,15 +1,15 @@
 #!/bin/sh
 # Time and size of the base install (no torch), in a fresh virtual environment that is removed afterwards.
-#     scripts/measure_install.sh            packages fetched anew
-#     scripts/measure_install.sh --cached   packages taken from pip's cache where they lie there
+#     benchmarks/measure_install.sh            packages fetched anew
+#     benchmarks/measure_install.sh --cached   packages taken from pip's cache where they lie there
 set -eu
 cd "$(dirname "$0")/.."
 case "${1:-}" in
     "") cache=--no-cache-dir what="packages fetched anew" ;;
     --cached) cache= what="packages from pip's cache" ;;
-    *) echo "usage: scripts/measure_install.sh [--cached]" >&2; exit 2 ;;
+    *) echo "usage: benchmarks/measure_install.sh [--cached]" >&2; exit 2 ;;
 esac
-python=$(scripts/find_python.sh)
+python=$(tools/find_python.sh)
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 

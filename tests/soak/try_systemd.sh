@@ -1,12 +1,12 @@
 #!/bin/bash
 # Runs deploy/agvas-line@.service under a real systemd: Debian 12 in a container of systemd-nspawn, by the steps of the unit's header.
 #
-#   apt-get install debootstrap systemd-container && scripts/try_systemd.sh FOLDER      as root; FOLDER (1 GB) is not there yet, and is removed
+#   apt-get install debootstrap systemd-container && tests/soak/try_systemd.sh FOLDER      as root; FOLDER (1 GB) is not there yet, and is removed
 #
-# The camera is scripts/demo_camera.py on loopback, the model nano. The station is killed five times and stopped once; what is told goes to stdout,
+# The camera is examples/demo_camera.py on loopback, the model nano. The station is killed five times and stopped once; what is told goes to stdout,
 # and the exit code is 1 where a promise is broken. PYTHON is one with agvas and pip (.venv-dev/bin/python). The guest shares this machine's network.
 set -euo pipefail
-here=$(cd "$(dirname "$0")/.." && pwd)
+here=$(cd "$(dirname "$0")/../.." && pwd)
 folder=${1:?a folder for the guest, not there yet}
 python=${PYTHON:-$here/.venv-dev/bin/python}
 unit=agvas-line@camera-0 state=/var/lib/agvas/camera-0
@@ -21,7 +21,7 @@ cp "$here"/deploy/agvas-line@.service "$folder/root/etc/systemd/system/"
 read -r camera metrics page < <("$python" -c 'import socket
 held = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
 print(*(one.getsockname()[1] for one in held))')
-"$python" "$here/scripts/demo_camera.py" mjpeg --port "$camera" --fps 2 >"$folder/log" &
+"$python" "$here/examples/demo_camera.py" mjpeg --port "$camera" --fps 2 >"$folder/log" &
 began+=($!)
 systemd-nspawn --quiet --boot --register=no --keep-unit --directory="$folder/root" >"$folder/log" 2>&1 </dev/null &
 began+=($!)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Every figure that needs a GPU, by one command, within 20 minutes, without a network: scripts/gpu_figures.sh [--out DIR] [--site DIR] [--dry-run]
+# Every figure that needs a GPU, by one command, within 20 minutes, without a network: benchmarks/gpu_figures.sh [--out DIR] [--site DIR] [--dry-run]
 #
 #   --out DIR      where figures.md, figures.json, a profile of nano and the logs go ($OUT where that is set, else runs/gpu)
 #   --site DIR     a folder of Python packages that the machine lacks (pip install --target DIR ...); what is missing is named
@@ -39,7 +39,7 @@ fi
 
 finish() { # whatever was measured until then is kept: five files
     if [ -z "$dry" ]; then
-        mkdir -p "$out" && "$python" scripts/gpu_report.py "$raw" >"$out/figures.md" && cat "$out/figures.md"
+        mkdir -p "$out" && "$python" benchmarks/gpu_report.py "$raw" >"$out/figures.md" && cat "$out/figures.md"
         cp "$raw"/figures.json "$raw"/profile/profile.* "$out/" 2>/dev/null
         tar -C "$raw" -czf "$out/logs.tar.gz" .
     fi
@@ -63,7 +63,7 @@ step() { # name, seconds, command...
 ratio() { # name, seconds, options...
     local name=$1 limit=$2
     shift 2
-    step "ratio-$name" "$limit" "$python" scripts/reference_ratio.py "$@" --device "$device" $tiny --json "$raw/ratio-$name.json"
+    step "ratio-$name" "$limit" "$python" benchmarks/reference_ratio.py "$@" --device "$device" $tiny --json "$raw/ratio-$name.json"
 }
 native="$python -m pip install -q --no-deps --no-build-isolation --no-index --target $work/site"
 
@@ -85,7 +85,7 @@ ratio ov-7b 200 --preset ov-7b --frames $frames --seconds $seconds
 ratio ov-0.5b-vit-b 90 --preset ov-0.5b --sam vit_b --frames $frames --seconds $seconds
 ratio ov-7b-fp8 120 --preset ov-7b --precision fp8 $few
 for preset in ov-7b ov-0.5b; do
-    step train-$preset 90 "$python" scripts/gpu_train_step.py --preset $preset --steps 3 $sizes --device "$device" $tiny --json "$raw/train-$preset.json"
+    step train-$preset 90 "$python" benchmarks/gpu_train_step.py --preset $preset --steps 3 $sizes --device "$device" $tiny --json "$raw/train-$preset.json"
 done
 if [ "$device" = cuda ]; then
     ratio ov-7b-compiled 150 --preset ov-7b --compile $few
