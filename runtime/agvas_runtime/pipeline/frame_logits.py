@@ -88,7 +88,7 @@ class FrameLogits:
         mask = np.empty((self.height, self.width), np.bool_)
         rule = native_rule(point, accept, score_map.size)
         score, found = native.core.judge_parts(
-            self._native(), alpha, 1.0 - alpha, rule, None, score_map, mask.view(np.uint8), self._threads
+            self._native(), alpha, 1.0 - alpha, rule, score_map, mask.view(np.uint8), self._threads
         )
         return Judged(score_map, score, mask, native_regions(found))
 
