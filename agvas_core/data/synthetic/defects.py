@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from agvas_core.data.synthetic import area_defects as areas
-from agvas_core.data.synthetic import thin_defects as lines
+from agvas_core.data.synthetic.area_defects import bite, buckle, burr, dent, foreign, lesion, missing, pit, shifted, spots, stain, swelling, worn
+from agvas_core.data.synthetic.thin_defects import crack, hairline, scratch, streak, thread
 from agvas_core.data.synthetic.canvas import Ground, Painter, Painting, settled
 from agvas_core.data.synthetic.noise import chance, log_uniform, pick
 from agvas_core.data.synthetic.raster import Mask, grown
@@ -31,32 +31,32 @@ class Recipe:
 
 PAINTERS: dict[str, tuple[Recipe, ...]] = {
     "line": (
-        Recipe(lines.scratch, 0.1, 0.9, may_repeat=True),
-        Recipe(lines.streak, 0.2, 1.1, weight=0.35, may_repeat=True),
+        Recipe(scratch, 0.1, 0.9, may_repeat=True),
+        Recipe(streak, 0.2, 1.1, weight=0.35, may_repeat=True),
     ),
-    "crack": (Recipe(lines.crack, 0.15, 1.0), Recipe(lines.hairline, 0.1, 1.2, weight=1.6)),
+    "crack": (Recipe(crack, 0.15, 1.0), Recipe(hairline, 0.1, 1.2, weight=1.6)),
     "hole": (
-        Recipe(areas.pit, 0.012, 0.09, may_repeat=True),
-        Recipe(areas.bite, 0.02, 0.16, at_edge=True),
+        Recipe(pit, 0.012, 0.09, may_repeat=True),
+        Recipe(bite, 0.02, 0.16, at_edge=True),
     ),
-    "spots": (Recipe(areas.spots, 0.02, 0.14),),
+    "spots": (Recipe(spots, 0.02, 0.14),),
     "stain": (
-        Recipe(areas.stain, 0.02, 0.2, may_be_large=True, may_repeat=True),
-        Recipe(areas.lesion, 0.02, 0.2, may_be_large=True, may_repeat=True),
+        Recipe(stain, 0.02, 0.2, may_be_large=True, may_repeat=True),
+        Recipe(lesion, 0.02, 0.2, may_be_large=True, may_repeat=True),
     ),
     "patch": (
-        Recipe(areas.missing, 0.03, 0.2, may_be_large=True),
-        Recipe(areas.shifted, 0.04, 0.22, may_be_large=True),
-        Recipe(areas.foreign, 0.025, 0.2, may_be_large=True, may_repeat=True),
-        Recipe(areas.burr, 0.02, 0.1, weight=0.4, at_edge=True),
+        Recipe(missing, 0.03, 0.2, may_be_large=True),
+        Recipe(shifted, 0.04, 0.22, may_be_large=True),
+        Recipe(foreign, 0.025, 0.2, may_be_large=True, may_repeat=True),
+        Recipe(burr, 0.02, 0.1, weight=0.4, at_edge=True),
     ),
     "dent": (
-        Recipe(areas.dent, 0.03, 0.2, may_be_large=True, may_repeat=True),
-        Recipe(areas.swelling, 0.04, 0.2, weight=0.4, may_be_large=True),
-        Recipe(areas.buckle, 0.06, 0.22, weight=0.6, may_be_large=True),
+        Recipe(dent, 0.03, 0.2, may_be_large=True, may_repeat=True),
+        Recipe(swelling, 0.04, 0.2, weight=0.4, may_be_large=True),
+        Recipe(buckle, 0.06, 0.22, weight=0.6, may_be_large=True),
     ),
-    "thread": (Recipe(lines.thread, 0.15, 0.9),),
-    "worn": (Recipe(areas.worn, 0.05, 0.25, may_be_large=True),),
+    "thread": (Recipe(thread, 0.15, 0.9),),
+    "worn": (Recipe(worn, 0.05, 0.25, may_be_large=True),),
 }
 KINDS: tuple[str, ...] = tuple(PAINTERS)
 

@@ -7,36 +7,37 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from agvas_core.data.synthetic import irregular, regular
+from agvas_core.data.synthetic.irregular import asphalt, bandpass, brushed, cells, clouds, concrete, flat, leather, marble, rolled, speckle, strokes, terrazzo
 from agvas_core.data.synthetic.noise import chance, pick
 from agvas_core.data.synthetic.raster import Image
+from agvas_core.data.synthetic.regular import bricks, dots, grid, motif, rail, stripes, weave, wood
 
 __all__ = ["FAMILIES", "HELD_OUT_FAMILIES", "TextureFamily", "mixed_texture", "texture"]
 
 TextureFamily = Callable[[np.random.Generator, int, int], Image]
 
 FAMILIES: dict[str, TextureFamily] = {
-    "asphalt": irregular.asphalt,
-    "bandpass": irregular.bandpass,
-    "bricks": regular.bricks,
-    "brushed": irregular.brushed,
-    "cells": irregular.cells,
-    "clouds": irregular.clouds,
-    "concrete": irregular.concrete,
-    "dots": regular.dots,
-    "flat": irregular.flat,
-    "grid": regular.grid,
-    "leather": irregular.leather,
-    "marble": irregular.marble,
-    "motif": regular.motif,
-    "rail": regular.rail,
-    "rolled": irregular.rolled,
-    "speckle": irregular.speckle,
-    "stripes": regular.stripes,
-    "strokes": irregular.strokes,
-    "terrazzo": irregular.terrazzo,
-    "weave": regular.weave,
-    "wood": regular.wood,
+    "asphalt": asphalt,
+    "bandpass": bandpass,
+    "bricks": bricks,
+    "brushed": brushed,
+    "cells": cells,
+    "clouds": clouds,
+    "concrete": concrete,
+    "dots": dots,
+    "flat": flat,
+    "grid": grid,
+    "leather": leather,
+    "marble": marble,
+    "motif": motif,
+    "rail": rail,
+    "rolled": rolled,
+    "speckle": speckle,
+    "stripes": stripes,
+    "strokes": strokes,
+    "terrazzo": terrazzo,
+    "weave": weave,
+    "wood": wood,
 }
 HELD_OUT_FAMILIES = ("leather", "motif", "terrazzo", "wood")  # to ask, in validation, how a model does on families it never saw
 

@@ -12,8 +12,6 @@ from agvas_core.contract.errors import SetupError
 __all__ = ["LOG", "VALIDATION_LOG", "RunLog"]
 
 LOG, VALIDATION_LOG, EVENTS = "log.jsonl", "validation.jsonl", "events"
-Row = dict[str, float]
-
 
 class RunLog:
     """Rows past ``step`` are dropped at the start: they were written after the last saved state, and come again.
@@ -29,7 +27,7 @@ class RunLog:
         self._events = SummaryWriter(str(out / EVENTS), purge_step=step + 1 if step else None)
         self._wandb = None if wandb is None else _start_wandb(wandb, out, config)
 
-    def training(self, row: Row) -> None:
+    def training(self, row: dict[str, float]) -> None:
         """One row; ``step`` is in it."""
         self._write(LOG, "train", row)
 
@@ -43,7 +41,7 @@ class RunLog:
         if self._wandb is not None:
             self._wandb.finish()
 
-    def _write(self, name: str, group: str, row: Row) -> None:
+    def _write(self, name: str, group: str, row: dict[str, float]) -> None:
         with (self._out / name).open("a", encoding="utf-8") as file:
             file.write(
                 json.dumps({key: round(value, 6) if isinstance(value, float) else value for key, value in row.items()}) + "\n"
