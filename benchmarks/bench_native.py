@@ -16,8 +16,8 @@ from time import perf_counter, process_time
 import cv2
 import numpy as np
 
-from agvas_core.contract.anchors import Anchor
 from agvas_core.contract.preprocess import ViewSpec, make_view, scaled_views
+from agvas_core.contract.prompts import Anchor
 from agvas_runtime import native
 from agvas_runtime.bundle import load_bundle
 from agvas_runtime.images import views

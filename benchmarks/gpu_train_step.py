@@ -25,8 +25,7 @@ from agvas_core.model.weights.trained import make_trainable, train_mode
 from agvas_core.train.fit.batches import FitBatch
 from agvas_core.train.fit.config import parse_fit_config
 from agvas_core.train.fit.estimate import work_of
-from agvas_core.train.fit.language import prepare_language_model
-from agvas_core.train.fit.objective import Counts, part_loss
+from agvas_core.train.fit.loop import Counts, part_loss, prepare_language_model
 from agvas_runtime.stages.torch_cuda.device import open_device
 
 STEPS, BATCH = 20_000, 80  # what a whole training is reckoned for

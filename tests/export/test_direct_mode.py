@@ -10,10 +10,9 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from agvas_core.contract.anchors import ANCHOR_TOKENS
+from agvas_core.contract.certificate import TOLERANCES
 from agvas_core.contract.manifest import sha256_of
-from agvas_core.contract.prompts import DEFAULT_INSTRUCTION, FIXED_ANSWER, Mode
-from agvas_core.contract.tolerances import TOLERANCES
+from agvas_core.contract.prompts import ANCHOR_TOKENS, DEFAULT_INSTRUCTION, FIXED_ANSWER, Mode
 from agvas_core.data.synthetic.dialogue import Dialogue
 from agvas_core.data.synthetic.synthesis import synthesize
 from agvas_core.model.encoders.encoders import PixelFeatures

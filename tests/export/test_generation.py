@@ -7,9 +7,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from agvas_core.contract.anchors import EMPTY_LOGITS
-from agvas_core.contract.prompts import INSTRUCTIONS, NO_ANOMALY_ANSWER, Mode
-from agvas_core.contract.tolerances import TOLERANCES
+from agvas_core.contract.certificate import TOLERANCES
+from agvas_core.contract.prompts import EMPTY_LOGITS, INSTRUCTIONS, NO_ANOMALY_ANSWER, Mode
 from agvas_core.data.synthetic.synthesis import synthesize
 from agvas_core.model.agvas import Vision
 from agvas_core.model.config import parse_config

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agvas_core.contract.certificate import TOLERANCES
 from agvas_core.contract.decision import OperatingPoint, anomaly_mask
 from agvas_core.contract.manifest import TilingSpec
 from agvas_core.contract.preprocess import View, ViewSpec, make_view
-from agvas_core.contract.tolerances import TOLERANCES
 from agvas_runtime import native
 from agvas_runtime.images.tiling import plan_looks, plan_tiles
 from agvas_runtime.masks.regions import find_regions, judge_map

@@ -12,10 +12,10 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from agvas_core.contract.anchors import Anchor
 from agvas_core.contract.decision import OperatingPoint
 from agvas_core.contract.errors import ImageError, StageError
 from agvas_core.contract.preprocess import View, frame_cells
+from agvas_core.contract.prompts import Anchor
 from agvas_runtime import native
 from agvas_runtime.images.views import PIXEL_FORMAT_PLACES, view_layout
 from agvas_runtime.masks.regions import native_rule
