@@ -157,7 +157,7 @@ def read_certificate(path: Path) -> Certificate | None:
         raise BundleError(f"{path}: {where}: {first['msg']}: make it again with agvas-export check") from error
 
 
-# How far two engines may be apart: torch, ONNX Runtime, TensorRT and native kernels give one answer, within this table.
+# How far two engines may differ: torch, ONNX Runtime, TensorRT and native kernels give one answer, within this table.
 #
 # Export refuses a bundle beyond it and the tests compare with it; no other number stands anywhere else.
 

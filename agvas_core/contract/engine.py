@@ -1,4 +1,4 @@
-"""Engines built from a bundle's graphs: what they were built for, and the reasons to refuse them elsewhere.
+"""TensorRT engines built from a bundle's graphs, the reasons to refuse them elsewhere, and the library that runs them.
 
 A folder of engines belongs to one GPU model, one TensorRT version and one set of graphs. ``engines.json`` says which, and has the hash of
 every file; whoever opens an engine compares all of it before TensorRT sees a byte.
@@ -152,7 +152,7 @@ def refuse_foreign(folder: Path, engines: EngineSet, joint: str, graph: Path, *,
     return path
 
 
-# TensorRT or TensorRT-RTX, whichever is asked for: two packages with one interface.
+# The library: TensorRT or TensorRT-RTX, two packages with one interface.
 
 
 Flavour = Literal["tensorrt", "tensorrt-rtx"]

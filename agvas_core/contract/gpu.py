@@ -1,4 +1,4 @@
-"""Which GPU is here, as its driver names it: by nvidia-smi, by the device tree on a Jetson, or by CUDA itself."""
+"""Which GPU and which machine this is. The GPU as its driver names it: by nvidia-smi, by the device tree on a Jetson, or by CUDA."""
 
 import platform
 import re
@@ -133,7 +133,7 @@ def cuda_version(number: int) -> str:
     return f"{number // 1000}.{number % 1000 // 10}"
 
 
-# What a machine computes with, in words: certificates say where they were made, and a run whether that was here.
+# The machine in words: a certificate says where it was made, and a run compares that with the machine it is on.
 
 
 _CPUINFO = Path("/proc/cpuinfo")

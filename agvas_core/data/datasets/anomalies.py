@@ -1,9 +1,4 @@
-"""Road cracks: CrackForest-dataset, the paper's "Road".
-
-image/001.jpg, groundTruth/001.mat (struct groundTruth with Segmentation, 2 for crack); where groundTruthPng/001.png or
-groundTruthPngImg/001.png lies beside them, as most who use the set write it, it is read instead. Every image has a crack. The layout was
-read from public code that loads the set.
-"""
+"""Sets of anomalies, each in its published layout: CrackForest, GC10-DET, Real-IAD, ZJU-Leaper, and reviewed parts of a station."""
 
 import re
 import xml.etree.ElementTree as ElementTree
@@ -22,6 +17,11 @@ from agvas_core.files.pairing import IMAGE_SUFFIXES, images, inside, pair
 
 __all__ = ["CRACK_FOREST", "GC10", "REAL_IAD", "REVIEWED", "ZJU_LEAPER", "review_lines"]
 
+# Road cracks: CrackForest-dataset, the paper's "Road".
+#
+# image/001.jpg, groundTruth/001.mat (struct groundTruth with Segmentation, 2 for crack); where groundTruthPng/001.png or
+# groundTruthPngImg/001.png lies beside them, as most who use the set write it, it is read instead. Every image has a crack. The layout was
+# read from public code that loads the set.
 
 _PNG_FOLDERS: Final = ("groundTruthPng", "groundTruthPngImg")
 
@@ -225,7 +225,7 @@ ZJU_LEAPER: Final = Adapter(
     published_images=98_777,
 )
 
-# Reviewed parts of one's own (``contract/review_folder.py`` has the layout), as a training set: few-shot adaptation to a station.
+# Reviewed parts of a station (``contract/review_folder.py`` has the layout), as a training set: few-shot adaptation to a station.
 
 
 def review_lines(root: Path) -> Iterator[ReviewLine]:

@@ -1,4 +1,4 @@
-"""Masks in MATLAB files, of which two sets are made: PASCAL-Part and CrackForest. The only module that imports scipy.
+"""Masks in MATLAB files (PASCAL-Part and CrackForest), and the set PASCAL-Part. The only module that imports scipy.
 
 scipy's reader makes arrays and structs of them and runs nothing.
 """

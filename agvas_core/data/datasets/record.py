@@ -1,4 +1,7 @@
-"""What every training set is read into: one image with what is known of it; masks are read when they are asked for."""
+"""What every training set is read into, and the adapter that reads one published layout.
+
+A record is one image with what is known of it; masks are read when they are asked for.
+"""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -138,7 +141,7 @@ class Record:
         return self.targets if self.labels is None else self.labels.targets(shape)
 
 
-# What each published set says of itself, and looking for its folders.
+# Adapters: what each published set says of itself, and where its folders are.
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What the model answered -> the five texts, or the reason why they cannot be used, in words that the model can act on."""
+"""What the model answered -> the five texts without forbidden words, or the reason why they cannot be used, in words that the model can act on."""
 
 import json
 import re

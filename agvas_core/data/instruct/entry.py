@@ -1,4 +1,7 @@
-"""One line of the data set: a sample, the five texts about it, and where they came from."""
+"""The generated data set: its entries, the decisions of the review on them, and reading both.
+
+An entry is one line: a sample, the five texts about it, and where they came from.
+"""
 
 import hashlib
 from collections.abc import Mapping, Sequence

@@ -25,32 +25,7 @@ from agvas_core.data.synthetic.raster import (
 from agvas_core.data.synthetic.shapes import BLOB_REACH, blob, curve
 from agvas_core.data.synthetic.textures import texture
 
-__all__ = [
-    "KINDS",
-    "PAINTERS",
-    "Recipe",
-    "bite",
-    "buckle",
-    "burr",
-    "centre_in",
-    "crack",
-    "dent",
-    "draw_radius",
-    "foreign",
-    "hairline",
-    "lesion",
-    "missing",
-    "paint",
-    "pit",
-    "scratch",
-    "shifted",
-    "spots",
-    "stain",
-    "streak",
-    "swelling",
-    "thread",
-    "worn",
-]
+__all__ = ["KINDS", "PAINTERS", "Recipe", "centre_in", "draw_radius", "paint"]
 
 
 # Defects that are thin and long: scratches, rolled-in streaks, cracks, threads.

@@ -1,4 +1,4 @@
-"""Whole good images: textures, parts on a background, parts that fill the frame. Organic ground is in ``organic.py``."""
+"""Whole good images: textures, parts on a background, parts that fill the frame."""
 
 import itertools
 import math

@@ -1,4 +1,4 @@
-"""The measurement as a command: progress, table and files."""
+"""The grounding measurement as a command: progress, table, files and HTML page."""
 
 import html
 import json

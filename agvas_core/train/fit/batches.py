@@ -25,7 +25,7 @@ from agvas_core.train.fit.schedule import Shares
 __all__ = ["Encoded", "FitBatch", "Parts", "collate", "encode"]
 
 
-# An exchange as tokens: what the language model reads, what it learns to say, and from where on its anchors count.
+# Encoding: an exchange as tokens: what the language model reads, what it learns to say, and from where on its anchors count.
 
 
 @dataclass(frozen=True)
