@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from agvas_core.contract.manifest import sha256_of, write_manifest
 from agvas_core.data.synthetic.synthesis import synthesize
-from agvas_core.files.picture import read_rgb
+from agvas_core.files import read_rgb
 from agvas_export.trt.quantise import quantise_pixel_encoder
 from agvas_runtime import Segmenter
 from agvas_runtime.bundle import load_bundle

@@ -26,7 +26,7 @@ from agvas_core.contract.errors import ImageError, ParityError, SetupError, Stag
 from agvas_core.contract.gpu import this_machine
 from agvas_core.contract.manifest import MANIFEST_NAME, Manifest, read_manifest, sha256_of, verify_files
 from agvas_core.contract.prompts import Mode
-from agvas_core.files.pairing import IMAGE_SUFFIXES
+from agvas_core.files import IMAGE_SUFFIXES
 from agvas_core.model.encoders.encoders import PixelFeatures
 from agvas_core.model.lmm import find_anchors
 from agvas_core.model.weights.checkpoint import Checkpoint

@@ -13,7 +13,7 @@ from agvas_core.data.datasets.annotation_file import need, read_json
 from agvas_core.data.datasets.masks import BoxMask, FileMask
 from agvas_core.data.datasets.mat_file import CrackMat
 from agvas_core.data.datasets.record import Adapter, Family, MaskSource, Record, first_folder, image_in
-from agvas_core.files.pairing import IMAGE_SUFFIXES, images, inside, pair
+from agvas_core.files import IMAGE_SUFFIXES, images, inside, pair
 
 __all__ = ["CRACK_FOREST", "GC10", "REAL_IAD", "REVIEWED", "ZJU_LEAPER", "review_lines"]
 

@@ -19,7 +19,7 @@ from agvas_core.data.datasets.parts import PACO, PART_IMAGENET, PASCAL_PART_JSON
 from agvas_core.data.datasets.record import Adapter, Record
 from agvas_core.data.datasets.referring import REFCLEF, REFCOCO, REFCOCO_PLUS, REFCOCOG
 from agvas_core.data.datasets.semantic import ADE20K, COCO_STUFF
-from agvas_core.files.pairing import folders
+from agvas_core.files import folders
 
 __all__ = ["ADAPTERS", "FoundSet", "find_sets", "named_set", "set_names"]
 

@@ -14,7 +14,7 @@ from agvas_core.contract.errors import UsageError
 from agvas_core.data.datasets.masks import FileMask
 from agvas_core.data.datasets.record import Family, Record, Texts
 from agvas_core.data.instruct.journal import read_lines
-from agvas_core.files.picture import MaskLevel
+from agvas_core.files import MaskLevel
 
 __all__ = [
     "FIELDS",

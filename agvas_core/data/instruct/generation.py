@@ -19,7 +19,7 @@ from agvas_core.data.instruct.journal import Journal, read_lines
 from agvas_core.data.instruct.pictures import data_url, shrunk, with_boxes, with_mask
 from agvas_core.data.instruct.prompt import Message, Prompt
 from agvas_core.data.instruct.samples import Sample
-from agvas_core.files.picture import read_rgb
+from agvas_core.files import read_rgb
 
 __all__ = ["Generation", "Outcome", "Tally", "pictures_of", "rejects_path"]
 

@@ -21,7 +21,7 @@ from agvas_core.data.instruct.entry import (
 )
 from agvas_core.data.instruct.journal import Journal
 from agvas_core.data.instruct.pictures import jpeg, shrunk, with_mask
-from agvas_core.files.picture import read_rgb
+from agvas_core.files import read_rgb
 
 __all__ = ["VERBS", "Review", "StaleError", "Verb"]
 

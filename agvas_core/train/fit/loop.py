@@ -31,7 +31,7 @@ from agvas_core.data.mixture.example import SkipLog
 from agvas_core.data.mixture.mixture import Mixture
 from agvas_core.data.synthetic.tokenizer import train_tokenizer
 from agvas_core.evaluation.item import DataSet, read_truth
-from agvas_core.files.picture import read_rgb
+from agvas_core.files import read_rgb
 from agvas_core.model.agvas import AgVas
 from agvas_core.model.config import ModelConfig
 from agvas_core.model.losses import IGNORED_TARGET, segmentation_loss, supervision_counts, text_loss, total_loss

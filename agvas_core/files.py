@@ -1,5 +1,7 @@
-"""Picture files as pixels: photographs, and masks of which each pixel is anomalous or is not."""
+"""Folders and picture files, as both training and evaluation read them: images with their masks by name, and their pixels."""
 
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
@@ -8,9 +10,73 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from agvas_core.contract.errors import ImageError
+from agvas_core.contract.errors import ImageError, UsageError
 
-__all__ = ["MaskLevel", "binary", "check_end", "decoded", "read_rgb"]
+__all__ = [
+    "GOOD",
+    "IMAGE_SUFFIXES",
+    "MaskLevel",
+    "binary",
+    "check_end",
+    "decoded",
+    "folders",
+    "images",
+    "inside",
+    "pair",
+    "read_rgb",
+]
+
+
+GOOD = "good"
+"""What MVTec-AD, and all who follow it, call the folder of defect-free parts."""
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+
+
+def folders(parent: Path) -> list[Path]:
+    """Folders in ``parent`` that are not hidden, by name."""
+    if not parent.is_dir():
+        return []
+    return sorted(path for path in parent.iterdir() if path.is_dir() and not path.name.startswith((".", "_")))
+
+
+def images(folder: Path) -> list[Path]:
+    """Image files directly in ``folder``, by name."""
+    if not folder.is_dir():
+        return []
+    files = (path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("."))
+    return sorted(path for path in files if path.is_file())
+
+
+def inside(root: Path, path: Path) -> str:
+    """``path`` relative to ``root``, with ``/``."""
+    return path.relative_to(root).as_posix()
+
+
+def pair(pictures: Iterable[Path], masks: Iterable[Path], suffixes: tuple[str, ...]) -> Iterator[tuple[Path, Path | None]]:
+    """Each picture with the mask of its name.
+
+    Args:
+        suffixes: what a mask's stem has more than its picture's, ``_mask`` or nothing.
+
+    Raises:
+        UsageError: two pictures of one name, or two masks for one picture: whichever were taken would be a guess.
+    """
+    by_stem: dict[str, list[Path]] = defaultdict(list)
+    for mask in masks:
+        by_stem[mask.stem].append(mask)
+    seen: dict[str, Path] = {}
+    for picture in pictures:
+        if picture.stem in seen:
+            raise UsageError(f"{seen[picture.stem]} and {picture.name} have one name, so their masks cannot be told: rename one")
+        seen[picture.stem] = picture
+        found = [mask for suffix in dict.fromkeys(suffixes) for mask in by_stem.get(picture.stem + suffix, [])]
+        if len(found) > 1:
+            raise UsageError(f"{picture} has two masks, {found[0]} and {found[1].name}: remove one")
+        yield picture, found[0] if found else None
+
+
+# Picture files as pixels: photographs, and masks of which each pixel is anomalous or is not.
+
 
 MaskLevel = Literal["any", "half"]
 """Which mask values are anomalous: ``any`` above 0 (VisA numbers its kinds from 1), or more than ``half`` of 255, for masks that
