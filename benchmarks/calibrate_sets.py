@@ -26,7 +26,7 @@ from agvas_runtime.line.recipe.file import RecipeVersion, parse_recipe
 from agvas_runtime.line.recipe.rules import Judge
 from agvas_runtime.line.recipe.thresholds import thresholds_of
 from agvas_runtime.line.station.inspector import SegmenterInspector
-from agvas_runtime.stages.open import StageSettings
+from agvas_runtime.pipeline.options import SegmentOptions
 
 
 def expected_above(half: int, rest: int, allowed: int, most: float) -> float:
@@ -68,7 +68,7 @@ def main() -> int:
     arguments = parser.parse_args()
     arguments.cache.mkdir(parents=True, exist_ok=True)
     version = parse_recipe(f"product: set\nmodel: {json.dumps(arguments.model)}\n", "the recipe")
-    inspector = SegmenterInspector(settings=StageSettings(threads=arguments.threads))
+    inspector = SegmenterInspector(SegmentOptions(threads=arguments.threads))
     inspector.prepare(version)
     bundle = inspector.bundle_of(version)
     point, rng = thresholds_of(version.recipe, bundle), np.random.default_rng(0)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from agvas_core.contract.prompts import Mode
 from agvas_runtime.bundle import load_bundle
 from agvas_runtime.line.station.inspector import SegmenterInspector
+from agvas_runtime.pipeline.options import SegmentOptions
 from agvas_runtime.pipeline.segmenter import Segmenter
 from agvas_runtime.stages.open import BACKENDS
 from agvas_runtime.stages.protocol import Features, Reply, Turn
@@ -69,4 +70,4 @@ def stub_inspector() -> SegmenterInspector:
     """The line's own inspector on these stages."""
     for stage, places in BACKENDS.items():
         places["stub"] = f"{__name__}:open_{stage}"  # type: ignore[index]  # open only here
-    return SegmenterInspector(vision="stub", lmm="stub", decoder="stub")
+    return SegmenterInspector(SegmentOptions(vision="stub", lmm="stub", decoder="stub"))

@@ -19,6 +19,7 @@ from agvas_runtime.cli import app
 from agvas_runtime.images.frame import Frame
 from agvas_runtime.line.recipe.file import parse_recipe
 from agvas_runtime.line.station.inspector import SegmenterInspector
+from agvas_runtime.pipeline.options import SegmentOptions
 from agvas_runtime.pipeline.predictors import open_backend
 from agvas_runtime.stages.open import open_stages
 from agvas_runtime.stages.trt.device_array import DeviceArray
@@ -158,7 +159,7 @@ def test_a_station_has_its_graphs_before_the_first_part(
 ) -> None:
     if built == "with the kernels":
         request.getfixturevalue("kernels")
-    inspector, part = SegmenterInspector(**TRT), make_part(spots=SPOTS)
+    inspector, part = SegmenterInspector(SegmentOptions(**TRT)), make_part(spots=SPOTS)
     height, width = part.shape[:2]
     lines = ["product: part", f"model: {bench.bundle}", f"frame: {{width_px: {width}, height_px: {height}}}"]
     version = parse_recipe("\n".join(lines), "test")
