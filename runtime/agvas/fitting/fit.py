@@ -66,6 +66,7 @@ from agvas_core.data.synthetic.defects import KINDS
 from agvas_core.data.synthetic.photographs import PaintedImage, paint_defects
 from agvas_runtime.bundle import Bundle, load_bundle
 from agvas_runtime.images.frame import Frame
+from agvas_runtime.pipeline.options import SegmentOptions
 from agvas_runtime.pipeline.references import (
     Prepared,
     ReferenceCells,
@@ -369,7 +370,7 @@ def _open(model: str | Path, size_px: int | None, threads: int | None) -> _Engin
     settings = StageSettings(threads=threads)
     plain = replace(bundle, product=None)
     stages = open_stages(plain, settings=settings)
-    segmenter = Segmenter(plain, *stages, threads=threads)
+    segmenter = Segmenter(plain, *stages, SegmentOptions(threads=threads))
     stage = open_references(plain, DEFAULT_BACKEND, settings)
     return _Engine(bundle, segmenter, stages.vision, stage, ReferenceCells(plain, view, stage, stages.vision))
 
