@@ -133,7 +133,7 @@ class EfficientNetLite(nn.Module):
             raise UsageError(
                 f"EfficientNet-Lite{variant} has the blocks 0 to {len(blocks) - 1}, and block {last_block} was asked for"
             )
-        self.blocks = nn.ModuleList(blocks if last_block is None else blocks[: last_block + 1])
+        self.blocks = nn.Sequential(*(blocks if last_block is None else blocks[: last_block + 1]))
 
     def features(self, pixels: Tensor, blocks: Iterable[int]) -> list[Tensor]:
         """Outputs of ``blocks``, in ascending order; nothing after the last of them is computed.

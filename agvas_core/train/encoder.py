@@ -34,6 +34,7 @@ from agvas_core.model.references import EncoderCells, ReferenceDistance
 __all__ = ["EncoderTraining", "Quality", "held_out_quality", "train_encoder"]
 
 LAST_BLOCK = 10
+KEPT_EVERY = 50
 HELD_OUT_SEED = 20261130  # no training draws from it
 
 
@@ -46,9 +47,9 @@ class EncoderTraining(BaseModel):
     steps: int = Field(300, ge=1)
     parts: int = Field(2, ge=1)
     """Generated parts in a step; each gives a good image and a defective one."""
-    size_px: int = Field(256, ge=96)
+    size_px: int = Field(224, ge=96)
     learning_rate: float = Field(1e-5, gt=0)
-    first_block: int = Field(8, ge=0, le=LAST_BLOCK)
+    first_block: int = Field(8, ge=6, le=LAST_BLOCK)
     """The blocks before it keep their weights."""
     margin: float = Field(0.25, ge=0)
     """By how much a defect's cells are to be farther away than the farthest tenth of the good ones."""
@@ -71,12 +72,14 @@ def train_encoder(
     config: EncoderTraining,
     *,
     start: EfficientNetLite | None = None,
+    kept: Callable[[int, EfficientNetLite], None] = lambda step, trunk: None,
     log: Callable[[dict[str, Any]], None] = lambda record: None,
 ) -> EfficientNetLite:
     """The trained trunk, norms folded, in evaluation mode. The same seed gives the same weights on the same machine.
 
     Args:
         start: trunk with folded norms; ImageNet weights where None.
+        kept: is given the trunk after every 50 steps.
         log: is given the losses of each step.
 
     Raises:
@@ -98,12 +101,14 @@ def train_encoder(
         ]
         good, bad = (_images([pair[index] for pair in samples]) for index in (0, 1))
         share = _defect_shares([pair[1] for pair in samples], model.cells.stride)
-        margin, kept = _losses(model, frozen, good, bad, share, config)
-        loss = margin + config.keep * kept
+        margin, turned = _losses(model, frozen, good, bad, share, config)
+        loss = margin + config.keep * turned
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-        log({"step": step + 1, "margin": margin.item(), "cosine": kept.item()})
+        log({"step": step + 1, "margin": margin.item(), "cosine": turned.item()})
+        if (step + 1) % KEPT_EVERY == 0:
+            kept(step + 1, trunk)
     return trunk.requires_grad_(False).eval()
 
 
@@ -118,13 +123,12 @@ def _losses(
     """The margin of defects, and the cosine distance to the frozen features."""
     cells = model.cells
     assert isinstance(cells, EncoderCells)
-    both = torch.cat([good, bad])
-    features = cells.features(both)
-    embedding = cells.join(features).permute(0, 2, 3, 1)  # [2 P, h, w, C]
-    with torch.no_grad():
-        pixels = F.pad(cells.normalize(both), (cells.pad_px,) * 4, mode="reflect")
-        (before,) = frozen.features(pixels, (LAST_BLOCK,))
-    after = features[-1]
+    pixels = F.pad(cells.normalize(torch.cat([good, bad])), (cells.pad_px,) * 4, mode="reflect")
+    with torch.no_grad():  # both trunks are the same up to here
+        fine, shared = cells.trunk.features(pixels, (cells.blocks[0], config.first_block - 1))
+        before = frozen.blocks[config.first_block :](shared)
+    after = cells.trunk.blocks[config.first_block :](shared)
+    embedding = cells.join([fine, after]).permute(0, 2, 3, 1)  # [2 P, h, w, C]
     kept = (1 - F.cosine_similarity(after, before, dim=1)).mean()
     margins = []
     for of_good, of_bad, part in zip(*embedding.chunk(2), share, strict=True):
@@ -201,7 +205,12 @@ def main(
             file.write(json.dumps(record | {"seconds": round(time.monotonic() - began, 1)}) + "\n")
             file.flush()
 
-        trunk = train_encoder(config, start=start, log=log)
+        trunk = train_encoder(
+            config,
+            start=start,
+            kept=lambda step, trunk: save_trunk(trunk, out / f"trunk-{step}.safetensors"),
+            log=log,
+        )
     save_trunk(trunk, out / "trunk.safetensors")
     after = held_out_quality(load_trunk(out / "trunk.safetensors"), parts=parts)
     typer.echo(f"trained weights:  {after}")

@@ -42,7 +42,7 @@ class TorchReferences:
                 )
             cells = EncoderCells(load_trunk())
         # One band: it is the CPU's cache alone that several are for, and any height must divide into them.
-        self._model = ReferenceDistance(cells, pieces=1).eval().to(device)
+        self.module = ReferenceDistance(cells, pieces=1).eval().to(device)
 
     def embed(self, image: NDArray[np.uint8], features: Features | None = None) -> Float:
         """As of ``ReferenceStage``."""
@@ -56,7 +56,7 @@ class TorchReferences:
         inputs = reference_inputs(self.spec, image, bank, features, colour_weight)
         given = {name: torch.from_numpy(np.asarray(value)).to(self._device) for name, value in inputs.items()}
         view = given["reference_image"] if "reference_image" in given else given["pixel_image"]
-        found = self._model(view, given["bank"], given["colour_weight"], given.get("f_p"))
+        found = self.module(view, given["bank"], given["colour_weight"], given.get("f_p"))
         arrays: list[Any] = [tensor.float().cpu().numpy() for tensor in found]
         return ReferenceDistances(*arrays)
 

@@ -108,7 +108,8 @@ class Engine:
                 return frame(self.direct, prompt, pixels, rule)
 
             found = self.graphs.run(("frame", frame, prompt), whole, *given)
-            return FrameFlight(*self._begun(slot, ("score_map", "summary"), found))
+            names = ("score_map", "summary", "deep", "joint")[: len(found)]
+            return FrameFlight(*self._begun(slot, names, found), names=names)
 
     def see(self, semantic_image: NDArray[np.uint8], pixel_image: NDArray[np.uint8]) -> Features:
         """Joint 1."""
@@ -221,10 +222,14 @@ class Flight(_Flight):
 class FrameFlight(_Flight):
     """A whole frame on its way."""
 
+    def __init__(self, engine: Engine, slot: dict[str, Tensor], done: Any, *, names: tuple[str, ...]) -> None:
+        super().__init__(engine, slot, done)
+        self._names = names
+
     def result(self) -> FrameSeen:
         """As of ``PendingFrame``."""
-        score_map, summary = self._landed("score_map", "summary")
-        return read_summary(summary, score_map)
+        score_map, summary, *distances = self._landed(*self._names)
+        return read_summary(summary, score_map, *distances)
 
 
 def _host(tensor: Tensor) -> Float:

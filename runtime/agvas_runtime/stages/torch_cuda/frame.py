@@ -1,11 +1,13 @@
 """Frames of one size from pixels to P: the native core's kernels around the model, all of it on the engine's stream."""
 
+from collections.abc import Callable
 from types import ModuleType
 
 import torch
 from torch import Tensor
 
-from agvas_runtime.stages.protocol import FramePlan
+from agvas_runtime.stages.protocol import FramePlan, FrameReferences
+from agvas_runtime.stages.reference.distances import TorchReferences
 from agvas_runtime.stages.torch_cuda.direct import Direct
 from agvas_runtime.stages.torch_cuda.reading import Prompt
 from agvas_runtime.stages.whole_frame import MOST_REGIONS, REGION_BYTES, SUMMARY, FrameJudged, FrameKernels, TileMade
@@ -44,9 +46,32 @@ class TorchFrame:
         ]
         if whole:
             self._runs.append((whole, slice(0, 1)))
+        self._compare = None if plan.references is None else self._with_bank(plan.references)
 
-    def __call__(self, direct: Direct, prompt: Prompt, image: Tensor, rule: Tensor) -> tuple[Tensor, Tensor]:
-        """RGB uint8 [H, W, 3] and RULE as bytes -> P float32 [H, W] and SUMMARY as bytes, both good until the next call."""
+    def _with_bank(self, references: FrameReferences) -> Callable[[int, int], tuple[Tensor, Tensor]]:
+        """Measures the frame at a pointer, on a stream: deep and joint distances, [1, h, w] each, good until the next call."""
+        stage, shape = references.stage, self._kernels.reference_shape
+        assert isinstance(stage, TorchReferences) and shape is not None, "can_see_references() says so"
+        view = torch.empty(shape, dtype=torch.uint8, device=self._device)
+        bank = torch.from_numpy(references.bank).to(self._device)
+        weight = torch.tensor(references.colour_weight, device=self._device)
+        own: list[Tensor] = []
+
+        def compare(frame: int, stream: int) -> tuple[Tensor, Tensor]:
+            self._kernels.see_reference(frame, view.data_ptr(), stream)
+            found = stage.module(view, bank, weight)
+            if not own:  # the first run, which is not captured
+                own.extend(torch.empty_like(each) for each in (found.deep, found.joint))
+            deep, joint = own
+            deep.copy_(found.deep)
+            joint.copy_(found.joint)
+            return deep, joint
+
+        return compare
+
+    def __call__(self, direct: Direct, prompt: Prompt, image: Tensor, rule: Tensor) -> tuple[Tensor, ...]:
+        """RGB uint8 [H, W, 3] and RULE as bytes -> P float32 [H, W], SUMMARY as bytes and, where the plan has references, deep and joint
+        distances, all good until the next call."""
         stream = torch.cuda.current_stream(self._device).cuda_stream if self._device.type == "cuda" else 0
         self._kernels.see(image.data_ptr(), self._tiles_seen, stream)
         made: list[Tensor] = []  # of each run the logits of its looks, then the leanings
@@ -59,7 +84,8 @@ class TorchFrame:
             own.copy_(each)
         results = self._score_map, self._mask, self._summary, self._regions
         self._kernels.judge(rule.data_ptr(), FrameJudged(*(each.data_ptr() for each in results)), stream)
-        return self._score_map, self._summary
+        distances = () if self._compare is None else self._compare(image.data_ptr(), stream)
+        return self._score_map, self._summary, *distances
 
     def _tiles_made(self) -> list[TileMade]:
         """Of all looks in their order."""
