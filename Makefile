@@ -23,7 +23,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 BASE := .venv
 DEV := .venv-dev
-PACKAGES := agvas_core export/agvas_export runtime/agvas_runtime
+PACKAGES := agvas_core export/agvas_export runtime/agvas_runtime runtime/agvas
 SOURCES := $(shell find $(PACKAGES) -name __pycache__ -prune -o -type f -print)
 PACKAGING := pyproject.toml CMakeLists.txt README.md LICENSE
 NATIVE := $(shell find runtime/agvas_runtime/csrc -type f)

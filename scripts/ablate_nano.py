@@ -19,8 +19,8 @@ import torch
 from agvas_core.contract.preprocess import back_to_frame, make_view
 from agvas_core.evaluation.datasets import find_sets, limited
 from agvas_core.model.config import load_preset, parse_config
-from agvas_core.model.encoders import Normalize
-from agvas_core.model.prior import ImagePrior
+from agvas_core.model.encoders.encoders import Normalize
+from agvas_core.model.encoders.prior import ImagePrior
 
 VARIANTS = {
     "net and prior": "",

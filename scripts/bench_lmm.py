@@ -20,11 +20,10 @@ from tokenizers import Tokenizer
 from agvas_core.contract.manifest import IN_BUNDLE
 from agvas_core.contract.prompts import ANCHORS, ANCHORS_SHOWN, INSTRUCTIONS, Mode
 from agvas_runtime.bundle import load_bundle
-from agvas_runtime.image_file import read_image
-from agvas_runtime.scoring import Clock, Scorer
-from agvas_runtime.stages.open import open_stages
+from agvas_runtime.images.read import read_image
+from agvas_runtime.pipeline.scorer import Clock, Scorer
+from agvas_runtime.stages.open import StageSettings, open_stages
 from agvas_runtime.stages.protocol import Features, LmmStage, Reply
-from agvas_runtime.stages.settings import StageSettings
 
 PARTS = Path(__file__).parents[1] / "examples/parts"
 STAGES = ("preprocess", "vision", "lmm", "decoder", "postprocess")

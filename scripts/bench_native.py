@@ -18,10 +18,11 @@ import numpy as np
 
 from agvas_core.contract.anchors import Anchor
 from agvas_core.contract.preprocess import ViewSpec, make_view, scaled_views
-from agvas_runtime import native, views
+from agvas_runtime import native
 from agvas_runtime.bundle import load_bundle
-from agvas_runtime.frame_logits import FrameLogits
-from agvas_runtime.tiling import plan_looks
+from agvas_runtime.images import views
+from agvas_runtime.images.tiling import plan_looks
+from agvas_runtime.pipeline.frame_logits import FrameLogits
 
 SIZES = ((600, 800), (1080, 1920), (2160, 3840))
 FORMATS = ("RGB8", "BayerRG8", "NV12")

@@ -23,12 +23,12 @@ import numpy as np
 import paho.mqtt.client as mqtt
 from stub_stages import stub_inspector
 
-from agvas_runtime.frame import Frame
-from agvas_runtime.line.courier import Courier
-from agvas_runtime.line.ledger import Ledger
-from agvas_runtime.line.ledger_check import check_ledger
-from agvas_runtime.line.recipe_file import parse_recipe
-from agvas_runtime.line.station import Station
+from agvas_runtime.images.frame import Frame
+from agvas_runtime.line.ledger.check import check_ledger
+from agvas_runtime.line.ledger.ledger import Ledger
+from agvas_runtime.line.recipe.file import parse_recipe
+from agvas_runtime.line.station.outbox import Courier
+from agvas_runtime.line.station.station import Station
 from agvas_runtime.sinks.open_sink import open_sink
 
 

@@ -19,15 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agvas_core.contract.durable import write_whole
-from agvas_runtime.frame import Frame
-from agvas_runtime.image_file import read_image
-from agvas_runtime.line.bound import allowed_rejects, binomial_at_most
-from agvas_runtime.line.calibration import Scores, calibrate
-from agvas_runtime.line.inspector import SegmenterInspector
-from agvas_runtime.line.judge import Judge
-from agvas_runtime.line.recipe_check import thresholds_of
-from agvas_runtime.line.recipe_file import RecipeVersion, parse_recipe
-from agvas_runtime.stages.settings import StageSettings
+from agvas_runtime.images.frame import Frame
+from agvas_runtime.images.read import read_image
+from agvas_runtime.line.calibration.calibration import Scores, allowed_rejects, binomial_at_most, calibrate
+from agvas_runtime.line.recipe.file import RecipeVersion, parse_recipe
+from agvas_runtime.line.recipe.rules import Judge
+from agvas_runtime.line.recipe.thresholds import thresholds_of
+from agvas_runtime.line.station.inspector import SegmenterInspector
+from agvas_runtime.stages.open import StageSettings
 
 
 def expected_above(half: int, rest: int, allowed: int, most: float) -> float:

@@ -19,16 +19,16 @@ from pathlib import Path
 import numpy as np
 from stub_stages import stub_inspector
 
-from agvas_runtime.frame import Frame
-from agvas_runtime.line.courier import Courier
-from agvas_runtime.line.image_store import ImageStore
-from agvas_runtime.line.ledger import Ledger
-from agvas_runtime.line.ledger_check import check_ledger
-from agvas_runtime.line.line_log import LineLog, logging_to
-from agvas_runtime.line.metrics import Metrics
-from agvas_runtime.line.recipe_file import parse_recipe
-from agvas_runtime.line.station import Station
-from agvas_runtime.line.watch import Watch
+from agvas_runtime.images.frame import Frame
+from agvas_runtime.line.app.log import LineLog, logging_to
+from agvas_runtime.line.app.metrics import Metrics
+from agvas_runtime.line.ledger.check import check_ledger
+from agvas_runtime.line.ledger.images import ImageStore
+from agvas_runtime.line.ledger.ledger import Ledger
+from agvas_runtime.line.recipe.file import parse_recipe
+from agvas_runtime.line.station.drift import Watch
+from agvas_runtime.line.station.outbox import Courier
+from agvas_runtime.line.station.station import Station
 from agvas_runtime.sinks.json_lines import JsonLinesSink
 
 GROWTH_MB = 20.0

@@ -19,8 +19,7 @@ import torch
 
 from agvas_core.contract.review_folder import IMAGES, MASKS, ReviewLine, add_line
 from agvas_core.evaluation.datasets import find_sets, limited
-from agvas_core.evaluation.item import DataSet, Item
-from agvas_core.evaluation.truth import examine
+from agvas_core.evaluation.item import DataSet, Item, examine
 from agvas_core.train.cli import train
 from agvas_core.train.fit.predictor import open_predictor
 from agvas_core.train.fit.validation import validate

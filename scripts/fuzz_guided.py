@@ -25,9 +25,11 @@ from fuzz_line import FULL, HANG_S, recipe_cases
 from fuzz_values import MAX_PIXELS, SEEDS
 
 from agvas_core.contract.errors import AgvasError
-from agvas_runtime import image_header, image_whole, rgb
-from agvas_runtime.image_file import decode_image
-from agvas_runtime.line import recipe_file
+from agvas_runtime.images import header as image_header
+from agvas_runtime.images import rgb
+from agvas_runtime.images import whole as image_whole
+from agvas_runtime.images.read import decode_image
+from agvas_runtime.line.recipe.recipe import file as recipe_file
 
 for module in (image_header, image_whole, rgb, recipe_file):  # one by one: the hook cannot see through an editable install
     for function in vars(module).values():

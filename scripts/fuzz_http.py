@@ -9,7 +9,7 @@ from fuzz_values import EDITS, MAX_PIXELS, NUMBERS, SEEDS, VALUES, Case, edited
 from hypothesis import strategies as st
 
 from agvas_core.contract.errors import UsageError
-from agvas_runtime.segmenter import Segmenter
+from agvas_runtime.pipeline.segmenter import Segmenter
 from agvas_runtime.web.app import build_app
 from agvas_runtime.web.settings import Settings
 

@@ -31,12 +31,12 @@ from stub_stages import stub_segmenter
 
 from agvas_core.contract.decision import OperatingPoint
 from agvas_core.contract.errors import AgvasError
-from agvas_runtime.frame import Frame
-from agvas_runtime.image_file import decode_image
-from agvas_runtime.line.inspector import frame_fault
-from agvas_runtime.line.judge import Judge, Looked
-from agvas_runtime.line.recipe_file import parse_recipe
-from agvas_runtime.line.recipe_template import recipe_template
+from agvas_runtime.images.frame import Frame
+from agvas_runtime.images.read import decode_image
+from agvas_runtime.line.recipe.cli import recipe_template
+from agvas_runtime.line.recipe.file import parse_recipe
+from agvas_runtime.line.recipe.rules import Judge, Looked
+from agvas_runtime.line.station.inspector import frame_fault
 
 HANG_S = 60.0
 BLOCK = 500

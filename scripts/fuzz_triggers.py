@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from unplug_camera import PassAll
 
 from agvas_core.contract.errors import UsageError
-from agvas_runtime.frame import Frame
-from agvas_runtime.line.ballast import Ballast
-from agvas_runtime.line.feed import Feed
-from agvas_runtime.line.ledger import Ledger
-from agvas_runtime.line.recipe_file import parse_recipe
-from agvas_runtime.line.station import Station
-from agvas_runtime.line.trigger_desk import TriggerDesk
+from agvas_runtime.images.frame import Frame
+from agvas_runtime.line.ledger.disk_reserve import Ballast
+from agvas_runtime.line.ledger.ledger import Ledger
+from agvas_runtime.line.recipe.file import parse_recipe
+from agvas_runtime.line.station.dispatcher import TriggerDesk
+from agvas_runtime.line.station.source_loop import Feed
+from agvas_runtime.line.station.station import Station
 from agvas_runtime.triggers.http import HttpTrigger
 from agvas_runtime.triggers.protocol import Taken, TriggerListener
 

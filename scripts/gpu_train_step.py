@@ -21,7 +21,7 @@ from reference_ratio import matrix_tflops
 from agvas_core.model.build import visual_tokens
 from agvas_core.model.config import ModelConfig
 from agvas_core.model.losses import IGNORED_TARGET
-from agvas_core.model.trained import make_trainable, train_mode
+from agvas_core.model.weights.trained import make_trainable, train_mode
 from agvas_core.train.fit.batches import FitBatch
 from agvas_core.train.fit.config import parse_fit_config
 from agvas_core.train.fit.estimate import work_of

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agvas_core.contract.manifest import sha256_of, write_manifest
-from agvas_core.data.synthesis import synthesize
+from agvas_core.data.synthetic.synthesis import synthesize
 from agvas_core.files.picture import read_rgb
 from agvas_export.trt.quantise import quantise_pixel_encoder
 from agvas_runtime import Segmenter

@@ -26,15 +26,15 @@ from typing import NamedTuple, TextIO
 import numpy as np
 from demo_camera import pictures
 
-from agvas_runtime.frame import Frame
-from agvas_runtime.line.ballast import Ballast
-from agvas_runtime.line.courier import Courier
-from agvas_runtime.line.image_store import ImageStore
-from agvas_runtime.line.inspector import SegmenterInspector
-from agvas_runtime.line.ledger import Ledger
-from agvas_runtime.line.ledger_check import check_ledger
-from agvas_runtime.line.recipe_file import read_recipe
-from agvas_runtime.line.station import Station
+from agvas_runtime.images.frame import Frame
+from agvas_runtime.line.ledger.check import check_ledger
+from agvas_runtime.line.ledger.disk_reserve import Ballast
+from agvas_runtime.line.ledger.images import ImageStore
+from agvas_runtime.line.ledger.ledger import Ledger
+from agvas_runtime.line.recipe.file import read_recipe
+from agvas_runtime.line.station.inspector import SegmenterInspector
+from agvas_runtime.line.station.outbox import Courier
+from agvas_runtime.line.station.station import Station
 from agvas_runtime.sinks.json_lines import JsonLinesSink
 
 

@@ -96,7 +96,7 @@ def main() -> None:
 def plain_loop(options: argparse.Namespace, image: bytes) -> Tally:
     """The same work without a server: decode and segment, one after the other."""
     from agvas_runtime import Frame, Segmenter
-    from agvas_runtime.image_file import decode_image
+    from agvas_runtime.images.read import decode_image
 
     segmenter, tally = Segmenter.load(options.model, threads=options.threads), Tally()
     segmenter.segment(Frame("warm", 0, decode_image(image)))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import cv2
 
-from agvas_core.data.synthesis import synthesize
+from agvas_core.data.synthetic.synthesis import synthesize
 
 SEED, SIZE = 20260, (360, 480)
 PARTS = {

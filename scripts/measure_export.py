@@ -21,7 +21,7 @@ def make_checkpoint(folder: Path, dim: int, layers: int) -> None:
     script = f"""
 import pathlib, torch
 from agvas_core.model.build import build_model
-from agvas_core.model.checkpoint import load_checkpoint, save_checkpoint
+from agvas_core.model.weights.checkpoint import load_checkpoint, save_checkpoint
 from agvas_core.model.config import load_preset, parse_config
 table = load_preset("nano")["model"]
 text = table["lmm"]["text"] | {{"hidden_size": {dim}, "intermediate_size": {4 * dim}, "num_hidden_layers": {layers}}}

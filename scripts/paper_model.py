@@ -10,8 +10,8 @@ import torch
 from agvas_core.model.agvas import AgVas
 from agvas_core.model.build import build_model, visual_tokens
 from agvas_core.model.config import ModelConfig, load_preset, parse_config
-from agvas_core.model.encoders import Normalize
-from agvas_core.model.positions import DensePosition
+from agvas_core.model.encoders.encoders import Normalize
+from agvas_core.model.encoders.positions import DensePosition
 
 VIT_B = {"dim": 768, "depth": 12, "heads": 12, "global_blocks": [2, 5, 8, 11]}  # SAM ViT-B
 BEFORE, ASKED, ANSWER = 3, 16, 9  # words before the image, after it up to the answer, and of the answer up to the last anchor

@@ -13,8 +13,8 @@ from transformers import LlamaForCausalLM, LogitsProcessor, LogitsProcessorList,
 
 from agvas_core.model.agvas import AgVas
 from agvas_core.model.config import ModelConfig
-from agvas_core.model.encoders import PixelFeatures
-from agvas_core.model.folding import fold_linear_p
+from agvas_core.model.encoders.encoders import PixelFeatures
+from agvas_core.model.spam import fold_linear_p
 
 
 class Forced(LogitsProcessor):

@@ -28,6 +28,7 @@ from agvas_core.contract.decision import OperatingPoint
 from agvas_core.model.agvas import AgVas
 from agvas_core.model.build import build_model
 from agvas_core.model.config import ModelConfig
+from agvas_runtime.images.tiling import Look, Tiles
 from agvas_runtime.profile.record import Quantiles
 from agvas_runtime.stages.prompt_tokenizer import Words
 from agvas_runtime.stages.protocol import Features, FramePlan
@@ -35,7 +36,6 @@ from agvas_runtime.stages.torch_cuda.device import open_device
 from agvas_runtime.stages.torch_cuda.engine import Engine
 from agvas_runtime.stages.torch_cuda.pieces import PLAIN, compiled
 from agvas_runtime.stages.whole_frame import kernels, packed_rule
-from agvas_runtime.tiling import Look, Tiles
 
 FRAME = (1536, 2048)  # px, of the whole frames
 FIRST_WORDS = (7, 8)  # stand for the first words of answer and refusal

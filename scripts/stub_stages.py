@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from agvas_core.contract.prompts import Mode
 from agvas_runtime.bundle import load_bundle
-from agvas_runtime.line.inspector import SegmenterInspector
-from agvas_runtime.segmenter import Segmenter
+from agvas_runtime.line.station.inspector import SegmenterInspector
+from agvas_runtime.pipeline.segmenter import Segmenter
 from agvas_runtime.stages.open import BACKENDS
 from agvas_runtime.stages.protocol import Features, Reply, Turn
 

@@ -28,18 +28,17 @@ from typing import Any
 import numpy as np
 from demo_camera import read_stamp
 
-from agvas_runtime.frame import Frame
-from agvas_runtime.line.ballast import Ballast
-from agvas_runtime.line.image_store import ImageStore
-from agvas_runtime.line.inspector import Inspection
-from agvas_runtime.line.judge import Judgement
-from agvas_runtime.line.lane import Lane
-from agvas_runtime.line.lane_job import LaneJob
-from agvas_runtime.line.ledger import Ledger
-from agvas_runtime.line.ledger_check import check_ledger
-from agvas_runtime.line.recipe_file import RecipeVersion
-from agvas_runtime.line.ticket import Outcome
-from agvas_runtime.result import Verdict
+from agvas_runtime.images.frame import Frame
+from agvas_runtime.line.ledger.check import check_ledger
+from agvas_runtime.line.ledger.disk_reserve import Ballast
+from agvas_runtime.line.ledger.images import ImageStore
+from agvas_runtime.line.ledger.ledger import Ledger
+from agvas_runtime.line.recipe.file import RecipeVersion
+from agvas_runtime.line.recipe.rules import Judgement
+from agvas_runtime.line.station.inspector import Inspection
+from agvas_runtime.line.station.runner import Lane, LaneJob
+from agvas_runtime.line.station.station import Outcome
+from agvas_runtime.masks.result import Verdict
 
 PATIENCE_S = 60.0
 ADDRESSES = {"mjpeg": "http://127.0.0.1:{}/", "gige": "genicam://Aravis-Fake-U{}", "rtsp": "rtsp://127.0.0.1:{}/live"}

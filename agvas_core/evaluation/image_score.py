@@ -13,13 +13,12 @@ from numpy.typing import NDArray
 from agvas_core.contract.durable import write_whole
 from agvas_core.contract.errors import ImageError
 from agvas_core.contract.manifest import sha256_of
-from agvas_core.evaluation.item import Item
+from agvas_core.evaluation.item import Item, read_truth
 from agvas_core.evaluation.metrics import iou
 from agvas_core.evaluation.outlines import outline
 from agvas_core.evaluation.predictor import MapSource
 from agvas_core.evaluation.protocol import Protocol
 from agvas_core.evaluation.runs import make_run, save_run
-from agvas_core.evaluation.truth import read_truth
 
 __all__ = ["ImageRecord", "ImageScorer", "Unusable"]
 

@@ -52,7 +52,7 @@ def decoded(path: Path, how: int, name: str, *, whole: bool = False) -> NDArray[
 def check_end(data: NDArray[np.uint8], name: str) -> None:
     """Raises ImageError where JPEG or PNG bytes lack their end: a download or copy that stopped half way.
 
-    The runtime looks closer (``agvas_runtime.image_whole``), because there a part's verdict depends on it.
+    The runtime looks closer (``agvas_runtime.images.whole``), because there a part's verdict depends on it.
     """
     head, tail = data[:4].tobytes(), data[-_TAIL_BYTES:].tobytes()
     end = b"\xff\xd9" if head[:2] == b"\xff\xd8" else b"IEND" if head == b"\x89PNG" else b""

@@ -82,8 +82,8 @@ def _train_on_generated(
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from agvas_core.contract.errors import UsageError
-    from agvas_core.model.checkpoint import load_checkpoint
     from agvas_core.model.config import parse_config
+    from agvas_core.model.weights.checkpoint import load_checkpoint
     from agvas_core.train.calibration import calibrate_checkpoint, summary
     from agvas_core.train.config import parse_train_config
     from agvas_core.train.loop import LogRow, train_model

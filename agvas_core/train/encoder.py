@@ -25,10 +25,9 @@ import typer
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from agvas_core.data.spec import SynthesisSpec
-from agvas_core.data.synthesis import HELD_OUT_FAMILIES, Sample, synthesize_part
+from agvas_core.data.synthetic.synthesis import HELD_OUT_FAMILIES, Sample, SynthesisSpec, synthesize_part
 from agvas_core.evaluation.metrics import Run, auroc, merge, rank
-from agvas_core.model.efficientnet_lite import EfficientNetLite, imagenet_file, load_imagenet, load_trunk, save_trunk
+from agvas_core.model.encoders.efficientnet_lite import EfficientNetLite, imagenet_file, load_imagenet, load_trunk, save_trunk
 from agvas_core.model.references import EncoderCells, ReferenceDistance
 
 __all__ = ["EncoderTraining", "Quality", "held_out_quality", "train_encoder"]

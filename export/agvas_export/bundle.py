@@ -3,7 +3,9 @@
 The folder appears whole or not at all: everything is written into a sibling and verified there, then renamed.
 """
 
+import json
 import os
+import platform
 import re
 import shutil
 import tempfile
@@ -11,30 +13,74 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
+from agvas_core import __version__
 from agvas_core.contract.anchors import ANCHOR_TOKENS
 from agvas_core.contract.errors import BundleError, OutputError, SetupError, UsageError
 from agvas_core.contract.lmm_folder import IN_BUNDLE
 from agvas_core.contract.manifest import Manifest, Precision, PromptSpec, read_version, sha256_of, write_manifest
 from agvas_core.contract.prompts import ANCHORS, FIXED_ANSWER
 from agvas_core.model.build import chat_format, named_anchors, visual_tokens
-from agvas_core.model.checkpoint import WEIGHTS, Checkpoint, find_checkpoint
 from agvas_core.model.config import ModelConfig
-from agvas_core.model.trained import merge
+from agvas_core.model.weights.checkpoint import BASE, WEIGHTS, Checkpoint, find_checkpoint
+from agvas_core.model.weights.trained import merge
 from agvas_export.graphs import export_joint
 from agvas_export.joints import make_joints
 from agvas_export.parity import Parity, compare
 from agvas_export.precision import in_precision
-from agvas_export.provenance import provenance_of
 from agvas_export.reference import encode, words
 from agvas_export.references import export_references
 from agvas_export.source import TORCH_FOLDER, checkpoint_files, read_checkpoint
 from agvas_export.streaming import STREAMED_BYTES, LmmWeights, can_stream, read_without_lmm
 from agvas_export.vllm_folder import write_vllm_folder
 
-__all__ = ["LMM_FORMS", "Exported", "Form", "export_bundle"]
+__all__ = ["LMM_FORMS", "Exported", "Form", "export_bundle", "provenance_of"]
+
+
+# Where a bundle's weights come from, what made its graphs, and under which licences they stand.
+
+
+VERSIONED = ("torch", "transformers", "onnx", "onnxscript", "onnxruntime", "tokenizers", "numpy")
+
+
+def provenance_of(source: Checkpoint, sha256: str) -> dict[str, Any]:
+    """Where the weights come from and what made the graphs: base models, digest, training, versions, licences."""
+    training = source.training
+    recipe = training.get("train", {})
+    from_scratch = "all" in source.config.trained
+    return {
+        "checkpoint": {"name": source.folder.resolve().name, "sha256": sha256},
+        "base": base_of(source),
+        "model": source.config.model_dump(mode="json"),
+        "training": {key: training[key] for key in ("agvas", "torch", "step", "steps", "images") if key in training}
+        | {"seed": recipe.get("seed"), "config": recipe},
+        "versions": {"agvas": __version__, "python": platform.python_version()} | {name: version(name) for name in VERSIONED},
+        "licence": {
+            "software": "Apache-2.0",
+            # Procedural images only: no one else's rights are in the weights.
+            "weights": training.get("licence")
+            or ("Apache-2.0" if from_scratch else "those of the base model and of the training data; see training"),
+        },
+    }
+
+
+def base_of(source: Checkpoint) -> dict[str, dict[str, str]]:
+    """What training started from, by part: its name (of a folder only the last part: paths are nobody's business) and its digest."""
+    path = source.folder / BASE
+    told: dict[str, dict[str, str]] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if not told:
+        parts = {"lmm": source.config.lmm.pretrained, "pixel": source.config.pixel.pretrained, "checkpoint": source.config.base}
+        told = {part: {"name": name} for part, name in parts.items() if name is not None}
+    return {part: facts | {"name": public_name(facts["name"])} for part, facts in told.items()}
+
+
+def public_name(name: str) -> str:
+    """A hub id as it is; of a path its last part."""
+    return Path(name).name if Path(name).exists() or Path(name).is_absolute() else name
+
 
 LMM_FORMS: Final = ("onnx", "vllm", "torch")
 DTYPE_NAMES: Final[dict[Precision, Literal["float32", "float16", "bfloat16"]]] = {

@@ -240,7 +240,7 @@ def vllm(
     The trained tables go into the base; LoRA, where there is any, stays apart in adapters/.
     """
     from agvas_core.contract.lmm_folder import find_lmm_folder
-    from agvas_core.model.checkpoint import find_checkpoint
+    from agvas_core.model.weights.checkpoint import find_checkpoint
     from agvas_export.bundle import Form, check_tokenizer, prompt_of, read_source, refuse_if_taken, written_whole
     from agvas_export.vllm_folder import write_vllm_folder
 

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from agvas_core.contract.backend import Arrays
 from agvas_core.contract.manifest import Manifest
-from agvas_core.model.checkpoint import Checkpoint
-from agvas_core.model.encoders import PixelFeatures
+from agvas_core.model.encoders.encoders import PixelFeatures
 from agvas_core.model.lmm import find_anchors
+from agvas_core.model.weights.checkpoint import Checkpoint
 from agvas_export.reference import Words, encode, words
 
 __all__ = ["TorchStages"]

@@ -52,7 +52,7 @@ def _print_version(wanted: bool) -> None:
 def _open_page(port: int | None, host: str) -> Any:
     """The page of a line on its port, or None where none was asked for."""
     if port is not None:
-        from agvas_runtime.line_pages.live import open_live_page
+        from agvas_runtime.web.line.live import open_live_page
 
         return open_live_page(host, port)
 
@@ -233,7 +233,7 @@ def run(
     stages = {"vision": vision or backend, "lmm": lmm or backend, "decoder": decoder or backend}
     if recipes:
         refuse_beside_recipe(context)
-        from agvas_runtime.line.line_job import run_with_options
+        from agvas_runtime.line.app.preflight import run_with_options
 
         form = log.value if log is not None else "text" if sys.stderr.isatty() else "json"
         options: dict[str, Any] = {
@@ -264,7 +264,7 @@ def run(
     if len(pixel_format or ()) > 1:
         raise UsageError(f"--pixel-format is given {len(pixel_format or ())} times and there is one camera: give it once")
 
-    from agvas_runtime.inspection import Job, inspect  # numpy, OpenCV and ONNX Runtime come with it
+    from agvas_runtime.run import Job, inspect  # numpy, OpenCV and ONNX Runtime come with it
 
     job = Job(
         sources=tuple(sources or ()),

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from agvas_core.contract.errors import UsageError
-from agvas_core.model.efficientnet_lite import EfficientNetLite
+from agvas_core.model.encoders.efficientnet_lite import EfficientNetLite
 from agvas_core.model.references import ColourCells, EncoderCells, FeatureCells, ReferenceDistance
 
 

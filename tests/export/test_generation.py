@@ -10,18 +10,16 @@ from numpy.typing import NDArray
 from agvas_core.contract.anchors import EMPTY_LOGITS
 from agvas_core.contract.prompts import INSTRUCTIONS, NO_ANOMALY_ANSWER, Mode
 from agvas_core.contract.tolerances import TOLERANCES
-from agvas_core.data.synthesis import synthesize
+from agvas_core.data.synthetic.synthesis import synthesize
 from agvas_core.model.agvas import Vision
-from agvas_core.model.checkpoint import Checkpoint, load_checkpoint
 from agvas_core.model.config import parse_config
-from agvas_core.model.encoders import PixelFeatures
+from agvas_core.model.encoders.encoders import PixelFeatures
 from agvas_core.model.generation import segment_by_generation
+from agvas_core.model.weights.checkpoint import Checkpoint, load_checkpoint
 from agvas_export.bundle import prompt_of
 from agvas_export.reference import encode
 from agvas_runtime.bundle import BUNDLED, Bundle, load_bundle
-from agvas_runtime.stages.onnx_decoder import OnnxDecoder
-from agvas_runtime.stages.onnx_lmm import OnnxLmm
-from agvas_runtime.stages.onnx_vision import OnnxVision
+from agvas_runtime.stages.onnx import OnnxDecoder, OnnxLmm, OnnxVision
 from agvas_runtime.stages.prompt_tokenizer import PromptTokenizer
 from agvas_runtime.stages.protocol import Features
 

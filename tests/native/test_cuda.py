@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from agvas_core.contract.decision import OperatingPoint
-from agvas_runtime.regions import native_rule
+from agvas_runtime.images.views import PIXEL_FORMAT_PLACES
+from agvas_runtime.masks.regions import native_rule
 from agvas_runtime.stages.whole_frame import REGION_BYTES, RULE, SUMMARY, packed_rule
-from agvas_runtime.views import PIXEL_FORMAT_PLACES
 
 pytestmark = pytest.mark.gpu
 HALF = (0.5, 0.5, 0.5)

@@ -13,10 +13,10 @@ from agvas_core.contract.manifest import TilingSpec
 from agvas_core.contract.preprocess import View, ViewSpec, make_view
 from agvas_core.contract.tolerances import TOLERANCES
 from agvas_runtime import native
-from agvas_runtime.frame_logits import FrameLogits, Judged
-from agvas_runtime.regions import find_regions, judge_map
-from agvas_runtime.result import Region
-from agvas_runtime.tiling import plan_looks, plan_tiles
+from agvas_runtime.images.tiling import plan_looks, plan_tiles
+from agvas_runtime.masks.regions import find_regions, judge_map
+from agvas_runtime.masks.result import Region
+from agvas_runtime.pipeline.frame_logits import FrameLogits, Judged
 
 NEAR = TOLERANCES["native"].probability
 HALF = (0.5, 0.5, 0.5)

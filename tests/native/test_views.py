@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from agvas_core.contract.errors import ImageError, UsageError
 from agvas_core.contract.preprocess import ViewSpec, make_view, view_size
-from agvas_runtime import native, views
-from agvas_runtime.rgb import to_rgb
+from agvas_runtime import native
+from agvas_runtime.images import views
+from agvas_runtime.images.rgb import to_rgb
 
 SIDE = st.integers(1, 90)
 HALF = (0.5, 0.5, 0.5)

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from agvas_runtime.images.views import PIXEL_FORMAT_PLACES
 from agvas_runtime.stages.whole_frame import RULE, SUMMARY
-from agvas_runtime.views import PIXEL_FORMAT_PLACES
 
 __all__ = ["FakeKernels"]
 

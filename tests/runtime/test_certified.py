@@ -11,8 +11,7 @@ import pytest
 from agvas_core.contract.certificate import PARITY_NAME, BackendParity, Certificate, data_digest, write_certificate
 from agvas_core.contract.hardware import Hardware, this_machine
 from agvas_core.contract.manifest import MANIFEST_NAME, sha256_of
-from agvas_runtime.bundle import Bundle, load_bundle
-from agvas_runtime.certified import note_on_parity
+from agvas_runtime.bundle import Bundle, load_bundle, note_on_parity
 
 NOW = datetime(2026, 6, 10, tzinfo=UTC)
 HERE = Hardware(system="Linux x86_64", cpu="Model A")

@@ -188,7 +188,7 @@ def test_a_hostile_file_name_harms_neither_report_nor_terminal(
 def test_progress_is_lines_where_there_is_no_terminal(
     run: Run, parts: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("agvas_runtime.progress.LINE_EVERY_S", 0.0)
+    monkeypatch.setattr("agvas_runtime.report.progress.LINE_EVERY_S", 0.0)
     assert run("parts", "--out", "out") == 0
     err = capfd.readouterr().err
     assert "3 of 3 images" in err and "images/s" in err and "\x1b" not in err

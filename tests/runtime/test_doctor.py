@@ -9,13 +9,9 @@ from pathlib import Path
 import pytest
 
 from agvas_core.contract.command_line import exit_code_of
+from agvas_runtime import doctor as packages
 from agvas_runtime import native
-from agvas_runtime.doctor import packages
-from agvas_runtime.doctor.backends import vllm
-from agvas_runtime.doctor.cli import doctor
-from agvas_runtime.doctor.finding import State
-from agvas_runtime.doctor.hardware import Gpu, find_gpus
-from agvas_runtime.doctor.packages import both_runtimes, look_at_packages, newer_or_same
+from agvas_runtime.doctor import Gpu, State, both_runtimes, doctor, find_gpus, look_at_packages, newer_or_same, vllm
 
 
 def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dict[str, dict[str, str]]]:

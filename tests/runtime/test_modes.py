@@ -17,11 +17,9 @@ from agvas_core.contract.prompts import FIXED_ANSWER, INSTRUCTIONS, NO_ANOMALY_A
 from agvas_runtime import Segmenter, Verdict
 from agvas_runtime.bundle import Bundle, load_bundle
 from agvas_runtime.cli import app
-from agvas_runtime.prediction import BundlePredictor
-from agvas_runtime.question import ask
-from agvas_runtime.stages.onnx_decoder import OnnxDecoder
-from agvas_runtime.stages.onnx_lmm import OnnxLmm
-from agvas_runtime.stages.onnx_vision import OnnxVision
+from agvas_runtime.pipeline.instruction import ask
+from agvas_runtime.pipeline.predictors import BundlePredictor
+from agvas_runtime.stages.onnx import OnnxDecoder, OnnxLmm, OnnxVision
 from agvas_runtime.stages.protocol import Features
 
 Part = Callable[..., NDArray[np.uint8]]

@@ -8,9 +8,8 @@ import pytest
 from agvas_core.contract.errors import BundleError, UsageError
 from agvas_core.contract.preprocess import make_view
 from agvas_runtime.bundle import load_bundle
-from agvas_runtime.stages.open import open_references, open_stages
+from agvas_runtime.stages.open import StageSettings, open_references, open_stages
 from agvas_runtime.stages.protocol import Features, ReferenceDistances
-from agvas_runtime.stages.settings import StageSettings
 
 ONE_THREAD = StageSettings(threads=1)
 

@@ -17,11 +17,9 @@ from agvas_core.contract.errors import BundleError, ImageError, SourceError, Usa
 from agvas_core.contract.preprocess import ViewSpec, scaled_views
 from agvas_runtime import Frame, Result, Segmenter, Verdict
 from agvas_runtime.bundle import load_bundle
-from agvas_runtime.stages.onnx_decoder import OnnxDecoder
-from agvas_runtime.stages.onnx_lmm import OnnxLmm
-from agvas_runtime.stages.onnx_vision import OnnxVision
+from agvas_runtime.images.tiling import plan_looks
+from agvas_runtime.stages.onnx import OnnxDecoder, OnnxLmm, OnnxVision
 from agvas_runtime.stages.protocol import Features
-from agvas_runtime.tiling import plan_looks
 
 Part = Callable[..., NDArray[np.uint8]]
 

@@ -15,14 +15,13 @@ import pytest
 
 from agvas_core.contract.command_line import exit_code_of
 from agvas_core.contract.prompts import Mode
-from agvas_core.model.checkpoint import Checkpoint
+from agvas_core.model.weights.checkpoint import Checkpoint
 from agvas_export.cli import app
 from agvas_runtime import Segmenter, Verdict
 from agvas_runtime.bundle import Bundle
-from agvas_runtime.stages.open import Stages, open_stages
+from agvas_runtime.stages.open import Stages, StageSettings, open_stages
 from agvas_runtime.stages.protocol import Features
-from agvas_runtime.stages.reference.lmm import TorchLmm
-from agvas_runtime.stages.settings import StageSettings
+from agvas_runtime.stages.torch_reference import TorchLmm
 
 pytestmark = pytest.mark.vllm
 

@@ -1,9 +1,12 @@
 """``agvas data instruct``: texts about anomalies from a vision-language model."""
 
 import asyncio
+import base64
 import json
 import os
+import webbrowser
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -12,19 +15,43 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from agvas_core.contract.command_line import printable
-from agvas_core.contract.errors import SetupError, UsageError
-from agvas_core.data.instruct.endpoint import Address, Endpoint
+from agvas_core.contract.errors import OutputError, SetupError, UsageError
+from agvas_core.data.datasets.catalog import find_sets
+from agvas_core.data.datasets.mvtec_like import MVTEC
+from agvas_core.data.datasets.record import Family
+from agvas_core.data.instruct.endpoint import Address, Endpoint, Pace, Patience
 from agvas_core.data.instruct.generation import Generation, Outcome, pictures_of, rejects_path
-from agvas_core.data.instruct.meta_list import list_name, listed_records
-from agvas_core.data.instruct.pace import Pace, Patience
-from agvas_core.data.instruct.preview import write_preview
-from agvas_core.data.instruct.prompt import load_prompt
-from agvas_core.data.instruct.samples import Found, Sample, limited, samples_of
-from agvas_core.data.sets.catalog import find_sets
-from agvas_core.data.sets.mvtec_like import MVTEC
-from agvas_core.data.sets.record import Family
+from agvas_core.data.instruct.prompt import Prompt, load_prompt
+from agvas_core.data.instruct.review import Review
+from agvas_core.data.instruct.review_server import ReviewServer
+from agvas_core.data.instruct.samples import Found, Sample, limited, list_name, listed_records, samples_of
 
-__all__ = ["instruct"]
+__all__ = ["instruct", "review", "write_preview"]
+
+
+# What would be sent about a sample, as files for a person to look at before anything leaves the machine.
+
+
+def write_preview(folder: Path, sample: Sample, pictures: Sequence[str], prompt: Prompt, keys: Mapping[str, Any]) -> None:
+    """Writes picture_1.jpg and so on, and request.json, which names them where the pictures would stand.
+
+    Args:
+        pictures: data URLs, as they would be sent.
+        keys: of the request besides its messages.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    names = [f"picture_{number}.jpg" for number in range(1, len(pictures) + 1)]
+    request = {**keys, "messages": prompt.messages(sample.category, sample.kind, names)}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, url in zip(names, pictures, strict=True):
+            (folder / name).write_bytes(base64.b64decode(url.partition(",")[2]))
+        (folder / "request.json").write_text(json.dumps(request, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"cannot write into {folder}: {error.strerror}; choose a folder with space and permission") from error
+
 
 KEY_VARIABLE: Final = (
     "AGVAS_API_KEY"  # of its own: a key for one provider must not go to another because its variable happens to be set
@@ -172,3 +199,33 @@ def _json_object(text: str) -> dict[str, Any]:
     if not isinstance(value, dict) or value.keys() & {"messages", "model", "stream"}:
         raise UsageError(f"--body is {text!r}; it must be a JSON object without messages, model and stream")
     return value
+
+
+# ``agvas data review``: a person's word on generated texts. Needs nothing but the base install.
+
+
+def review(
+    file: Annotated[Path, typer.Argument(help="What agvas data instruct wrote.")],
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port on this machine; 0 takes a free one.")] = 0,
+    root: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the set, where it has moved.")] = None,
+    prompt: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder with the forbidden.toml that instruct was given.")
+    ] = None,
+    open_page: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+) -> None:
+    """Serve a page on this machine on which a person accepts, edits or rejects each text, with keys."""
+    with Review(file, load_prompt(prompt).wording, root=root) as session:
+        try:
+            server = ReviewServer(session, port=port)
+        except OSError as error:
+            raise SetupError(
+                f"port {port} cannot be used: {error.strerror}; choose another with --port, or 0 for a free one"
+            ) from error
+        with server:
+            print(f"{server.url} ({len(session)} entries; Ctrl-C ends, everything decided is kept)", flush=True)
+            if open_page:
+                webbrowser.open(server.url)
+            try:
+                server.serve_forever()
+            except KeyboardInterrupt as error:  # Typer would forget which signal it was
+                raise typer.Abort from error

@@ -6,7 +6,7 @@ from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from agvas_core.data.sets.masks import FileMask
+from agvas_core.data.datasets.masks import FileMask
 from agvas_core.files.picture import MaskLevel
 
 __all__ = ["FIELDS", "Entry", "ReviewState", "texts_digest"]

@@ -10,10 +10,10 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from agvas_core.contract.errors import UsageError
+from agvas_core.data.datasets.record import Family, Record, Texts
 from agvas_core.data.instruct.decision import decided, read_decisions, review_path
 from agvas_core.data.instruct.entry import Entry, ReviewState
 from agvas_core.data.instruct.journal import read_lines
-from agvas_core.data.sets.record import Family, Record, Texts
 
 __all__ = ["NOT_REJECTED", "REVIEWED", "read_entries", "read_instruct"]
 

@@ -4,14 +4,13 @@ import html
 
 import numpy as np
 
-from agvas_core.data.captions import describe
+from agvas_core.data.synthetic.captions import describe
 from agvas_core.evaluation.grounding.cases import ASKED, Case, draw
 from agvas_core.evaluation.grounding.measure import Grounding
 from agvas_core.evaluation.grounding.table import cells, columns, sections
 from agvas_core.evaluation.grounding.trial import Answer, TrialRecord
 from agvas_core.evaluation.outlines import outline
-from agvas_core.evaluation.page import document
-from agvas_core.evaluation.page_figure import overlaid
+from agvas_core.evaluation.page import document, overlaid
 
 __all__ = ["render_page"]
 

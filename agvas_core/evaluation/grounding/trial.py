@@ -134,7 +134,7 @@ def key_of(model: Model, *facts: object) -> str:
 def generator_hash() -> str:
     """Changes whenever the generator may draw other images or use other words: the hash of its source."""
     whole = hashlib.sha256()
-    for file in sorted(resources.files("agvas_core.data").iterdir(), key=lambda entry: entry.name):
+    for file in sorted(resources.files("agvas_core.data.synthetic").iterdir(), key=lambda entry: entry.name):
         if file.name.endswith(".py"):
             whole.update(file.read_bytes())
     return whole.hexdigest()[:12]

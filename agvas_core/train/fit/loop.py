@@ -22,9 +22,10 @@ from agvas_core.contract.errors import OutputError, SetupError, UsageError
 from agvas_core.data.mixture.config import MixtureConfig
 from agvas_core.data.mixture.example import SkipLog
 from agvas_core.data.mixture.mixture import Mixture
-from agvas_core.data.tokenizer import train_tokenizer
+from agvas_core.data.synthetic.tokenizer import train_tokenizer
 from agvas_core.evaluation.item import DataSet
-from agvas_core.model.checkpoint import (
+from agvas_core.model.config import ModelConfig
+from agvas_core.model.weights.checkpoint import (
     Digests,
     base_digests,
     find_checkpoint,
@@ -33,8 +34,7 @@ from agvas_core.model.checkpoint import (
     start_model,
     start_tokenizer,
 )
-from agvas_core.model.config import ModelConfig
-from agvas_core.model.trained import make_trainable, train_mode
+from agvas_core.model.weights.trained import make_trainable, train_mode
 from agvas_core.train.fit.batches import FitBatch, Parts
 from agvas_core.train.fit.config import FitConfig, ValidationConfig, run_identity
 from agvas_core.train.fit.engine import Engine

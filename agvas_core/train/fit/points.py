@@ -10,8 +10,7 @@ import cv2
 import numpy as np
 
 from agvas_core.contract.decision import BALANCED, STRICT, Decision
-from agvas_core.evaluation.item import DataSet
-from agvas_core.evaluation.truth import read_truth
+from agvas_core.evaluation.item import DataSet, read_truth
 from agvas_core.files.picture import read_rgb
 from agvas_core.train.config import CalibrationConfig
 from agvas_core.train.fit.predictor import TorchPredictor

@@ -68,9 +68,9 @@ def batch(
     from agvas_runtime.batch.batch_run import run_batch
     from agvas_runtime.batch.job import BatchJob
     from agvas_runtime.bundle import load_bundle
-    from agvas_runtime.image_file import MAX_PIXELS
-    from agvas_runtime.line.recipe_file import read_recipe
-    from agvas_runtime.question import ask
+    from agvas_runtime.images.read import MAX_PIXELS
+    from agvas_runtime.line.recipe.file import read_recipe
+    from agvas_runtime.pipeline.instruction import ask
     from agvas_runtime.this_machine import usable_cores
 
     text = None

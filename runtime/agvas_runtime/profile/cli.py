@@ -135,12 +135,12 @@ def profile(
 
     import time
 
+    from agvas_runtime.pipeline.batching import keep_tuning
+    from agvas_runtime.pipeline.segmenter import Segmenter
     from agvas_runtime.profile.session import Plan, generated_frame, load_frames
     from agvas_runtime.profile.session import profile as measure
-    from agvas_runtime.segmenter import Segmenter
     from agvas_runtime.sources.camera import without_secrets
-    from agvas_runtime.stages.settings import StageSettings
-    from agvas_runtime.tuning import keep_tuning
+    from agvas_runtime.stages.open import StageSettings
 
     plan = Plan(
         frames=frames,
@@ -155,7 +155,7 @@ def profile(
     options = stages | {"settings": StageSettings(engines=engines, checkpoint=checkpoint), "threads": threads, "prompt": prompt}
     command = shlex.join(["agvas", "profile", *map(without_secrets, sys.argv[2:])])
     if tune:
-        from agvas_runtime.profile.tune_here import tune_here
+        from agvas_runtime.profile.tune import tune_here
 
         shown = load_frames(sources) if sources else [generated_frame(size_px)]
         with progress.status("starting") as status:

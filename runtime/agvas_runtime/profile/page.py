@@ -3,7 +3,6 @@
 import html
 from importlib import resources
 
-from agvas_runtime.profile.chart import number
 from agvas_runtime.profile.compare import Comparison, compare_profiles
 from agvas_runtime.profile.plots import (
     gpu_plot,
@@ -15,16 +14,17 @@ from agvas_runtime.profile.plots import (
     stage_bars,
 )
 from agvas_runtime.profile.record import NOT_SAID, Profile, Quantiles, counts_in_words
+from agvas_runtime.report.chart import number
 
 __all__ = ["render"]
 
 
 def render(profile: Profile, earlier: Profile | None = None) -> str:
     """The page; with ``earlier`` it begins with a comparison."""
-    package = resources.files("agvas_runtime")
-    page = package.joinpath("profile/page_template.html").read_text(encoding="utf-8")
+    package = resources.files("agvas_runtime.profile")
+    page = package.joinpath("page_template.html").read_text(encoding="utf-8")
     for placeholder, value in (
-        ("@@STYLE@@", package.joinpath("profile/page_style.css").read_text(encoding="utf-8")),
+        ("@@STYLE@@", package.joinpath("page_style.css").read_text(encoding="utf-8")),
         ("@@TITLE@@", html.escape(_headline(profile))),
         (
             "@@SUMMARY@@",

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from agvas_runtime.profile.chart import Chart, number
 from agvas_runtime.profile.record import Profile
+from agvas_runtime.report.chart import Chart, number
 
 __all__ = ["gpu_plot", "latency_histogram", "latency_series", "offered_latency", "offered_rate", "roofline", "stage_bars"]
 

@@ -14,14 +14,14 @@ from dataclasses import replace
 
 from agvas_core.contract.errors import ImageError, SourceError, UsageError
 from agvas_core.contract.preprocess import ViewSpec
-from agvas_runtime.frame import Frame, Sent
-from agvas_runtime.image_file import MAX_PIXELS
+from agvas_runtime.images.frame import Frame, Sent
+from agvas_runtime.images.read import MAX_PIXELS
+from agvas_runtime.images.views import camera_frame
 from agvas_runtime.sources.camera_address import camera_address, without_secrets
 from agvas_runtime.sources.camera_reader import CameraReader
 from agvas_runtime.sources.device import V4L2_FORMATS, device_grabber
 from agvas_runtime.sources.genicam import GenicamGrabber
 from agvas_runtime.sources.grabber import Grabber, HttpGrabber, rtsp_grabber
-from agvas_runtime.views import camera_frame
 
 __all__ = ["CameraSource", "without_secrets"]
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agvas_core.contract.errors import ImageError, SourceError
-from agvas_runtime.frame import Sent
+from agvas_runtime.images.frame import Sent
 from agvas_runtime.sources.grabber import Grabber
 
 __all__ = ["CameraReader", "Shot"]

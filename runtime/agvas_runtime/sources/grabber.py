@@ -2,21 +2,52 @@
 
 import math
 import os
+import socket
 import time
 from collections.abc import Callable, Iterator
 from typing import Final, Protocol
+from urllib.parse import urlsplit
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from agvas_core.contract.errors import ImageError, SourceError
-from agvas_runtime.frame import Sent
-from agvas_runtime.image_file import decode_image, quiet_opencv
+from agvas_runtime.images.frame import Sent
+from agvas_runtime.images.read import decode_image, quiet_opencv
 from agvas_runtime.sources.mjpeg import MjpegStream
-from agvas_runtime.sources.reach import reach
 
-__all__ = ["CaptureGrabber", "Grabber", "HttpGrabber", "rtsp_grabber"]
+__all__ = ["CaptureGrabber", "Grabber", "HttpGrabber", "reach", "rtsp_grabber"]
+
+
+# Whether the host of a network camera takes connections.
+
+
+ATTEMPT_S: Final = 0.5
+PORTS: Final = {"http": 80, "https": 443, "rtsp": 554, "rtsps": 322}
+
+
+def reach(url: str, timeout_s: float) -> None:
+    """Returns once a connection is taken, or refused with words, which whoever opens the stream will hear.
+
+    A cable that is out swallows packets. TCP waits 1, 2, 4 s until it sends the first one again, so that an attempt that began then would
+    find a camera late that has long been back; short attempts find it at once.
+
+    Raises:
+        SourceError: nothing for ``timeout_s``.
+    """
+    parts = urlsplit(url)
+    end_s = time.monotonic() + timeout_s
+    while (left_s := end_s - time.monotonic()) > 0:
+        try:
+            socket.create_connection((parts.hostname, parts.port or PORTS[parts.scheme]), min(ATTEMPT_S, left_s)).close()
+            return
+        except TimeoutError:
+            continue
+        except OSError:
+            return
+    raise SourceError("its host does not answer")
+
 
 THREADS: Final = 2  # of the decoder; each but the first holds a frame back, and OpenCV would take one for each core
 

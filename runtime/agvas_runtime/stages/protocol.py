@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from agvas_core.contract.decision import OperatingPoint
 from agvas_core.contract.preprocess import ViewSpec
 from agvas_core.contract.prompts import Mode
-from agvas_runtime.tiling import Look
+from agvas_runtime.images.tiling import Look
 
 __all__ = [
     "DecoderStage",

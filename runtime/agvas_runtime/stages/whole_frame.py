@@ -17,9 +17,9 @@ from agvas_core.contract.decision import OperatingPoint
 from agvas_core.contract.errors import ImageError, StageError
 from agvas_core.contract.preprocess import View, frame_cells
 from agvas_runtime import native
-from agvas_runtime.regions import native_rule
+from agvas_runtime.images.views import PIXEL_FORMAT_PLACES, shrinks, view_layout
+from agvas_runtime.masks.regions import native_rule
 from agvas_runtime.stages.protocol import FramePlan, FrameSeen
-from agvas_runtime.views import PIXEL_FORMAT_PLACES, shrinks, view_layout
 
 __all__ = [
     "LOGITS_BROKEN",

@@ -61,8 +61,8 @@ def serve(
     if strict and threshold is not None:
         raise UsageError(f"both --strict and --threshold {threshold} say what is anomalous: leave one out")
 
-    from agvas_runtime.segmenter import Segmenter
-    from agvas_runtime.stages.settings import StageSettings
+    from agvas_runtime.pipeline.segmenter import Segmenter
+    from agvas_runtime.stages.open import StageSettings
     from agvas_runtime.web.app import build_app
     from agvas_runtime.web.recipes import Recipes
     from agvas_runtime.web.serving import address_of, listen

@@ -30,7 +30,7 @@ def test_a_dry_run_estimates_every_gpu_and_loads_nothing(capsys: pytest.CaptureF
 
 
 def test_sharding_takes_memory_off_each_gpu_and_bigger_batches_add_to_it() -> None:
-    from agvas_core.model.pretrained_config import resolve_config
+    from agvas_core.model.weights.pretrained_config import resolve_config
     from agvas_core.train.fit.estimate import work_of
 
     work = work_of(resolve_config(merged_with("ov-7b", None)["model"]), FitConfig())

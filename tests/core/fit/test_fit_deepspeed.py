@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from safetensors import safe_open
 
-from agvas_core.model.checkpoint import load_checkpoint
+from agvas_core.model.weights.checkpoint import load_checkpoint
 from agvas_core.train.fit.engine import DEEPSPEED_CONFIGS
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(find_spec("deepspeed") is None, reason="deepspeed is not installed")]

@@ -19,8 +19,8 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from agvas_core.contract.errors import OutputError, SetupError, UsageError
-from agvas_core.model.checkpoint import load_checkpoint, start_model
-from agvas_core.model.pretrained_config import resolve_config
+from agvas_core.model.weights.checkpoint import load_checkpoint, start_model
+from agvas_core.model.weights.pretrained_config import resolve_config
 from agvas_core.train.fit.config import parse_fit_config, parse_mixture_config
 from agvas_core.train.fit.loop import SKIPPED, fit_model
 from agvas_core.train.fit.predictor import open_predictor
@@ -86,7 +86,7 @@ def test_a_checkpoint_can_be_scored_without_being_exported(whole_run: Path, fold
 CHILD = """
 import json, sys, torch
 from pathlib import Path
-from agvas_core.model.pretrained_config import resolve_config
+from agvas_core.model.weights.pretrained_config import resolve_config
 from agvas_core.train.fit.config import parse_fit_config, parse_mixture_config
 from agvas_core.train.fit.loop import fit_model
 

@@ -307,7 +307,7 @@ def test_a_log_that_was_tampered_with_is_refused_by_line(make_file: MakeFile, li
         read_instruct(path)
 
 
-COMMAND = "import sys; from agvas_core.contract.command_line import run_command; from agvas_core.data.instruct.review_cli import review; run_command(lambda: review, name='agvas data review')"  # fmt: skip
+COMMAND = "import sys; from agvas_core.contract.command_line import run_command; from agvas_core.data.instruct.cli import review; run_command(lambda: review, name='agvas data review')"  # fmt: skip
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of this kind are POSIX")

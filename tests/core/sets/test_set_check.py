@@ -11,11 +11,11 @@ import pytest
 
 from agvas_core.command import build
 from agvas_core.contract.command_line import exit_code_of
-from agvas_core.data.sets.catalog import find_sets
-from agvas_core.data.sets.check import SetReport, check_set
+from agvas_core.data.datasets.catalog import find_sets
+from agvas_core.data.datasets.check import SetReport, check_set
 
 Make = Callable[..., Path]
-ENTRY = EntryPoint("data.check", "agvas_core.data.sets.cli:check", "agvas.commands")
+ENTRY = EntryPoint("data.check", "agvas_core.data.datasets.cli:check", "agvas.commands")
 LAYOUTS = [
     "ade20k", "coco-stuff", "paco-lvis", "partimagenet", "pascal-part", "refclef", "refcoco", "refcoco+", "refcocog", "real-iad",
     "dtd-synthetic", "goodsad", "road", "miad", "gc10", "zju-leaper", "llava-150k", "webad", "mvtec",

@@ -19,17 +19,16 @@ import yaml
 
 from agvas_core.contract.command_line import exit_code_of
 from agvas_runtime.cli import app
-from agvas_runtime.line.calibrate_cli import calibrate_command
-from agvas_runtime.line.drift import DriftMonitor
-from agvas_runtime.line.image_check import DirtWatch, image_facts, image_fault
-from agvas_runtime.line.ledger import LEDGER_NAME, Ledger
-from agvas_runtime.line.ledger_check import check_ledger
-from agvas_runtime.line.ledger_cli import export, show, verify
-from agvas_runtime.line.metrics import Metrics, MetricsServer
-from agvas_runtime.line.recipe import Calibration, ImageLimits
-from agvas_runtime.line.recipe_edit import with_keys
-from agvas_runtime.line.recipe_file import parse_recipe, read_recipe
-from agvas_runtime.line.recipe_store import RecipeStore
+from agvas_runtime.line.app.metrics import Metrics, MetricsServer
+from agvas_runtime.line.calibration.cli import calibrate_command, with_keys
+from agvas_runtime.line.ledger.check import check_ledger
+from agvas_runtime.line.ledger.cli import export, show, verify
+from agvas_runtime.line.ledger.ledger import LEDGER_NAME, Ledger
+from agvas_runtime.line.recipe.file import parse_recipe, read_recipe
+from agvas_runtime.line.recipe.image_limits import DirtWatch, image_facts, image_fault
+from agvas_runtime.line.recipe.recipe import Calibration, ImageLimits
+from agvas_runtime.line.recipe.store import RecipeStore
+from agvas_runtime.line.station.drift import DriftMonitor
 
 from .conftest import write_part
 

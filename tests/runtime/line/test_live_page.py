@@ -20,18 +20,17 @@ import pytest
 from agvas_core.contract.command_line import exit_code_of
 from agvas_core.contract.errors import UsageError
 from agvas_runtime.cli import app
-from agvas_runtime.frame import Frame
-from agvas_runtime.line.board import Board, LineFacts, SinkFacts, StationFacts
-from agvas_runtime.line.image_store import ImageStore
-from agvas_runtime.line.inspector import SegmenterInspector
-from agvas_runtime.line.ledger import Ledger
-from agvas_runtime.line.recipe_file import parse_recipe
-from agvas_runtime.line.station import Station
-from agvas_runtime.line.tally import Tally
-from agvas_runtime.line_pages.live import live_routes
-from agvas_runtime.line_pages.page_server import PageServer
-from agvas_runtime.result import Verdict
-from agvas_runtime.stages.settings import StageSettings
+from agvas_runtime.images.frame import Frame
+from agvas_runtime.line.app.status import Board, LineFacts, SinkFacts, StationFacts, Tally
+from agvas_runtime.line.ledger.images import ImageStore
+from agvas_runtime.line.ledger.ledger import Ledger
+from agvas_runtime.line.recipe.file import parse_recipe
+from agvas_runtime.line.station.inspector import SegmenterInspector
+from agvas_runtime.line.station.station import Station
+from agvas_runtime.masks.result import Verdict
+from agvas_runtime.stages.open import StageSettings
+from agvas_runtime.web.line.live import live_routes
+from agvas_runtime.web.line.page_server import PageServer
 from agvas_runtime.web.settings import Settings
 
 from .conftest import small_ballast

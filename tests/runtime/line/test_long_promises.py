@@ -39,7 +39,7 @@ def test_malformed_recipes_images_requests_and_triggers_end_in_no_crash_and_no_h
 def test_a_fault_is_found_and_told_with_its_case(tmp_path: Path) -> None:
     """Otherwise no faults would mean nothing."""
     (tmp_path / "sitecustomize.py").write_text(
-        "import os, agvas_runtime.image_file as file\n"
+        "import os, agvas_runtime.images.read as file\n"
         "decode = file.decode_image\n"
         "def deadly(data, **options):\n"
         "    os.kill(os.getpid(), 11) if b'PNG' not in data else None\n"

@@ -23,15 +23,14 @@ import numpy as np
 import pytest
 
 from agvas_core.contract.errors import LedgerError, UsageError
-from agvas_runtime.frame import Frame
-from agvas_runtime.line.feed import Feed
-from agvas_runtime.line.lane_job import lane_jobs
-from agvas_runtime.line.ledger import Ledger
-from agvas_runtime.line.ledger_check import check_ledger
-from agvas_runtime.line.queue_policy import QueuePolicy
-from agvas_runtime.line.recipe_file import RecipeVersion
-from agvas_runtime.line.settlement import Cause
-from agvas_runtime.line.station import Station
+from agvas_runtime.images.frame import Frame
+from agvas_runtime.line.ledger.check import check_ledger
+from agvas_runtime.line.ledger.ledger import Ledger
+from agvas_runtime.line.ledger.settlement import Cause
+from agvas_runtime.line.recipe.file import RecipeVersion
+from agvas_runtime.line.station.runner import lane_jobs
+from agvas_runtime.line.station.source_loop import Feed, QueuePolicy
+from agvas_runtime.line.station.station import Station
 from agvas_runtime.triggers.http import HttpTrigger
 from agvas_runtime.triggers.open_trigger import check_trigger, open_trigger
 from agvas_runtime.triggers.protocol import Taken

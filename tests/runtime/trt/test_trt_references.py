@@ -14,9 +14,9 @@ from agvas_core.contract.errors import SetupError, UsageError
 from agvas_core.contract.preprocess import make_view, scaled_views
 from agvas_runtime import native
 from agvas_runtime.bundle import Bundle, load_bundle
+from agvas_runtime.images.tiling import plan_looks
 from agvas_runtime.stages.open import open_references, open_stages
 from agvas_runtime.stages.protocol import FramePlan, FrameReferences, ReferenceDistances
-from agvas_runtime.tiling import plan_looks
 
 
 def runtime_conftest():  # type: ignore[no-untyped-def]

@@ -16,10 +16,10 @@ from agvas_core.contract.gpu import cuda_gpu
 from agvas_runtime import Segmenter, Verdict, native
 from agvas_runtime.bundle import load_bundle
 from agvas_runtime.cli import app
-from agvas_runtime.frame import Frame
-from agvas_runtime.line.inspector import SegmenterInspector
-from agvas_runtime.line.recipe_file import parse_recipe
-from agvas_runtime.offered import open_backend
+from agvas_runtime.images.frame import Frame
+from agvas_runtime.line.recipe.file import parse_recipe
+from agvas_runtime.line.station.inspector import SegmenterInspector
+from agvas_runtime.pipeline.predictors import open_backend
 from agvas_runtime.stages.open import open_stages
 from agvas_runtime.stages.trt.device_array import DeviceArray
 
@@ -312,7 +312,7 @@ def test_agvas_export_check_compares_it_joint_by_joint(bench: Bench, make_part: 
 def test_the_way_from_the_command_to_a_verdict(empty_bench: Bench, make_part: MakePart, monkeypatch: pytest.MonkeyPatch) -> None:
     """Engines that agvas-export trt puts somewhere else are found there."""
     from agvas_export.cli import app as export
-    from agvas_runtime.stages.settings import StageSettings
+    from agvas_runtime.stages.open import StageSettings
 
     monkeypatch.setattr("agvas_export.trt.command.this_gpu", cuda_gpu)  # nvidia-smi is not here
     elsewhere = empty_bench.store.parent / "elsewhere"

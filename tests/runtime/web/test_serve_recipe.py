@@ -11,12 +11,12 @@ import pytest
 from numpy.typing import NDArray
 
 from agvas_core.contract.errors import RecipeError, UsageError
-from agvas_runtime.frame import Frame
-from agvas_runtime.line.inspector import SegmenterInspector
-from agvas_runtime.line.recipe_file import parse_recipe
-from agvas_runtime.line.recipe_store import RecipeStore
-from agvas_runtime.segmenter import Segmenter
-from agvas_runtime.stages.settings import StageSettings
+from agvas_runtime.images.frame import Frame
+from agvas_runtime.line.recipe.file import parse_recipe
+from agvas_runtime.line.recipe.store import RecipeStore
+from agvas_runtime.line.station.inspector import SegmenterInspector
+from agvas_runtime.pipeline.segmenter import Segmenter
+from agvas_runtime.stages.open import StageSettings
 from agvas_runtime.web.recipes import Recipes
 
 RECIPE = """\

@@ -12,15 +12,13 @@ from agvas_core.contract.decision import OperatingPoint
 from agvas_core.contract.errors import UsageError
 from agvas_core.contract.prompts import Mode
 from agvas_runtime.bundle import Bundle
+from agvas_runtime.stages.open import StageSettings
 from agvas_runtime.stages.prompt_tokenizer import PromptTokenizer
 from agvas_runtime.stages.protocol import Features, FramePlan, Pending, PendingFrame, Reply, Turn
-from agvas_runtime.stages.reference.distances import TorchReferences
-from agvas_runtime.stages.reference.lmm import TorchLmm
-from agvas_runtime.stages.reference.model import checkpoint_of
-from agvas_runtime.stages.settings import StageSettings
 from agvas_runtime.stages.torch_cuda.device import Precision, open_device
 from agvas_runtime.stages.torch_cuda.engine import Engine, Views
 from agvas_runtime.stages.torch_cuda.probe import joint_times, limits
+from agvas_runtime.stages.torch_reference import TorchLmm, TorchReferences, checkpoint_of
 from agvas_runtime.stages.whole_frame import can_see_references, kernels, packed_rule
 
 __all__ = [

@@ -20,7 +20,7 @@ from agvas_core.contract.errors import ImageError, SetupError, StageError
 from agvas_core.contract.manifest import GraphSpec, TensorSpec
 from agvas_core.contract.tensorrt_library import error_logger
 from agvas_runtime.bundle import Bundle
-from agvas_runtime.stages.settings import StageSettings
+from agvas_runtime.stages.open import StageSettings
 from agvas_runtime.stages.trt.cuda import Cuda, DeviceMemory, PinnedMemory, Repeated
 from agvas_runtime.stages.trt.device_array import DeviceArray
 from agvas_runtime.stages.trt.engine_file import find_engine, open_engine, refuse_other_graph, remedy

@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 from agvas_core.contract.errors import UsageError
 from agvas_core.contract.manifest import ReferencesSpec
 from agvas_runtime.bundle import Bundle
+from agvas_runtime.stages.open import StageSettings
 from agvas_runtime.stages.protocol import Features, ReferenceDistances
-from agvas_runtime.stages.reference_inputs import empty_bank, reference_inputs, references_of
-from agvas_runtime.stages.settings import StageSettings
+from agvas_runtime.stages.references import empty_bank, reference_inputs, references_of
 from agvas_runtime.stages.trt.engine import TrtEngine, open_engine_of
 
 __all__ = ["TrtReferences", "open_stage"]

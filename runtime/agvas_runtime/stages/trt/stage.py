@@ -10,10 +10,10 @@ from agvas_core.contract.errors import BundleError, ImageError, UsageError
 from agvas_core.contract.manifest import GraphSpec
 from agvas_core.contract.prompts import Mode
 from agvas_runtime.bundle import Bundle
-from agvas_runtime.stages.prefill import read_prefill
+from agvas_runtime.stages.onnx import read_prefill
+from agvas_runtime.stages.open import StageSettings
 from agvas_runtime.stages.prompt_tokenizer import PromptTokenizer, Words
 from agvas_runtime.stages.protocol import Features, Reply, Turn
-from agvas_runtime.stages.settings import StageSettings
 from agvas_runtime.stages.trt.engine import TrtEngine, open_engine_of
 from agvas_runtime.stages.trt.frame import Engines, TrtFrames
 from agvas_runtime.stages.whole_frame import kernels
