@@ -25,8 +25,11 @@ import typer
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from agvas_core.data.synthetic.synthesis import HELD_OUT_FAMILIES, Sample, SynthesisSpec, synthesize_part
-from agvas_core.evaluation.metrics import Run, auroc, merge, rank
+from agvas_core.data.synthetic.products import KINDS_OF_PRODUCT, SyntheticProduct, Variation
+from agvas_core.data.synthetic.sample import Sample
+from agvas_core.data.synthetic.synthesis import HELD_OUT_FAMILIES, SynthesisSpec
+from agvas_core.evaluation.metrics import auroc, rank
+from agvas_core.evaluation.runs import Run, merge
 from agvas_core.model.encoders.efficientnet_lite import EfficientNetLite, imagenet_file, load_imagenet, load_trunk, save_trunk
 from agvas_core.model.references import EncoderCells, ReferenceDistance
 
@@ -34,7 +37,11 @@ __all__ = ["EncoderTraining", "Quality", "held_out_quality", "train_encoder"]
 
 LAST_BLOCK = 10
 KEPT_EVERY = 50
-HELD_OUT_SEED = 20261130  # no training draws from it
+HELD_OUT_SEED = 1_000_000_000  # no training draws from it
+VARIATIONS = (Variation(), Variation(turn_deg=180.0, light=0.06), Variation(colour=0.1, grain=0.03), Variation(light=0.1))
+"""How pictures of one part differ: lying still, lying as it falls, with varying colour, under varying light."""
+TRAINED_ON = SynthesisSpec(held_out_families=HELD_OUT_FAMILIES)
+JUDGED_BY = SynthesisSpec(families=HELD_OUT_FAMILIES)
 
 
 class EncoderTraining(BaseModel):
@@ -92,12 +99,8 @@ def train_encoder(
     learning.requires_grad_(True)
     model = ReferenceDistance(EncoderCells(trunk), pieces=1)
     optimizer = torch.optim.Adam(learning.parameters(), config.learning_rate)
-    families = SynthesisSpec(normal_fraction=0.0, held_out_families=HELD_OUT_FAMILIES)
     for step in range(config.steps):
-        samples = [
-            synthesize_part(config.seed, step * config.parts + part, 1, 1, (config.size_px,) * 2, families)
-            for part in range(config.parts)
-        ]
+        samples = [_pair(config, step * config.parts + part) for part in range(config.parts)]
         good, bad = (_images([pair[index] for pair in samples]) for index in (0, 1))
         share = _defect_shares([pair[1] for pair in samples], model.cells.stride)
         margin, turned = _losses(model, frozen, good, bad, share, config)
@@ -109,6 +112,14 @@ def train_encoder(
         if (step + 1) % KEPT_EVERY == 0:
             kept(step + 1, trunk)
     return trunk.requires_grad_(False).eval()
+
+
+def _pair(config: EncoderTraining, index: int) -> tuple[Sample, Sample]:
+    """A good picture of a generated part and a defective one."""
+    kind = KINDS_OF_PRODUCT[index % len(KINDS_OF_PRODUCT)]
+    seed = config.seed + index
+    product = SyntheticProduct(seed, kind, (config.size_px,) * 2, VARIATIONS[index % len(VARIATIONS)], TRAINED_ON)
+    return product.good(0), product.bad(0)
 
 
 def _losses(
@@ -148,11 +159,13 @@ def held_out_quality(trunk: EfficientNetLite, *, parts: int = 16, good: int = 3,
         parts: generated; for each one ``good`` images make the bank, and ``tests`` good and as many defective ones are measured.
     """
     model = ReferenceDistance(EncoderCells(trunk)).eval()
-    families = SynthesisSpec(normal_fraction=0.0, families=tuple(HELD_OUT_FAMILIES), organic=0.0)
     found: list[list[float]] = []
     with torch.no_grad():
         for index in range(parts):
-            samples = synthesize_part(HELD_OUT_SEED, index, good + tests, tests, spec=families)
+            kind, variation = KINDS_OF_PRODUCT[index % 3], VARIATIONS[index % len(VARIATIONS)]
+            product = SyntheticProduct(HELD_OUT_SEED + index, kind, (256, 256), variation, JUDGED_BY)
+            samples = [product.good(number) for number in range(good + tests)]
+            samples += [product.bad(number) for number in range(tests)]
             bank = model.embed(_images(samples[:good])).flatten(0, 2)[::3]
             maps = model(_images(samples[good:]), bank)
             truth = np.stack([sample.labels > 0 for sample in samples[good:]])

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from agvas_core.model.encoders.encoders.efficientnet_lite import TRUNK, load_trunk
+from agvas_core.model.encoders.efficientnet_lite import TRUNK, load_trunk
 from numpy.typing import NDArray
 from torch import Tensor
 
