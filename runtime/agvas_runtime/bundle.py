@@ -25,7 +25,15 @@ from agvas_core.contract.certificate import PARITY_NAME, Certificate, read_certi
 from agvas_core.contract.command_line import missing_package
 from agvas_core.contract.errors import BundleError, UsageError
 from agvas_core.contract.gpu import Hardware, this_machine
-from agvas_core.contract.manifest import MANIFEST_NAME, Manifest, TensorSpec, read_manifest, sha256_of, verify_files
+from agvas_core.contract.manifest import (
+    MANIFEST_NAME,
+    Manifest,
+    ReferencesSpec,
+    TensorSpec,
+    read_manifest,
+    sha256_of,
+    verify_files,
+)
 from agvas_core.contract.validation import nearest
 
 __all__ = ["BUNDLED", "Bundle", "Note", "bundled_names", "find_bundle", "load_bundle", "note_on_parity"]
@@ -176,6 +184,32 @@ def _check_joints(folder: Path, manifest: Manifest) -> None:
             continue
         if missing := sorted((inputs - _names(part.inputs)) | (outputs - _names(part.outputs))):
             raise BundleError(f"{folder / MANIFEST_NAME}: the {name} graph lacks {missing[0]}: export the bundle again")
+    if manifest.references is not None:
+        _check_references(folder, manifest, manifest.references)
+
+
+def _check_references(folder: Path, manifest: Manifest, references: ReferencesSpec) -> None:
+    """The graph takes an image of its own view, or what the vision graph takes and gives; tensors are those of ``ReferencesSpec``."""
+    place = f"{folder / MANIFEST_NAME}: the references graph"
+    images = {"reference_image"} if references.view is not None else {"pixel_image", "f_p"}
+    if (given := _names(references.inputs)) != images | {"bank", "colour_weight"}:
+        raise BundleError(
+            f"{place} takes {', '.join(sorted(given))}, not {', '.join(sorted(images))}, bank, colour_weight: export the bundle again"
+        )
+    if (made := _names(references.outputs)) != {"embedding", "deep", "joint"}:
+        raise BundleError(f"{place} gives {', '.join(sorted(made))}, not deep, embedding, joint: export the bundle again")
+    known = {spec.name: spec for spec in (*manifest.vision.inputs, *manifest.vision.outputs)}
+    shapes = {spec.name: spec.shape for spec in (*references.inputs, *references.outputs)}
+    for spec in references.inputs:
+        if spec.name in ("pixel_image", "f_p") and (spec.name not in known or known[spec.name].dtype != spec.dtype):
+            raise BundleError(
+                f"{place} takes {spec.name} as {spec.dtype}, which the vision graph does not have: export the bundle again"
+            )
+    widths = shapes["bank"][-1:], shapes["embedding"][-1:]
+    if widths[0] != widths[1] or not isinstance(widths[0][0], int):
+        raise BundleError(
+            f"{place} has a bank of {widths[0][0]} columns and an embedding of {widths[1][0]}: export the bundle again"
+        )
 
 
 def _names(specs: tuple[TensorSpec, ...]) -> set[str]:
