@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 import yaml
 
+from agvas.run import run as app
 from agvas_core.contract.command_line import exit_code_of
-from agvas_runtime.cli import app
 from agvas_runtime.line.app.metrics import Metrics, MetricsServer
 from agvas_runtime.line.calibration.cli import calibrate_command, with_keys
 from agvas_runtime.line.ledger.check import check_ledger
@@ -146,7 +146,7 @@ def test_a_running_station_takes_recipes_between_two_parts_tells_its_figures_and
         "0",
     ]
     process = subprocess.Popen(
-        [sys.executable, "-m", "agvas_runtime.cli", *command, "--log", "json"], stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "agvas.cli", "run", *command, "--log", "json"], stderr=subprocess.PIPE, text=True
     )
     assert process.stderr is not None
     said: list[dict[str, str]] = []
