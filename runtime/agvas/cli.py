@@ -35,7 +35,7 @@ class Verb(NamedTuple):
     """Of the help."""
     summary: str
     """One line of the help."""
-    examples: tuple[str, ...] = ()
+    examples: tuple[str, ...]
     """At the end of the verb's own help."""
 
     def load(self) -> Any:
@@ -106,11 +106,41 @@ VERBS: Final = (
         "Write a recipe with every key explained.",
         ("agvas recipe new bolt --image parts/001.png",),
     ),
-    Verb("recipe lint", "agvas_runtime.line.recipe.cli:lint", LINE, "Say what is wrong with a recipe, and what is odd."),
-    Verb("recipe list", "agvas_runtime.line.recipe.cli:list_recipes", LINE, "Show the activations of a store."),
-    Verb("recipe diff", "agvas_runtime.line.recipe.cli:diff", LINE, "Show what two recipes differ in."),
-    Verb("recipe activate", "agvas_runtime.line.recipe.cli:activate", LINE, "Make a recipe the active one."),
-    Verb("recipe rollback", "agvas_runtime.line.recipe.cli:rollback", LINE, "Go back to the recipe that was active before."),
+    Verb(
+        "recipe lint",
+        "agvas_runtime.line.recipe.cli:lint",
+        LINE,
+        "Say what is wrong with a recipe, and what is odd.",
+        ("agvas recipe lint bolt.yaml",),
+    ),
+    Verb(
+        "recipe list",
+        "agvas_runtime.line.recipe.cli:list_recipes",
+        LINE,
+        "Show the activations of a store.",
+        ("agvas recipe list --store recipes",),
+    ),
+    Verb(
+        "recipe diff",
+        "agvas_runtime.line.recipe.cli:diff",
+        LINE,
+        "Show what two recipes differ in.",
+        ("agvas recipe diff bolt.yaml bolt-calibrated.yaml",),
+    ),
+    Verb(
+        "recipe activate",
+        "agvas_runtime.line.recipe.cli:activate",
+        LINE,
+        "Make a recipe the active one.",
+        ("agvas recipe activate bolt-calibrated.yaml --store recipes",),
+    ),
+    Verb(
+        "recipe rollback",
+        "agvas_runtime.line.recipe.cli:rollback",
+        LINE,
+        "Go back to the recipe that was active before.",
+        ("agvas recipe rollback --store recipes",),
+    ),
     Verb(
         "ledger show",
         "agvas_runtime.line.ledger.cli:show",
@@ -118,8 +148,20 @@ VERBS: Final = (
         "Show the last parts of a ledger.",
         ("agvas ledger show line",),
     ),
-    Verb("ledger verify", "agvas_runtime.line.ledger.cli:verify", LINE, "Check that every part has exactly one verdict."),
-    Verb("ledger export", "agvas_runtime.line.ledger.cli:export", LINE, "Write a ledger as a table."),
+    Verb(
+        "ledger verify",
+        "agvas_runtime.line.ledger.cli:verify",
+        LINE,
+        "Check that every part has exactly one verdict.",
+        ("agvas ledger verify line --images --delivered",),
+    ),
+    Verb(
+        "ledger export",
+        "agvas_runtime.line.ledger.cli:export",
+        LINE,
+        "Write a ledger as a table.",
+        ("agvas ledger export line --format csv -o parts.csv",),
+    ),
     Verb(
         "review",
         "agvas_runtime.web.line.review_cli:review",
@@ -180,7 +222,13 @@ VERBS: Final = (
         "Have a vision-language model describe each anomaly of a set.",
         ("agvas data instruct sets/ texts.jsonl --endpoint http://127.0.0.1:8000/v1 --model NAME --preview look/",),
     ),
-    Verb("data review", "agvas_core.data.instruct.cli:review", MODEL, "Review such descriptions in the browser."),
+    Verb(
+        "data review",
+        "agvas_core.data.instruct.cli:review",
+        MODEL,
+        "Review such descriptions in the browser.",
+        ("agvas data review texts.jsonl",),
+    ),
     Verb(
         "profile",
         "agvas_runtime.profile.cli:profile",
@@ -188,7 +236,13 @@ VERBS: Final = (
         "Measure how fast a bundle runs here.",
         ("agvas profile", "agvas profile parts/ --rate 600/min --soak 10m", "agvas profile --tune"),
     ),
-    Verb("doctor", "agvas_runtime.doctor:doctor", MACHINE, "Say what this machine can run, and what is missing."),
+    Verb(
+        "doctor",
+        "agvas_runtime.doctor:doctor",
+        MACHINE,
+        "Say what this machine can run, and what is missing.",
+        ("agvas doctor",),
+    ),
     Verb(
         "serve-lmm",
         "agvas_runtime.stages.vllm.serve:serve_lmm",

@@ -29,7 +29,7 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Plugin:
         (tmp_path / package).mkdir()
         (tmp_path / package / "__init__.py").write_text("")
         (tmp_path / package / "tool.py").write_text(source)
-        return Verb(name, f"{package}.tool:work", "Tools", "Does the work.", **row)
+        return Verb(name, f"{package}.tool:work", "Tools", "Does the work.", **{"examples": ("agvas work",), **row})
 
     monkeypatch.syspath_prepend(tmp_path)
     return write
@@ -173,7 +173,7 @@ def verb_help(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 def test_every_verb_explains_itself(verb: Verb, capsys: pytest.CaptureFixture[str]) -> None:
     shown = " ".join(verb_help(verb.name.split(), capsys).split())
     assert f"Usage: agvas {verb.name}" in shown
-    assert all(" ".join(example.split()[:3]) in shown for example in verb.examples)
+    assert verb.examples and all(" ".join(example.split()[:3]) in shown for example in verb.examples)
 
 
 @pytest.mark.parametrize("verb", [verb for verb in VERBS if len(verb.name.split()) == 1], ids=lambda verb: verb.name)
@@ -185,6 +185,17 @@ def test_a_command_with_many_options_has_panels_and_takes_them_from_a_file(verb:
         assert any(param.name == "config" for param in one.params) == many, name
         alone = [param.name for param in options if getattr(param, "rich_help_panel", None) is None and param.name != "version"]
         assert alone == [] or not many, f"{name}: these options have no panel"
+
+
+def test_examples_use_options_that_exist() -> None:
+    for verb in VERBS:
+        command = prepared(verb.load(), verb.examples)
+        groups = getattr(command, "commands", None)
+        lines = verb.examples if groups is None else [line for one in groups.values() for line in one.epilog.split("\n\n")[1:]]
+        for line in lines:
+            first, *rest = line.removeprefix(f"agvas {verb.name} ").split() if groups else ("", *line.split())
+            known = {option for param in (groups[first] if groups else command).params for option in param.opts}
+            assert {word for word in rest if word.startswith("-")} <= known, line
 
 
 def test_text_of_a_help_is_no_markup() -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from agvas_core.contract.command_line import DECISION, INPUT, MODEL, OUTPUT, SPEED
-from agvas_core.contract.defaults import BALANCED, STRICT
+from agvas_core.contract.defaults import BALANCED, DEFAULT_MODEL, STRICT
 from agvas_core.contract.errors import EXIT_OK, EXIT_REJECTS, UsageError
 from agvas_runtime.pipeline.options import SegmentOptions
 
@@ -30,11 +30,11 @@ def batch(
     ],
     model: Annotated[
         str, typer.Option(metavar="NAME|FOLDER", help="A bundled model, or the folder of a bundle.", rich_help_panel=MODEL)
-    ] = "nano",
+    ] = DEFAULT_MODEL,
     prompt: Annotated[str | None, typer.Option(help="What to look for, in words.", rich_help_panel=MODEL)] = None,
     mode: Annotated[
         str, typer.Option(help="How the model answers: direct, describe, describe-plus, explain.", rich_help_panel=MODEL)
-    ] = "direct",
+    ] = SegmentOptions.mode,
     normal_look: Annotated[
         str | None, typer.Option(help="How a good part looks, for describe-plus.", rich_help_panel=MODEL)
     ] = None,
@@ -86,7 +86,7 @@ def batch(
         raise UsageError(f"both --strict and --threshold {threshold} say what is anomalous: leave one out")
     words = {"--prompt": prompt, "--normal-look": normal_look, "--threshold": threshold, "--strict": strict or None}
     if recipe is not None and (
-        given := [name for name, value in words.items() if value is not None] + ["--mode"] * (mode != "direct")
+        given := [name for name, value in words.items() if value is not None] + ["--mode"] * (mode != SegmentOptions.mode)
     ):
         raise UsageError(f"{given[0]} is given beside --recipe, which says it already: leave one of the two out")
 

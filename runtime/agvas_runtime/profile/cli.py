@@ -9,8 +9,9 @@ from typing import Annotated
 import typer
 
 from agvas_core.contract.command_line import INPUT, MODEL, OUTPUT, SPEED, interrupt_code
+from agvas_core.contract.defaults import DEFAULT_BACKEND, DEFAULT_MODEL
 from agvas_core.contract.errors import EXIT_OK, EXIT_REJECTS, OutputError, UsageError
-from agvas_runtime.pipeline.options import SegmentOptions
+from agvas_runtime.pipeline.options import SegmentOptions, stage_backends
 
 __all__ = ["duration_s", "profile", "rate_per_s"]
 
@@ -49,7 +50,7 @@ def profile(
     ] = None,
     model: Annotated[
         str, typer.Option(metavar="NAME|FOLDER", help="A bundled model, or the folder of a bundle.", rich_help_panel=MODEL)
-    ] = "nano",
+    ] = DEFAULT_MODEL,
     backend: Annotated[
         str,
         typer.Option(
@@ -57,7 +58,7 @@ def profile(
             help="What runs the stages: onnx, torch, torch-cuda, ort-cuda, trt. The next three have the last word.",
             rich_help_panel=MODEL,
         ),
-    ] = "onnx",
+    ] = DEFAULT_BACKEND,
     vision: Annotated[
         str | None, typer.Option(metavar="BACKEND", help="What runs the image encoders.", rich_help_panel=MODEL)
     ] = None,
@@ -125,7 +126,7 @@ def profile(
     prompt: Annotated[str | None, typer.Option(help="What to look for, in words.", rich_help_panel=MODEL)] = None,
     mode: Annotated[
         str, typer.Option(help="How the model answers: direct, describe, describe-plus, explain.", rich_help_panel=MODEL)
-    ] = "direct",
+    ] = SegmentOptions.mode,
     threads: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="CPU threads; all cores by default.", rich_help_panel=SPEED)
     ] = None,
@@ -197,9 +198,7 @@ def profile(
     )
     options = SegmentOptions(
         model,
-        vision=vision or backend,
-        lmm=lmm or backend,
-        decoder=decoder or backend,
+        **stage_backends(backend, vision=vision, lmm=lmm, decoder=decoder),
         engines=engines,
         checkpoint=checkpoint,
         threads=threads,

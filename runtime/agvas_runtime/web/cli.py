@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from agvas_core.contract.command_line import DECISION, INPUT, MODEL, OUTPUT, SPEED
-from agvas_core.contract.defaults import BALANCED, STRICT
+from agvas_core.contract.defaults import BALANCED, DEFAULT_BACKEND, DEFAULT_MODEL, STRICT
 from agvas_core.contract.errors import UsageError
 from agvas_core.contract.network import KEY_VARIABLE
 from agvas_runtime.pipeline.options import SegmentOptions
@@ -22,7 +22,7 @@ MIB = 1 << 20
 def serve(
     model: Annotated[
         str, typer.Argument(metavar="NAME|FOLDER", help="A bundled model, a folder, or hf:org/name of a hub.")
-    ] = "nano",
+    ] = DEFAULT_MODEL,
     offline: Annotated[
         bool,
         typer.Option(
@@ -46,7 +46,7 @@ def serve(
             help="What runs the language model: onnx, torch, vllm, or the address of serve-lmm.",
             rich_help_panel=MODEL,
         ),
-    ] = "onnx",
+    ] = DEFAULT_BACKEND,
     adapter: Annotated[
         str | None, typer.Option(metavar="NAME", help="With vLLM: the adapter to answer with.", rich_help_panel=MODEL)
     ] = None,
