@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from agvas_core.contract.certificate import TOLERANCES
 from agvas_core.contract.command_line import exit_code_of
 from agvas_core.contract.errors import ImageError, UsageError
-from agvas_core.contract.tolerances import TOLERANCES
 from agvas_runtime.doctor import State, look_at_tunings
 from agvas_runtime.images.frame import Frame
 from agvas_runtime.line.app.replay import inspector_as

@@ -8,6 +8,8 @@ The same seed, index, size and spec give the same bytes in any process. Nothing 
 threads is the caller's business: with workers, ``cv2.setNumThreads(1)`` in each.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -16,11 +18,10 @@ from agvas_core.contract.errors import UsageError
 from agvas_core.data.synthetic.canvas import Ground, Painting, ground_of
 from agvas_core.data.synthetic.defects import KINDS, PAINTERS, paint
 from agvas_core.data.synthetic.noise import chance, count_between, log_uniform, pick, value_noise
-from agvas_core.data.synthetic.organic import organic_scene
 from agvas_core.data.synthetic.photometry import Photometry
 from agvas_core.data.synthetic.raster import Mask
 from agvas_core.data.synthetic.sample import LINEAR_KINDS, Defect, Sample, in_words
-from agvas_core.data.synthetic.scenes import Scene, frame_scene, object_scene, texture_scene
+from agvas_core.data.synthetic.scenes import Scene, frame_scene, object_scene, organic_scene, texture_scene
 from agvas_core.data.synthetic.textures import FAMILIES, HELD_OUT_FAMILIES
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "Defect",
     "Sample",
     "SynthesisSpec",
+    "expose",
     "synthesize",
 ]
 
@@ -110,9 +112,20 @@ def synthesize(seed: int, index: int, size: tuple[int, int] = (256, 256), spec: 
     rng = np.random.default_rng(np.random.SeedSequence([seed, index]))
     scene = _draw_scene(rng, h, w, spec)
     exposure = Photometry.draw(rng, h, w)
-    ground = ground_of(scene, exposure, spec.shown_families)
-    canvas = _Canvas(ground)
-    if not chance(rng, spec.normal_fraction):
+    return expose(rng, scene, exposure, spec, defective=lambda: not chance(rng, spec.normal_fraction))
+
+
+def expose(
+    rng: np.random.Generator,
+    scene: Scene,
+    exposure: Photometry,
+    spec: SynthesisSpec = DEFAULT_SPEC,
+    *,
+    defective: Callable[[], bool],
+) -> Sample:
+    """A scene as the camera sees it, with defects painted on where ``defective()`` says so."""
+    canvas = _Canvas(ground_of(scene, exposure, spec.shown_families))
+    if defective():
         _add_defects(rng, canvas, scene, spec)
     image = canvas.ground.image if scene.cover is None else scene.cover(canvas.ground.image)
     return Sample(exposure.apply(rng, image), canvas.labels, tuple(canvas.defects), scene.kind, scene.family)

@@ -349,7 +349,7 @@ def test_the_fastest_precision_whose_certificate_holds_is_kept(
 @pytest.mark.parametrize("joint", ["vision", "lmm", "decoder"])
 def test_a_real_engine_gives_what_onnx_runtime_gives(joint: str) -> None:
     """Needs a GPU, TensorRT, and `agvas-export trt nano` run before."""
-    from agvas_core.contract.tolerances import TOLERANCES
+    from agvas_core.contract.certificate import TOLERANCES
     from agvas_runtime.profile.session import generated_frame
 
     on_cpu, on_gpu = Segmenter.load("nano"), Segmenter.load("nano", **{joint: "trt"})
@@ -363,7 +363,7 @@ def test_a_real_engine_gives_what_onnx_runtime_gives(joint: str) -> None:
 @pytest.mark.gpu
 def test_a_whole_frame_on_real_engines_is_what_onnx_runtime_gives(make_part: MakePart) -> None:
     """Needs the native core built with CUDA, too."""
-    from agvas_core.contract.tolerances import TOLERANCES
+    from agvas_core.contract.certificate import TOLERANCES
     from agvas_runtime.stages.whole_frame import kernels
 
     if kernels() is None:
