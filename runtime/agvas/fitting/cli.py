@@ -16,7 +16,7 @@ EXIT_NOT_KEPT = 4
 
 
 def fit(
-    good: Annotated[list[str], typer.Argument(metavar="GOOD...", help="Images of good parts: files, folders, globs in quotes.")],
+    good: Annotated[list[str], typer.Argument(metavar="GOOD", help="Images of good parts: files, folders, globs in quotes.")],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="PRODUCT", help="Folder of the product.", rich_help_panel=OUTPUT)],
     bad: Annotated[
         Path | None,
