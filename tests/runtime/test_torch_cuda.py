@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from agvas_core.model.encoders.encoders.sam import SamImageEncoder
+from agvas_core.model.encoders.sam import SamImageEncoder
 from torch import Tensor
 
 from agvas_core.contract.certificate import TOLERANCES
