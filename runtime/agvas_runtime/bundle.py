@@ -24,7 +24,7 @@ from typing import NamedTuple
 from agvas_core.contract.certificate import PARITY_NAME, Certificate, read_certificate
 from agvas_core.contract.command_line import missing_package
 from agvas_core.contract.errors import BundleError, UsageError
-from agvas_core.contract.hardware import Hardware, this_machine
+from agvas_core.contract.gpu import Hardware, this_machine
 from agvas_core.contract.manifest import (
     MANIFEST_NAME,
     Manifest,
@@ -246,7 +246,7 @@ def note_on_parity(bundle: Bundle, *, now: datetime | None = None, here: Hardwar
             f"{facts}: FAILED on {wrong.backend} (first: {wrong.first_wrong or 'the masks'}): do not rely on it", logging.WARNING
         )
     if certificate.hardware != here:
-        return Note(f"{facts}, elsewhere, on {certificate.hardware}; this is {here}: {again}", logging.WARNING)
+        return Note(f"{facts}, elsewhere, on {certificate.hardware}; this is {here}: {again}", logging.INFO)
     return Note(f"{facts}, on this machine ({here})", logging.INFO)
 
 

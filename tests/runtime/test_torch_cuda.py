@@ -10,10 +10,10 @@ import torch
 from agvas_core.model.encoders.encoders.sam import SamImageEncoder
 from torch import Tensor
 
+from agvas_core.contract.certificate import TOLERANCES
 from agvas_core.contract.errors import BundleError, ImageError, SetupError, StageError, UsageError
 from agvas_core.contract.preprocess import make_view, scaled_views
 from agvas_core.contract.prompts import Mode
-from agvas_core.contract.tolerances import TOLERANCES
 from agvas_core.model.agvas import AgVas
 from agvas_core.model.config import ModelConfig
 from agvas_core.model.weights.checkpoint import load_checkpoint
@@ -32,7 +32,7 @@ from agvas_runtime.stages.torch_cuda.seeing import Eyes, FusedSam, placed
 from agvas_runtime.stages.torch_cuda.stages import CudaDecoder, CudaLmm, CudaVision
 from agvas_runtime.stages.torch_reference import TorchReferences
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 sys.path.insert(0, str(Path(__file__).parent))
 import paper_model
 import reference_ratio

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from agvas_core.model.encoders.efficientnet_lite import TRUNK, load_trunk
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -15,6 +14,7 @@ from agvas_core.contract.errors import BundleError, SetupError
 from agvas_core.contract.manifest import sha256_of
 from agvas_core.contract.prompts import Mode
 from agvas_core.model.agvas import AgVas, Vision
+from agvas_core.model.encoders.efficientnet_lite import TRUNK, load_trunk
 from agvas_core.model.encoders.encoders import PixelFeatures
 from agvas_core.model.generation import greedy_generate
 from agvas_core.model.lmm import find_anchors

@@ -19,7 +19,7 @@ from agvas_runtime.line.calibration.part_scores import Scored, score_parts
 from agvas_runtime.line.recipe.file import RecipeVersion, parse_recipe, read_recipe
 from agvas_runtime.line.recipe.thresholds import thresholds_of
 from agvas_runtime.line.station.inspector import SegmenterInspector
-from agvas_runtime.stages.open import StageSettings
+from agvas_runtime.pipeline.options import SegmentOptions
 
 __all__ = ["calibrate_command", "calibrated_text", "least_areas", "with_keys"]
 
@@ -90,8 +90,9 @@ def calibrate_command(
 ) -> None:
     """Sets a recipe's thresholds from good parts, so that no more than a share of good parts is rejected, and writes a page with plots."""
     needed = needed_parts(max_false_reject, confidence)  # refuses shares that are none
+    options = SegmentOptions(threads=threads, bits=bits)
     version = read_recipe(recipe)
-    inspector = SegmenterInspector(settings=StageSettings(threads=threads))
+    inspector = SegmenterInspector(options)
     inspector.prepare(version)
     own = thresholds_of(version.recipe, inspector.bundle_of(version))
     say = _progress if sys.stderr.isatty() else _silent
@@ -99,7 +100,7 @@ def calibrate_command(
     def tried(pixels: int) -> tuple[float, ...]:
         return (*AREAS, own.min_area_fraction) if min_area_px is None else (min_area_px / pixels,)
 
-    scored = score_parts(good, inspector, version, tried, bits=bits, progress=say("good"))
+    scored = score_parts(good, inspector, version, tried, bits=options.bits, progress=say("good"))
     pixels = math.prod(scored.size_px)
     if min_area_px is not None:
         areas: tuple[float, ...] = (min_area_px / pixels,)
@@ -107,7 +108,9 @@ def calibrate_command(
         areas = least_areas(len(scored.scores), max_false_reject, confidence, own.min_area_fraction)
         columns = slice(0, len(AREAS)) if areas == AREAS else slice(len(AREAS), None)
         scored = scored._replace(scores=scored.scores.columns(columns))
-    worse = score_parts(bad, inspector, version, lambda _: areas, bits=bits, progress=say("bad")) if bad is not None else None
+    worse = (
+        score_parts(bad, inspector, version, lambda _: areas, bits=options.bits, progress=say("bad")) if bad is not None else None
+    )
     found = calibrate(
         scored.scores,
         [area * pixels for area in areas],

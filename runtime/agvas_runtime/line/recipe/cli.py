@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from agvas_core.contract.defaults import DEFAULT_MODEL
 from agvas_core.contract.errors import OutputError, RecipeError, UsageError
 from agvas_runtime.line.recipe.file import RecipeVersion, parse_recipe, read_recipe
 from agvas_runtime.line.recipe.recipe import Recipe
@@ -48,7 +49,9 @@ def new(
     product: Annotated[str, typer.Argument(help="Name of the product: letters, digits, dots, dashes.")],
     out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="PRODUCT.yaml by default.")] = None,
     image: Annotated[Path | None, typer.Option(metavar="FILE", help="A picture of the part, for the size of the frame.")] = None,
-    model: Annotated[str, typer.Option(metavar="NAME|FOLDER", help="A bundled model, or the folder of a bundle.")] = "nano",
+    model: Annotated[
+        str, typer.Option(metavar="NAME|FOLDER", help="A bundled model, or the folder of a bundle.")
+    ] = DEFAULT_MODEL,
 ) -> None:
     """Writes a recipe that is valid as it stands, with every key explained."""
     from agvas_runtime.bundle import load_bundle

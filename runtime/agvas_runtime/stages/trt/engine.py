@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from agvas_core.contract.engine import error_logger
 from agvas_core.contract.errors import ImageError, SetupError, StageError
 from agvas_core.contract.manifest import GraphSpec, TensorSpec
-from agvas_core.contract.tensorrt_library import error_logger
 from agvas_runtime.bundle import Bundle
 from agvas_runtime.stages.open import StageSettings
 from agvas_runtime.stages.trt.cuda import Cuda, DeviceMemory, PinnedMemory, Repeated
