@@ -177,6 +177,17 @@ VERBS: Final = (
         ("agvas replay line --recipe bolt-v2.yaml", "agvas replay line --last 100"),
     ),
     Verb(
+        "fit",
+        "agvas.fitting.cli:fit",
+        MODEL,
+        "Make a product of images of good parts: references, thresholds, limits, report.",
+        (
+            "agvas fit good/ -o bracket",
+            "agvas fit good/ -o bracket --bad defective/ --max-false-reject 0.02",
+            "agvas fit more/ -o bracket --add",
+        ),
+    ),
+    Verb(
         "train",
         "agvas_core.train.cli:train",
         MODEL,

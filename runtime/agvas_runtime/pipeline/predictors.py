@@ -34,6 +34,7 @@ class BundlePredictor:
         self.segmenter = segmenter
         self.name = segmenter.bundle.manifest.name
         self.identity = segmenter.bundle.identity
+        self.image_share = segmenter.point.image_share
 
     def predict(self, path: Path) -> tuple[NDArray[np.float32], NDArray[np.bool_], str]:
         """Score map float32 [H, W] in 0..1 and mask bool [H, W] at the image's own resolution, and the verdict.
