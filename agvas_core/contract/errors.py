@@ -12,6 +12,7 @@
     ├── StageError            3   an engine behind a stage is down; a run goes on, each frame NO_VERDICT
     ├── DeliveryError         -   a sink did not take a message; it stays in the outbox and is sent again
     └── ImageError            -   one image cannot be used; the run goes on and records it
+        └── UnlikeError       -   the image is not of the product: NO_VERDICT, never PASS
 
 A message says value, bound and remedy, in that order.
 """
@@ -32,6 +33,7 @@ __all__ = [
     "SetupError",
     "SourceError",
     "StageError",
+    "UnlikeError",
     "UsageError",
 ]
 
@@ -100,3 +102,7 @@ class DeliveryError(AgvasError):
 
 class ImageError(AgvasError):
     """One image cannot be used; it becomes NO_VERDICT and the run goes on."""
+
+
+class UnlikeError(ImageError):
+    """The image is unlike every good image of its product as a whole: NO_VERDICT, and never PASS."""

@@ -3,6 +3,7 @@
 import random
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, Protocol, cast
 
@@ -15,7 +16,7 @@ __all__ = ["LAYOUT_NAMES", "find_sets", "limited"]
 
 
 class Layout(Protocol):
-    """A module of ``layouts``."""
+    """A module of ``layouts``. One that keeps good images apart for training also has ``train_items(root)``."""
 
     NAME: str
 
@@ -81,17 +82,21 @@ def limited(data: DataSet, per_kind: int, seed: int) -> DataSet:
         chance = random.Random(f"{seed}/{data.name}/{category}/{specie}")
         names = sorted(item.name for item in items)
         kept.update(chance.sample(names, min(per_kind, len(names))))
-    return DataSet(data.name, data.layout, data.root, tuple(item for item in data.items if item.name in kept))
+    return replace(data, items=tuple(item for item in data.items if item.name in kept))
 
 
 def _sets_of(folder: Path, layout: str | None) -> list[DataSet]:
     if layout in (None, meta.NAME) and (lists := meta.meta_files(folder)):
-        return [_set(meta.set_name(path), meta.NAME, folder, meta.items(path)) for path in lists]
+        return [
+            _set(meta.set_name(path), meta.NAME, folder, meta.items(path), meta.train_items(path)) for path in lists
+        ]
     for module in LAYOUTS:
         if layout in (None, module.NAME) and module.matches(folder):
-            return [_set(folder.resolve().name, module.NAME, folder, module.items(folder))]
+            train = getattr(module, "train_items", None)
+            good = () if train is None else train(folder)
+            return [_set(folder.resolve().name, module.NAME, folder, module.items(folder), good)]
     return []
 
 
-def _set(name: str, layout: str, root: Path, items: Iterable[Item]) -> DataSet:
-    return DataSet(name, layout, root, tuple(items))
+def _set(name: str, layout: str, root: Path, items: Iterable[Item], train: Iterable[Item]) -> DataSet:
+    return DataSet(name, layout, root, tuple(items), tuple(train))
