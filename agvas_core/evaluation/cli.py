@@ -19,7 +19,8 @@ from agvas_core.evaluation.cross_check import available
 from agvas_core.evaluation.datasets import find_sets, limited
 from agvas_core.evaluation.evaluate import Job
 from agvas_core.evaluation.evaluate import evaluate as score_sets
-from agvas_core.evaluation.few_shot import FewShot, Learner, Plan as ShotPlan, few_shot, find_fitter, parse_shots, splits
+from agvas_core.evaluation.few_shot import FewShot, Learner, few_shot, find_fitter, parse_shots, splits
+from agvas_core.evaluation.few_shot import Plan as ShotPlan
 from agvas_core.evaluation.grounding.measure import Plan
 from agvas_core.evaluation.grounding.report import ground
 from agvas_core.evaluation.item import DataSet
@@ -66,7 +67,9 @@ def evaluate(
     predictor: Annotated[str, typer.Option(help="Who opens --model; an entry point of group agvas.predictors.")] = "bundle",
     shots: Annotated[
         str | None,
-        typer.Option(metavar="N,N,...", help="Fit --model on so many good images of each category, and test on the rest: 0,1,4,16."),
+        typer.Option(
+            metavar="N,N,...", help="Fit --model on so many good images of each category, and test on the rest: 0,1,4,16."
+        ),
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, max=100, metavar="N", help="How often --shots draws its good images.")] = 3,
     fitter: Annotated[str, typer.Option(help="Who fits for --shots; an entry point of group agvas.fitters.")] = "product",
@@ -145,9 +148,7 @@ def evaluate(
         _show(terminal_table(result, lines), result.notes, out)
 
 
-def _few_shot(
-    sets: Sequence[DataSet], learner: Learner, plan: ShotPlan, job: Job, facts: dict[str, Any], *, quiet: bool
-) -> None:
+def _few_shot(sets: Sequence[DataSet], learner: Learner, plan: ShotPlan, job: Job, facts: dict[str, Any], *, quiet: bool) -> None:
     """Measures, writes and prints a few-shot evaluation."""
     subject = learner.plain.identity  # a model that cannot be opened is known before anything is read
     planned = [(data, [splits(data, plan, seed) for seed in range(plan.seeds)]) for data in sets]
@@ -187,9 +188,7 @@ def _show(table: Table, said: Sequence[str], out: Path) -> None:
     Console(width=None if Console().is_terminal else 160).print(table)
     for note in said:
         console.print(note, style="yellow", markup=False, highlight=False, soft_wrap=True)
-    console.print(
-        f"results in {out}: result.json, result.csv, result.md, result.tex, report.html", markup=False, soft_wrap=True
-    )
+    console.print(f"results in {out}: result.json, result.csv, result.md, result.tex, report.html", markup=False, soft_wrap=True)
 
 
 def _threshold(protocol: Protocol, threshold: float | None) -> float:

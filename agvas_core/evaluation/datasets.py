@@ -87,9 +87,7 @@ def limited(data: DataSet, per_kind: int, seed: int) -> DataSet:
 
 def _sets_of(folder: Path, layout: str | None) -> list[DataSet]:
     if layout in (None, meta.NAME) and (lists := meta.meta_files(folder)):
-        return [
-            _set(meta.set_name(path), meta.NAME, folder, meta.items(path), meta.train_items(path)) for path in lists
-        ]
+        return [_set(meta.set_name(path), meta.NAME, folder, meta.items(path), meta.train_items(path)) for path in lists]
     for module in LAYOUTS:
         if layout in (None, module.NAME) and module.matches(folder):
             train = getattr(module, "train_items", None)

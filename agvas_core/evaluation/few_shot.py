@@ -14,7 +14,6 @@ Whoever can fit registers an object under the entry-point group ``agvas.fitters`
 
 import hashlib
 import json
-import math
 import random
 import shutil
 import time
@@ -47,8 +46,8 @@ __all__ = [
     "Learner",
     "Line",
     "Plan",
-    "Spread",
     "Split",
+    "Spread",
     "Trial",
     "draw",
     "few_shot",

@@ -85,9 +85,7 @@ def render_page(result: FewShot) -> str:
     lines = result.lines()
     most = max(result.plan.shots)
     shown = [trial for trial in result.trials if trial.shots == most and trial.seed == 0]
-    body = "".join(
-        f"<tr class={'mean' if line.category == 'mean' else 'one'}>{cells('td', _texts(line))}</tr>" for line in lines
-    )
+    body = "".join(f"<tr class={'mean' if line.category == 'mean' else 'one'}>{cells('td', _texts(line))}</tr>" for line in lines)
     parts = [
         f"<h1>{_text(title)}</h1>",
         "<ul class=facts>" + "".join(f"<li>{fact}</li>" for fact in facts) + "</ul>",
@@ -95,10 +93,7 @@ def render_page(result: FewShot) -> str:
         _legend(lines),
         f"<table class=results><thead><tr>{cells('th', HEAD)}</tr></thead><tbody>{body}</tbody></table>",
         f"<p>{WORDS} {CAUGHT}</p>",
-        *(
-            category_section(f"{trial.dataset}, {trial.used} good images, seed 0", trial.result, PICTURES)
-            for trial in shown
-        ),
+        *(category_section(f"{trial.dataset}, {trial.used} good images, seed 0", trial.result, PICTURES) for trial in shown),
     ]
     return document(title, parts)
 
@@ -139,9 +134,7 @@ def _chart(key: str, lines: Sequence[Line], shots: Sequence[int]) -> str:
         return 8 + (1.0 - min(1.0, max(0.0, share))) * height
 
     drawn = [f'<path class="grid" d="M{EDGE} {y(share):.0f}h{width}"/>' for share in (0, 0.25, 0.5, 0.75, 1)]
-    drawn += [
-        f'<text x="{EDGE - 4}" y="{y(share) + 4:.0f}" text-anchor="end">{100 * share:.0f}</text>' for share in (0, 0.5, 1)
-    ]
+    drawn += [f'<text x="{EDGE - 4}" y="{y(share) + 4:.0f}" text-anchor="end">{100 * share:.0f}</text>' for share in (0, 0.5, 1)]
     drawn += [f'<text x="{x(count):.1f}" y="{height + 22}" text-anchor="middle">{count}</text>' for count in shots]
     for colour, some in zip(COLOURS, _curves(lines).values(), strict=False):
         found = [(x(line.shots), value) for line in some if (value := line.metrics[key]) is not None]

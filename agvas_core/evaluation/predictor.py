@@ -48,10 +48,7 @@ class Predictor(Protocol):
 
     def predict(
         self, path: Path
-    ) -> (
-        tuple[NDArray[np.float32], NDArray[np.bool_], str]
-        | tuple[NDArray[np.float32], NDArray[np.bool_], str, float | None]
-    ):
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_], str] | tuple[NDArray[np.float32], NDArray[np.bool_], str, float | None]:
         """Score map, mask and verdict, and the image's score where it is not the highest pixel of the map.
 
         Raises:
