@@ -119,6 +119,8 @@ def evaluate(
     if shots is not None and model is not None:
         plan = ShotPlan(parse_shots(shots), seeds, limit)
         learner = Learner(find_fitter(fitter), find_opener(predictor), model, out, options)
+        own = threshold is None and chosen.own_mask
+        facts["masks"] = "each product's own" if own else f"P > {_threshold(chosen, threshold):g}"
         _few_shot(sets, learner, plan, job, facts, quiet=quiet)
         return
     if limit is not None:
