@@ -32,6 +32,7 @@ from agvas_runtime.masks.result import Result, Verdict
 from agvas_runtime.pipeline.batching import Counts, tuned_counts
 from agvas_runtime.pipeline.instruction import Question, ask
 from agvas_runtime.pipeline.overlap import overlapped
+from agvas_runtime.pipeline.references import References, open_references
 from agvas_runtime.pipeline.scorer import Clock, Scorer, Seen, SeenWhole
 from agvas_runtime.sources import ArraySource, CameraSource, FileSource, Source, open_source, prefetch
 from agvas_runtime.stages.open import DEFAULT_BACKEND, StageSettings, open_stages
@@ -72,8 +73,8 @@ class Judge:
         max_pixels: larger frames get NO_VERDICT.
     """
 
-    def __init__(self, scorer: Scorer, identity: str, max_pixels: int) -> None:
-        self.scorer, self.identity, self.max_pixels = scorer, identity, max_pixels
+    def __init__(self, scorer: Scorer, identity: str, max_pixels: int, references: References | None = None) -> None:
+        self.scorer, self.identity, self.max_pixels, self.references = scorer, identity, max_pixels, references
 
     def stream(self, frames: Iterable[Frame], question: Question, rule: Rule, *, ahead: int) -> Generator[Result, None, None]:
         """The results of frames in their order; where passes are made ahead, a thread makes them and takes the frames."""
@@ -118,7 +119,12 @@ class Judge:
         size = image.shape[0], image.shape[1]
         logits, accept, tiles, answer = self.scorer.judge(passes, size, question.instruction, clock, question.mode)
         with clock.stage("postprocess"):
-            judged = logits.judge(self.scorer.manifest.decision.alpha, point, accept)
+            alpha = self.scorer.manifest.decision.alpha
+            judged = (
+                logits.judge(alpha, point, accept)
+                if self.references is None
+                else self.references.judge(image, logits.score_map(alpha), point)
+            )
         return replace(
             unjudged,
             verdict=Verdict.FAIL if judged.regions else Verdict.PASS,
@@ -193,6 +199,7 @@ class Segmenter:
         max_pixels: int = MAX_PIXELS,
         threads: int | None = None,
         counts: Counts | None = None,
+        references: References | None = None,
     ) -> None:
         if tiling not in ("auto", "off"):
             raise UsageError(f"tiling is {tiling!r}; it can be auto or off")
@@ -207,7 +214,7 @@ class Segmenter:
         self.max_pixels = max_pixels
         self._counts = counts or Counts()
         scorer = Scorer(bundle.manifest, vision, lmm, decoder, tiled=tiling == "auto", threads=threads, tiles=self._counts.tiles)
-        self._judge = Judge(scorer, bundle.identity, max_pixels)
+        self._judge = Judge(scorer, bundle.identity, max_pixels, references)
 
     @classmethod
     def load(
@@ -259,9 +266,11 @@ class Segmenter:
                 raise UsageError(f"threads is {threads}; 1 to {MAX_THREADS} are possible: leave it out to use all cores")
             settings = replace(settings, threads=threads)
         bundle = load_bundle(model, offline=offline)
+        stages = open_stages(bundle, vision=vision, lmm=lmm, decoder=decoder, settings=settings)
         segmenter = cls(
             bundle,
-            *open_stages(bundle, vision=vision, lmm=lmm, decoder=decoder, settings=settings),
+            *stages,
+            references=open_references(bundle, stages.vision, vision, settings),
             operating_point=operating_point,
             threshold=threshold,
             prompt=prompt,
