@@ -105,4 +105,9 @@ class ImageError(AgvasError):
 
 
 class UnlikeError(ImageError):
-    """The image is unlike every good image of its product as a whole: NO_VERDICT, and never PASS."""
+    """The image is unlike every good image of its product as a whole: NO_VERDICT, and never PASS.
+
+    Its message begins with ``START``, by which it is known where only the message arrives.
+    """
+
+    START: ClassVar[str] = "unlike:"

@@ -27,10 +27,6 @@ from agvas_runtime.stages.protocol import DecoderStage, Features, LmmStage, Repl
 __all__ = ["BundlePredictor", "Offered", "backend_names", "open_backend", "open_predictor"]
 
 
-UNLIKE = "unlike"
-"""How the error of a frame begins that is not of the product."""
-
-
 class BundlePredictor:
     """A segmenter, one file at a time."""
 
@@ -57,7 +53,7 @@ class BundlePredictor:
         image = read_image(path, max_pixels=self.segmenter.max_pixels)
         result = self.segmenter.segment(Frame(name=str(path), index=0, image=image, path=path))
         if result.score_map is None or result.mask is None:
-            unlike = str(result.error).startswith(UNLIKE)
+            unlike = str(result.error).startswith(UnlikeError.START)
             raise (UnlikeError if unlike else ImageError)(f"{path}: {result.error}")
         highest = result.score is None or result.score == float(result.score_map.max())
         return result.score_map, result.mask, str(result.verdict), None if highest else result.score

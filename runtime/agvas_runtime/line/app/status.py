@@ -184,7 +184,7 @@ class Board:
             "at_s": time.time(),
             "frame": outcome.frame.name,
             "verdict": str(end.verdict),
-            "why": f"{end.cause}: {end.detail}" if end.cause else ", ".join(end.broken),
+            "why": end.why,
             "score": end.score,
             "findings": len(end.findings),
             "decided_ms": end.decided_ms,

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from agvas_core import __version__
 from agvas_core.contract.decision import OperatingPoint
-from agvas_core.contract.errors import StageError
+from agvas_core.contract.errors import StageError, UnlikeError
 from agvas_core.contract.preprocess import ViewSpec
 from agvas_runtime.bundle import Bundle
 from agvas_runtime.images.frame import Frame
@@ -151,6 +151,7 @@ class SegmenterInspector:
         """What the model says of each kind, and the milliseconds per stage.
 
         Raises:
+            UnlikeError: the frame is not of the product.
             StageError: it says nothing.
         """
         recipe, segmenter = version.recipe, self._segmenters[version.recipe.model]
@@ -159,7 +160,8 @@ class SegmenterInspector:
         for kind, prompt in recipe.prompts.items():
             result = segmenter.segment(frame, prompt=prompt, mode=recipe.mode, normal_look=recipe.normal_look)
             if result.score_map is None:
-                raise StageError(result.error or "the model gave no score map")
+                why = result.error or "the model gave no score map"
+                raise UnlikeError(why) if why.startswith(UnlikeError.START) else StageError(why)
             looked[kind] = Looked(result.score_map, 1.0 if result.accept is None else result.accept)
             for stage, ms in result.timing.items():
                 timing[stage] = timing.get(stage, 0.0) + ms
