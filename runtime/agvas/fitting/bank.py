@@ -1,7 +1,6 @@
-"""The memory bank: which cells of the good images are kept, and how far other cells are from them. NumPy alone.
+"""The memory bank: which cells of the good images are kept.
 
-    rows = choose_rows(embeddings, 2000, rng)          # a coreset: rows that leave no good cell far from all of them
-    deep, joint = distances(embedding, rows, colour=3)
+    rows = choose_rows(cells, 2000, rng)          # a coreset: rows that leave no good cell far from all of them
 """
 
 from collections.abc import Sequence
@@ -10,7 +9,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["BANK_ROWS", "choose_rows", "distances"]
+__all__ = ["BANK_ROWS", "CANDIDATES", "choose_rows"]
 
 Float = NDArray[np.float32]
 
@@ -19,26 +18,22 @@ CANDIDATES: Final = 12_000
 """Cells among which the bank's rows are chosen; drawn evenly from all images, so the time does not grow with their number."""
 PROJECTED: Final = 24
 """Dimensions in which rows are compared while they are chosen: distances of random projections are near the true ones."""
-PIECE: Final = 1024  # cells whose distances are made at once: their products stay in the CPU's cache
 
 
 def choose_rows(
-    embeddings: Sequence[NDArray[np.floating]], rows: int, rng: np.random.Generator, first: Float | None = None
+    cells: Sequence[Float], rows: int, rng: np.random.Generator, first: Float | None = None
 ) -> Float:
     """Up to ``rows`` cells by greedy k-center selection: each next one is the candidate that is farthest from all chosen.
 
     Args:
-        embeddings: of images, [h, w, D] each.
+        cells: of each image, [N, D].
         first: rows of an earlier bank [M, D], which are candidates, too.
 
     Returns:
         float32 [M, D], M <= ``rows``.
     """
-    share = max(1, CANDIDATES // max(1, len(embeddings)))
-    drawn = []
-    for embedding in embeddings:
-        cells = embedding.reshape(-1, embedding.shape[-1])
-        drawn.append(cells[rng.permutation(len(cells))[:share]])
+    share = max(1, CANDIDATES // max(1, len(cells)))
+    drawn = [each[rng.permutation(len(each))[:share]] for each in cells]
     candidates = np.concatenate([*([] if first is None else [first]), *drawn]).astype(np.float32)
     if len(candidates) <= rows:
         return candidates
@@ -53,33 +48,3 @@ def choose_rows(
         nearest = np.minimum(nearest, lengths - 2 * (points[latest] @ across) + lengths[latest])
         chosen.append(int(nearest.argmax()))
     return candidates[chosen]
-
-
-def distances(embedding: NDArray[np.floating], bank: Float, colour: int) -> tuple[Float, Float]:
-    """Distance of each cell to its nearest row, as the graph ``references`` computes it: deep channels, and all.
-
-    Args:
-        embedding: [h, w, D], the last ``colour`` channels are colour.
-        bank: [M, D].
-
-    Returns:
-        Euclidean distances, float32 [h, w] each.
-    """
-    shape, width = embedding.shape[:2], embedding.shape[2] - colour
-    cells = embedding.reshape(-1, embedding.shape[2]).astype(np.float32)
-    deep = np.empty(len(cells), np.float32)
-    joint = np.empty(len(cells), np.float32)
-    of_deep = np.square(bank[:, :width]).sum(1)
-    of_colour = np.square(bank[:, width:]).sum(1)
-    for start in range(0, len(cells), PIECE):
-        piece = cells[start : start + PIECE]
-        squares = of_deep - 2 * (piece[:, :width] @ bank[:, :width].T)  # [N, M], less the cell's own length
-        own = np.square(piece[:, :width]).sum(1)
-        deep[start : start + PIECE] = squares.min(1) + own
-        squares += of_colour
-        squares -= 2 * (piece[:, width:] @ bank[:, width:].T)
-        joint[start : start + PIECE] = squares.min(1) + own + np.square(piece[:, width:]).sum(1)
-    return (
-        np.sqrt(np.maximum(deep, 0)).reshape(shape),
-        np.sqrt(np.maximum(joint, 0)).reshape(shape),
-    )

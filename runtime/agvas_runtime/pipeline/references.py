@@ -28,12 +28,15 @@ from agvas_runtime.masks.regions import judge_map
 from agvas_runtime.pipeline.frame_logits import Judged
 from agvas_runtime.stages.open import DEFAULT_BACKEND, REFERENCE_BACKENDS, StageSettings
 from agvas_runtime.stages.open import open_references as open_stage
-from agvas_runtime.stages.protocol import Features, ReferenceDistances, ReferenceStage, VisionStage
+from agvas_runtime.stages.protocol import Features, ReferenceStage, VisionStage
 
 __all__ = [
     "GRID_PX",
+    "Compared",
+    "Prepared",
     "ReferenceCells",
     "References",
+    "at_frame_size",
     "distance_grid",
     "frame_facts",
     "fuse",
@@ -88,9 +91,14 @@ def frame_facts(image: Rgb) -> dict[str, float]:
     return {"brightness": facts.mean, "clipped": facts.clipped, "focus": facts.focus, "aspect": width / height}
 
 
-def map_facts(deep: Float) -> dict[str, float]:
-    """And what the distances [h, w] say of the frame as a whole: their median."""
-    return {"distance": float(np.median(deep))}
+def at_frame_size(score: Float, size: tuple[int, int]) -> Float:
+    """A score map on the grid enlarged to a frame of (H, W) px."""
+    return np.asarray(cv2.resize(score, size[::-1], interpolation=cv2.INTER_LINEAR), np.float32)
+
+
+def map_facts(found: "Compared") -> dict[str, float]:
+    """And what the distances say of the frame as a whole: their median."""
+    return {"distance": float(np.median(found.deep))}
 
 
 class References:
@@ -120,11 +128,10 @@ class References:
     def score_map(self, image: Rgb, zero_shot: Float) -> Float:
         """The score map alone, float32 [H, W] in 0..1; arguments and errors as of ``judge``."""
         self._check(frame_facts(image))
-        found = self.cells.compare(image, self.bank)
-        self._check(map_facts(found.deep[0]))
+        found = self.cells.compare(self.cells.prepare(image), self.bank)
+        self._check(map_facts(found))
         score = fuse(grids(found, zero_shot), self.product.maps, self.product.half)
-        height, width = image.shape[:2]
-        return np.asarray(cv2.resize(score, (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
+        return at_frame_size(score, (image.shape[0], image.shape[1]))
 
     def _check(self, facts: Mapping[str, float]) -> None:
         for limit in self.product.limits:
@@ -133,6 +140,22 @@ class References:
                     f"unlike: {fault} (the good images of {self.product.name} have {limit.good[0]:.4g} to {limit.good[1]:.4g}): check "
                     "camera, light and part; if such parts are good, add images of them with agvas fit --add"
                 )
+
+
+class Compared(NamedTuple):
+    """Distances of the cells of one frame to the nearest row of a bank, [h, w] each."""
+
+    deep: Float
+    joint: Float
+
+
+class Prepared(NamedTuple):
+    """A frame as the reference stage takes it."""
+
+    pixels: Rgb
+    """[h, w, 3], the view whose cells are compared."""
+    semantic: Rgb | None
+    """[hs, ws, 3], where the stage takes features of the vision stage, which needs it."""
 
 
 class ReferenceCells:
@@ -144,28 +167,29 @@ class ReferenceCells:
         self._takes_features = references is not None and references.view is None
         self._semantic = bundle.manifest.semantic_view
 
-    def embed(self, image: Rgb) -> Float:
-        """Embedding [h, w, D] of the cells of an RGB frame [H, W, 3]."""
-        return self._stage.embed(*self._inputs(image))[0]
+    def prepare(self, image: Rgb) -> Prepared:
+        """Of an RGB frame [H, W, 3]."""
+        views = make_views(image, [self.view, *([self._semantic] if self._takes_features else [])])
+        return Prepared(views[0].pixels, views[1].pixels if self._takes_features else None)
 
-    def compare(self, image: Rgb, bank: Float) -> ReferenceDistances:
-        """Embedding and distances to the rows of ``bank`` [rows, D]; a batch of one."""
-        pixels, features = self._inputs(image)
-        return self._stage(pixels, bank, features)
+    def embed(self, frame: Prepared) -> Float:
+        """Embedding [h, w, D] of the cells."""
+        return np.asarray(self._stage.embed(frame.pixels[None], self._features(frame))[0], np.float32)
 
-    def _inputs(self, image: Rgb) -> tuple[NDArray[np.uint8], Features | None]:
-        if not self._takes_features:
-            (seen,) = make_views(image, [self.view])
-            return seen.pixels[None], None
-        semantic, pixel = make_views(image, [self._semantic, self.view])
-        return pixel.pixels[None], self._vision(semantic.pixels[None], pixel.pixels[None])
+    def compare(self, frame: Prepared, bank: Float) -> Compared:
+        """Distances to the rows of ``bank`` [rows, D]."""
+        found = self._stage(frame.pixels[None], bank, self._features(frame))
+        return Compared(np.asarray(found.deep[0], np.float32), np.asarray(found.joint[0], np.float32))
+
+    def _features(self, frame: Prepared) -> Features | None:
+        return None if frame.semantic is None else self._vision(frame.semantic[None], frame.pixels[None])
 
 
-def grids(found: ReferenceDistances, zero_shot: Float) -> dict[Kind, Float]:
+def grids(found: Compared, zero_shot: Float) -> dict[Kind, Float]:
     """All maps of a frame on the grid."""
     return {
-        "joint": distance_grid(found.joint[0]),
-        "deep": distance_grid(found.deep[0]),
+        "joint": distance_grid(found.joint),
+        "deep": distance_grid(found.deep),
         "zero_shot": zero_shot_grid(zero_shot),
     }
 
