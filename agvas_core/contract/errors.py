@@ -20,6 +20,7 @@ A message says value, bound and remedy, in that order.
 from typing import ClassVar
 
 __all__ = [
+    "EXIT_NOT_KEPT",
     "EXIT_OK",
     "EXIT_REJECTS",
     "AgvasError",
@@ -39,6 +40,7 @@ __all__ = [
 
 EXIT_OK = 0
 EXIT_REJECTS = 1  # rejects were found and --fail-on-reject was given
+EXIT_NOT_KEPT = 4  # what was asked for is written, and less is promised than was asked for, or too much was left out
 
 
 class AgvasError(Exception):
