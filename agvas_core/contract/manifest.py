@@ -76,17 +76,19 @@ class ReferencesSpec(GraphSpec):
     """The graph that compares cells of an image with those of good images.
 
     Inputs: ``reference_image`` uint8 RGB [batch, height, width, 3] where it has an encoder of its own, else ``pixel_image`` and
-    ``f_p`` of the vision graph; and ``bank`` float32 [rows, D], the embeddings of good cells.
-    Outputs, float32, one cell for each place of the finest stride: ``embedding`` [batch, h, w, D], whose last
-    ``colour_channels`` are colour; ``deep`` [batch, h, w], the distance of the others to the nearest row; ``joint``
-    [batch, h, w], that of all D.
+    ``f_p`` of the vision graph; ``bank`` float32 [rows, D], the embeddings of good cells; and ``colour_weight`` float32 [], the
+    weight of the squared colour distance in ``joint``.
+    Outputs, float32, [batch, h, w]: ``embedding`` [batch, h, w, D], whose last ``colour_channels`` are colour; ``deep``, the
+    distance of the others to the nearest row; ``joint``, that of all D to the nearest.
     """
 
     view: ViewSpec | None = None
     """How a frame becomes ``reference_image``; None where the graph takes the pixel view."""
+    stride: int = Field(default=8, ge=1)
+    """Pixels of the image in a cell, each way."""
     colour_channels: int = Field(default=3, ge=0)
     max_rows: int = Field(default=4096, ge=1)
-    """Rows of a bank that engines are built for at most, where no product says how many it has."""
+    """Rows of a bank that engines are built for; a product has the number of its own."""
 
     @property
     def channels(self) -> int:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from agvas_core.contract.errors import UsageError
 from agvas_core.model.efficientnet_lite import IMAGENET_MEAN, IMAGENET_STD, EfficientNetLite
-from agvas_core.model.encoders.encoders import Normalize
+from agvas_core.model.encoders.encoders.encoders import Normalize
 
 __all__ = [
     "COLOUR_CHANNELS",
@@ -44,7 +44,7 @@ class Distances(NamedTuple):
     deep: Tensor
     """Euclidean distance of the deep channels to the nearest row of the bank, [B, h, w]."""
     joint: Tensor
-    """The same of deep and colour channels as one vector, [B, h, w]."""
+    """The same of deep and colour channels as one vector, with the colour channels weighted, [B, h, w]."""
 
 
 class EncoderCells(nn.Module):
@@ -85,16 +85,24 @@ class EncoderCells(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """uint8 RGB [B, H, W, 3], sides multiples of 32 and above ``pad_px`` -> [B, C, H / stride, W / stride]."""
+        return self.join(self.features(image))
+
+    def features(self, image: Tensor) -> list[Tensor]:
+        """Outputs of the blocks for the padded image."""
         pixels = self.normalize(image)  # [B, 3, H, W]
         if self.pad_px:
             pixels = F.pad(pixels, (self.pad_px,) * 4, mode="reflect")
+        return self.trunk.features(pixels, self.blocks)
+
+    def join(self, features: Sequence[Tensor]) -> Tensor:
+        """Outputs of the blocks to the vectors of the cells; the padding is cut off."""
+        edge = self.pad_px // self.stride
         cells = []
-        for features in self.trunk.features(pixels, self.blocks):
-            mean = _neighbour_mean(features, self.pool)
-            if cells:  # coarser than the first
-                factor = self.trunk.strides[self.blocks[len(cells)]] // self.stride
-                mean = F.interpolate(mean, scale_factor=float(factor), mode="bilinear") if factor > 1 else mean
-            edge = self.pad_px // self.stride
+        for block, of_block in zip(self.blocks, features, strict=True):
+            mean = _neighbour_mean(of_block, self.pool)
+            factor = self.trunk.strides[block] // self.stride
+            if factor > 1:
+                mean = F.interpolate(mean, scale_factor=float(factor), mode="bilinear")
             cells.append(_unit_mean_norm(mean[..., edge:-edge, edge:-edge] if edge else mean))
         return torch.cat(cells, 1)
 
@@ -196,7 +204,7 @@ class ReferenceDistance(nn.Module):
         deep = self.cells(image if f_p is None else f_p)  # [B, C, h, w]
         return torch.cat([deep.permute(0, 2, 3, 1), self.colour(image)], 3)
 
-    def distances(self, embedding: Tensor, bank: Tensor) -> tuple[Tensor, Tensor]:
+    def distances(self, embedding: Tensor, bank: Tensor, colour_weight: Tensor | float = 1.0) -> tuple[Tensor, Tensor]:
         """Deep and joint distances, [B, h, w] each, of an embedding [B, h, w, D] to a bank [M, D]."""
         height = embedding.shape[1]
         sizes = [self.cells.channels, COLOUR_CHANNELS]
@@ -204,6 +212,7 @@ class ReferenceDistance(nn.Module):
         stored = [
             torch.cat([-2 * part, part.square().sum(1, keepdim=True)], 1).T for part in bank.split(sizes, 1)
         ]  # [C + 1, M] each
+        stored[1] = stored[1] * colour_weight
         found = []
         for piece in embedding.unflatten(1, (self.pieces, height // self.pieces)).unbind(1):
             rows = piece.flatten(0, 2)  # [N, D]
@@ -214,16 +223,27 @@ class ReferenceDistance(nn.Module):
             deep_square, colour_square = (part.square().sum(1) for part in rows.split(sizes, 1))
             nearest = (
                 self._nearest(deep) + deep_square,
-                self._nearest(deep + colour) + deep_square + colour_square,
+                self._nearest(deep + colour) + deep_square + colour_weight * colour_square,
             )
             found.append([each.clamp(min=0).sqrt().view(piece.shape[:3]) for each in nearest])
         deep_maps, joint_maps = zip(*found, strict=True)
         return torch.cat(deep_maps, 1), torch.cat(joint_maps, 1)
 
-    def forward(self, image: Tensor, bank: Tensor, f_p: Tensor | None = None) -> Distances:
-        """As ``embed`` and ``distances``; bank: float32 [M, D], M >= ``neighbours``."""
+    def forward(
+        self,
+        image: Tensor,
+        bank: Tensor,
+        colour_weight: Tensor | float = 1.0,
+        f_p: Tensor | None = None,
+    ) -> Distances:
+        """As ``embed`` and ``distances``.
+
+        Args:
+            bank: float32 [M, D], M >= ``neighbours``.
+            colour_weight: of the squared colour distance in the joint one, a scalar; 0 leaves colour out.
+        """
         embedding = self.embed(image, f_p)
-        return Distances(embedding, *self.distances(embedding, bank))
+        return Distances(embedding, *self.distances(embedding, bank, colour_weight))
 
     def _nearest(self, squares: Tensor) -> Tensor:
         """[N, M] -> [N]."""

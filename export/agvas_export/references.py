@@ -66,7 +66,9 @@ def export_references(config: ModelConfig, vision: Joint, folder: Path) -> Refer
     joint = references_joint(module.eval(), config.pixel_view)
     graph = export_joint(joint, folder)
     error = _error(folder / graph.file, joint)
-    return ReferencesGraph(ReferencesSpec(**dict(graph)), {"encoder": f"f_p of {config.pixel.kind}", "error": error})
+    return ReferencesGraph(
+        ReferencesSpec(**dict(graph), stride=stride), {"encoder": f"f_p of {config.pixel.kind}", "error": error}
+    )
 
 
 @lru_cache(maxsize=1)
@@ -79,7 +81,7 @@ def _with_encoder(trunk: Path, sha256: str) -> tuple[bytes, ReferencesSpec, dict
         path = Path(scratch) / graph.file
         error = _error(path, joint)
         data = path.read_bytes()
-    spec = ReferencesSpec(**dict(graph), view=REFERENCE_VIEW)
+    spec = ReferencesSpec(**dict(graph), view=REFERENCE_VIEW, stride=module.cells.stride)
     return (
         data,
         spec,
@@ -104,6 +106,7 @@ def references_joint(module: ReferenceDistance, view: ViewSpec) -> Joint:
         cells = (height // stride, width // stride)
         inputs["f_p"] = torch.randn(2, module.cells.channels, *cells, generator=generator)
     inputs["bank"] = torch.randn(7, module.channels, generator=generator)
+    inputs["colour_weight"] = torch.tensor(1.0)
     wrapped = _ByPlace(module)
     with torch.no_grad():
         outputs = dict(zip(("embedding", "deep", "joint"), wrapped(*inputs.values()), strict=True))
@@ -124,6 +127,7 @@ def references_joint(module: ReferenceDistance, view: ViewSpec) -> Joint:
         **dict.fromkeys(("reference_image", "pixel_image"), sides(1, 1)),
         "f_p": sides(2, stride),
         "bank": {0: Axis("rows", Dim("bank_rows", min=2))},
+        "colour_weight": {},
         **dict.fromkeys(outputs, sides(1, stride)),
     }
     return Joint(NAME, wrapped.eval(), inputs, outputs, axes)
@@ -136,10 +140,12 @@ class _ByPlace(torch.nn.Module):
         super().__init__()
         self.module = module
 
-    def forward(self, image: Tensor, second: Tensor, third: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """image, f_p if any, bank -> embedding, deep, joint."""
-        f_p, bank = (None, second) if third is None else (second, third)
-        embedding, deep, joint = self.module(image, bank, f_p)
+    def forward(
+        self, image: Tensor, second: Tensor, third: Tensor, fourth: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """image, f_p if any, bank, colour_weight -> embedding, deep, joint."""
+        f_p, bank, weight = (None, second, third) if fourth is None else (second, third, fourth)
+        embedding, deep, joint = self.module(image, bank, weight, f_p)
         return embedding, deep, joint
 
 
@@ -157,6 +163,7 @@ def _error(path: Path, joint: Joint) -> float:
     with torch.no_grad():
         embedding = joint.module(*given.values())[0]
         given["bank"] = embedding[:1].flatten(0, 2)[::3].contiguous()
+        given["colour_weight"] = torch.tensor(0.5)
         truth = dict(zip(joint.outputs, joint.module(*given.values()), strict=True))
     options = ort.SessionOptions()
     options.log_severity_level = 3

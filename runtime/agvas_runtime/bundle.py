@@ -200,9 +200,9 @@ def _check_references(folder: Path, manifest: Manifest, references: ReferencesSp
     """The graph takes an image of its own view, or what the vision graph takes and gives; tensors are those of ``ReferencesSpec``."""
     place = f"{folder / MANIFEST_NAME}: the references graph"
     images = {"reference_image"} if references.view is not None else {"pixel_image", "f_p"}
-    if (given := _names(references.inputs)) != images | {"bank"}:
+    if (given := _names(references.inputs)) != images | {"bank", "colour_weight"}:
         raise BundleError(
-            f"{place} takes {', '.join(sorted(given))}, not {', '.join(sorted(images))}, bank: export the bundle again"
+            f"{place} takes {', '.join(sorted(given))}, not {', '.join(sorted(images))}, bank, colour_weight: export the bundle again"
         )
     if (made := _names(references.outputs)) != {"embedding", "deep", "joint"}:
         raise BundleError(f"{place} gives {', '.join(sorted(made))}, not deep, embedding, joint: export the bundle again")

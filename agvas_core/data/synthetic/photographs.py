@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from agvas_core.data.synthetic.canvas import Ground, ground_of
 from agvas_core.data.synthetic.defects import KINDS, paint
+from agvas_core.data.synthetic.noise import log_uniform
 from agvas_core.data.synthetic.photometry import Photometry
 from agvas_core.data.synthetic.scenes import Scene
 from agvas_core.data.synthetic.textures import FAMILIES
@@ -22,6 +23,8 @@ __all__ = ["PaintedImage", "PaintedOn", "paint_defects"]
 
 GREY_STEPS: Final = 3  # channels that differ by less are of a grey image
 NOISE: Final = 0.004  # of a camera, as a share of full scale: weaker defects could not be seen
+SMALLEST, LARGEST = 0.008, 0.15
+"""Radius or length of the small ones, as shares of the image's shorter side: the least that is found is to be known."""
 TRIES: Final = 3  # kinds that are tried for each defect, where one cannot be painted at that place
 APART: Final = 0.1  # of the shorter side, between two defects, so that each can be judged by itself
 
@@ -64,7 +67,8 @@ def paint_defects(
     for number in range(count):
         for attempt in range(TRIES):
             kind = kinds[(number + attempt * count) % len(kinds)]
-            done = paint(rng, ground, kind)
+            radius = log_uniform(rng, SMALLEST, LARGEST) * ground.side_px if number % 2 else None  # every other as the generator has it
+            done = paint(rng, ground, kind, radius=radius)
             if done is not None:
                 after, painting, mask = done
                 labels[painting.window][mask] = len(defects) + 1

@@ -30,6 +30,8 @@ __all__ = [
     "Pending",
     "PendingFrame",
     "ProbedVision",
+    "ReferenceDistances",
+    "ReferenceStage",
     "Reply",
     "Segmented",
     "TellingLmm",
@@ -226,4 +228,47 @@ class DecoderStage(Protocol):
 
     def __call__(self, anchor_states: Float, features: Features) -> Float:
         """Logits [B, 3, Hm, Wm] in anchor order, covering the whole pixel view."""
+        ...
+
+
+class ReferenceDistances(NamedTuple):
+    """Output of the reference stage; one value for each cell of ``manifest.references.stride`` px."""
+
+    embedding: Float
+    """[B, h, w, D], deep channels first, then colour; rows of a bank have this form."""
+    deep: Float
+    """[B, h, w], Euclidean distance of the deep channels to the nearest row of the bank."""
+    joint: Float
+    """[B, h, w], the same of all channels, colour weighted."""
+
+
+class ReferenceStage(Protocol):
+    """An image's cells and how far they are from those of good images."""
+
+    def embed(self, image: NDArray[np.uint8], features: Features | None = None) -> Float:
+        """Embedding of each cell, float32 [B, h, w, D].
+
+        Args:
+            image: uint8 RGB [B, H, W, 3]: a view by ``manifest.references.view``; where that is None, the pixel view.
+            features: what the vision stage made of the pixel view; needed where there is no view of its own.
+
+        Raises:
+            UsageError: no features where they are needed.
+            ImageError: the engine fails on this image.
+        """
+        ...
+
+    def __call__(
+        self, image: NDArray[np.uint8], bank: Float, features: Features | None = None, *, colour_weight: float = 1.0
+    ) -> ReferenceDistances:
+        """Embedding and distances.
+
+        Args:
+            bank: float32 [rows, D], one row or more.
+            colour_weight: of the squared colour distance in ``joint``; 0 leaves colour out.
+
+        Raises:
+            UsageError: a bank of another shape or type; as ``embed``.
+            ImageError: the engine fails on this image.
+        """
         ...

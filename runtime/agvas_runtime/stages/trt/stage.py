@@ -20,7 +20,7 @@ from agvas_runtime.stages.trt.engine_file import find_engine, remedy
 from agvas_runtime.stages.trt.frame import Engines, TrtFrames
 from agvas_runtime.stages.whole_frame import kernels
 
-__all__ = ["TrtDecoder", "TrtLmm", "TrtVision", "open_decoder", "open_lmm", "open_vision"]
+__all__ = ["TrtDecoder", "TrtLmm", "TrtVision", "open_decoder", "open_engine_of", "open_lmm", "open_vision"]
 
 Float = NDArray[np.float32]
 
@@ -105,7 +105,7 @@ class TrtDecoder:
 
 def open_vision(bundle: Bundle, settings: StageSettings) -> TrtVision:
     """Raises SetupError: no GPU, no TensorRT, no engine that is for both, or too little memory."""
-    return TrtVision(_open(bundle, "vision", bundle.manifest.vision, settings))
+    return TrtVision(open_engine_of(bundle, "vision", bundle.manifest.vision, settings))
 
 
 def open_lmm(bundle: Bundle, settings: StageSettings) -> TrtLmm:
@@ -115,15 +115,16 @@ def open_lmm(bundle: Bundle, settings: StageSettings) -> TrtLmm:
         raise BundleError(
             f"{bundle.identity} has no ONNX graph of its language model, so no engine of it: choose --lmm vllm or torch"
         )
-    return TrtLmm(_open(bundle, "lmm", spec, settings), bundle, spec)
+    return TrtLmm(open_engine_of(bundle, "lmm", spec, settings), bundle, spec)
 
 
 def open_decoder(bundle: Bundle, settings: StageSettings) -> TrtDecoder:
     """As ``open_vision``."""
-    return TrtDecoder(_open(bundle, "decoder", bundle.manifest.decoder, settings))
+    return TrtDecoder(open_engine_of(bundle, "decoder", bundle.manifest.decoder, settings))
 
 
-def _open(bundle: Bundle, joint: str, spec: GraphSpec, settings: StageSettings) -> TrtEngine:
+def open_engine_of(bundle: Bundle, joint: str, spec: GraphSpec, settings: StageSettings) -> TrtEngine:
+    """The engine of one graph; raises as ``open_vision``."""
     cuda = Cuda(settings.cuda_context)
     library, file = find_engine(bundle, joint, spec, cuda, settings.engines)
     return TrtEngine(cuda, library, file, joint, spec, remedy(bundle))
