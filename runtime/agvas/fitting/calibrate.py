@@ -12,14 +12,7 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-
-from agvas_core import __version__
-from agvas_core.contract.decision import BALANCED
-from agvas_core.contract.errors import UsageError
-from agvas_core.contract.manifest import BANK
-from agvas_core.contract.product import GoodImage, Product, load_array
-from agvas_runtime.bundle import load_bundle
-from agvas_runtime.pipeline.references import References
+from numpy.typing import NDArray
 
 from agvas.fitting.fit import (
     IMAGE_SHARE,
@@ -40,10 +33,16 @@ from agvas.fitting.fit import (
     _Steps,
     _total,
 )
-from agvas.fitting.operating_point import CONFIDENCE, catch_rates, promise
-from agvas.fitting.pictures import bad_pictures, fingerprint, good_pictures
+from agvas.fitting.operating_point import catch_rates, promise
+from agvas.fitting.pictures import bad_pictures, good_pictures
 from agvas.fitting.report import render_report
 from agvas.fitting.write import write_product
+from agvas_core import __version__
+from agvas_core.contract.errors import UnlikeError, UsageError
+from agvas_core.contract.manifest import BANK
+from agvas_core.contract.product import GoodImage, Product, load_array
+from agvas_runtime.bundle import load_bundle
+from agvas_runtime.pipeline.references import References
 
 __all__ = ["calibrate_product"]
 
@@ -57,7 +56,6 @@ def calibrate_product(
     *,
     bad: Path | None = None,
     max_false_reject: float | None = None,
-    confidence: float = CONFIDENCE,
     threads: int | None = None,
     bits: int | None = None,
     seed: int = 0,
@@ -69,7 +67,6 @@ def calibrate_product(
         good: as for ``fit``: a path, folder or glob, several of them, or arrays. Images that the product has learned are left out.
         bad: folder of images of defective parts, with or without masks; they are judged and reported.
         max_false_reject: share of good parts that may be rejected; by default none of these is.
-        confidence: how sure the promise is.
 
     Raises:
         UsageError: no product, no image that can be used, or an option out of range.
@@ -77,9 +74,9 @@ def calibrate_product(
         OutputError: the folder cannot be written; the product is untouched.
     """
     if max_false_reject is not None and not 0.0 < max_false_reject < 1.0:
-        raise UsageError(f"max_false_reject is {max_false_reject:g}; it is a share between 0 and 1, both excluded: 0.005 is one part in 200")
-    if not 0.0 < confidence < 1.0:
-        raise UsageError(f"confidence is {confidence:g}; it is between 0 and 1, both excluded")
+        raise UsageError(
+            f"max_false_reject is {max_false_reject:g}; it is a share between 0 and 1, both excluded: 0.005 is one part in 200"
+        )
     before = load_bundle(folder).product
     if before is None:
         raise UsageError(f"{folder} is a bundle that was never fitted: agvas fit GOOD -o PRODUCT makes a product of it")
@@ -110,6 +107,10 @@ def calibrate_product(
             "promise": promised,
             "painted": defects,
             "catch": catch_rates(defects, max(max(each.size) for each in seen)),
+            "calibrated": tuple(
+                GoodImage(name=each.picture.name, score=score, facts=each.facts, sha256=each.sha256)
+                for each, score in zip(seen, scores, strict=True)
+            ),
             "bad": (),
         }
     )
@@ -121,10 +122,51 @@ def calibrate_product(
         with steps("bad images", len(worse.pictures)) as step:
             caught, not_read = _judge_bad(engine, references, worse.pictures, point, step)
         notes += [*worse.notes, *not_read]
-    warnings = _warnings(pictures_given := len(pictures.pictures), left_out, copies, product, bad=bad is not None)
+    given = len(pictures.pictures)
+    warnings = _warnings(given, left_out, copies, product, bad=bad is not None)
     statement = _statement(product, point, caught)
     product = product.model_copy(update={"bad": caught, "warnings": (*warnings, *notes), "seconds": steps.seconds})
     report = render_report(_report_facts(product, point, strict, statement, seen, seen, totals, scores, trials, painted))
     bundle = write_product(folder, engine.bundle, product, bank, report, (point, strict))
-    kept = not missing and len(left_out) <= LEFT_OUT_SHARE * pictures_given
+    kept = not missing and len(left_out) <= LEFT_OUT_SHARE * given
     return Fitted(bundle, product, statement, [*warnings, *notes], kept=kept)
+
+
+def _comparable(
+    engine: _Engine, before: Product, looked: list[_Seen], bank: NDArray[np.float32], left_out: list[str]
+) -> list[_Seen]:
+    """The images that the product has not learned and takes for its own, with their maps; the others join ``left_out``."""
+    learned = {each.sha256 for each in before.good}
+    kept = []
+    for each in looked:
+        if each.sha256 in learned:
+            left_out.append(f"{each.picture.name}: the product has learned it, so its score would be too low")
+            continue
+        _give_maps(engine, each, bank)
+        faults = [limit.fault(each.facts[limit.fact]) for limit in before.limits if limit.fact in each.facts]
+        if fault := next((fault for fault in faults if fault is not None), None):
+            left_out.append(f"{each.picture.name}: {UnlikeError.START} {fault}")
+            continue
+        kept.append(each)
+    return kept
+
+
+def _warnings(given: int, left_out: list[str], copies: int, product: Product, *, bad: bool) -> list[str]:
+    """What must be known before anything else."""
+    said = []
+    promised = product.promise
+    if left_out:
+        more = f"; and {len(left_out) - LISTED} more" if len(left_out) > LISTED else ""
+        said.append(f"{len(left_out)} of {given} good images are left out: {'; '.join(left_out[:LISTED])}{more}")
+    if promised.missing and promised.asked is not None:
+        said.append(
+            f"false rejects of at most {promised.asked:.2%} cannot be promised with {promised.good_images} good images: "
+            f"{promised.missing} more are needed; what is promised is at most {promised.bound:.1%}"
+        )
+    if copies:
+        said.append(f"{copies} of {given} images are equal to others, pixel by pixel, and count once")
+    if not bad:
+        said.append(
+            "nothing is known about real defects: the catch rates are of painted ones; give images of defective parts with --bad DIR"
+        )
+    return said

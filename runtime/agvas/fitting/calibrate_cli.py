@@ -12,6 +12,7 @@ from agvas_core.contract.errors import EXIT_NOT_KEPT, UsageError
 __all__ = ["calibrate"]
 
 RECIPE_FALSE_REJECT = 0.005
+CONFIDENCE = 0.95
 
 
 def calibrate(
@@ -21,7 +22,10 @@ def calibrate(
     ] = None,
     product: Annotated[
         Path | None,
-        typer.Option(metavar="PRODUCT", help="The product to calibrate, in its place; agvas fit makes one. Its references stay as they are."),
+        typer.Option(
+            metavar="PRODUCT",
+            help="The product to calibrate, in its place; agvas fit makes one. Its references stay as they are.",
+        ),
     ] = None,
     bad: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Pictures of bad parts; without them nothing is known about defects.")
@@ -33,7 +37,9 @@ def calibrate(
             help="The largest share of good parts that may be rejected. 0.005 for a recipe; for a product no good part of these by default.",
         ),
     ] = None,
-    confidence: Annotated[float, typer.Option(help="How sure that must be, 0 to 1.")] = 0.95,
+    confidence: Annotated[
+        float | None, typer.Option(help="How sure that must be, 0 to 1, with --recipe; 0.95 by default, and for a product.")
+    ] = None,
     min_area_px: Annotated[
         float | None, typer.Option(min=0, help="The smallest region that matters, with --recipe; chosen where left out.")
     ] = None,
@@ -68,15 +74,17 @@ def calibrate(
             recipe,
             bad=bad,
             max_false_reject=RECIPE_FALSE_REJECT if max_false_reject is None else max_false_reject,
-            confidence=confidence,
+            confidence=CONFIDENCE if confidence is None else confidence,
             min_area_px=min_area_px,
             bits=bits,
             out=out,
             threads=threads,
         )
         raise typer.Exit(code)
-    if min_area_px is not None or out is not None:
-        raise UsageError("--min-area-px and --out are for --recipe; a product is calibrated in its place: leave them out")
+    if any(given is not None for given in (min_area_px, out, confidence)):
+        raise UsageError(
+            "--min-area-px, --confidence and --out are for --recipe; a product is calibrated in its place: leave them out"
+        )
     assert product is not None
     from agvas.fitting.calibrate import calibrate_product
     from agvas.fitting.progress import StepProgress
@@ -87,7 +95,6 @@ def calibrate(
             good,
             bad=bad,
             max_false_reject=max_false_reject,
-            confidence=confidence,
             bits=bits,
             threads=threads,
             progress=progress,

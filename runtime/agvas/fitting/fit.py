@@ -24,6 +24,30 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from agvas.fitting.bank import BANK_ROWS, CANDIDATES, choose_rows
+from agvas.fitting.operating_point import (
+    IMAGE_SHARE,
+    STRICT_SIGMAS,
+    catch_rates,
+    image_limits,
+    map_scale,
+    promise,
+    ranked_threshold,
+    reliable_length,
+    threshold_of,
+)
+from agvas.fitting.painting import Trial, best_pixel_threshold, trial_of
+from agvas.fitting.pictures import (
+    Picture,
+    bad_pictures,
+    chosen,
+    fingerprint,
+    good_pictures,
+    review_pictures,
+    thumbnail,
+)
+from agvas.fitting.report import Example, ReportFacts, render_report
+from agvas.fitting.write import check_target, write_product
 from agvas_core import __version__
 from agvas_core.contract.decision import OperatingPoint, image_score
 from agvas_core.contract.errors import BundleError, ImageError, UsageError
@@ -55,31 +79,6 @@ from agvas_runtime.pipeline.references import (
 from agvas_runtime.pipeline.segmenter import Segmenter
 from agvas_runtime.stages.open import DEFAULT_BACKEND, StageSettings, open_references, open_stages
 from agvas_runtime.stages.protocol import ReferenceStage, VisionStage
-
-from agvas.fitting.bank import BANK_ROWS, CANDIDATES, choose_rows
-from agvas.fitting.operating_point import (
-    IMAGE_SHARE,
-    STRICT_SIGMAS,
-    catch_rates,
-    image_limits,
-    map_scale,
-    promise,
-    ranked_threshold,
-    reliable_length,
-    threshold_of,
-)
-from agvas.fitting.painting import Trial, best_pixel_threshold, trial_of
-from agvas.fitting.pictures import (
-    Picture,
-    bad_pictures,
-    chosen,
-    fingerprint,
-    good_pictures,
-    review_pictures,
-    thumbnail,
-)
-from agvas.fitting.report import Example, ReportFacts, render_report
-from agvas.fitting.write import check_target, write_product
 
 __all__ = ["Fitted", "Progress", "fit"]
 
@@ -132,6 +131,8 @@ class _Seen:
     thumbnail: Rgb
     maps: dict[Kind, NDArray[np.float16]] = field(default_factory=dict)
     """On the grid, against a bank without this image."""
+    sha256: str = ""
+    """Of its pixels."""
 
 
 @dataclass
@@ -251,11 +252,11 @@ def fit(
     facts = [each.facts for each in judged] + ([dict(each.facts) for each in before.good] if before is not None else [])
     limits = image_limits([each for each in facts if each])
     goods = tuple(
-        GoodImage(name=each.picture.name, score=score, facts=each.facts)
+        GoodImage(name=each.picture.name, score=score, facts=each.facts, sha256=each.sha256)
         for each, score in zip(judged, scores, strict=True)
     )
     if alone:
-        goods = (GoodImage(name=seen[0].picture.name, score=max(scores), facts=seen[0].facts),)
+        goods = (GoodImage(name=seen[0].picture.name, score=max(scores), facts=seen[0].facts, sha256=seen[0].sha256),)
     defects = tuple(_defect(trial, half, point, painted_images[trial.picture][1]) for trial in trials)
     if before is not None:
         goods, defects = (*before.good, *goods), (*before.painted, *defects)
@@ -377,6 +378,7 @@ def _look(
                 continue
             known.add(mark)
             seen.append(_seen(engine, picture, image, kept, rng))
+            seen[-1].sha256 = mark
         except ImageError as error:
             left_out.append(str(error) if picture.name in str(error) else f"{picture.name}: {error}")
         finally:

@@ -10,12 +10,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from agvas.fitting.operating_point import more_images
 from agvas_core.contract.decision import OperatingPoint
 from agvas_core.contract.product import CatchRate, Product
 from agvas_runtime.masks.overlay import draw_overlay
 from agvas_runtime.report.chart import Chart, number
-
-from agvas.fitting.operating_point import more_images
 
 __all__ = ["Example", "ReportFacts", "render_report"]
 
@@ -135,7 +134,7 @@ def _figure(title: str, more: str, inside: str) -> str:
 
 
 def _histogram(facts: ReportFacts) -> str:
-    good = np.array([each.score for each in facts.product.good])
+    good = np.array([each.score for each in facts.product.calibrated or facts.product.good])
     bad = np.array([each.score for each in facts.product.bad])
     edges = np.linspace(0, 1, BINS + 1)
     counts = [(np.histogram(good, edges)[0], "measured", "good"), (np.histogram(bad, edges)[0], "bad", "bad")]

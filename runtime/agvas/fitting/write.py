@@ -19,7 +19,6 @@ from agvas_core.contract.decision import BALANCED, STRICT, Decision, OperatingPo
 from agvas_core.contract.errors import BundleError, OutputError, UsageError
 from agvas_core.contract.manifest import (
     BANK,
-    MANIFEST_NAME,
     SCHEMA_VERSION,
     read_manifest,
     sha256_of,

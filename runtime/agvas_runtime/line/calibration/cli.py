@@ -163,9 +163,7 @@ def calibrate_recipe(
     return EXIT_NOT_KEPT if found.missing or left else EXIT_OK
 
 
-def calibration_warnings(
-    good: Scored, bad: Scored | None, found: Calibrated, *, max_false_reject: float
-) -> list[str]:
+def calibration_warnings(good: Scored, bad: Scored | None, found: Calibrated, *, max_false_reject: float) -> list[str]:
     """What must be known before anything else: pictures left out, a promise that is not kept, and what is not known."""
     said = []
     for what, scored in (("good", good), ("bad", bad)):
