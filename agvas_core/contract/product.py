@@ -182,6 +182,8 @@ class Product(_Part):
     promise: Promise
     good: tuple[GoodImage, ...] = Field(min_length=1)
     """That were learned."""
+    frame_px: tuple[int, int] | None = None
+    """Width and height of the images that were learned; None where they have several sizes."""
     calibrated: tuple[GoodImage, ...] = ()
     """Good images that were not learned and set the operating point (``agvas calibrate``); empty where the learned ones did."""
     bad: tuple[GoodImage, ...] = ()

@@ -286,6 +286,7 @@ def fit(
         half=half,
         limits=limits,
         promise=promised,
+        frame_px=_frame_px(seen, before),
         good=goods,
         painted=defects,
         catch=catch_rates(defects, max(max(each.size) for each in seen)),
@@ -310,6 +311,14 @@ def fit(
         bundle = write_product(target, engine.bundle, product, bank, report, (point, strict))
         step(1)
     return Fitted(bundle, product, statement, [*warnings, *notes], kept=not missing and not too_many_left)
+
+
+def _frame_px(seen: Sequence[_Seen], before: Product | None) -> tuple[int, int] | None:
+    """Width and height that all learned images share."""
+    sizes = {(each.size[1], each.size[0]) for each in seen}
+    if before is not None:
+        sizes.add(before.frame_px or (0, 0))
+    return next(iter(sizes)) if len(sizes) == 1 else None
 
 
 def _check(max_false_reject: float | None, mm_per_px: float | None, size_px: int | None, max_images: int) -> None:

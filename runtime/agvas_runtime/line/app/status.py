@@ -119,6 +119,8 @@ class StationFacts:
     """What has drifted, in words."""
     dirty: bool = False
     failure: str | None = None
+    concern: str | None = None
+    """What a person must know of the recipe: its thresholds are not its product's."""
 
 
 @dataclass(frozen=True)

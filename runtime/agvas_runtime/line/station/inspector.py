@@ -25,7 +25,7 @@ from agvas_runtime.images.frame import Frame
 from agvas_runtime.line.recipe.file import RecipeVersion
 from agvas_runtime.line.recipe.image_limits import image_facts, image_fault
 from agvas_runtime.line.recipe.rules import Judge, Judgement, Looked
-from agvas_runtime.line.recipe.thresholds import check_against, thresholds_of
+from agvas_runtime.line.recipe.thresholds import check_against, thresholds_of, unlike_product
 from agvas_runtime.pipeline.batching import Counts, tuned_bundles
 from agvas_runtime.pipeline.segmenter import Segmenter
 from agvas_runtime.sources.camera import without_secrets
@@ -69,6 +69,10 @@ class Inspector(Protocol):
         Raises:
             AgvasError: it cannot be followed here.
         """
+        ...
+
+    def concern(self, version: RecipeVersion) -> str | None:
+        """What a person must know of a recipe that was prepared, though it can be followed; None where that is nothing."""
         ...
 
     def whole_views(self, version: RecipeVersion, height: int, width: int) -> list[ViewSpec]:
@@ -143,6 +147,10 @@ class SegmenterInspector:
         """The bundle of a recipe that was prepared."""
         return self._segmenters[version.recipe.model].bundle
 
+    def concern(self, version: RecipeVersion) -> str | None:
+        """Thresholds that are not its product's."""
+        return unlike_product(version.recipe, self.bundle_of(version))
+
     def whole_views(self, version: RecipeVersion, height: int, width: int) -> list[ViewSpec]:
         """They are the same for every kind."""
         return self._segmenters[version.recipe.model].whole_views(height, width, version.recipe.mode)
@@ -199,7 +207,8 @@ def frame_fault(frame: Frame, version: RecipeVersion) -> str | None:
             "set the camera back, or make a recipe for this size"
         )
     limits = version.recipe.image
-    return image_fault(image_facts(frame.image), limits) if limits.any else None
+    fault = image_fault(image_facts(frame.image), limits) if limits.any else None
+    return None if fault is None else f"{UnlikeError.START} {fault}"
 
 
 # One engine for several stations: they take turns, whoever has waited longest first.
@@ -228,6 +237,10 @@ class InTurns:
         """Makes ready for a recipe, between two parts."""
         with self._turn():
             self._inspector.prepare(version)
+
+    def concern(self, version: RecipeVersion) -> str | None:
+        """Of the engine; takes no turn, for it only looks up."""
+        return self._inspector.concern(version)
 
     def whole_views(self, version: RecipeVersion, height: int, width: int) -> list[ViewSpec]:
         """Of the engine; takes no turn, for it only looks up."""
