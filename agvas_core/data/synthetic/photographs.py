@@ -1,8 +1,8 @@
 """Defects painted on photographs: what a product's good images would look like with them.
 
-    painted = paint_defects(np.random.default_rng(0), image, count=4)
-    painted.image                 # uint8 [H, W, 3]
-    painted.defects[0].kind       # "crack"; painted.labels == 1 where it lies
+painted = paint_defects(np.random.default_rng(0), image, count=4)
+painted.image                 # uint8 [H, W, 3]
+painted.defects[0].kind       # "crack"; painted.labels == 1 where it lies
 """
 
 from dataclasses import dataclass, replace
@@ -48,9 +48,7 @@ class PaintedImage:
     defects: tuple[PaintedOn, ...]
 
 
-def paint_defects(
-    rng: np.random.Generator, image: NDArray[np.uint8], count: int, kinds: tuple[str, ...] = KINDS
-) -> PaintedImage:
+def paint_defects(rng: np.random.Generator, image: NDArray[np.uint8], count: int, kinds: tuple[str, ...] = KINDS) -> PaintedImage:
     """Up to ``count`` defects of different kinds, apart from each other, on an RGB photograph.
 
     Args:
@@ -67,7 +65,9 @@ def paint_defects(
     for number in range(count):
         for attempt in range(TRIES):
             kind = kinds[(number + attempt * count) % len(kinds)]
-            radius = log_uniform(rng, SMALLEST, LARGEST) * ground.side_px if number % 2 else None  # every other as the generator has it
+            radius = (
+                log_uniform(rng, SMALLEST, LARGEST) * ground.side_px if number % 2 else None
+            )  # every other as the generator has it
             done = paint(rng, ground, kind, radius=radius)
             if done is not None:
                 after, painting, mask = done

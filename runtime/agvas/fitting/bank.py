@@ -1,6 +1,6 @@
 """The memory bank: which cells of the good images are kept.
 
-    rows = choose_rows(cells, 2000, rng)          # a coreset: rows that leave no good cell far from all of them
+rows = choose_rows(cells, 2000, rng)          # a coreset: rows that leave no good cell far from all of them
 """
 
 from collections.abc import Sequence
@@ -20,9 +20,7 @@ PROJECTED: Final = 24
 """Dimensions in which rows are compared while they are chosen: distances of random projections are near the true ones."""
 
 
-def choose_rows(
-    cells: Sequence[Float], rows: int, rng: np.random.Generator, first: Float | None = None
-) -> Float:
+def choose_rows(cells: Sequence[Float], rows: int, rng: np.random.Generator, first: Float | None = None) -> Float:
     """Up to ``rows`` cells by greedy k-center selection: each next one is the candidate that is farthest from all chosen.
 
     Args:

@@ -31,6 +31,7 @@ from agvas.fitting.operating_point import (
     catch_rates,
     image_limits,
     map_scale,
+    outliers,
     promise,
     ranked_threshold,
     reliable_length,
@@ -49,7 +50,7 @@ from agvas.fitting.pictures import (
 from agvas.fitting.report import Example, ReportFacts, render_report
 from agvas.fitting.write import check_target, write_product
 from agvas_core import __version__
-from agvas_core.contract.decision import OperatingPoint, image_score
+from agvas_core.contract.decision import OperatingPoint, image_score, mean_of_highest
 from agvas_core.contract.errors import BundleError, ImageError, UsageError
 from agvas_core.contract.manifest import BANK
 from agvas_core.contract.preprocess import ViewSpec
@@ -118,7 +119,7 @@ class Fitted:
 
 @dataclass
 class _Seen:
-    """One good image, as far as it is kept: about 1 MB."""
+    """One good image, as far as it is kept: about 1.5 MB."""
 
     picture: Picture
     size: tuple[int, int]
@@ -221,7 +222,9 @@ def fit(
     if not seen:
         raise UsageError(f"none of {len(used)} images can be used ({left_out[0]}): give images of good parts")
     if copies:
-        warnings.append(f"{copies} of {len(used)} images are equal to others, pixel by pixel, and count once: give images of different parts")
+        warnings.append(
+            f"{copies} of {len(used)} images are equal to others, pixel by pixel, and count once: give images of different parts"
+        )
 
     old_bank = None if before is None else load_array(engine.bundle.folder / BANK, (before.rows, before.channels))
     alone = len(seen) == 1 and before is None
@@ -235,20 +238,22 @@ def fit(
         judged = seen
     with steps("comparing", len(judged)) as step:
         banks = _compare(engine, seen, judged, old_bank, rng, step, alone=alone)
-    parts = before.maps if before is not None else _parts(judged)
+    odd = set() if alone else set(_set_aside(judged))
+    usual = [each for index, each in enumerate(judged) if index not in odd]
+    parts = before.maps if before is not None else _parts(usual)
     totals = [_total(each.maps, parts) for each in judged]
-    half = before.half if before is not None else _half(totals, judged)
+    half = before.half if before is not None else _half([total for index, total in enumerate(totals) if index not in odd], usual)
     share = IMAGE_SHARE
 
     scores = [_frame_score(total, half, each.size, share) for total, each in zip(totals, judged, strict=True)]
     with steps("painting", min(PAINTED_IMAGES, PAINTED_IMAGES)) as step:
         trials, painted_images = _paint(engine, seen, judged, totals, banks, parts, rng, step, alone=alone)
 
-    all_scores = scores + ([each.score for each in before.good] if before is not None else [])
-    point, strict, missing = _points(all_scores, trials, half, share, max_false_reject)
-    promised = promise(
-        all_scores if not alone else [max(scores)], point.seed_threshold, asked=max_false_reject, missing=missing
-    )
+    usual_scores = [score for index, score in enumerate(scores) if index not in odd]
+    earlier = [each.score for each in before.good] if before is not None else []
+    all_scores = scores + earlier
+    point, strict, missing = _points(usual_scores + earlier, trials, half, share, max_false_reject)
+    promised = promise(all_scores if not alone else [max(scores)], point.seed_threshold, asked=max_false_reject, missing=missing)
     facts = [each.facts for each in judged] + ([dict(each.facts) for each in before.good] if before is not None else [])
     limits = image_limits([each for each in facts if each])
     goods = tuple(
@@ -262,9 +267,15 @@ def fit(
         goods, defects = (*before.good, *goods), (*before.painted, *defects)
 
     with steps("bank", 1) as step:
-        bank = choose_rows([each.cells for each in seen], BANK_ROWS, rng, old_bank)
+        bank = choose_rows([each.cells for index, each in enumerate(seen) if alone or index not in odd], BANK_ROWS, rng, old_bank)
         step(1)
-    warnings = _outlier_warnings(goods, seen, judged, totals) + warnings
+    if odd:
+        names = ", ".join(judged[index].picture.name for index in sorted(odd))
+        warnings.insert(
+            0,
+            f"{len(odd)} of {len(judged)} good images look unlike the others and are not learned from: {names}: look at them; if such parts "
+            "are good, give more images of them",
+        )
     if missing and max_false_reject is not None:
         warnings.insert(
             0,
@@ -273,7 +284,9 @@ def fit(
         )
     too_many_left = len(left_out) > LEFT_OUT_SHARE * len(used)
     if left_out:
-        warnings.insert(0, f"{len(left_out)} of {len(used)} good images are left out: {left_out[0]}" + (" ..." if len(left_out) > 1 else ""))
+        warnings.insert(
+            0, f"{len(left_out)} of {len(used)} good images are left out: {left_out[0]}" + (" ..." if len(left_out) > 1 else "")
+        )
     product = Product(
         name=name or (before.name if before is not None else target.name or "product"),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -303,14 +316,15 @@ def fit(
             caught, not_read = _judge_bad(engine, references, worse, point, step)
         notes += not_read
     statement = _statement(product, point, caught)
-    product = product.model_copy(update={"bad": caught, "seconds": steps.seconds, "warnings": (*warnings, *notes)})
+    product = product.model_copy(update={"bad": caught, "seconds": dict(steps.seconds), "warnings": (*warnings, *notes)})
     with steps("writing", 1) as step:
         report = render_report(
             _report_facts(product, point, strict, statement, seen, judged, totals, scores, trials, painted_images)
         )
         bundle = write_product(target, engine.bundle, product, bank, report, (point, strict))
         step(1)
-    return Fitted(bundle, product, statement, [*warnings, *notes], kept=not missing and not too_many_left)
+    assert bundle.product is not None
+    return Fitted(bundle, bundle.product, statement, [*warnings, *notes], kept=not missing and not too_many_left)
 
 
 def _frame_px(seen: Sequence[_Seen], before: Product | None) -> tuple[int, int] | None:
@@ -323,7 +337,9 @@ def _frame_px(seen: Sequence[_Seen], before: Product | None) -> tuple[int, int] 
 
 def _check(max_false_reject: float | None, mm_per_px: float | None, size_px: int | None, max_images: int) -> None:
     if max_false_reject is not None and not 0.0 < max_false_reject < 1.0:
-        raise UsageError(f"max_false_reject is {max_false_reject:g}; it is a share between 0 and 1, both excluded: 0.005 is one part in 200")
+        raise UsageError(
+            f"max_false_reject is {max_false_reject:g}; it is a share between 0 and 1, both excluded: 0.005 is one part in 200"
+        )
     if mm_per_px is not None and not 0.0 < mm_per_px < math.inf:
         raise UsageError(f"mm_per_px is {mm_per_px:g}; it must be above 0")
     if size_px is not None and not 128 <= size_px <= 1024:
@@ -560,27 +576,9 @@ def _defect(trial: Trial, half: float, point: OperatingPoint, scale: float) -> P
     )
 
 
-OUTLIER_SIGMAS: Final = 6.0
-OUTLIER_RATIO: Final = 2.0
-
-
-def _outlier_warnings(
-    goods: Sequence[GoodImage], seen: Sequence[_Seen], judged: Sequence[_Seen], totals: Sequence[Float]
-) -> list[str]:
-    """Good images that look unlike the others, by name."""
-    if len(goods) < 4:
-        return []
-    odds = np.log([each.score / (1 - each.score) for each in goods])
-    middle = float(np.median(odds))
-    spread = max(1.4826 * float(np.median(np.abs(odds - middle))), 0.1)
-    out = [
-        each.name
-        for each, value in zip(goods, odds, strict=True)
-        if value > middle + OUTLIER_SIGMAS * spread and value > middle + math.log(OUTLIER_RATIO)
-    ]
-    if not out:
-        return []
-    return [f"{len(out)} of the good images look unlike the others: {', '.join(out[:5])}: look at them, and leave out those that are not good"]
+def _set_aside(judged: Sequence[_Seen]) -> list[int]:
+    """Indices of good images that look unlike the others."""
+    return outliers([mean_of_highest(each.maps["joint"].astype(np.float32), IMAGE_SHARE) for each in judged])
 
 
 def _judge_bad(
@@ -621,15 +619,25 @@ def _statement(product: Product, point: OperatingPoint, bad: Sequence[GoodImage]
         else "With one good part nothing can be promised on false rejects"
     )
     length = reliable_length(product.painted)
-    if length is None:
-        said += "; painted defects are not found reliably at any size."
+    found = sum(defect.found for defect in product.painted)
+    if length is not None:
+        said += f"; expected: 90 % of painted defects over {_length(length, product.mm_per_px)} found."
+    elif product.painted:
+        longest = max(defect.length_px for defect in product.painted)
+        said += (
+            f"; expected: {found / len(product.painted):.0%} of painted defects of up to {_length(longest, product.mm_per_px)} found, of no size "
+            "90 %."
+        )
     else:
-        size = f"{length:.0f} px" if product.mm_per_px is None else f"{length * product.mm_per_px:.2g} mm"
-        said += f"; expected: 90 % of painted defects of {size} and longer are found."
+        said += "; no defect could be painted on them, so what is caught is not known."
     if bad:
         caught = sum(each.score > point.seed_threshold for each in bad)
         said += f" Of the {len(bad)} bad images given, {caught} are caught."
     return said
+
+
+def _length(length_px: float, mm_per_px: float | None) -> str:
+    return f"{length_px:.0f} px" if mm_per_px is None else f"{length_px * mm_per_px:.2g} mm"
 
 
 def _report_facts(
@@ -660,6 +668,4 @@ def _report_facts(
                 Example(caption, thumbnail(image.image, 360), squash(trial.total, product.half), score, trial.label)
             )
     mean = np.mean([squash(total, product.half) for total in totals], axis=0)
-    return ReportFacts(
-        product, point, strict, statement, hardest, examples[True], examples[False], mean, judged[0].thumbnail
-    )
+    return ReportFacts(product, point, strict, statement, hardest, examples[True], examples[False], mean, judged[0].thumbnail)

@@ -20,6 +20,7 @@ __all__ = [
     "image_limits",
     "map_scale",
     "more_images",
+    "outliers",
     "promise",
     "reliable_length",
     "threshold_of",
@@ -62,8 +63,7 @@ def threshold_of(scores: Sequence[float], *, sigmas: float = SIGMAS) -> float:
     """The image threshold 0..1 of good images' scores 0..1: at least the highest, and as far out as their spread asks for."""
     odds = np.log(_odds(scores))
     spread = max(float(odds.std(ddof=1)) if len(odds) > 1 else 0.0, LEAST_SIGMA)
-    at = max(float(odds.max()), float(odds.mean()) + sigmas * spread)
-    return _score(math.exp(at))
+    return max(max(scores), _score(math.exp(float(odds.mean()) + sigmas * spread)))
 
 
 def _odds(scores: Sequence[float]) -> NDArray[np.float64]:
@@ -72,7 +72,7 @@ def _odds(scores: Sequence[float]) -> NDArray[np.float64]:
 
 
 def _score(odds: float) -> float:
-    return min(max(odds / (1 + odds), 1e-4), 1 - 1e-4)
+    return min(odds / (1 + odds), 1 - 1e-4)
 
 
 def ranked_threshold(scores: Sequence[float], max_false_reject: float) -> tuple[float | None, int]:
@@ -95,6 +95,27 @@ def promise(scores: Sequence[float], threshold: float, *, asked: float | None, m
         asked=asked,
         missing=missing,
     )
+
+
+OUTLIER_SIGMAS: Final = 6.0
+OUTLIER_RATIO: Final = 1.5
+MOST_OUTLIERS: Final = 0.1
+LEAST_FOR_OUTLIERS: Final = 5
+
+
+def outliers(highest: Sequence[float]) -> list[int]:
+    """Good images whose maps reach far higher than those of all others; none where they are many, for then parts differ.
+
+    Args:
+        highest: what each image's distances reach, judged by a bank without it.
+    """
+    if len(highest) < LEAST_FOR_OUTLIERS:
+        return []
+    values = np.log(np.maximum(highest, 1e-6))
+    middle = float(np.median(values))
+    spread = 1.4826 * float(np.median(np.abs(values - middle)))
+    far = np.flatnonzero(values > middle + max(OUTLIER_SIGMAS * spread, math.log(OUTLIER_RATIO)))
+    return far.tolist() if len(far) <= max(1.0, MOST_OUTLIERS * len(highest)) else []
 
 
 class MoreImages(NamedTuple):

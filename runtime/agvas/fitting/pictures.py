@@ -149,7 +149,9 @@ def review_pictures(folder: Path) -> tuple[Pictures, Pictures]:
         UsageError: no review folder, or a line of it that is wrong.
     """
     if not (folder / REVIEW).is_file():
-        raise UsageError(f"{folder} has no {REVIEW}: name the folder that agvas review --out wrote ({IMAGES}/, {MASKS}/, {REVIEW})")
+        raise UsageError(
+            f"{folder} has no {REVIEW}: name the folder that agvas review --out wrote ({IMAGES}/, {MASKS}/, {REVIEW})"
+        )
     good, bad = Pictures([]), Pictures([])
     for line in read_lines(folder):
         mask = None if line.mask is None else folder / line.mask

@@ -99,7 +99,9 @@ def _tiles(facts: ReportFacts) -> str:
     if product.bad:
         caught = sum(each.score > facts.point.seed_threshold for each in product.bad)
         tiles.append((f"{caught} of {len(product.bad)}", "bad images caught", ""))
-    return "".join(f'<div class="tile"><b>{value}</b><span>{name}</span><small>{more}</small></div>' for value, name, more in tiles)
+    return "".join(
+        f'<div class="tile"><b>{value}</b><span>{name}</span><small>{more}</small></div>' for value, name, more in tiles
+    )
 
 
 def _body(facts: ReportFacts) -> str:
@@ -187,7 +189,9 @@ def _picture(example: Example, point: OperatingPoint | None) -> str:
     else:
         drawn = _heat(example.image, scores)
     name = html.escape(example.caption.rsplit("/", 1)[-1])
-    return f'<figure><img src="{_data_uri(drawn)}" alt="{name}"><figcaption><b>{example.score:.3f}</b> {name}</figcaption></figure>'
+    return (
+        f'<figure><img src="{_data_uri(drawn)}" alt="{name}"><figcaption><b>{example.score:.3f}</b> {name}</figcaption></figure>'
+    )
 
 
 def _heat(image: Rgb, scores: Float) -> Rgb:
@@ -224,9 +228,7 @@ def _catch(product: Product) -> str:
     known = {(rate.kind, rate.from_px): rate for rate in product.catch}
     kinds = list(dict.fromkeys(rate.kind for rate in product.catch))
     head = "".join(f"<th>{_range(low, high, product.mm_per_px)}</th>" for low, high in ranges)
-    rows = "".join(
-        f"<tr><td>{kind}</td>{''.join(_cell(known.get((kind, low))) for low, _ in ranges)}</tr>" for kind in kinds
-    )
+    rows = "".join(f"<tr><td>{kind}</td>{''.join(_cell(known.get((kind, low))) for low, _ in ranges)}</tr>" for kind in kinds)
     return f"<table><tr><th>kind, by length</th>{head}</tr>{rows}</table>"
 
 

@@ -101,15 +101,15 @@ def _fill(
     (part / REPORT).write_text(report, encoding="utf-8")
     files = {name: bundle.manifest.files[name] for name in names} | {name: sha256_of(part / name) for name in sorted(ours)}
     balanced, strict = points
+    references = bundle.manifest.references
     manifest = bundle.manifest.model_copy(
         update={
             "schema_version": SCHEMA_VERSION,
             "name": product.name,
             "created": product.created,
             "product": PRODUCT,
-            "decision": Decision(
-                alpha=bundle.manifest.decision.alpha, operating_points={BALANCED: balanced, STRICT: strict}
-            ),
+            "references": None if references is None else references.model_copy(update={"max_rows": len(bank)}),
+            "decision": Decision(alpha=bundle.manifest.decision.alpha, operating_points={BALANCED: balanced, STRICT: strict}),
             "provenance": {**bundle.manifest.provenance, "base": product.base},
             "files": dict(sorted(files.items())),
         }
