@@ -7,6 +7,7 @@ The parts are judged by the whole memory bank, which has nothing of them, so the
 runs. ``agvas fit`` makes the same promise from the images that it learns, each judged by a bank without it.
 """
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -15,12 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agvas.fitting.fit import (
-    IMAGE_SHARE,
+    PAINTED_IMAGES,
     Fitted,
     Progress,
     _defect,
     _Engine,
-    _frame_score,
     _give_maps,
     _judge_bad,
     _look,
@@ -38,7 +38,8 @@ from agvas.fitting.pictures import bad_pictures, good_pictures
 from agvas.fitting.report import render_report
 from agvas.fitting.write import write_product
 from agvas_core import __version__
-from agvas_core.contract.errors import UnlikeError, UsageError
+from agvas_core.contract.decision import image_score
+from agvas_core.contract.errors import ImageError, UsageError
 from agvas_core.contract.manifest import BANK
 from agvas_core.contract.product import GoodImage, Product, load_array
 from agvas_runtime.bundle import load_bundle
@@ -87,17 +88,18 @@ def calibrate_product(
     pictures = good_pictures(good, bits)
     with steps("good images", len(pictures.pictures)) as step:
         looked, left_out, copies = _look(engine, pictures.pictures, rng, step)
-    seen = _comparable(engine, before, looked, bank, left_out)
+    with steps("comparing", len(looked)) as step:
+        seen, scores = _judged(engine, before, looked, bank, left_out, step)
     if not seen:
         raise UsageError(
             f"none of {len(pictures.pictures)} images can be used ({left_out[0] if left_out else 'there is none'}): give images of good "
             "parts that the product has not learned"
         )
     totals = [_total(each.maps, before.maps) for each in seen]
-    scores = [_frame_score(total, before.half, each.size, IMAGE_SHARE) for total, each in zip(totals, seen, strict=True)]
-    with steps("painting", 1) as step:
+    share = engine.bundle.manifest.decision.point().image_share
+    with steps("painting", PAINTED_IMAGES) as step:
         trials, painted = _paint(engine, seen, seen, totals, [bank] * len(seen), before.maps, rng, step, alone=False)
-    point, strict, missing = _points(scores, trials, before.half, IMAGE_SHARE, max_false_reject)
+    point, strict, missing = _points(scores, trials, before.half, share, max_false_reject)
     defects = tuple(_defect(trial, before.half, point, painted[trial.picture][1]) for trial in trials)
     promised = promise(scores, point.seed_threshold, asked=max_false_reject, missing=missing)
     product = before.model_copy(
@@ -132,23 +134,37 @@ def calibrate_product(
     return Fitted(bundle, product, statement, [*warnings, *notes], kept=kept)
 
 
-def _comparable(
-    engine: _Engine, before: Product, looked: list[_Seen], bank: NDArray[np.float32], left_out: list[str]
-) -> list[_Seen]:
-    """The images that the product has not learned and takes for its own, with their maps; the others join ``left_out``."""
+def _judged(
+    engine: _Engine,
+    before: Product,
+    looked: list[_Seen],
+    bank: NDArray[np.float32],
+    left_out: list[str],
+    step: Callable[[int], None],
+) -> tuple[list[_Seen], list[float]]:
+    """The images that the product has not learned and takes for its own, with their scores; the others join ``left_out``.
+
+    Scores are those of the product as it runs, to the last bit: the threshold may be one of them.
+    """
+    references = References(engine.bundle, before, bank, engine.stage, engine.vision)
+    point = engine.bundle.manifest.decision.point()
     learned = {each.sha256 for each in before.good}
-    kept = []
-    for each in looked:
+    kept: list[_Seen] = []
+    scores: list[float] = []
+    for number, each in enumerate(looked, 1):
+        name = each.picture.name
         if each.sha256 in learned:
-            left_out.append(f"{each.picture.name}: the product has learned it, so its score would be too low")
-            continue
-        _give_maps(engine, each, bank)
-        faults = [limit.fault(each.facts[limit.fact]) for limit in before.limits if limit.fact in each.facts]
-        if fault := next((fault for fault in faults if fault is not None), None):
-            left_out.append(f"{each.picture.name}: {UnlikeError.START} {fault}")
-            continue
-        kept.append(each)
-    return kept
+            left_out.append(f"{name}: the product has learned it, so its score would be too low")
+        else:
+            image = each.picture.read()
+            try:
+                scores.append(image_score(references.score_map(image, engine.zero_shot(name, image)), point))
+                _give_maps(engine, each, bank)
+                kept.append(each)
+            except ImageError as error:
+                left_out.append(f"{name}: {error}")
+        step(number)
+    return kept, scores
 
 
 def _warnings(given: int, left_out: list[str], copies: int, product: Product, *, bad: bool) -> list[str]:
