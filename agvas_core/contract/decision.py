@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from agvas_core.contract.defaults import BALANCED, STRICT
 from agvas_core.contract.errors import UsageError
 
 __all__ = [
@@ -30,8 +31,6 @@ __all__ = [
     "image_score",
     "mean_of_highest",
 ]
-
-BALANCED, STRICT = "balanced", "strict"
 
 SAMPLE = 20_000  # values that are looked at to guess which ones are high
 

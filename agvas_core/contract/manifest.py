@@ -10,12 +10,11 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from agvas_core.contract.anchors import ANCHOR_TOKENS
 from agvas_core.contract.certificate import PARITY_NAME
 from agvas_core.contract.decision import Decision
 from agvas_core.contract.errors import BundleError
 from agvas_core.contract.preprocess import Scales, ViewSpec, check_scales, view_size
-from agvas_core.contract.prompts import FIXED_ANSWER, INSTRUCTIONS, NO_ANOMALY_ANSWER, ChatFormat, Mode
+from agvas_core.contract.prompts import ANCHOR_TOKENS, FIXED_ANSWER, INSTRUCTIONS, NO_ANOMALY_ANSWER, ChatFormat, Mode
 
 __all__ = [
     "ADAPTERS",

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agvas_core.contract.errors import ImageError
-from agvas_core.files.picture import MaskLevel, binary, decoded
+from agvas_core.files import MaskLevel, binary, decoded
 
 __all__ = ["DataSet", "Item", "examine", "read_truth"]
 

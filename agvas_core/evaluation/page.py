@@ -12,9 +12,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from agvas_core.evaluation.image_score import ImageRecord
+from agvas_core.evaluation.image_score import UNITS, ImageRecord
 from agvas_core.evaluation.metrics import METRICS, mean_of
-from agvas_core.evaluation.outlines import UNITS
 from agvas_core.evaluation.result import CategoryResult, Evaluation
 from agvas_core.evaluation.tables import Row, percent, shown, source
 

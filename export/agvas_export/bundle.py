@@ -18,11 +18,10 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from agvas_core import __version__
-from agvas_core.contract.anchors import ANCHOR_TOKENS
 from agvas_core.contract.errors import BundleError, OutputError, SetupError, UsageError
 from agvas_core.contract.lmm_folder import IN_BUNDLE
 from agvas_core.contract.manifest import Manifest, Precision, PromptSpec, read_version, sha256_of, write_manifest
-from agvas_core.contract.prompts import ANCHORS, FIXED_ANSWER
+from agvas_core.contract.prompts import ANCHOR_TOKENS, ANCHORS, FIXED_ANSWER
 from agvas_core.model.build import chat_format, named_anchors, visual_tokens
 from agvas_core.model.config import ModelConfig
 from agvas_core.model.weights.checkpoint import BASE, WEIGHTS, Checkpoint, find_checkpoint

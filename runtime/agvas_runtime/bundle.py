@@ -24,7 +24,7 @@ from typing import NamedTuple
 from agvas_core.contract.certificate import PARITY_NAME, Certificate, read_certificate
 from agvas_core.contract.command_line import missing_package
 from agvas_core.contract.errors import BundleError, UsageError
-from agvas_core.contract.hardware import Hardware, this_machine
+from agvas_core.contract.gpu import Hardware, this_machine
 from agvas_core.contract.manifest import (
     MANIFEST_NAME,
     Manifest,

@@ -12,7 +12,9 @@ import typer
 
 from agvas_core import __version__
 from agvas_core.contract.command_line import run_command
+from agvas_core.contract.defaults import BALANCED, STRICT
 from agvas_core.contract.errors import UsageError
+from agvas_runtime.pipeline.options import SegmentOptions
 from agvas_runtime.recipe_options import refuse_beside_recipe, refuse_without_recipe
 from agvas_runtime.save_kinds import SAVE_DEFAULT, parse_save
 
@@ -245,14 +247,11 @@ def run(
             "triggers": tuple(trigger or ()),
             "policies": tuple(one.value for one in queue or ()),
             "pixel_formats": tuple(pixel_format or ()),
-            "bits": bits,
             "sinks": tuple(sinks or ()),
             "metrics_port": metrics,
             "log": form,
             "limit": limit,
-            "threads": threads,
-            "engines": engines,
-            **stages,
+            "options": SegmentOptions.of(threads=threads, engines=engines, bits=bits, **stages),
         }
         raise typer.Exit(run_with_options(options, check=check, page=_open_page(page, page_host)))
     refuse_without_recipe(context)
@@ -270,22 +269,24 @@ def run(
         sources=tuple(sources or ()),
         camera=cameras[0] if cameras else None,
         pixel_format=pixel_format[0] if pixel_format else None,
-        model=model,
-        offline=offline,
-        prompt=prompt,
-        mode=mode,
-        normal_look=normal_look,
-        strict=strict,
-        threshold=threshold,
-        **stages,
-        engines=engines,
-        adapter=adapter,
-        lmm_folder=lmm_folder,
-        checkpoint=checkpoint,
-        threads=threads,
-        tiling=tiling.value,
-        max_pixels=max_pixels,
-        bits=bits,
+        options=SegmentOptions.of(
+            model=model,
+            offline=offline,
+            prompt=prompt,
+            mode=mode,
+            normal_look=normal_look,
+            operating_point=STRICT if strict else BALANCED,
+            threshold=threshold,
+            **stages,
+            engines=engines,
+            adapter=adapter,
+            lmm_folder=lmm_folder,
+            checkpoint=checkpoint,
+            threads=threads,
+            tiling=tiling.value,
+            max_pixels=max_pixels,
+            bits=bits,
+        ),
         limit=limit,
         every=every,
         out=out,

@@ -11,7 +11,7 @@ import pytest
 from agvas_core.contract.errors import ImageError, UsageError
 from agvas_core.evaluation.datasets import find_sets, limited
 from agvas_core.evaluation.item import DataSet, Item, examine, read_truth
-from agvas_core.files.pairing import IMAGE_SUFFIXES
+from agvas_core.files import IMAGE_SUFFIXES
 
 Write = Callable[..., Path]
 

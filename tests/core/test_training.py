@@ -13,8 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from agvas_core.contract.anchors import Anchor
 from agvas_core.contract.errors import SetupError, UsageError
+from agvas_core.contract.prompts import Anchor
 from agvas_core.data.synthetic.tokenizer import train_tokenizer
 from agvas_core.model.config import ModelConfig, load_preset, parse_config
 from agvas_core.model.fusion import anomaly_probability

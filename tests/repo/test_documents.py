@@ -98,8 +98,9 @@ def shell(folder: Path) -> dict[str, str]:
 def test_every_path_of_the_architecture_exists(root: Path) -> None:
     quoted = re.findall(r"`([^`\n]+)`", (root / "ARCHITECTURE.md").read_text(encoding="utf-8"))
     paths = {word for word in quoted if PATH_LIKE.fullmatch(word) and ("/" in word or word.endswith(SOURCE_LIKE))}
-    assert len(paths) > 20, "the document walks file by file; if it names this few paths, the pattern above has lost them"
-    assert sorted(path for path in paths if not (root / path).exists()) == []
+    assert len(paths) > 20, "if the document names this few paths, the pattern above has lost them"
+    homes = (root, root / "runtime" / "agvas_runtime")  # short paths are the runtime's
+    assert sorted(path for path in paths if not any((home / path).exists() for home in homes)) == []
 
 
 @pytest.mark.parametrize("document", ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "trt_engines/README.md"])

@@ -24,10 +24,9 @@ from tokenizers.models import WordLevel
 from tokenizers.normalizers import Lowercase
 from tokenizers.pre_tokenizers import Whitespace
 
-from agvas_core.contract.anchors import ANCHOR_TOKENS
 from agvas_core.contract.manifest import GraphSpec, Manifest, PromptSpec, TensorSpec, TilingSpec, sha256_of, write_manifest
 from agvas_core.contract.preprocess import ViewSpec
-from agvas_core.contract.prompts import QWEN_CHAT
+from agvas_core.contract.prompts import ANCHOR_TOKENS, QWEN_CHAT
 
 WORDS = ["please", "segment", "find", "the", "dark", "bright", "broken", "spots", "anomalies", "in", "this", "image", "user",
          "assistant", "sure", "it", "is", ".", ",", "there", "are", "no", "hole"]  # fmt: skip

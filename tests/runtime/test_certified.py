@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from agvas_core.contract.certificate import PARITY_NAME, BackendParity, Certificate, data_digest, write_certificate
-from agvas_core.contract.hardware import Hardware, this_machine
+from agvas_core.contract.gpu import Hardware, this_machine
 from agvas_core.contract.manifest import MANIFEST_NAME, sha256_of
 from agvas_runtime.bundle import Bundle, load_bundle, note_on_parity
 

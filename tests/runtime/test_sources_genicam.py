@@ -18,7 +18,7 @@ from agvas_runtime.sources import CameraSource
 from agvas_runtime.sources.camera_address import camera_address
 from agvas_runtime.sources.genicam import library
 
-DEMO = Path(__file__).parents[2] / "scripts" / "demo_camera.py"
+DEMO = Path(__file__).parents[2] / "examples" / "demo_camera.py"
 
 
 def there_is_aravis() -> bool:

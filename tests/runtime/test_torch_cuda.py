@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from agvas_core.contract.certificate import TOLERANCES
 from agvas_core.contract.errors import BundleError, ImageError, SetupError, StageError, UsageError
 from agvas_core.contract.prompts import Mode
-from agvas_core.contract.tolerances import TOLERANCES
 from agvas_core.model.agvas import AgVas
 from agvas_core.model.config import ModelConfig
 from agvas_core.model.encoders.sam import SamImageEncoder
@@ -28,7 +28,7 @@ from agvas_runtime.stages.torch_cuda.reading import Float8, Reader, Wanted, fuse
 from agvas_runtime.stages.torch_cuda.seeing import Eyes, FusedSam, placed
 from agvas_runtime.stages.torch_cuda.stages import CudaDecoder, CudaLmm, CudaVision
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 sys.path.insert(0, str(Path(__file__).parent))
 import paper_model
 import reference_ratio

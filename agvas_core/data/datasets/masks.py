@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from agvas_core.contract.errors import ImageError
 from agvas_core.data.datasets.record import Shape, Target
-from agvas_core.files.picture import MaskLevel, binary, decoded
+from agvas_core.files import MaskLevel, binary, decoded
 
 __all__ = ["ArrayMask", "BoxMask", "FileMask", "LabelFile", "same_size"]
 

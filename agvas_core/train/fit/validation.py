@@ -18,7 +18,7 @@ from agvas_core.evaluation.metrics import METRICS, mean_of
 from agvas_core.evaluation.predictor import Scored
 from agvas_core.evaluation.protocol import find_protocol
 from agvas_core.evaluation.result import SetResult
-from agvas_core.files.picture import read_rgb
+from agvas_core.files import read_rgb
 from agvas_core.train.fit.config import ValidationConfig
 from agvas_core.train.fit.predictor import TorchPredictor
 

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from agvas_core.contract.engine import parse_version
 from agvas_core.contract.errors import UsageError
 from agvas_core.contract.manifest import Manifest, read_manifest, verify_files
-from agvas_core.contract.tensorrt_library import parse_version
 from agvas_export.trt.precision import BUILDER_PRECISIONS, FLOAT8_SINCE, graph_precision
 from agvas_export.trt.recipe import Recipe
 from agvas_export.trt.shapes import Shapes, profile_shapes

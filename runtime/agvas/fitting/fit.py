@@ -66,6 +66,7 @@ from agvas_core.data.synthetic.defects import KINDS
 from agvas_core.data.synthetic.photographs import PaintedImage, paint_defects
 from agvas_runtime.bundle import Bundle, load_bundle
 from agvas_runtime.images.frame import Frame
+from agvas_runtime.pipeline.options import SegmentOptions
 from agvas_runtime.pipeline.references import (
     Prepared,
     ReferenceCells,
@@ -200,8 +201,6 @@ def fit(
     _check(max_false_reject, mm_per_px, size_px, max_images)
     check_target(target, add=add)
     steps = _Steps(progress)
-    engine = _open(target if add else model, size_px if not add else None, threads)
-    before = engine.bundle.product if add else None
     pictures = good_pictures(good, bits)
     notes, warnings = list(pictures.notes), list[str]()
     reviewed_bad: list[Picture] = []
@@ -212,6 +211,8 @@ def fit(
     bad_found = bad_pictures(Path(bad)) if bad is not None else None
     if bad_found is not None:
         notes += bad_found.notes
+    engine = _open(target if add else model, size_px if not add else None, threads)
+    before = engine.bundle.product if add else None
     rng = np.random.default_rng(seed)
 
     used = chosen(pictures.pictures, max_images)
@@ -381,7 +382,7 @@ def _open(model: str | Path, size_px: int | None, threads: int | None) -> _Engin
     settings = StageSettings(threads=threads)
     plain = replace(bundle, product=None)
     stages = open_stages(plain, settings=settings)
-    segmenter = Segmenter(plain, *stages, threads=threads)
+    segmenter = Segmenter(plain, *stages, SegmentOptions(threads=threads))
     stage = open_references(plain, DEFAULT_BACKEND, settings)
     return _Engine(bundle, segmenter, stages.vision, stage, ReferenceCells(plain, view, stage, stages.vision))
 

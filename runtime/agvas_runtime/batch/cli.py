@@ -6,7 +6,9 @@ from typing import Annotated
 
 import typer
 
+from agvas_core.contract.defaults import BALANCED, STRICT
 from agvas_core.contract.errors import EXIT_OK, EXIT_REJECTS, UsageError
+from agvas_runtime.pipeline.options import SegmentOptions
 
 __all__ = ["batch"]
 
@@ -56,19 +58,15 @@ def batch(
     """Inspects images by the million: in shards, by several workers, on one machine or a Ray cluster, with results as Parquet."""
     if strict and threshold is not None:
         raise UsageError(f"both --strict and --threshold {threshold} say what is anomalous: leave one out")
-    if tiling not in ("auto", "off"):
-        raise UsageError(f"tiling is {tiling!r}; it can be auto or off")
     words = {"--prompt": prompt, "--normal-look": normal_look, "--threshold": threshold, "--strict": strict or None}
     if recipe is not None and (
         given := [name for name, value in words.items() if value is not None] + ["--mode"] * (mode != "direct")
     ):
         raise UsageError(f"{given[0]} is given beside --recipe, which says it already: leave one of the two out")
 
-    from agvas_core.contract.prompts import Mode
     from agvas_runtime.batch.batch_run import run_batch
     from agvas_runtime.batch.job import BatchJob
     from agvas_runtime.bundle import load_bundle
-    from agvas_runtime.images.read import MAX_PIXELS
     from agvas_runtime.line.recipe.file import read_recipe
     from agvas_runtime.pipeline.instruction import ask
     from agvas_runtime.this_machine import usable_cores
@@ -77,25 +75,27 @@ def batch(
     if recipe is not None:
         version = read_recipe(recipe)
         text, model = version.text, version.recipe.model
+    options = SegmentOptions.of(
+        model=model,
+        prompt=prompt,
+        mode=mode,
+        normal_look=normal_look,
+        operating_point=STRICT if strict else BALANCED,
+        threshold=threshold,
+        tiling=tiling,
+        max_pixels=max_pixels,
+        bits=bits,
+    )
     bundle = load_bundle(model)
-    if recipe is None:  # what cannot be asked is refused before millions of names are read
+    if recipe is None:  # a wrong prompt or mode is refused before millions of names are read
         ask(bundle.manifest.prompt, prompt=prompt, mode=mode, normal_look=normal_look)
-        mode = str(Mode(mode))
     cores = usable_cores()
     workers = workers or max(1, cores // 2)
     job = BatchJob(
         source=source,
         base=os.getcwd(),
-        model=model,
         bundle=bundle.identity,
-        prompt=prompt,
-        mode=mode,
-        normal_look=normal_look,
-        operating_point="strict" if strict else "balanced",
-        threshold=threshold,
-        tiling=tiling,
-        max_pixels=max_pixels or MAX_PIXELS,
-        bits=bits,
+        options=options,
         recipe=text,
     )
     verdicts = run_batch(

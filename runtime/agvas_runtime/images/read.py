@@ -21,6 +21,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from agvas_core.contract.defaults import MAX_PIXELS
 from agvas_core.contract.errors import ImageError
 from agvas_runtime.images.header import IMAGE_SUFFIXES, ImageHeader, read_header
 from agvas_runtime.images.rgb import looks_like_fewer_bits, to_rgb
@@ -28,7 +29,6 @@ from agvas_runtime.images.whole import check_whole, exif_orientation, jpeg_end
 
 __all__ = ["IMAGE_SUFFIXES", "MAX_PIXELS", "check_header", "decode_image", "quiet_opencv", "read_image", "writable_name"]
 
-MAX_PIXELS = 100_000_000  # a 100-megapixel camera fits; decoded, that is 300 MB
 MAX_SIDE_PX = 1_000_000  # libpng's limit: a longer side could be judged, but its mask not be saved
 BYTES_PER_PIXEL_MOST = 16  # four float32 channels, uncompressed
 METADATA_BYTES_MOST = 64 << 20

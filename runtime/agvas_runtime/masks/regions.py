@@ -92,7 +92,7 @@ def judge_map(
         return np.zeros(score_map.shape, np.bool_), []
     mask = np.empty(score_map.shape, np.bool_)
     rule = native_rule(point, accept, score_map.size)
-    _, found = native.core.judge_map(np.ascontiguousarray(score_map), rule, None, mask.view(np.uint8))
+    _, found = native.core.judge_map(np.ascontiguousarray(score_map), rule, mask.view(np.uint8))
     return mask, native_regions(found)
 
 

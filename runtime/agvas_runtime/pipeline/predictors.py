@@ -104,7 +104,7 @@ def open_predictor(model: str | Path = "nano", **options: Any) -> BundlePredicto
 
     Args:
         model: a bundled name, or the folder or zip of a bundle.
-        options: of ``Segmenter.load``: vision, lmm, decoder, settings, threads, operating_point, threshold, prompt, tiling, max_pixels.
+        options: the other fields of ``SegmentOptions`` (``pipeline.options``).
 
     Raises:
         UsageError: no such model, or an option out of range.

@@ -4,12 +4,13 @@ import re
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from agvas_core.contract.command_line import interrupt_code
 from agvas_core.contract.errors import EXIT_OK, EXIT_REJECTS, OutputError, UsageError
+from agvas_runtime.pipeline.options import SegmentOptions
 
 __all__ = ["duration_s", "profile", "rate_per_s"]
 
@@ -140,7 +141,6 @@ def profile(
     from agvas_runtime.profile.session import Plan, generated_frame, load_frames
     from agvas_runtime.profile.session import profile as measure
     from agvas_runtime.sources.camera import without_secrets
-    from agvas_runtime.stages.open import StageSettings
 
     plan = Plan(
         frames=frames,
@@ -151,26 +151,35 @@ def profile(
         deadline_ms=deadline_ms,
         count=count,
     )
-    stages: dict[str, Any] = {"vision": vision or backend, "lmm": lmm or backend, "decoder": decoder or backend}
-    options = stages | {"settings": StageSettings(engines=engines, checkpoint=checkpoint), "threads": threads, "prompt": prompt}
+    options = SegmentOptions(
+        model,
+        vision=vision or backend,
+        lmm=lmm or backend,
+        decoder=decoder or backend,
+        engines=engines,
+        checkpoint=checkpoint,
+        threads=threads,
+        prompt=prompt,
+        mode=mode,
+    )
     command = shlex.join(["agvas", "profile", *map(without_secrets, sys.argv[2:])])
     if tune:
         from agvas_runtime.profile.tune import tune_here
 
         shown = load_frames(sources) if sources else [generated_frame(size_px)]
         with progress.status("starting") as status:
-            tuning = tune_here(model, options, shown, command=command, say=status.update)
+            tuning = tune_here(options, shown, command=command, say=status.update)
         print_tuning(screen, tuning)
         screen.print(f"kept in  {keep_tuning(tuning)}", soft_wrap=True)
         if json_out:
             typer.echo(tuning.model_dump_json(indent=1))
         return
     began = time.perf_counter()
-    segmenter = Segmenter.load(model, **options, mode=mode)
+    segmenter = Segmenter.open(options)
     load_s = time.perf_counter() - began
     shown = load_frames(sources) if sources else [generated_frame(size_px)]
     facts = {
-        "backend": " ".join(dict.fromkeys(map(without_secrets, stages.values()))),
+        "backend": " ".join(dict.fromkeys(map(without_secrets, options.backends))),
         "threads": threads,
         "load_s": load_s,
         "command": command,

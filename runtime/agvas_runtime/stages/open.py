@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import Any, Final, NamedTuple, cast
 
 from agvas_core.contract.command_line import missing_package
+from agvas_core.contract.defaults import DEFAULT_BACKEND
 from agvas_core.contract.errors import UsageError
 from agvas_core.contract.validation import nearest
 from agvas_runtime.bundle import Bundle
@@ -54,8 +55,6 @@ class StageSettings:
     cuda_context: int | None = None
     """TensorRT: handle of the CUDA context to use, where it is not the GPU's own (``stages.trt.pycuda_interop``)."""
 
-
-DEFAULT_BACKEND: Final = "onnx"
 
 BACKENDS: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType(
     {

@@ -12,10 +12,10 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from agvas_core.contract.anchors import Anchor
 from agvas_core.contract.decision import OperatingPoint
 from agvas_core.contract.errors import ImageError, StageError
 from agvas_core.contract.preprocess import View, frame_cells
+from agvas_core.contract.prompts import Anchor
 from agvas_runtime import native
 from agvas_runtime.images.views import PIXEL_FORMAT_PLACES, view_layout
 from agvas_runtime.masks.regions import native_rule
@@ -128,10 +128,10 @@ class FrameKernels:
         ]
         """Of the views, for each look."""
         height, width = plan.size
-        frame, unused = (PIXEL_FORMAT_PLACES["RGB8"], height, width, 3 * width), ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+        frame = (PIXEL_FORMAT_PLACES["RGB8"], height, width, 3 * width)
         self._views: list[Any] = []  # one for each tile, of all looks
         for look, layouts in zip(plan.looks, self._layouts, strict=True):
-            plans = [(0, *layout.whole, *layout.content, layout.padding, *unused) for layout in layouts]  # normalised later
+            plans = [(*layout.whole, *layout.content, layout.padding) for layout in layouts]
             for tile in look.tiles:
                 crop = (tile.rows.start, tile.columns.start, *look.tiles.size)
                 with _told():
@@ -173,7 +173,7 @@ class FrameKernels:
     def judge(self, rule: int, judged: FrameJudged, stream: int) -> None:
         """By RULE at ``rule``, of the logits that are followed."""
         with _told():
-            self._verdict.run(rule, 0, *judged, stream)
+            self._verdict.run(rule, *judged, stream)
 
 
 @contextmanager

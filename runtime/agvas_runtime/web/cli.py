@@ -4,13 +4,14 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from agvas_core.contract.decision import BALANCED, STRICT
+from agvas_core.contract.defaults import BALANCED, STRICT
 from agvas_core.contract.errors import UsageError
 from agvas_core.contract.network import KEY_VARIABLE
+from agvas_runtime.pipeline.options import SegmentOptions
 
 __all__ = ["serve"]
 
@@ -62,7 +63,6 @@ def serve(
         raise UsageError(f"both --strict and --threshold {threshold} say what is anomalous: leave one out")
 
     from agvas_runtime.pipeline.segmenter import Segmenter
-    from agvas_runtime.stages.open import StageSettings
     from agvas_runtime.web.app import build_app
     from agvas_runtime.web.recipes import Recipes
     from agvas_runtime.web.serving import address_of, listen
@@ -79,15 +79,22 @@ def serve(
         max_pixels=max_pixels,
         upload_bytes=max(256, max_mb) * MIB,
     )
-    options: dict[str, Any] = {"operating_point": STRICT if strict else BALANCED, "threshold": threshold, "prompt": prompt}
-    options |= {
-        "lmm": lmm,
-        "offline": offline,
-        "settings": StageSettings(adapter=adapter, checkpoint=checkpoint, lmm_folder=lmm_folder),
-    }
+    options = SegmentOptions(
+        model,
+        offline=offline,
+        lmm=lmm,
+        adapter=adapter,
+        checkpoint=checkpoint,
+        lmm_folder=lmm_folder,
+        threads=threads,
+        operating_point=STRICT if strict else BALANCED,
+        threshold=threshold,
+        prompt=prompt,
+        max_pixels=settings.max_pixels,
+    )
     logging.basicConfig(stream=sys.stderr, format="%(levelname)s: %(message)s")
     with listen(settings) as opened:
-        segmenter = Segmenter.load(model, threads=threads, max_pixels=max_pixels, **options)
+        segmenter = Segmenter.open(options)
         app = build_app(segmenter, settings, Recipes.read(segmenter.bundle, recipe or ()))
         print(f"{address_of(opened)} serves {segmenter.bundle.identity}; Ctrl-C ends it", flush=True)
         run(app, opened, settings)

@@ -1,7 +1,7 @@
 """The tiny bundle with a references graph of its own: a cell of 8 x 8 px is its mean colour, twice (deep and colour channels)."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -115,9 +115,11 @@ def save() -> Callable[[Rgb, Path], None]:
 
 
 @pytest.fixture(scope="session")
-def quick_fit(base: Path) -> Callable[..., Fitted]:
-    """``fit`` from the tiny bundle, on one thread."""
-    return partial(fit, model=base, threads=1)
+def quick_fit(base: Path) -> Iterator[Callable[..., Fitted]]:
+    """``fit`` from the tiny bundle, on one thread, with fewer painted images."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("agvas.fitting.fit.PAINTED_IMAGES", 9)
+        yield partial(fit, model=base, threads=1)
 
 
 @pytest.fixture(scope="session")

@@ -28,7 +28,7 @@ from agvas_runtime.line.recipe.file import parse_recipe
 from agvas_runtime.line.station.inspector import SegmenterInspector
 from agvas_runtime.line.station.station import Station
 from agvas_runtime.masks.result import Verdict
-from agvas_runtime.stages.open import StageSettings
+from agvas_runtime.pipeline.options import SegmentOptions
 from agvas_runtime.web.line.live import live_routes
 from agvas_runtime.web.line.page_server import PageServer
 from agvas_runtime.web.settings import Settings
@@ -48,7 +48,7 @@ class Line:
         self.version = parse_recipe(f"product: part\nmodel: {bundle}\ndeadline_ms: 60000\nrules: [{{name: spots}}]\n", "test")
         self.ledger = Ledger(folder, ballast=small_ballast(folder))
         self.ledger.know_recipe(self.version.sha256, "part", self.version.text)
-        self.inspector = SegmenterInspector(settings=StageSettings(threads=1))
+        self.inspector = SegmenterInspector(SegmentOptions(threads=1))
         self.inspector.prepare(self.version)
         self.images = ImageStore(self.ledger)
         self.facts: dict[str, Any] = {"source_up": True, "dropped": 0, "drift": None}

@@ -39,7 +39,8 @@ from .conftest import PacedInspector
 from .test_delivery import free_port, mosquitto, until
 
 Recipe = Callable[..., RecipeVersion]
-SCRIPTS = Path(__file__).parents[3] / "scripts"
+ROOT = Path(__file__).parents[3]
+SOAK = str(ROOT / "tests" / "soak")
 
 
 class HandCamera:
@@ -156,7 +157,17 @@ def test_two_cameras_triggered_over_http_and_the_one_that_is_lost_does_not_stop_
     ports = [free_port(), free_port()]
     cameras = [
         subprocess.Popen(
-            [sys.executable, str(SCRIPTS / "demo_camera.py"), "mjpeg", "--port", str(port), "--size", "128x96", "--fps", "25"],
+            [
+                sys.executable,
+                str(ROOT / "examples" / "demo_camera.py"),
+                "mjpeg",
+                "--port",
+                str(port),
+                "--size",
+                "128x96",
+                "--fps",
+                "25",
+            ],
             stdout=subprocess.DEVNULL,
         )
         for port in ports
@@ -334,10 +345,10 @@ def serves_rtsp() -> bool:
 def test_a_killed_camera_leaves_a_gap_in_the_ledger_and_no_frame_that_was_never_sent(tmp_path: Path, kind: str) -> None:
     if kind == "rtsp" and not serves_rtsp():
         pytest.skip("GStreamer's RTSP server is not installed")
-    sys.path.insert(0, str(SCRIPTS))
+    sys.path.insert(0, SOAK)
     from unplug_camera import unplug
 
-    sys.path.remove(str(SCRIPTS))
+    sys.path.remove(SOAK)
     found = unplug(tmp_path, kind, times=2, seed=1)
     assert found["gaps_in_ledger"] == 2 and found["parts"] > 0
     assert (found["invented"], found["twice"], found["faults"]) == (0, 0, [])

@@ -57,7 +57,7 @@ def preflight(job: LineJob) -> int:
 
 def findings(job: LineJob) -> Iterator[tuple[Finding, AgvasError | None]]:
     """For each camera recipe, model, camera and rate; then disk, triggers and sinks. Later ones go on where an earlier one failed."""
-    inspector = SegmenterInspector(vision=job.vision, lmm=job.lmm, decoder=job.decoder, settings=job.settings)
+    inspector = SegmenterInspector(job.options)
     for lane in job.lanes():
         yield from _lane(lane, inspector)
     yield _look("disk", lambda: _disk(job))

@@ -19,7 +19,7 @@ from agvas_runtime.line.ledger.reader import PastPart, Which, past_parts
 from agvas_runtime.line.recipe.file import RecipeVersion, parse_recipe
 from agvas_runtime.line.station.inspector import Inspection, Inspector, SegmenterInspector, frame_fault
 from agvas_runtime.masks.result import Verdict
-from agvas_runtime.stages.open import StageSettings
+from agvas_runtime.pipeline.options import SegmentOptions
 
 __all__ = ["End", "Replayed", "replay_own", "replay_with"]
 
@@ -108,7 +108,7 @@ def inspector_as(facts: dict[str, Any]) -> Inspector:
         raise LedgerError(
             f"the ledger's engine has no backends and threads, but {', '.join(sorted(facts))}: it is not one of agvas-run"
         ) from error
-    return SegmenterInspector(vision=vision, lmm=lmm, decoder=decoder, settings=StageSettings(threads=threads), tiles=tiles)
+    return SegmenterInspector(SegmentOptions(vision=vision, lmm=lmm, decoder=decoder, threads=threads), tiles=tiles)
 
 
 class _Again:

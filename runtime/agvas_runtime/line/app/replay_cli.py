@@ -47,7 +47,7 @@ def replay_command(
     from agvas_runtime.line.recipe.file import read_recipe
     from agvas_runtime.line.recipe.store import RecipeStore
     from agvas_runtime.line.station.inspector import SegmenterInspector
-    from agvas_runtime.stages.open import StageSettings
+    from agvas_runtime.pipeline.options import SegmentOptions
 
     which = Which(last, part, station)
     if recipe is None:
@@ -55,7 +55,7 @@ def replay_command(
         raise typer.Exit(DIFFERS if ends[End.CHANGED] else EXIT_OK)
     store = RecipeStore(recipe)
     version = store.active() if store.is_store() else read_recipe(recipe)
-    inspector = SegmenterInspector(lmm=lmm, settings=StageSettings(threads=threads))
+    inspector = SegmenterInspector(SegmentOptions(lmm=lmm, threads=threads))
     ends = _tell(replay_with(folder, version, which, inspector=inspector), json_lines=json_lines, own=False)
     raise typer.Exit(EXIT_REJECTS if fail_on_change and ends[End.CHANGED] else EXIT_OK)
 

@@ -19,7 +19,7 @@ from agvas_runtime.line.calibration.part_scores import Scored, score_parts
 from agvas_runtime.line.recipe.file import RecipeVersion, parse_recipe, read_recipe
 from agvas_runtime.line.recipe.thresholds import thresholds_of
 from agvas_runtime.line.station.inspector import SegmenterInspector
-from agvas_runtime.stages.open import StageSettings
+from agvas_runtime.pipeline.options import SegmentOptions
 
 __all__ = ["calibrate_recipe", "calibrated_text", "calibration_warnings", "least_areas", "with_keys"]
 
@@ -96,8 +96,9 @@ def calibrate_recipe(
         OutputError: the recipe cannot be written.
     """
     needed = needed_parts(max_false_reject, confidence)  # refuses shares that are none
+    options = SegmentOptions(threads=threads, bits=bits)
     version = read_recipe(recipe)
-    inspector = SegmenterInspector(settings=StageSettings(threads=threads))
+    inspector = SegmenterInspector(options)
     inspector.prepare(version)
     bundle = inspector.bundle_of(version)
     own = thresholds_of(version.recipe, bundle)
@@ -110,7 +111,7 @@ def calibrate_recipe(
             return (min_area_px / pixels,)
         return (own.min_area_fraction,) if product else (*AREAS, own.min_area_fraction)
 
-    scored = score_parts(good, inspector, version, tried, any_size=product, bits=bits, progress=say("good"))
+    scored = score_parts(good, inspector, version, tried, any_size=product, bits=options.bits, progress=say("good"))
     pixels = math.prod(scored.size_px)
     if min_area_px is not None:
         areas: tuple[float, ...] = (min_area_px / pixels,)
@@ -122,7 +123,7 @@ def calibrate_recipe(
         scored = scored._replace(scores=scored.scores.columns(columns))
     worse = None
     if bad is not None:
-        worse = score_parts(bad, inspector, version, lambda _: areas, any_size=product, bits=bits, progress=say("bad"))
+        worse = score_parts(bad, inspector, version, lambda _: areas, any_size=product, bits=options.bits, progress=say("bad"))
     found = calibrate(
         scored.scores,
         [area * pixels for area in areas],

@@ -7,8 +7,7 @@ import threading
 from collections import OrderedDict, deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import cv2
@@ -27,9 +26,9 @@ from agvas_runtime.line.recipe.image_limits import image_facts, image_fault
 from agvas_runtime.line.recipe.rules import Judge, Judgement, Looked
 from agvas_runtime.line.recipe.thresholds import check_against, thresholds_of, unlike_product
 from agvas_runtime.pipeline.batching import Counts, tuned_bundles
+from agvas_runtime.pipeline.options import SegmentOptions
 from agvas_runtime.pipeline.segmenter import Segmenter
 from agvas_runtime.sources.camera import without_secrets
-from agvas_runtime.stages.open import DEFAULT_BACKEND, StageSettings
 
 __all__ = ["InTurns", "Inspection", "Inspector", "SegmenterInspector", "frame_fault"]
 
@@ -92,32 +91,24 @@ class Inspector(Protocol):
 class SegmenterInspector:
     """The bundles of the recipes on the backends that were asked for. One thread inspects; another may prepare."""
 
-    def __init__(
-        self,
-        *,
-        vision: str = DEFAULT_BACKEND,
-        lmm: str = DEFAULT_BACKEND,
-        decoder: str = DEFAULT_BACKEND,
-        settings: StageSettings | None = None,
-        tiles: Mapping[str, int] | None = None,
-    ) -> None:
-        """Arguments as for ``Segmenter.load``.
+    def __init__(self, options: SegmentOptions | None = None, *, tiles: Mapping[str, int] | None = None) -> None:
+        """Opens nothing yet; ``prepare`` does.
 
         Args:
+            options: backends, threads and the like; a recipe says which model, what is asked and what decides.
             tiles: a launch, by the identity of a bundle; the default for those that are not there. What was tuned here where None.
         """
-        settings = settings or StageSettings()
+        self._options = options = options or SegmentOptions()
         if tiles is None:
-            tiles = {name: found.tiles for name, found in tuned_bundles((vision, lmm, decoder), settings.threads).items()}
+            tiles = {name: found.tiles for name, found in tuned_bundles(options.backends, options.threads).items()}
         self._tiles = tiles
-        self._load = partial(Segmenter.load, vision=vision, lmm=lmm, decoder=decoder, settings=settings, counts=Counts())
         self._segmenters: dict[str, Segmenter] = {}  # by the recipe's model
         self._judges: OrderedDict[tuple[str, int, int], Judge] = OrderedDict()
         self.facts: Mapping[str, Any] = {
             "agvas": __version__,
             "onnxruntime": onnxruntime.__version__,
-            "backends": [vision, without_secrets(lmm), decoder],
-            "threads": settings.threads,
+            "backends": [options.vision, without_secrets(options.lmm), options.decoder],
+            "threads": options.threads,
             "numpy": np.__version__,
             "opencv": cv2.__version__,
             "machine": platform.machine(),
@@ -125,7 +116,7 @@ class SegmenterInspector:
         if tiles:  # the last digits of a score depend on them
             self.facts = {**self.facts, "tiles": dict(tiles)}
         digest = hashlib.sha256(json.dumps(self.facts, sort_keys=True).encode()).hexdigest()
-        self.identity = f"{vision}@{digest[:12]}"
+        self.identity = f"{options.vision}@{digest[:12]}"
 
     def prepare(self, version: RecipeVersion) -> None:
         """Loads the recipe's bundle, where it is another one, and lets the model read every prompt once."""
@@ -140,7 +131,7 @@ class SegmenterInspector:
         self._segmenters[recipe.model] = segmenter
 
     def _opened(self, model: str) -> Segmenter:
-        segmenter = self._load(model)
+        segmenter = Segmenter.open(replace(self._options, model=model), counts=Counts())
         return segmenter.with_counts(Counts(tiles=self._tiles.get(segmenter.bundle.identity, Counts.tiles)))
 
     def bundle_of(self, version: RecipeVersion) -> Bundle:

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from agvas_core.contract.engine import error_logger
 from agvas_core.contract.errors import ImageError, SetupError, StageError
 from agvas_core.contract.manifest import GraphSpec, TensorSpec
-from agvas_core.contract.tensorrt_library import error_logger
 from agvas_runtime.stages.trt.cuda import Cuda, DeviceMemory, PinnedMemory, Repeated
 from agvas_runtime.stages.trt.device_array import DeviceArray
 from agvas_runtime.stages.trt.engine_file import open_engine, refuse_other_graph
