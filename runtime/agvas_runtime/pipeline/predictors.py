@@ -40,6 +40,8 @@ class BundlePredictor:
         """What makes the masks, in words."""
         point = self.segmenter.point
         outlines = f"{self.segmenter.operating_point}: P > {point.threshold:g}"
+        if point.image_share:
+            return f"{outlines} where the image's score is above {point.seed_threshold:g}"
         return outlines if point.plain else f"{outlines}, a region counts from {point.seed_threshold:g}"
 
     def predict(self, path: Path) -> tuple[NDArray[np.float32], NDArray[np.bool_], str, float | None]:
