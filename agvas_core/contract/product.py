@@ -175,6 +175,8 @@ class Product(_Part):
     rows: int = Field(ge=1)
     channels: int = Field(ge=1)
     """Of the bank."""
+    colour_weight: float = Field(default=1.0, ge=0.0)
+    """Of the squared distance of the colour channels in the joint distance."""
     maps: tuple[ScoreMapPart, ...] = Field(min_length=1)
     half: float = Field(gt=0.0)
     """Sum of rarities at which the score is 0.5."""

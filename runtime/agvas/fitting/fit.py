@@ -24,7 +24,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from agvas.fitting.bank import BANK_ROWS, CANDIDATES, choose_rows
+from agvas.fitting.bank import BANK_ROWS, CANDIDATES, choose_rows, colour_weight_of
 from agvas.fitting.operating_point import (
     IMAGE_SHARE,
     STRICT_SIGMAS,
@@ -68,6 +68,7 @@ from agvas_runtime.bundle import Bundle, load_bundle
 from agvas_runtime.images.frame import Frame
 from agvas_runtime.pipeline.options import SegmentOptions
 from agvas_runtime.pipeline.references import (
+    Compared,
     Prepared,
     ReferenceCells,
     References,
@@ -146,6 +147,17 @@ class _Engine:
     vision: VisionStage
     stage: ReferenceStage
     cells: ReferenceCells
+    colour: int
+    """Columns of an embedding that are colour."""
+    colour_weight: float = 1.0
+
+    def bank(self, cells: Sequence[Float], rng: np.random.Generator, first: Float | None = None) -> Float:
+        """Rows chosen among cells of images, [M, D]."""
+        return choose_rows(cells, BANK_ROWS, rng, first, colour=self.colour, colour_weight=self.colour_weight)
+
+    def compare(self, frame: Prepared, bank: Float) -> Compared:
+        """Distances of a frame's cells to a bank."""
+        return self.cells.compare(frame, bank, self.colour_weight)
 
     def zero_shot(self, name: str, image: Rgb) -> Float:
         """The model's own score map [H, W]. Raises ImageError where there is none."""
@@ -238,6 +250,11 @@ def fit(
     else:
         judged = seen
     with steps("comparing", len(judged)) as step:
+        engine.colour_weight = (
+            before.colour_weight
+            if before is not None
+            else colour_weight_of([each.cells for each in seen], rng, colour=engine.colour)
+        )
         banks = _compare(engine, seen, judged, old_bank, rng, step, alone=alone)
     odd = set() if alone else set(_set_aside(judged))
     usual = [each for index, each in enumerate(judged) if index not in odd]
@@ -268,7 +285,7 @@ def fit(
         goods, defects = (*before.good, *goods), (*before.painted, *defects)
 
     with steps("bank", 1) as step:
-        bank = choose_rows([each.cells for index, each in enumerate(seen) if alone or index not in odd], BANK_ROWS, rng, old_bank)
+        bank = engine.bank([each.cells for index, each in enumerate(seen) if alone or index not in odd], rng, old_bank)
         step(1)
     if odd:
         names = ", ".join(judged[index].picture.name for index in sorted(odd))
@@ -296,6 +313,7 @@ def fit(
         view=engine.cells.view,
         rows=len(bank),
         channels=bank.shape[1],
+        colour_weight=engine.colour_weight,
         maps=parts,
         half=half,
         limits=limits,
@@ -384,7 +402,9 @@ def _open(model: str | Path, size_px: int | None, threads: int | None) -> _Engin
     stages = open_stages(plain, settings=settings)
     segmenter = Segmenter(plain, *stages, SegmentOptions(threads=threads))
     stage = open_references(plain, DEFAULT_BACKEND, settings)
-    return _Engine(bundle, segmenter, stages.vision, stage, ReferenceCells(plain, view, stage, stages.vision))
+    return _Engine(
+        bundle, segmenter, stages.vision, stage, ReferenceCells(plain, view, stage, stages.vision), spec.colour_channels
+    )
 
 
 def _look(
@@ -456,7 +476,7 @@ def _compare(
 ) -> list[Float]:
     """Gives each judged image its maps, and returns for each good image a bank that has nothing of it."""
     if alone:
-        bank = choose_rows([seen[0].cells], BANK_ROWS, rng)
+        bank = engine.bank([seen[0].cells], rng)
         for number, each in enumerate(judged, 1):
             _give_maps(engine, each, bank)
             step(number)
@@ -467,7 +487,7 @@ def _compare(
     for fold in range(folds):
         inside = range(fold, len(seen), folds)
         others = [each.cells for index, each in enumerate(seen) if index % folds != fold]
-        bank = choose_rows(others, BANK_ROWS, rng, old_bank) if others else old_bank
+        bank = engine.bank(others, rng, old_bank) if others else old_bank
         assert bank is not None, "one image alone has variants, or an earlier bank"
         for index in inside:
             _give_maps(engine, seen[index], bank)
@@ -478,7 +498,7 @@ def _compare(
 
 
 def _give_maps(engine: _Engine, each: _Seen, bank: Float) -> None:
-    found = engine.cells.compare(each.prepared, bank)
+    found = engine.compare(each.prepared, bank)
     maps = grids(found, np.full((2, 2), 0.5, np.float32))
     each.maps = {kind: values.astype(np.float16) for kind, values in maps.items()}
     each.maps["zero_shot"] = each.zero_shot
@@ -538,7 +558,7 @@ def _paint(
         painted = paint_defects(rng, image, DEFECTS_AN_IMAGE, tuple(kinds))
         images.append((painted, image.shape[1] / whole.shape[1]))
         if painted.defects:
-            found = engine.cells.compare(engine.cells.prepare(painted.image), banks[index])
+            found = engine.compare(engine.cells.prepare(painted.image), banks[index])
             maps = grids(found, engine.zero_shot(picture.name, painted.image))
             total = _total({kind: values.astype(np.float16) for kind, values in maps.items()}, parts)
             good = totals[number % len(totals)] if alone else totals[index]

@@ -28,9 +28,11 @@ __all__ = [
 
 Float = NDArray[np.float32]
 
-IMAGE_SHARE: Final = 0.002
+IMAGE_SHARE: Final = 0.005
 """Of the pixels: the mean of so many of the highest is the score of an image."""
 CONFIDENCE: Final = 0.95
+AIM: Final = 0.05
+"""False rejects that the default threshold promises, where there are enough good images."""
 TAIL: Final = 0.01
 """Share of good cells beyond which rarity is extrapolated, as if values fell off exponentially."""
 KNOTS: Final = 41
@@ -60,7 +62,14 @@ def map_scale(maps: Sequence[Float]) -> MapScale:
 
 
 def threshold_of(scores: Sequence[float], *, sigmas: float = SIGMAS) -> float:
-    """The image threshold 0..1 of good images' scores 0..1: at least the highest, and as far out as their spread asks for."""
+    """The image threshold 0..1 of good images' scores 0..1.
+
+    With enough images, the lowest score that promises ``AIM``. With fewer, at least the highest score, and as far out as the
+    spread of the scores asks for.
+    """
+    allowed = allowed_rejects(len(scores), AIM, CONFIDENCE)
+    if allowed is not None and sigmas == SIGMAS:
+        return sorted(scores, reverse=True)[allowed]
     odds = np.log(_odds(scores))
     spread = max(float(odds.std(ddof=1)) if len(odds) > 1 else 0.0, LEAST_SIGMA)
     return max(max(scores), _score(math.exp(float(odds.mean()) + sigmas * spread)))

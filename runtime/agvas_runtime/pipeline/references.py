@@ -128,7 +128,7 @@ class References:
     def score_map(self, image: Rgb, zero_shot: Float) -> Float:
         """The score map alone, float32 [H, W] in 0..1; arguments and errors as of ``judge``."""
         self._check(frame_facts(image))
-        found = self.cells.compare(self.cells.prepare(image), self.bank)
+        found = self.cells.compare(self.cells.prepare(image), self.bank, self.product.colour_weight)
         self._check(map_facts(found))
         score = fuse(grids(found, zero_shot), self.product.maps, self.product.half)
         return at_frame_size(score, (image.shape[0], image.shape[1]))
@@ -176,9 +176,9 @@ class ReferenceCells:
         """Embedding [h, w, D] of the cells."""
         return np.asarray(self._stage.embed(frame.pixels[None], self._features(frame))[0], np.float32)
 
-    def compare(self, frame: Prepared, bank: Float) -> Compared:
-        """Distances to the rows of ``bank`` [rows, D]."""
-        found = self._stage(frame.pixels[None], bank, self._features(frame))
+    def compare(self, frame: Prepared, bank: Float, colour_weight: float) -> Compared:
+        """Distances to the rows of ``bank`` [rows, D]; ``colour_weight`` is that of the squared colour distance."""
+        found = self._stage(frame.pixels[None], bank, self._features(frame), colour_weight=colour_weight)
         return Compared(np.asarray(found.deep[0], np.float32), np.asarray(found.joint[0], np.float32))
 
     def _features(self, frame: Prepared) -> Features | None:

@@ -161,7 +161,9 @@ def test_the_command(good: Path, base: Path, tmp_path: Path) -> None:
     short = subprocess.run(asked, capture_output=True, text=True, timeout=120)
     assert short.returncode == 4 and "287 more" in short.stderr and short.stdout == ""
     assert load_bundle(tmp_path / "q").product is not None
-    wrong = subprocess.run(command(tmp_path / "none", "-o", tmp_path / "r", "--model", base), capture_output=True, text=True, timeout=60)
+    wrong = subprocess.run(
+        command(tmp_path / "none", "-o", tmp_path / "r", "--model", base), capture_output=True, text=True, timeout=60
+    )
     assert wrong.returncode == 2 and "Traceback" not in wrong.stderr
 
 
