@@ -11,7 +11,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from agvas_core.contract.decision import mean_of_highest
 from agvas_core.contract.durable import write_whole
 from agvas_core.contract.errors import ImageError, UnlikeError
 from agvas_core.contract.manifest import sha256_of
@@ -68,7 +67,7 @@ class ImageRecord:
     iou: float | None
     """Eq. 12; None for a good image, and where the truth vanished at the protocol's resolution."""
     score: float
-    """Highest value of the map; of a product the mean of a share of the highest (``OperatingPoint.image_share``)."""
+    """Highest value of the map."""
     lowest: float
     regions: list[tuple[int, bool]]
     """Of each connected region of the truth: its area in pixels, and whether the mask touches it."""
@@ -190,7 +189,7 @@ class ImageScorer:
             truth_px=int(np.count_nonzero(truth)),
             mask_px=int(np.count_nonzero(mask)),
             iou=iou(int(np.count_nonzero(truth & mask)), union) if truth.any() else None,
-            score=mean_of_highest(score_map, getattr(self.source, "image_share", 0.0)),
+            score=float(score_map.max()),
             lowest=float(score_map.min()),
             regions=[(int(area[label]), label in reached) for label in range(1, len(area))],
             truth_outline=outline(truth),

@@ -159,11 +159,6 @@ class Model:
         """The model's own, with what it was asked."""
         return self.predictor.identity
 
-    @property
-    def image_share(self) -> float:
-        """Share of a map's highest pixels whose mean is the score of an image; 0: the highest pixel."""
-        return float(getattr(self.predictor, "image_share", 0.0))
-
     def fingerprint(self, item: Item) -> str:
         """The same for every item; the image's own hash is added elsewhere."""
         return f"{self.identity} {sorted(self.options.items())}"

@@ -34,7 +34,6 @@ class BundlePredictor:
         self.segmenter = segmenter
         self.name = segmenter.bundle.manifest.name
         self.identity = segmenter.bundle.identity
-        self.image_share = segmenter.point.image_share
 
     @property
     def operating_point(self) -> str:
