@@ -67,7 +67,7 @@ def calibrate_product(
     Args:
         good: as for ``fit``: a path, folder or glob, several of them, or arrays. Images that the product has learned are left out.
         bad: folder of images of defective parts, with or without masks; they are judged and reported.
-        max_false_reject: share of good parts that may be rejected; by default none of these is.
+        max_false_reject: share of good parts that may be rejected; by default as for ``fit``.
 
     Raises:
         UsageError: no product, no image that can be used, or an option out of range.
@@ -84,6 +84,7 @@ def calibrate_product(
     steps = _Steps(progress)
     rng = np.random.default_rng(seed)
     engine = _open(folder, None, threads)
+    engine.colour_weight = before.colour_weight
     bank = load_array(engine.bundle.folder / BANK, (before.rows, before.channels))
     pictures = good_pictures(good, bits)
     with steps("good images", len(pictures.pictures)) as step:

@@ -34,7 +34,7 @@ def calibrate(
         float | None,
         typer.Option(
             metavar="SHARE",
-            help="The largest share of good parts that may be rejected. 0.005 for a recipe; for a product no good part of these by default.",
+            help="The largest share of good parts that may be rejected; 0.005 by default for a recipe, for a product as with agvas fit.",
         ),
     ] = None,
     confidence: Annotated[
