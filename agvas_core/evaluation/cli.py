@@ -103,7 +103,7 @@ def evaluate(
     if jobs is None:  # a model is loaded once in each process, and one that is large may not fit twice
         jobs = 1 if predictions is None else os.cpu_count() or 1
     checked_by = available() if cross_check else []
-    sets = find_sets(data, only=only, layout=layout)
+    sets = find_sets(data, only=only, layout=layout, train=shots is not None)
     job = Job(chosen, out, threshold, jobs, cross_check, skip_unusable)
     options = _options(prompt, threshold, jobs, strict=strict)
     facts = {
@@ -168,7 +168,8 @@ def _few_shot(sets: Sequence[DataSet], learner: Learner, plan: ShotPlan, job: Jo
             "training, at most half of the good test images are taken, and not tested."
         )
     if seconds := [one.fit_seconds for one in trials if one.fit_seconds is not None]:
-        said.append(f"fitting took {min(seconds):.1f} to {max(seconds):.1f} s a product on this machine.")
+        took = f"{min(seconds):.1f} to {max(seconds):.1f}" if len(seconds) > 1 else f"{seconds[0]:.1f}"
+        said.append(f"fitting took {took} s a product on this machine.")
     said += notes([(one.dataset, one.result) for one in trials], job)
     result = FewShot(subject, job.protocol.to_dict(), plan, trials, facts, tuple(dict.fromkeys(said)))
     _write(

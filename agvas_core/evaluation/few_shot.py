@@ -1,6 +1,6 @@
 """Few-shot evaluation: fit on a few good images of each category, test on the rest, several times.
 
-    sets = find_sets(Path("data"))
+    sets = find_sets(Path("data"), train=True)
     plan = Plan(shots=(0, 4, 16), seeds=3)
     model = Learner(find_fitter(), find_opener(), "nano", Path("runs/eval"))
     result = few_shot(sets, model, plan, Job(find_protocol("native"), Path("runs/eval")))

@@ -147,7 +147,7 @@ def _chart(key: str, lines: Sequence[Line], shots: Sequence[int]) -> str:
                 drawn.append(f'<path d="M{at:.1f} {top:.1f}V{bottom:.1f}" stroke="{colour}" fill="none"/>')
     size = (width + EDGE + 8, height + 44)
     title = f'<text x="{EDGE + width / 2}" y="{height + 40}" text-anchor="middle">good images</text>'
-    head = f"<figcaption>{_text(METRICS[key])}, %</figcaption>"
+    head = f"<figcaption>{_text(METRICS[key])} (in %)</figcaption>"
     svg = f'<svg class="curve" viewBox="0 0 {size[0]} {size[1]}" width="{size[0]}" role="img">{"".join(drawn)}{title}</svg>'
     return f'<figure style="width:{size[0]}px">{head}{svg}</figure>'
 

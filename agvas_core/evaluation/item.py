@@ -39,7 +39,7 @@ class DataSet:
     items: tuple[Item, ...]
     """What is tested."""
     train: tuple[Item, ...] = ()
-    """Good images that the layout keeps apart for training; few-shot evaluation fits on some of them."""
+    """Good images that the layout keeps apart for training, where they were asked for."""
 
 
 # Reading an item's truth, and refusing what cannot be scored against.

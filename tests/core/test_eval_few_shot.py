@@ -16,7 +16,7 @@ from agvas_core.evaluation.datasets import find_sets
 from agvas_core.evaluation.few_shot import Plan, Spread, draw, parse_shots, splits
 
 # Knows nothing at first; a product of it knows the mean of its good images. One pixel of noise spoils the highest pixel, not its score.
-MEAN_OF_GOOD = '''
+MEAN_OF_GOOD = """
 import json
 from pathlib import Path
 
@@ -64,7 +64,7 @@ class Fitter:
         numpy.save(out / "mean.npy", numpy.mean([read(path) for path in good], axis=0))
 
 fit_mean = Fitter()
-'''
+"""
 
 SIZE = (24, 30)
 
@@ -175,9 +175,7 @@ def test_at_most_half_of_the_test_images_are_taken_and_it_is_said(
     assert "drawn/disc (4)" in said.err and "16 (4)" in said.out
 
 
-def test_a_second_call_fits_nothing_again_and_a_third_only_what_is_new(
-    mean: list[str], data: Path, tmp_path: Path
-) -> None:
+def test_a_second_call_fits_nothing_again_and_a_third_only_what_is_new(mean: list[str], data: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     arguments = ["--data", data, *mean, "--set", "drawn", "--seeds", "1", "--out", out, "--quiet"]
     assert agvas_eval(*arguments, "--shots", "0,4") == 0
@@ -208,7 +206,7 @@ def test_the_product_s_own_score_ranks_images_and_unlike_ones_are_rejected(
 
 
 def test_draws_are_the_same_everywhere_and_one_contains_the_other(data: Path) -> None:
-    (drawn,) = find_sets(data, only="drawn")
+    (drawn,) = find_sets(data, only="drawn", train=True)
     small, large = draw(drawn, "disc", 2, 7), draw(drawn, "disc", 4, 7)
     assert large.good[:2] == small.good and draw(drawn, "disc", 4, 7) == large != draw(drawn, "disc", 4, 8)
     limited = splits(drawn, Plan((4,), 1, limit=1), 0)["disc"]
