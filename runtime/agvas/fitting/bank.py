@@ -20,7 +20,15 @@ PROJECTED: Final = 24
 """Dimensions in which rows are compared while they are chosen: distances of random projections are near the true ones."""
 
 
-def choose_rows(cells: Sequence[Float], rows: int, rng: np.random.Generator, first: Float | None = None) -> Float:
+def choose_rows(
+    cells: Sequence[Float],
+    rows: int,
+    rng: np.random.Generator,
+    first: Float | None = None,
+    *,
+    colour: int,
+    colour_weight: float,
+) -> Float:
     """Up to ``rows`` cells by greedy k-center selection: each next one is the candidate that is farthest from all chosen.
 
     Args:
