@@ -144,6 +144,20 @@ def test_the_line_passes_good_parts_rejects_bad_ones_and_has_no_verdict_on_what_
     assert all(detail.startswith("unlike:") for _, detail in rows[2:])
 
 
+def test_the_recipe_of_a_product_is_calibrated_with_images_of_any_size(
+    product: Path, more: Path, tmp_path: Path, photograph: Photograph, save: Save
+) -> None:
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(f"product: bracket\nmodel: {product}\n")
+    save(photograph(300, size=(150, 158)), more / "other.png")
+    options = ["--good", more, "--bad", tmp_path / "bad", "--recipe", recipe, "--max-false-reject", 0.3, "--threads", 1]
+    assert call(calibrate, *options) == 0
+    found = read_recipe(tmp_path / "r-calibrated.yaml").recipe
+    assert found.frame is None and found.thresholds is not None and found.calibration is not None
+    assert (found.calibration.good_parts, found.calibration.escapes) == (11, 0)
+    assert found.thresholds.image_share == load_bundle(product).manifest.decision.point().image_share
+
+
 def test_thresholds_that_are_not_the_product_s_are_said_loudly(
     product: Path, more: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
