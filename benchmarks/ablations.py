@@ -14,7 +14,7 @@ from pathlib import Path
 from agvas_core.contract.errors import UsageError
 from agvas_core.model.preset import ablation_names, load_preset
 
-AGVAS = [sys.executable, "-c", "from agvas_core.command import main; main()"]
+AGVAS = [sys.executable, "-c", "from agvas.cli import main; main()"]
 METRICS = {"ap": "AP", "f1_max": "F1-Max", "iou_ano": "IoU_ano", "iou_nor": "IoU_nor"}
 
 

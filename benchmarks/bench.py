@@ -28,7 +28,7 @@ def run(set_folder: Path, out: Path, model: str, threads: int, limit: int) -> tu
         by_kind.setdefault(path.parent, []).append(path)
     rng = np.random.default_rng(0)
     chosen = [kind[i] for kind in by_kind.values() for i in sorted(rng.permutation(len(kind))[:limit])]
-    command = [sys.executable, "-m", "agvas_runtime.cli", "-", "--out", str(out), "--overwrite", "--model", model]
+    command = [sys.executable, "-m", "agvas.cli", "run", "-", "--out", str(out), "--overwrite", "--model", model]
     command += ["--save", "jsonl,overlay,mask", "--threads", str(threads), "--quiet"]
     program = "import resource, subprocess, sys; r = subprocess.run(sys.argv[1:]); "
     program += "print('PEAK', resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss, file=sys.stderr); sys.exit(r.returncode)"

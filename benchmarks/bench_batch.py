@@ -44,7 +44,7 @@ def run(images: int, folder: Path, *options: str) -> Rate:
     pictures = sorted((ROOT / "examples" / "parts").glob("*.jpg"))
     listing = folder / f"{'ray' if '--ray' in options else 'processes'}-{options[1]}-{images}.txt"
     listing.write_text("".join(f"{pictures[i % len(pictures)]}\n" for i in range(images)))
-    command = [sys.executable, "-c", "from agvas_core.command import main; main()", "batch", str(listing), "-q"]
+    command = [sys.executable, "-c", "from agvas.cli import main; main()", "batch", str(listing), "-q"]
     command += ["--out", str(listing.with_suffix("")), "--shard", str(SHARD), "--threads", "1", *options]
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.time()
     subprocess.run(command, check=True, cwd=ROOT, stderr=subprocess.DEVNULL if "--ray" in options else None)

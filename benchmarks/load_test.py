@@ -75,7 +75,7 @@ def main() -> None:
     print("| what | answered | per second | p50, ms | p95, ms | p99, ms | 429 | other |\n|---|---|---|---|---|---|---|---|")
     print(plain_loop(options, image).row("plain loop, one thread of Python"), flush=True)
 
-    command = [sys.executable, "-c", "from agvas_core.command import main; main()", "serve", options.model, "--port", "0"]
+    command = [sys.executable, "-c", "from agvas.cli import main; main()", "serve", options.model, "--port", "0"]
     command += ["--workers", str(options.workers), "--queue", str(QUEUE)]
     command += ["--threads", str(options.threads)] if options.threads else []
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:

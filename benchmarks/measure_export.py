@@ -64,7 +64,7 @@ def main() -> None:
         hashes = []
         for form in given.form or ("--no-stream", "--stream"):
             out = work / form.strip("-")
-            command = ["-m", "agvas_export.cli", "bundle", str(work / "checkpoint"), "-o", str(out), form]
+            command = ["-m", "agvas.cli", "export", "bundle", str(work / "checkpoint"), "-o", str(out), form]
             command += ["--precision", given.precision, "--lmm", given.lmm]
             peak, seconds, code = peak_mb([sys.executable, *command])
             assert code == 0, f"agvas-export {' '.join(command[1:])} ended with {code}"

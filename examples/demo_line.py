@@ -82,7 +82,8 @@ def begin(kind: str, fps: float, folder: Path, processes: list[subprocess.Popen[
     line = [
         sys.executable,
         "-m",
-        "agvas_runtime.cli",
+        "agvas.cli",
+        "line",
         "--recipe",
         str(recipe),
         "--state",
@@ -145,7 +146,7 @@ def main() -> int:
             process.kill()
             process.wait()
     subprocess.run(
-        [sys.executable, "-c", "from agvas_core.command import main; main()", "ledger", "verify", str(folder / "ledger")],
+        [sys.executable, "-c", "from agvas.cli import main; main()", "ledger", "verify", str(folder / "ledger")],
         check=False,
     )
     return code

@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from agvas_core.contract.errors import UsageError
-from agvas_core.model.efficientnet_lite import IMAGENET_MEAN, IMAGENET_STD, EfficientNetLite
-from agvas_core.model.encoders.encoders.encoders import Normalize
+from agvas_core.model.encoders.efficientnet_lite import IMAGENET_MEAN, IMAGENET_STD, EfficientNetLite
+from agvas_core.model.encoders.encoders import Normalize
 
 __all__ = [
     "COLOUR_CHANNELS",

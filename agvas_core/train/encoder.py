@@ -25,15 +25,23 @@ import typer
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from agvas_core.data.synthetic.synthesis import HELD_OUT_FAMILIES, Sample, SynthesisSpec, synthesize_part
-from agvas_core.evaluation.metrics import Run, auroc, merge, rank
-from agvas_core.model.efficientnet_lite import EfficientNetLite, imagenet_file, load_imagenet, load_trunk, save_trunk
+from agvas_core.data.synthetic.products import KINDS_OF_PRODUCT, SyntheticProduct, Variation
+from agvas_core.data.synthetic.sample import Sample
+from agvas_core.data.synthetic.synthesis import HELD_OUT_FAMILIES, SynthesisSpec
+from agvas_core.evaluation.metrics import auroc, rank
+from agvas_core.evaluation.runs import Run, merge
+from agvas_core.model.encoders.efficientnet_lite import EfficientNetLite, imagenet_file, load_imagenet, load_trunk, save_trunk
 from agvas_core.model.references import EncoderCells, ReferenceDistance
 
 __all__ = ["EncoderTraining", "Quality", "held_out_quality", "train_encoder"]
 
 LAST_BLOCK = 10
-HELD_OUT_SEED = 20261130  # no training draws from it
+KEPT_EVERY = 50
+HELD_OUT_SEED = 1_000_000_000  # no training draws from it
+VARIATIONS = (Variation(), Variation(turn_deg=180.0, light=0.06), Variation(colour=0.1, grain=0.03), Variation(light=0.1))
+"""How pictures of one part differ: lying still, lying as it falls, with varying colour, under varying light."""
+TRAINED_ON = SynthesisSpec(held_out_families=HELD_OUT_FAMILIES)
+JUDGED_BY = SynthesisSpec(families=HELD_OUT_FAMILIES)
 
 
 class EncoderTraining(BaseModel):
@@ -45,9 +53,9 @@ class EncoderTraining(BaseModel):
     steps: int = Field(300, ge=1)
     parts: int = Field(2, ge=1)
     """Generated parts in a step; each gives a good image and a defective one."""
-    size_px: int = Field(256, ge=96)
+    size_px: int = Field(224, ge=96)
     learning_rate: float = Field(1e-5, gt=0)
-    first_block: int = Field(8, ge=0, le=LAST_BLOCK)
+    first_block: int = Field(8, ge=6, le=LAST_BLOCK)
     """The blocks before it keep their weights."""
     margin: float = Field(0.25, ge=0)
     """By how much a defect's cells are to be farther away than the farthest tenth of the good ones."""
@@ -70,12 +78,14 @@ def train_encoder(
     config: EncoderTraining,
     *,
     start: EfficientNetLite | None = None,
+    kept: Callable[[int, EfficientNetLite], None] = lambda step, trunk: None,
     log: Callable[[dict[str, Any]], None] = lambda record: None,
 ) -> EfficientNetLite:
     """The trained trunk, norms folded, in evaluation mode. The same seed gives the same weights on the same machine.
 
     Args:
         start: trunk with folded norms; ImageNet weights where None.
+        kept: is given the trunk after every 50 steps.
         log: is given the losses of each step.
 
     Raises:
@@ -89,21 +99,27 @@ def train_encoder(
     learning.requires_grad_(True)
     model = ReferenceDistance(EncoderCells(trunk), pieces=1)
     optimizer = torch.optim.Adam(learning.parameters(), config.learning_rate)
-    families = SynthesisSpec(normal_fraction=0.0, held_out_families=HELD_OUT_FAMILIES)
     for step in range(config.steps):
-        samples = [
-            synthesize_part(config.seed, step * config.parts + part, 1, 1, (config.size_px,) * 2, families)
-            for part in range(config.parts)
-        ]
+        samples = [_pair(config, step * config.parts + part) for part in range(config.parts)]
         good, bad = (_images([pair[index] for pair in samples]) for index in (0, 1))
         share = _defect_shares([pair[1] for pair in samples], model.cells.stride)
-        margin, kept = _losses(model, frozen, good, bad, share, config)
-        loss = margin + config.keep * kept
+        margin, turned = _losses(model, frozen, good, bad, share, config)
+        loss = margin + config.keep * turned
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-        log({"step": step + 1, "margin": margin.item(), "cosine": kept.item()})
+        log({"step": step + 1, "margin": margin.item(), "cosine": turned.item()})
+        if (step + 1) % KEPT_EVERY == 0:
+            kept(step + 1, trunk)
     return trunk.requires_grad_(False).eval()
+
+
+def _pair(config: EncoderTraining, index: int) -> tuple[Sample, Sample]:
+    """A good picture of a generated part and a defective one."""
+    kind = KINDS_OF_PRODUCT[index % len(KINDS_OF_PRODUCT)]
+    seed = config.seed + index
+    product = SyntheticProduct(seed, kind, (config.size_px,) * 2, VARIATIONS[index % len(VARIATIONS)], TRAINED_ON)
+    return product.good(0), product.bad(0)
 
 
 def _losses(
@@ -117,13 +133,12 @@ def _losses(
     """The margin of defects, and the cosine distance to the frozen features."""
     cells = model.cells
     assert isinstance(cells, EncoderCells)
-    both = torch.cat([good, bad])
-    features = cells.features(both)
-    embedding = cells.join(features).permute(0, 2, 3, 1)  # [2 P, h, w, C]
-    with torch.no_grad():
-        pixels = F.pad(cells.normalize(both), (cells.pad_px,) * 4, mode="reflect")
-        (before,) = frozen.features(pixels, (LAST_BLOCK,))
-    after = features[-1]
+    pixels = F.pad(cells.normalize(torch.cat([good, bad])), (cells.pad_px,) * 4, mode="reflect")
+    with torch.no_grad():  # both trunks are the same up to here
+        fine, shared = cells.trunk.features(pixels, (cells.blocks[0], config.first_block - 1))
+        before = frozen.blocks[config.first_block :](shared)
+    after = cells.trunk.blocks[config.first_block :](shared)
+    embedding = cells.join([fine, after]).permute(0, 2, 3, 1)  # [2 P, h, w, C]
     kept = (1 - F.cosine_similarity(after, before, dim=1)).mean()
     margins = []
     for of_good, of_bad, part in zip(*embedding.chunk(2), share, strict=True):
@@ -144,11 +159,13 @@ def held_out_quality(trunk: EfficientNetLite, *, parts: int = 16, good: int = 3,
         parts: generated; for each one ``good`` images make the bank, and ``tests`` good and as many defective ones are measured.
     """
     model = ReferenceDistance(EncoderCells(trunk)).eval()
-    families = SynthesisSpec(normal_fraction=0.0, families=tuple(HELD_OUT_FAMILIES), organic=0.0)
     found: list[list[float]] = []
     with torch.no_grad():
         for index in range(parts):
-            samples = synthesize_part(HELD_OUT_SEED, index, good + tests, tests, spec=families)
+            kind, variation = KINDS_OF_PRODUCT[index % 3], VARIATIONS[index % len(VARIATIONS)]
+            product = SyntheticProduct(HELD_OUT_SEED + index, kind, (256, 256), variation, JUDGED_BY)
+            samples = [product.good(number) for number in range(good + tests)]
+            samples += [product.bad(number) for number in range(tests)]
             bank = model.embed(_images(samples[:good])).flatten(0, 2)[::3]
             maps = model(_images(samples[good:]), bank)
             truth = np.stack([sample.labels > 0 for sample in samples[good:]])
@@ -200,7 +217,12 @@ def main(
             file.write(json.dumps(record | {"seconds": round(time.monotonic() - began, 1)}) + "\n")
             file.flush()
 
-        trunk = train_encoder(config, start=start, log=log)
+        trunk = train_encoder(
+            config,
+            start=start,
+            kept=lambda step, trunk: save_trunk(trunk, out / f"trunk-{step}.safetensors"),
+            log=log,
+        )
     save_trunk(trunk, out / "trunk.safetensors")
     after = held_out_quality(load_trunk(out / "trunk.safetensors"), parts=parts)
     typer.echo(f"trained weights:  {after}")

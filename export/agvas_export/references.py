@@ -21,7 +21,7 @@ from agvas_core.contract.manifest import ReferencesSpec, sha256_of
 from agvas_core.contract.preprocess import ViewSpec
 from agvas_core.data.synthetic.synthesis import synthesize
 from agvas_core.model.config import ModelConfig
-from agvas_core.model.efficientnet_lite import IMAGENET_MEAN, IMAGENET_STD, TRUNK, load_trunk
+from agvas_core.model.encoders.efficientnet_lite import IMAGENET_MEAN, IMAGENET_STD, TRUNK, load_trunk
 from agvas_core.model.references import EncoderCells, FeatureCells, ReferenceDistance
 from agvas_export.graphs import export_joint
 from agvas_export.joints import Axes, Axis, Joint

@@ -256,7 +256,7 @@ def note_on_parity(bundle: Bundle, *, now: datetime | None = None, here: Hardwar
             f"{facts}: FAILED on {wrong.backend} (first: {wrong.first_wrong or 'the masks'}): do not rely on it", logging.WARNING
         )
     if certificate.hardware != here:
-        return Note(f"{facts}, elsewhere, on {certificate.hardware}; this is {here}: {again}", logging.WARNING)
+        return Note(f"{facts}, elsewhere, on {certificate.hardware}; this is {here}: {again}", logging.INFO)
     return Note(f"{facts}, on this machine ({here})", logging.INFO)
 
 

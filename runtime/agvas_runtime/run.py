@@ -1,4 +1,4 @@
-"""One run of ``agvas-run``: source -> segmenter -> files, report and summary, whatever happens on the way."""
+"""One run of ``agvas run``: source -> segmenter -> files, report and summary, whatever happens on the way."""
 
 import logging
 import os
@@ -54,6 +54,8 @@ class Job:
     quiet: bool = False
     verbose: bool = False
     profile: bool = False
+    program: str = "agvas-run"
+    """What the user typed before the arguments; messages begin with it."""
 
 
 def inspect(job: Job) -> int:
@@ -84,13 +86,13 @@ def inspect(job: Job) -> int:
 
 def _inspect(job: Job, console: Console, folder: RunFolder | None) -> int:
     camera = _camera(job)
-    with _warnings_on(console), _open(job, camera) as source:
+    with _warnings_on(console, job.program), _open(job, camera) as source:
         began = perf_counter()
         segmenter = Segmenter.open(job.options)
         if camera is not None:
             camera.whole_views = segmenter.whole_views
         if not job.quiet:
-            _say_parity(segmenter, console)
+            _say_parity(segmenter, console, job)
         own = OwnRun(segmenter, overlap=not source.live, load_s=perf_counter() - began) if job.profile else None
         frames = iter(source)
         first = list(islice(frames, 1))  # a camera that is not there says so here, before there is a folder
@@ -162,11 +164,13 @@ def _inspect_all(
             own.add(result)
 
 
-def _say_parity(segmenter: Segmenter, console: Console) -> None:
-    """One line on how the bundle was compared with the model, and where."""
+def _say_parity(segmenter: Segmenter, console: Console, job: Job) -> None:
+    """One line on how the bundle was compared with its model: if something is wrong with it, or with --verbose."""
     text, level = note_on_parity(segmenter.bundle)
-    style = "yellow" if level >= logging.WARNING else "dim"
-    console.print(f"agvas-run: {printable(text)}", style=style, markup=False, highlight=False, soft_wrap=True)
+    wrong = level >= logging.WARNING
+    if wrong or job.verbose:
+        style = "yellow" if wrong else "dim"
+        console.print(f"{job.program}: {printable(text)}", style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 def _camera(job: Job) -> CameraSource | None:
@@ -205,10 +209,16 @@ def _facts(job: Job, segmenter: Segmenter) -> dict[str, str]:
         else f"{point.threshold:g}, with a peak above {point.seed_threshold:g}",
         "date": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
         "source": printable(" ".join(without_secrets(source) for source in ([job.camera] if job.camera else job.sources))),
-        "command": printable(shlex.join(["agvas-run", *map(without_secrets, sys.argv[1:])])),
+        "command": printable(command_line(job.program)),
         "folder": os.getcwd(),
         "agvas": f"{__version__}, {platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores",
     }
+
+
+def command_line(program: str) -> str:
+    """What the user typed, without passwords; ``program`` is the command with its verb."""
+    words = program.split()
+    return shlex.join([*words, *map(without_secrets, sys.argv[len(words) :])])
 
 
 def _why(error: BaseException, done: int) -> str:
@@ -234,13 +244,13 @@ def _stdout() -> Iterator[None]:
 
 
 @contextmanager
-def _warnings_on(console: Console) -> Iterator[None]:
+def _warnings_on(console: Console, program: str) -> Iterator[None]:
     """Warnings of the package go to stderr, above the bar, while a run lasts."""
 
     class Lines(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             console.print(
-                f"agvas-run: {printable(record.getMessage())}", style="yellow", markup=False, highlight=False, soft_wrap=True
+                f"{program}: {printable(record.getMessage())}", style="yellow", markup=False, highlight=False, soft_wrap=True
             )
 
     log, handler = logging.getLogger("agvas"), Lines(logging.WARNING)

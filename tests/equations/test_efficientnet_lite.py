@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from agvas_core.contract.errors import SetupError, UsageError
-from agvas_core.model.efficientnet_lite import EfficientNetLite, imagenet_file, load_imagenet
+from agvas_core.model.encoders.efficientnet_lite import EfficientNetLite, imagenet_file, load_imagenet
 
 efficientnet_lite_pytorch = pytest.importorskip("efficientnet_lite_pytorch")
 

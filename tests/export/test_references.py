@@ -13,7 +13,7 @@ import torch
 
 from agvas_core.contract.errors import BundleError
 from agvas_core.contract.manifest import MANIFEST_NAME, read_manifest
-from agvas_core.model.efficientnet_lite import load_trunk
+from agvas_core.model.encoders.efficientnet_lite import load_trunk
 from agvas_core.model.references import EncoderCells, ReferenceDistance
 from agvas_export.joints import make_joints
 from agvas_export.references import export_references

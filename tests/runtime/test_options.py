@@ -3,16 +3,24 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import fields
+from inspect import signature
 from pathlib import Path
 
 import pytest
 
+from agvas.line import line
+from agvas.run import run
+from agvas_core.contract.defaults import DEFAULT_BACKEND
 from agvas_core.contract.errors import UsageError
 from agvas_runtime import Segmenter
+from agvas_runtime.batch.cli import batch
 from agvas_runtime.batch.job import BatchJob
-from agvas_runtime.pipeline.options import SegmentKeywords, SegmentOptions
+from agvas_runtime.pipeline.options import SegmentKeywords, SegmentOptions, stage_backends
+from agvas_runtime.profile.cli import profile
 from agvas_runtime.stages.open import StageSettings
+from agvas_runtime.web.cli import serve
 
 # plan.json as the commit before SegmentOptions wrote it.
 OLD_JOB = {
@@ -84,6 +92,42 @@ def test_a_batch_keeps_its_file_format() -> None:
     assert job.model_dump_json() == json.dumps(OLD_JOB, separators=(",", ":"))
     with pytest.raises(ValueError, match="threads"):  # no verdict may depend on it
         BatchJob.model_validate(OLD_JOB | {"threads": 2})
+
+
+@pytest.mark.parametrize("verb", [run, line, batch, serve, profile])
+def test_a_verb_has_the_defaults_of_the_options(verb: Callable[..., None]) -> None:
+    given = {name: parameter.default for name, parameter in signature(verb).parameters.items()}
+    own = {field.name: field.default for field in fields(SegmentOptions)}
+    own.pop("max_pixels")  # of a server it is lower; None stands for the default elsewhere
+    own["backend"] = DEFAULT_BACKEND
+    shared = {name: default for name, default in given.items() if name in own and default is not None}
+    assert "model" in given or verb is line
+    assert shared == {name: own[name] for name in shared}
+
+
+@pytest.mark.parametrize(
+    ("backend", "own", "facts"),
+    [
+        ("cuda", {}, ("--backend", "'cuda'", "ort-cuda")),
+        ("onxn", {}, ("--backend", "did you mean onnx?")),
+        ("vllm", {}, ("--lmm vllm",)),
+        ("http://host:8000", {}, ("--lmm http://host:8000",)),
+        ("vllm", {"vision": "onnx"}, ("--lmm vllm",)),
+    ],
+)
+def test_a_backend_that_is_none_is_said_by_its_own_option(backend: str, own: dict[str, str], facts: tuple[str, ...]) -> None:
+    with pytest.raises(UsageError) as refused:
+        stage_backends(backend, **{"vision": None, "lmm": None, "decoder": None, **own})  # type: ignore[arg-type]
+    assert all(fact in str(refused.value) for fact in facts)
+
+
+def test_a_stage_goes_before_all_three() -> None:
+    assert stage_backends("ort-cuda", vision=None, lmm="vllm", decoder=None) == {
+        "vision": "ort-cuda",
+        "lmm": "vllm",
+        "decoder": "ort-cuda",
+    }
+    assert stage_backends("vllm", vision="onnx", lmm=None, decoder="onnx")["lmm"] == "vllm"
 
 
 def test_options_are_light() -> None:

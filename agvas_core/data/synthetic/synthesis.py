@@ -20,7 +20,7 @@ from agvas_core.data.synthetic.defects import KINDS, PAINTERS, paint
 from agvas_core.data.synthetic.noise import chance, count_between, log_uniform, pick, value_noise
 from agvas_core.data.synthetic.photometry import Photometry
 from agvas_core.data.synthetic.raster import Mask
-from agvas_core.data.synthetic.sample import LINEAR_KINDS, Defect, Sample, cropped, in_words
+from agvas_core.data.synthetic.sample import LINEAR_KINDS, Defect, Sample, in_words
 from agvas_core.data.synthetic.scenes import Scene, frame_scene, object_scene, organic_scene, texture_scene
 from agvas_core.data.synthetic.textures import FAMILIES, HELD_OUT_FAMILIES
 
@@ -35,7 +35,6 @@ __all__ = [
     "SynthesisSpec",
     "expose",
     "synthesize",
-    "synthesize_part",
 ]
 
 
@@ -217,40 +216,3 @@ def _add_repeated(rng: np.random.Generator, canvas: _Canvas, spec: SynthesisSpec
         missed += not canvas.add(kind, paint(rng, canvas.ground, kind, recipe=recipe, look_seed=look_seed, radius=radius))
         if missed > 3:
             return
-
-
-def synthesize_part(
-    seed: int,
-    index: int,
-    good: int,
-    bad: int,
-    size: tuple[int, int] = (256, 256),
-    spec: SynthesisSpec = DEFAULT_SPEC,
-    *,
-    shift_px: int = 16,
-) -> list[Sample]:
-    """Images of one part by one camera: ``good`` without defects, then ``bad`` with defects.
-
-    Light, noise and the part's place (by up to ``shift_px``) are new in each image, the part itself is the same.
-
-    Raises:
-        UsageError: as ``synthesize``.
-    """
-    h, w = size[0] + shift_px, size[1] + shift_px
-    if not (min(size) >= MIN_SIDE_PX and max(h, w) <= MAX_SIDE_PX):
-        raise UsageError(
-            f"images are to be {size[0]}x{size[1]} px; sides must lie in {MIN_SIDE_PX}..{MAX_SIDE_PX - shift_px}: choose such a size"
-        )
-    rng = np.random.default_rng(np.random.SeedSequence([seed, index, 1]))
-    scene = _draw_scene(rng, h, w, spec)
-    exposure = Photometry.draw(rng, h, w)
-    samples = []
-    for number in range(good + bad):
-        canvas = _Canvas(ground_of(scene, exposure, spec.shown_families))
-        if number >= good:
-            _add_defects(rng, canvas, scene, spec)
-        image = canvas.ground.image if scene.cover is None else scene.cover(canvas.ground.image)
-        whole = Sample(exposure.apply(rng, image), canvas.labels, tuple(canvas.defects), scene.kind, scene.family)
-        top, left = (int(rng.integers(0, shift_px + 1)) for _ in range(2))
-        samples.append(cropped(whole, slice(top, top + size[0]), slice(left, left + size[1])))
-    return samples

@@ -17,7 +17,7 @@ from agvas_core.contract.errors import UsageError
 if TYPE_CHECKING:
     from agvas_runtime.stages.open import StageSettings
 
-__all__ = ["MAX_THREADS", "SegmentKeywords", "SegmentOptions", "check_threshold"]
+__all__ = ["MAX_THREADS", "SegmentKeywords", "SegmentOptions", "check_threshold", "stage_backends"]
 
 MAX_THREADS: Final = 1024  # ONNX Runtime starts them all when it opens a model; more than this is a typing error
 
@@ -134,3 +134,37 @@ def check_threshold(threshold: float) -> float:
     if not 0.0 < threshold < 1.0:
         raise UsageError(f"threshold is {threshold}; it lies between 0 and 1, both excluded")
     return threshold
+
+
+# What users of other tools call the engines.
+_OTHER_NAMES: Final = {"cuda": "ort-cuda", "gpu": "ort-cuda", "cpu": "onnx", "ort": "onnx", "tensorrt": "trt", "pytorch": "torch"}
+
+
+class Backends(TypedDict):
+    """The backend of each stage, as ``SegmentOptions`` names them."""
+
+    vision: str
+    lmm: str
+    decoder: str
+
+
+def stage_backends(backend: str, *, vision: str | None, lmm: str | None, decoder: str | None) -> Backends:
+    """The backend of each stage: its own, or that of the option --backend.
+
+    Raises:
+        UsageError: a stage has no such backend as --backend says. What the stages' own options say is checked where it is opened.
+    """
+    own = {"vision": vision, "lmm": lmm, "decoder": decoder}
+    open_stages = [stage for stage, name in own.items() if name is None]
+    if backend != DEFAULT_BACKEND and open_stages:
+        from agvas_core.contract.validation import nearest  # not light
+        from agvas_runtime.stages.open import BACKENDS
+
+        shared = [name for name in BACKENDS["vision"] if all(name in names for names in BACKENDS.values())]
+        if any(backend not in BACKENDS[stage] for stage in open_stages):
+            if "://" in backend or backend in BACKENDS["lmm"]:
+                raise UsageError(f"--backend is {backend!r}, which runs the language model alone: say --lmm {backend}")
+            meant = _OTHER_NAMES.get(backend.lower()) or nearest(backend, shared)
+            hint = f"did you mean {meant}? " if meant else ""
+            raise UsageError(f"--backend is {backend!r}: {hint}it can be {', '.join(shared)}")
+    return {"vision": vision or backend, "lmm": lmm or backend, "decoder": decoder or backend}

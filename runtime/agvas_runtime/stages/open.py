@@ -92,11 +92,11 @@ BACKENDS: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType(
 
 REFERENCE_BACKENDS: Final[Mapping[str, str]] = MappingProxyType(
     {
-        "onnx": "agvas_runtime.stages.onnx_references:open_stage",
-        "ort-cuda": "agvas_runtime.stages.onnx_references:open_cuda",
+        "onnx": "agvas_runtime.stages.onnx:open_references",
+        "ort-cuda": "agvas_runtime.stages.onnx:open_references_cuda",
         "trt": "agvas_runtime.stages.trt.references:open_stage",
-        "torch": "agvas_runtime.stages.torch_references:open_stage",
-        "torch-cuda": "agvas_runtime.stages.torch_references:open_cuda",
+        "torch": "agvas_runtime.stages.torch_reference:open_references",
+        "torch-cuda": "agvas_runtime.stages.torch_reference:open_references_cuda",
     }
 )
 """Of the reference stage, which a bundle may lack: as in ``BACKENDS``."""

@@ -22,6 +22,7 @@ __all__ = [
     "DirectStage",
     "Features",
     "FramePlan",
+    "FrameReferences",
     "FrameSeen",
     "FrameStage",
     "FramedVision",
@@ -146,6 +147,19 @@ class JoinedVision(Protocol):
         ...
 
 
+@dataclass(frozen=True, eq=False)
+class FrameReferences:
+    """Good images that whole frames are compared with in the same launch. Make one of them and keep it: its identity is the key of the
+    graph."""
+
+    stage: "ReferenceStage"
+    bank: Float
+    """float32 [rows, D]."""
+    view: ViewSpec
+    """Of the whole frame."""
+    colour_weight: float = 1.0
+
+
 @dataclass(frozen=True)
 class FramePlan:
     """A frame of one size, and all looks at it."""
@@ -159,6 +173,8 @@ class FramePlan:
     """Of eq. 8."""
     tiles_at_once: int
     """That go through the model together, at most."""
+    references: FrameReferences | None = None
+    """With them the distances come back, too."""
 
 
 class FrameSeen(NamedTuple):
@@ -172,6 +188,9 @@ class FrameSeen(NamedTuple):
     """As in ``Reply``, over all looks."""
     anomalous: bool
     """Whether a region of it counts, by the operating point that it was seen under."""
+    deep: Float | None = None
+    """float32 [h, w], as of ``ReferenceDistances``, of the whole frame; None where the plan has no references."""
+    joint: Float | None = None
 
 
 class PendingFrame(Protocol):
@@ -191,7 +210,8 @@ class FrameStage(Protocol):
     """From a frame's pixels to its score map in direct mode: views, all three joints, eq. 7 and 8 on one device."""
 
     def __call__(self, image: NDArray[np.uint8], plan: FramePlan, instruction: str, point: OperatingPoint) -> PendingFrame | None:
-        """Begins with RGB uint8 [H, W, 3], and returns at once. None where frames of this size go the other way, so the first of them."""
+        """Begins with RGB uint8 [H, W, 3], and returns at once. None where frames of this size go the other way, so the first of them, and
+        all of a plan whose references another engine has or whose view of them is no smaller than the frame."""
         ...
 
 

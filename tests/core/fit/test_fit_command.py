@@ -15,7 +15,7 @@ from agvas_core.train.fit.config import FitConfig
 from agvas_core.train.fit.engine import Engine, deepspeed_config
 from agvas_core.train.fit.schedule import Shares
 
-AGVAS = [sys.executable, "-c", "from agvas_core.command import main; main()"]
+AGVAS = [sys.executable, "-c", "from agvas.cli import main; main()"]
 
 
 def agvas(*arguments: str) -> subprocess.CompletedProcess[str]:

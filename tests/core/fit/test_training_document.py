@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from agvas_core.command import main
+from agvas.cli import main
 
 pytestmark = pytest.mark.slow
 

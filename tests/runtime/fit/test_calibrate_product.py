@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from agvas.fitting.calibrate_cli import calibrate
 from agvas.fitting.fit import Fitted
+from agvas.run import run as app
 from agvas_core.contract.command_line import exit_code_of
 from agvas_core.contract.manifest import BANK
 from agvas_core.evaluation.cli import evaluate
 from agvas_runtime import Segmenter, Verdict
 from agvas_runtime.bundle import load_bundle
-from agvas_runtime.cli import app
 from agvas_runtime.line.ledger.ledger import Ledger
 from agvas_runtime.line.recipe.cli import lint, new
 from agvas_runtime.line.recipe.file import read_recipe

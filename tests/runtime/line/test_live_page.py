@@ -17,9 +17,9 @@ import cv2
 import numpy as np
 import pytest
 
+from agvas.run import run as app
 from agvas_core.contract.command_line import exit_code_of
 from agvas_core.contract.errors import UsageError
-from agvas_runtime.cli import app
 from agvas_runtime.images.frame import Frame
 from agvas_runtime.line.app.status import Board, LineFacts, SinkFacts, StationFacts, Tally
 from agvas_runtime.line.ledger.images import ImageStore
@@ -301,7 +301,7 @@ def test_the_command_shows_its_camera_and_says_when_it_is_lost(
     ]
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "agvas_runtime.cli", *command, "--page", "0", "--log", "json"],
+            [sys.executable, "-m", "agvas.cli", "run", *command, "--page", "0", "--log", "json"],
             stderr=log,
             env={**os.environ, "AGVAS_API_KEY": ""},
         )

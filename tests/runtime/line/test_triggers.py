@@ -172,7 +172,7 @@ def test_two_cameras_triggered_over_http_and_the_one_that_is_lost_does_not_stop_
         )
         for port in ports
     ]
-    command = [sys.executable, "-m", "agvas_runtime.cli", "--recipe", str(tmp_path / "r.yaml"), "--log", "json"]
+    command = [sys.executable, "-m", "agvas.cli", "run", "--recipe", str(tmp_path / "r.yaml"), "--log", "json"]
     for name, port in zip("ab", ports, strict=True):
         command += ["--camera", f"http://127.0.0.1:{port}/", "--station", name]
     line = subprocess.Popen(

@@ -10,12 +10,12 @@ from fake_bench import Bench
 from fake_kernels import FakeKernels
 from numpy.typing import NDArray
 
+from agvas.run import run as app
 from agvas_core.contract.command_line import exit_code_of
 from agvas_core.contract.errors import ImageError, SetupError, UsageError
 from agvas_core.contract.gpu import cuda_gpu
 from agvas_runtime import Segmenter, Verdict, native
 from agvas_runtime.bundle import load_bundle
-from agvas_runtime.cli import app
 from agvas_runtime.images.frame import Frame
 from agvas_runtime.line.recipe.file import parse_recipe
 from agvas_runtime.line.station.inspector import SegmenterInspector

@@ -1,4 +1,4 @@
-"""``agvas-run --check``: what a line needs, looked at before it runs. Nothing is changed but the ledger's folder, which is made."""
+"""``agvas line --check``: what a line needs, looked at before it runs. Nothing is changed but the ledger's folder, which is made."""
 
 import os
 import sys
@@ -6,13 +6,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from agvas_core.contract.errors import EXIT_OK, AgvasError, OutputError, RecipeError
 from agvas_core.contract.network import KEY_VARIABLE
 from agvas_runtime.bundle import note_on_parity
 from agvas_runtime.images.frame import Frame
-from agvas_runtime.line.app.run import LineJob, Page, run_line
+from agvas_runtime.line.app.run import LineJob
 from agvas_runtime.line.ledger.check import open_for_reading
 from agvas_runtime.line.ledger.disk_reserve import Ballast, DiskLevel
 from agvas_runtime.line.ledger.ledger import LEDGER_NAME
@@ -21,12 +21,11 @@ from agvas_runtime.line.recipe.store import RecipeStore
 from agvas_runtime.line.recipe.thresholds import oddities
 from agvas_runtime.line.station.inspector import SegmenterInspector, frame_fault
 from agvas_runtime.line.station.runner import LaneJob
-from agvas_runtime.line.station.source_loop import QueuePolicy
 from agvas_runtime.sinks.open_sink import Secrets, open_sink
 from agvas_runtime.sources import CameraSource, FolderWatch, Source
 from agvas_runtime.triggers.open_trigger import FREE, SOFTWARE, open_trigger
 
-__all__ = ["Finding", "findings", "preflight", "run_with_options", "secrets_of"]
+__all__ = ["Finding", "findings", "preflight", "secrets_of"]
 
 
 LOOKS = 5  # frames that are judged for the rate
@@ -193,21 +192,10 @@ def _sink(job: LineJob, address: str) -> str:
     return sink.name
 
 
-# From the options of ``agvas-run`` and the environment to a line that runs, or is looked at before it runs.
-#
-# Secrets stand in the environment alone: AGVAS_MQTT_PASSWORD, AGVAS_WEBHOOK_SECRET, AGVAS_API_KEY.
-
-
 def secrets_of(environment: Mapping[str, str]) -> Secrets:
-    """What sinks and triggers must know and nobody may read."""
+    """Passwords and keys of sinks and triggers, which are read from the environment and nowhere else: AGVAS_MQTT_PASSWORD,
+    AGVAS_WEBHOOK_SECRET, AGVAS_API_KEY."""
     webhook = environment.get("AGVAS_WEBHOOK_SECRET")
     return Secrets(
         environment.get("AGVAS_MQTT_PASSWORD"), webhook.encode() if webhook else None, environment.get(KEY_VARIABLE) or None
     )
-
-
-def run_with_options(options: Mapping[str, Any], *, check: bool, page: Page | None = None) -> int:
-    """Runs the line, or its pre-flight check; returns the exit code."""
-    policies = tuple(QueuePolicy(name) for name in options["policies"])
-    job = LineJob(**{**options, "policies": policies}, secrets=secrets_of(os.environ))
-    return preflight(job) if check else run_line(job, page=page)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from agvas_core.contract.command_line import printable
+from agvas_core.contract.defaults import DEFAULT_BACKEND
 from agvas_core.contract.errors import EXIT_OK, EXIT_REJECTS
 
 if TYPE_CHECKING:
@@ -32,7 +33,9 @@ def replay_command(
     threads: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="With --recipe: CPU threads; all cores by default.")
     ] = None,
-    lmm: Annotated[str, typer.Option(metavar="BACKEND|URL", help="With --recipe: what runs the language model.")] = "onnx",
+    lmm: Annotated[
+        str, typer.Option(metavar="BACKEND|URL", help="With --recipe: what runs the language model.")
+    ] = DEFAULT_BACKEND,
     json_lines: Annotated[bool, typer.Option("--json", help="Every part as a JSON line.")] = False,
     fail_on_change: Annotated[
         bool, typer.Option("--fail-on-change", help="With --recipe: exit with 1 if a verdict changes.")

@@ -2,6 +2,7 @@
 
 import math
 import sys
+import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -60,6 +61,7 @@ def _flow(value: Any) -> str:
 AREAS = (0.0, 1e-5, 4e-5, 1.6e-4, 6.4e-4)  # shares of the frame; 0, 3, 12, 49 and 197 px at 640 x 480
 QUANTILES = 101
 LISTED = 5
+LINE_EVERY_S = 5.0
 LEFT_OUT_SHARE = 0.1
 """Of the pictures; more left out than this is worth an exit code."""
 
@@ -84,6 +86,7 @@ def calibrate_recipe(
     bits: int | None = None,
     out: Path | None = None,
     threads: int | None = None,
+    quiet: bool = False,
 ) -> int:
     """Sets a recipe's thresholds from good parts; writes the calibrated recipe and a page with plots, and prints what came of it.
 
@@ -104,7 +107,7 @@ def calibrate_recipe(
     own = thresholds_of(version.recipe, bundle)
     # A product brings frames of any size to its own, and decides by the whole frame: there is no least area to choose.
     product = bundle.product is not None
-    say = _progress if sys.stderr.isatty() else _silent
+    say = _silent if quiet else _progress
 
     def tried(pixels: int) -> tuple[float, ...]:
         if min_area_px is not None:
@@ -256,8 +259,16 @@ def _facts(
 
 
 def _progress(what: str) -> Any:
+    """Says how many parts were judged: in place on a terminal, a line every few seconds elsewhere."""
+    said = time.monotonic()
+
     def say(count: int) -> None:
-        print(f"\r{what} parts: {count}", end="", file=sys.stderr, flush=True)
+        nonlocal said
+        if sys.stderr.isatty():
+            print(f"\r{what} parts: {count}", end="", file=sys.stderr, flush=True)
+        elif time.monotonic() - said >= LINE_EVERY_S:
+            said = time.monotonic()
+            print(f"{what} parts: {count}", file=sys.stderr, flush=True)
 
     return say
 

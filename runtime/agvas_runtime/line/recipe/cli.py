@@ -8,6 +8,7 @@ import numpy as np
 import typer
 import yaml
 
+from agvas_core.contract.defaults import DEFAULT_MODEL
 from agvas_core.contract.errors import OutputError, RecipeError, UsageError
 from agvas_core.contract.product import Product
 from agvas_runtime.bundle import Bundle
@@ -56,7 +57,8 @@ def new(
     out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="NAME.yaml by default.")] = None,
     image: Annotated[Path | None, typer.Option(metavar="FILE", help="A picture of the part, for the size of the frame.")] = None,
     model: Annotated[
-        str | None, typer.Option(metavar="NAME|FOLDER", help="A bundled model, nano by default, or the folder of a bundle.")
+        str | None,
+        typer.Option(metavar="NAME|FOLDER", help=f"A bundled model, {DEFAULT_MODEL} by default, or the folder of a bundle."),
     ] = None,
     product: Annotated[
         Path | None,
@@ -71,7 +73,7 @@ def new(
 
     if product is not None and model is not None:
         raise UsageError("both --product and --model are given; a product is the model: leave --model out")
-    bundle = load_bundle(model or "nano" if product is None else product)
+    bundle = load_bundle(model or DEFAULT_MODEL if product is None else product)
     if product is not None and bundle.product is None:
         raise UsageError(f"{product} is a bundle that was never fitted: agvas fit GOOD -o PRODUCT, or name it with --model")
     frame_px = bundle.product.frame_px if bundle.product is not None else None
@@ -80,7 +82,7 @@ def new(
         frame_px = (width, height)
     text = recipe_template(
         name,
-        model=model or "nano" if product is None else str(product),
+        model=model or DEFAULT_MODEL if product is None else str(product),
         identity=bundle.identity,
         frame_px=frame_px,
         known="" if bundle.product is None else _known(bundle, bundle.product),

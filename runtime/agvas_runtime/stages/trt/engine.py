@@ -19,11 +19,13 @@ from numpy.typing import NDArray
 from agvas_core.contract.engine import error_logger
 from agvas_core.contract.errors import ImageError, SetupError, StageError
 from agvas_core.contract.manifest import GraphSpec, TensorSpec
+from agvas_runtime.bundle import Bundle
+from agvas_runtime.stages.open import StageSettings
 from agvas_runtime.stages.trt.cuda import Cuda, DeviceMemory, PinnedMemory, Repeated
 from agvas_runtime.stages.trt.device_array import DeviceArray
-from agvas_runtime.stages.trt.engine_file import open_engine, refuse_other_graph
+from agvas_runtime.stages.trt.engine_file import find_engine, open_engine, refuse_other_graph, remedy
 
-__all__ = ["Array", "Sized", "TrtEngine", "tensor_bytes"]
+__all__ = ["Array", "Sized", "TrtEngine", "open_engine_of", "tensor_bytes"]
 
 MAX_SIZES = 8  # a context each; a line has one size, a folder of photographs a few
 
@@ -267,3 +269,14 @@ def tensor_bytes(shape: Shape, kind: np.dtype[Any]) -> int:
 
 def _shown(shape: Shape) -> str:
     return " x ".join(map(str, shape)) or "scalar"
+
+
+def open_engine_of(bundle: Bundle, joint: str, spec: GraphSpec, settings: StageSettings) -> TrtEngine:
+    """The engine of one graph of a bundle.
+
+    Raises:
+        SetupError: no GPU, no TensorRT, no engine that is for both, or too little memory.
+    """
+    cuda = Cuda(settings.cuda_context)
+    library, file = find_engine(bundle, joint, spec, cuda, settings.engines)
+    return TrtEngine(cuda, library, file, joint, spec, remedy(bundle))

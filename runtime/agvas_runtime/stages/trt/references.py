@@ -10,9 +10,8 @@ from agvas_core.contract.manifest import ReferencesSpec
 from agvas_runtime.bundle import Bundle
 from agvas_runtime.stages.open import StageSettings
 from agvas_runtime.stages.protocol import Features, ReferenceDistances
-from agvas_runtime.stages.reference_inputs import empty_bank, reference_inputs, references_of
-from agvas_runtime.stages.trt.engine import TrtEngine
-from agvas_runtime.stages.trt.stage import open_engine_of
+from agvas_runtime.stages.references import empty_bank, reference_inputs, references_of
+from agvas_runtime.stages.trt.engine import TrtEngine, open_engine_of
 
 __all__ = ["TrtReferences", "open_stage"]
 
@@ -34,13 +33,19 @@ class TrtReferences:
         self, image: NDArray[np.uint8], bank: Float, features: Features | None = None, *, colour_weight: float = 1.0
     ) -> ReferenceDistances:
         """As of ``ReferenceStage``; raises UsageError, too, for more rows than the engine was built for."""
+        given = self.inputs(image, bank, features, colour_weight)
+        found: dict[str, Any] = dict(self.engine.run(given, ("embedding", "deep", "joint")))
+        return ReferenceDistances(*(np.asarray(found[name]) for name in ("embedding", "deep", "joint")))
+
+    def inputs(
+        self, image: NDArray[np.uint8], bank: Float, features: Features | None, colour_weight: float
+    ) -> dict[str, NDArray[Any]]:
+        """Inputs of the engine, by name; raises as a call does."""
         if len(bank) > self.spec.max_rows:
             raise UsageError(
                 f"the bank has {len(bank)} rows; the references engine takes {self.spec.max_rows}: fit with a smaller bank"
             )
-        given = reference_inputs(self.spec, image, bank, features, colour_weight)
-        found: dict[str, Any] = dict(self.engine.run(given, ("embedding", "deep", "joint")))
-        return ReferenceDistances(*(np.asarray(found[name]) for name in ("embedding", "deep", "joint")))
+        return reference_inputs(self.spec, image, bank, features, colour_weight)
 
 
 def open_stage(bundle: Bundle, settings: StageSettings) -> TrtReferences:

@@ -14,13 +14,11 @@ from agvas_runtime.stages.onnx import read_prefill
 from agvas_runtime.stages.open import StageSettings
 from agvas_runtime.stages.prompt_tokenizer import PromptTokenizer, Words
 from agvas_runtime.stages.protocol import Features, Reply, Turn
-from agvas_runtime.stages.trt.cuda import Cuda
-from agvas_runtime.stages.trt.engine import TrtEngine
-from agvas_runtime.stages.trt.engine_file import find_engine, remedy
+from agvas_runtime.stages.trt.engine import TrtEngine, open_engine_of
 from agvas_runtime.stages.trt.frame import Engines, TrtFrames
 from agvas_runtime.stages.whole_frame import kernels
 
-__all__ = ["TrtDecoder", "TrtLmm", "TrtVision", "open_decoder", "open_engine_of", "open_lmm", "open_vision"]
+__all__ = ["TrtDecoder", "TrtLmm", "TrtVision", "open_decoder", "open_lmm", "open_vision"]
 
 Float = NDArray[np.float32]
 
@@ -121,10 +119,3 @@ def open_lmm(bundle: Bundle, settings: StageSettings) -> TrtLmm:
 def open_decoder(bundle: Bundle, settings: StageSettings) -> TrtDecoder:
     """As ``open_vision``."""
     return TrtDecoder(open_engine_of(bundle, "decoder", bundle.manifest.decoder, settings))
-
-
-def open_engine_of(bundle: Bundle, joint: str, spec: GraphSpec, settings: StageSettings) -> TrtEngine:
-    """The engine of one graph; raises as ``open_vision``."""
-    cuda = Cuda(settings.cuda_context)
-    library, file = find_engine(bundle, joint, spec, cuda, settings.engines)
-    return TrtEngine(cuda, library, file, joint, spec, remedy(bundle))

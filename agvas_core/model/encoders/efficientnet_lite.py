@@ -32,7 +32,7 @@ __all__ = [
     "save_trunk",
 ]
 
-TRUNK: Final = Path(__file__).parent.parent / "checkpoints" / "encoder" / "trunk.safetensors"
+TRUNK: Final = Path(__file__).parents[2] / "checkpoints" / "encoder" / "trunk.safetensors"
 """The encoder that ships: EfficientNet-Lite0 up to block 10, norms folded, half precision."""
 
 IMAGENET_MEAN: Final = (127 / 255, 127 / 255, 127 / 255)
@@ -133,7 +133,7 @@ class EfficientNetLite(nn.Module):
             raise UsageError(
                 f"EfficientNet-Lite{variant} has the blocks 0 to {len(blocks) - 1}, and block {last_block} was asked for"
             )
-        self.blocks = nn.ModuleList(blocks if last_block is None else blocks[: last_block + 1])
+        self.blocks = nn.Sequential(*(blocks if last_block is None else blocks[: last_block + 1]))
 
     def features(self, pixels: Tensor, blocks: Iterable[int]) -> list[Tensor]:
         """Outputs of ``blocks``, in ascending order; nothing after the last of them is computed.
