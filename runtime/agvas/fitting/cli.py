@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from agvas_core.contract.command_line import printable
+from agvas_core.contract.command_line import DECISION, INPUT, MODEL, OUTPUT, SPEED, printable
 from agvas_core.contract.errors import EXIT_NOT_KEPT, UsageError
 
 __all__ = ["fit"]
@@ -14,47 +14,68 @@ __all__ = ["fit"]
 
 def fit(
     good: Annotated[list[str], typer.Argument(metavar="GOOD...", help="Images of good parts: files, folders, globs in quotes.")],
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="PRODUCT", help="Folder of the product.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="PRODUCT", help="Folder of the product.", rich_help_panel=OUTPUT)],
     bad: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Images of defective parts, masks optional; they are judged and reported."),
+        typer.Option(
+            metavar="DIR", help="Images of defective parts, masks optional; they are judged and reported.", rich_help_panel=INPUT
+        ),
     ] = None,
     review: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Folder of agvas review --out: its good images join, its bad ones are judged."),
+        typer.Option(
+            metavar="DIR",
+            help="Folder of agvas review --out: its good images join, its bad ones are judged.",
+            rich_help_panel=INPUT,
+        ),
     ] = None,
     add: Annotated[
-        bool, typer.Option("--add", help="PRODUCT is there already; these good images join it, without starting over.")
+        bool,
+        typer.Option(
+            "--add", help="PRODUCT is there already; these good images join it, without starting over.", rich_help_panel=OUTPUT
+        ),
     ] = False,
     max_false_reject: Annotated[
         float | None,
         typer.Option(
             metavar="SHARE",
             help="Good parts that may be rejected, 0.01 is one in 100; the threshold is set as low as that allows.",
+            rich_help_panel=DECISION,
         ),
     ] = None,
-    model: Annotated[str, typer.Option(metavar="NAME|FOLDER", help="The model to start from.")] = "nano",
-    name: Annotated[str | None, typer.Option(help="Of the product; the folder's by default.")] = None,
+    model: Annotated[str, typer.Option(metavar="NAME|FOLDER", help="The model to start from.", rich_help_panel=MODEL)] = "nano",
+    name: Annotated[str | None, typer.Option(help="Of the product; the folder's by default.", rich_help_panel=OUTPUT)] = None,
     mm_per_px: Annotated[
-        float | None, typer.Option(metavar="MM", help="Size of a pixel, so that sizes of defects are said in millimetres.")
+        float | None,
+        typer.Option(
+            metavar="MM", help="Size of a pixel, so that sizes of defects are said in millimetres.", rich_help_panel=DECISION
+        ),
     ] = None,
     size: Annotated[
         int | None,
         typer.Option(
             metavar="PX",
             help="Side of the image that is compared with the references; larger sees finer defects and takes longer.",
+            rich_help_panel=MODEL,
         ),
     ] = None,
     bits: Annotated[
-        int | None, typer.Option(min=9, max=16, metavar="N", help="Bits that 16-bit images use, 12 say; 16 by default.")
+        int | None,
+        typer.Option(
+            min=9, max=16, metavar="N", help="Bits that 16-bit images use, 12 say; 16 by default.", rich_help_panel=INPUT
+        ),
     ] = None,
     max_images: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Of more good images, so many evenly spaced are used.")
+        int, typer.Option(min=1, metavar="N", help="Of more good images, so many evenly spaced are used.", rich_help_panel=INPUT)
     ] = 500,
-    threads: Annotated[int | None, typer.Option(min=1, metavar="N", help="CPU threads; all cores by default.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of everything drawn at random.")] = 0,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but warnings and errors.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say where the time went.")] = False,
+    threads: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="CPU threads; all cores by default.", rich_help_panel=SPEED)
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of everything drawn at random.", rich_help_panel=MODEL)] = 0,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Print nothing but warnings and errors.", rich_help_panel=OUTPUT)
+    ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say where the time went.", rich_help_panel=OUTPUT)] = False,
 ) -> None:
     """Makes a product of images of good parts: 10 are enough to begin with, thousands are possible.
 
@@ -62,14 +83,6 @@ def fit(
 
     Exit codes: 0 fine, 2 usage, 3 environment (model, disk), 4 the product is written, but --max-false-reject cannot be promised with so many
     images, or more than a tenth of them was left out.
-
-    Examples:
-
-      agvas fit good/ -o bracket
-
-      agvas fit good/ -o bracket --bad defective/ --max-false-reject 0.02
-
-      agvas fit more/ -o bracket --add
     """
     if quiet and verbose:
         raise UsageError("both --quiet and --verbose are given: leave one out")
