@@ -339,7 +339,7 @@ def test_a_killed_camera_leaves_a_gap_in_the_ledger_and_no_frame_that_was_never_
     from unplug_camera import unplug
 
     sys.path.remove(str(SCRIPTS))
-    found = unplug(tmp_path, kind, times=2, seed=1)
+    found = unplug(tmp_path, kind, times=2, seed=1, port=free_port())
     assert found["gaps_in_ledger"] == 2 and found["parts"] > 0
     assert (found["invented"], found["twice"], found["faults"]) == (0, 0, [])
 
