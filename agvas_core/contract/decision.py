@@ -14,11 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from agvas_core.contract.defaults import BALANCED, STRICT
 from agvas_core.contract.errors import UsageError
 
 __all__ = ["BALANCED", "STRICT", "Candidates", "Decision", "OperatingPoint", "anomaly_mask", "find_candidates"]
-
-BALANCED, STRICT = "balanced", "strict"
 
 _FLAT = ("threshold", "min_area_fraction")  # what a decision of schema 1 had in place of operating points
 

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from agvas_core import __version__
+from agvas_core.contract.command_line import DECISION, INPUT, MODEL, OUTPUT, SPEED
 from agvas_core.contract.decision import STRICT
 from agvas_core.contract.errors import OutputError, UsageError
 from agvas_core.evaluation.cross_check import available
@@ -32,36 +33,79 @@ __all__ = ["evaluate"]
 
 
 def evaluate(
-    data: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of a set, or of several sets.")] = None,
-    model: Annotated[str | None, typer.Option(metavar="NAME|BUNDLE", help="A bundled model, or the folder of a bundle.")] = None,
-    predictions: Annotated[Path | None, typer.Option(metavar="DIR", help="Score maps to be scored in place of a model.")] = None,
-    only: Annotated[str | None, typer.Option("--set", metavar="NAME", help="The set of this name alone.")] = None,
-    layout: Annotated[str | None, typer.Option(help="Folder layout; found out by default.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder of a set, or of several sets.", rich_help_panel=INPUT)
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(metavar="NAME|BUNDLE", help="A bundled model, or the folder of a bundle.", rich_help_panel=MODEL)
+    ] = None,
+    predictions: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Score maps to be scored in place of a model.", rich_help_panel=INPUT)
+    ] = None,
+    only: Annotated[
+        str | None, typer.Option("--set", metavar="NAME", help="The set of this name alone.", rich_help_panel=INPUT)
+    ] = None,
+    layout: Annotated[str | None, typer.Option(help="Folder layout; found out by default.", rich_help_panel=INPUT)] = None,
     protocol: Annotated[
-        str, typer.Option(help="native, paper, resized-256 or resized-518-smoothed: resolution, smoothing and whose mask.")
+        str,
+        typer.Option(
+            help="native, paper, resized-256 or resized-518-smoothed: resolution, smoothing and whose mask.",
+            rich_help_panel=DECISION,
+        ),
     ] = "native",
     threshold: Annotated[
-        float | None, typer.Option(help="Pixels above it are the mask; the model's own mask by default.")
+        float | None,
+        typer.Option(help="Pixels above it are the mask; the model's own mask by default.", rich_help_panel=DECISION),
     ] = None,
     strict: Annotated[
-        bool, typer.Option("--strict", help="The model's strict operating point in place of the balanced one.")
+        bool,
+        typer.Option(
+            "--strict", help="The model's strict operating point in place of the balanced one.", rich_help_panel=DECISION
+        ),
     ] = False,
-    prompt: Annotated[str | None, typer.Option(help="What to look for, in place of the model's own words.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="At most N images of each kind.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Which images --limit takes, or --grounding draws.")] = 0,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Results; a later call goes on from here.")] = Path("runs/eval"),
-    jobs: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Processes. All cores for --predictions; 1, on all cores, for --model.")
+    prompt: Annotated[
+        str | None, typer.Option(help="What to look for, in place of the model's own words.", rich_help_panel=MODEL)
     ] = None,
-    cross_check: Annotated[bool, typer.Option("--cross-check", help="Recompute with scikit-learn and torchmetrics.")] = False,
-    beside_paper: Annotated[bool, typer.Option("--beside-paper", help="Print the paper's figures below ours.")] = False,
-    skip_unusable: Annotated[bool, typer.Option("--skip-unusable", help="Leave out images that cannot be scored.")] = False,
-    grounding: Annotated[
-        bool, typer.Option("--grounding", help="Measure on generated images whether words matter; needs no --data.")
+    limit: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="At most N images of each kind.", rich_help_panel=INPUT)
+    ] = None,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Which images --limit takes, or --grounding draws.", rich_help_panel=INPUT)
+    ] = 0,
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", help="Results; a later call goes on from here.", rich_help_panel=OUTPUT)
+    ] = Path("runs/eval"),
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Processes. All cores for --predictions; 1, on all cores, for --model.",
+            rich_help_panel=SPEED,
+        ),
+    ] = None,
+    cross_check: Annotated[
+        bool, typer.Option("--cross-check", help="Recompute with scikit-learn and torchmetrics.", rich_help_panel=OUTPUT)
     ] = False,
-    images: Annotated[int, typer.Option(min=1, metavar="N", help="How many images of each task --grounding draws.")] = 200,
-    predictor: Annotated[str, typer.Option(help="Who opens --model; an entry point of group agvas.predictors.")] = "bundle",
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no table.")] = False,
+    beside_paper: Annotated[
+        bool, typer.Option("--beside-paper", help="Print the paper's figures below ours.", rich_help_panel=OUTPUT)
+    ] = False,
+    skip_unusable: Annotated[
+        bool, typer.Option("--skip-unusable", help="Leave out images that cannot be scored.", rich_help_panel=INPUT)
+    ] = False,
+    grounding: Annotated[
+        bool,
+        typer.Option(
+            "--grounding", help="Measure on generated images whether words matter; needs no --data.", rich_help_panel=INPUT
+        ),
+    ] = False,
+    images: Annotated[
+        int, typer.Option(min=1, metavar="N", help="How many images of each task --grounding draws.", rich_help_panel=INPUT)
+    ] = 200,
+    predictor: Annotated[
+        str, typer.Option(help="Who opens --model; an entry point of group agvas.predictors.", rich_help_panel=MODEL)
+    ] = "bundle",
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no table.", rich_help_panel=OUTPUT)] = False,
 ) -> None:
     """Score a model or score maps on sets with masks: AP, F1-Max, IoU, AUROC, AUPRO per category and mean."""
     if grounding:

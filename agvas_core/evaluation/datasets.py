@@ -9,7 +9,7 @@ from typing import Final, Protocol, cast
 from agvas_core.contract.errors import UsageError
 from agvas_core.evaluation.item import DataSet, Item
 from agvas_core.evaluation.layouts import btad, cvc, isic, ksdd2, meta, mvtec, review, rsdd, visa
-from agvas_core.files.pairing import folders
+from agvas_core.files import folders
 
 __all__ = ["LAYOUT_NAMES", "find_sets", "limited"]
 

@@ -13,15 +13,37 @@ from numpy.typing import NDArray
 from agvas_core.contract.durable import write_whole
 from agvas_core.contract.errors import ImageError
 from agvas_core.contract.manifest import sha256_of
-from agvas_core.evaluation.item import Item
+from agvas_core.evaluation.item import Item, read_truth
 from agvas_core.evaluation.metrics import iou
-from agvas_core.evaluation.outlines import outline
 from agvas_core.evaluation.predictor import MapSource
 from agvas_core.evaluation.protocol import Protocol
 from agvas_core.evaluation.runs import make_run, save_run
-from agvas_core.evaluation.truth import read_truth
 
-__all__ = ["ImageRecord", "ImageScorer", "Unusable"]
+__all__ = ["UNITS", "ImageRecord", "ImageScorer", "Unusable", "outline"]
+
+
+# The outline of a mask as an SVG path, small enough to keep one for every image.
+
+
+UNITS = 1000  # the longer side of the image, in units of the path
+MAX_CONTOURS = 60  # the longest ones; a mask of noise has thousands
+STEP_UNITS = 2.0  # corners closer than this to the line are left out
+
+
+def outline(mask: NDArray[np.bool_]) -> str:
+    """``M1 2L3 4Z...`` for a mask bool [H, W]; empty for an empty one."""
+    if not mask.any():
+        return ""
+    contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    scale = UNITS / max(mask.shape)
+    parts = []
+    for contour in sorted(contours, key=len, reverse=True)[:MAX_CONTOURS]:
+        points = (contour.reshape(-1, 2).astype(np.float32) + 0.5) * scale
+        if len(points) > 3:
+            points = np.asarray(cv2.approxPolyDP(points, STEP_UNITS, True), np.float32).reshape(-1, 2)
+        parts.append("M" + "L".join(f"{x:.0f} {y:.0f}" for x, y in points) + "Z")
+    return "".join(parts)
+
 
 VERSION = 1  # of what is computed here; raise it when old records would be wrong
 

@@ -3,9 +3,14 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from agvas_core.files.picture import MaskLevel
+import cv2
+import numpy as np
+from numpy.typing import NDArray
 
-__all__ = ["DataSet", "Item"]
+from agvas_core.contract.errors import ImageError
+from agvas_core.files import MaskLevel, binary, decoded
+
+__all__ = ["DataSet", "Item", "examine", "read_truth"]
 
 
 @dataclass(frozen=True)
@@ -32,3 +37,38 @@ class DataSet:
     layout: str
     root: Path
     items: tuple[Item, ...]
+
+
+# Reading an item's truth, and refusing what cannot be scored against.
+
+
+def examine(item: Item) -> str | None:
+    """Why an item cannot be scored, None where it can: reads everything once, before hours of work depend on it."""
+    try:
+        read_truth(item)
+    except ImageError as error:
+        return str(error)
+    return None
+
+
+def read_truth(item: Item) -> NDArray[np.bool_]:
+    """What is anomalous in an image, bool [H, W] at the image's own resolution.
+
+    Raises:
+        ImageError: image or mask is missing or cannot be decoded, their sizes differ, or the mask of an anomalous image is empty.
+    """
+    # In colour, so that OpenCV turns it upright by its EXIF orientation, as the runtime does.
+    image = decoded(item.image_path, cv2.IMREAD_COLOR, item.name)
+    if not item.anomalous:
+        return np.zeros(image.shape[:2], bool)
+    if item.mask_path is None:
+        raise ImageError(f"{item.name} is anomalous ({item.specie}) and has no mask")
+    raw = decoded(item.mask_path, cv2.IMREAD_UNCHANGED, item.name)
+    if raw.shape[:2] != image.shape[:2]:
+        raise ImageError(
+            f"{item.name} is {image.shape[1]}x{image.shape[0]} px, its mask {item.mask_path.name} {raw.shape[1]}x{raw.shape[0]}"
+        )
+    mask = binary(raw, item.mask_level)
+    if not mask.any():
+        raise ImageError(f"{item.name} is anomalous ({item.specie}) and its mask {item.mask_path.name} is empty")
+    return mask

@@ -1,18 +1,170 @@
 """The result as one HTML file that opens from disk: tables, curves, the worst and the best images, failures by kind and size."""
 
+import base64
 import html
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from importlib import resources
+from typing import Any, Final
 
-from agvas_core.evaluation.failures import by_kind, by_size, worst_and_best
-from agvas_core.evaluation.image_score import ImageRecord
-from agvas_core.evaluation.metrics import METRICS
-from agvas_core.evaluation.page_figure import curve_figure, picture
-from agvas_core.evaluation.paper import source
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from agvas_core.evaluation.image_score import UNITS, ImageRecord
+from agvas_core.evaluation.metrics import METRICS, mean_of
 from agvas_core.evaluation.result import CategoryResult, Evaluation, SetResult
-from agvas_core.evaluation.tables import Row, percent
+from agvas_core.evaluation.tables import Row, percent, source
 
-__all__ = ["document", "render_page"]
+__all__ = [
+    "SIZES",
+    "KindRow",
+    "SizeRow",
+    "by_kind",
+    "by_size",
+    "curve_figure",
+    "document",
+    "overlaid",
+    "picture",
+    "render_page",
+    "worst_and_best",
+]
+
+
+# Pictures and curves of the page, as inline SVG.
+
+
+THUMBNAIL_PX = 260
+JPEG_QUALITY = 78
+CURVE_PX = 220
+
+
+def picture(record: ImageRecord) -> str:
+    """The image, small, with the outlines of truth and prediction over it."""
+    image = cv2.imdecode(np.fromfile(record.image_path, np.uint8), cv2.IMREAD_COLOR)
+    assert image is not None, f"{record.image_path} was scored a moment ago, and is gone"
+    # The image fills the box: under a protocol that resizes to a square it is as distorted as what was scored.
+    return overlaid(image, [("truth", record.truth_outline), ("mask", record.mask_outline)], record.size)
+
+
+def overlaid(image: NDArray[Any], outlines: Sequence[tuple[str, str]], size: tuple[int, int] | None = None) -> str:
+    """An image, small, with outlines over it.
+
+    Args:
+        image: uint8 BGR [H, W, 3].
+        outlines: class and path of each; empty ones are left out.
+        size: height and width that the paths were made at; the image's own by default.
+    """
+    height, width = image.shape[:2] if size is None else size
+    scale = UNITS / max(height, width)
+    box = f"0 0 {width * scale:.0f} {height * scale:.0f}"
+    lines = "".join(f'<path class="{name}" d="{path}"/>' for name, path in outlines if path)
+    shown = f'<image href="{_thumbnail(image)}" width="100%" height="100%" preserveAspectRatio="none"/>'
+    return f'<svg viewBox="{box}">{shown}{lines}</svg>'
+
+
+def curve_figure(curve: Sequence[tuple[float, float]], ap: float | None) -> str:
+    """Precision over recall; nothing where there is no curve."""
+    if not curve or ap is None:
+        return ""
+    px, edge = CURVE_PX, 24
+    points = [(0.0, curve[0][1]), *curve]
+    line = " ".join(f"{edge + recall * px:.1f},{4 + (1 - precision) * px:.1f}" for recall, precision in points)
+    grid = "".join(
+        f'<path class="grid" d="M{edge} {4 + share * px:.0f}h{px}M{edge + share * px:.0f} 4v{px}"/>'
+        for share in (0, 0.25, 0.5, 0.75, 1)
+    )
+    words = (
+        f'<text x="{edge + px / 2}" y="{px + 22}" text-anchor="middle">recall</text>'
+        f'<text transform="translate(12 {4 + px / 2}) rotate(-90)" text-anchor="middle">precision</text>'
+        f'<text x="{edge + px - 6}" y="20" text-anchor="end">AP {100 * ap:.1f}</text>'
+    )
+    size = f'viewBox="0 0 {px + edge + 6} {px + 28}" width="{px + edge + 6}"'
+    return f'<svg class="curve" {size} role="img">{grid}<polyline points="{line}"/>{words}</svg>'
+
+
+def _thumbnail(image: NDArray[Any]) -> str:
+    scale = min(1.0, THUMBNAIL_PX / max(image.shape[:2]))
+    size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
+    small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    data = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1]
+    return "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode("ascii")
+
+
+# What was missed, by kind and by size; what good images were flagged.
+
+
+SIZES: Final = (("under 0.05 %", 0.0005), ("0.05 to 0.5 %", 0.005), ("0.5 to 5 %", 0.05), ("over 5 %", 1.0))
+"""Area of a region as a share of its image: name and upper bound."""
+
+
+@dataclass(frozen=True)
+class KindRow:
+    """Images of one kind."""
+
+    specie: str
+    anomalous: bool
+    images: int
+    missed: int
+    """Anomalous: mask and truth have no pixel in common. Good: the mask is not empty."""
+    iou: float | None
+
+
+@dataclass(frozen=True)
+class SizeRow:
+    """Connected regions of one size."""
+
+    size: str
+    regions: int
+    found: int
+    """Those that the mask touches."""
+
+
+def by_kind(records: Iterable[ImageRecord]) -> list[KindRow]:
+    """One row per kind, the good images last."""
+    kinds: dict[tuple[bool, str], list[ImageRecord]] = defaultdict(list)
+    for record in records:
+        kinds[not record.anomalous, record.specie].append(record)
+    return [
+        KindRow(specie, not good, len(some), sum(_failed(one) for one in some), mean_of(one.iou for one in some))
+        for (good, specie), some in sorted(kinds.items())
+    ]
+
+
+def by_size(records: Iterable[ImageRecord]) -> list[SizeRow]:
+    """One row per size of region."""
+    regions = [0] * len(SIZES)
+    found = [0] * len(SIZES)
+    for record in records:
+        for area, hit in record.regions:
+            share = area / (record.size[0] * record.size[1])
+            place = next(index for index, (_, bound) in enumerate(SIZES) if share < bound or index == len(SIZES) - 1)
+            regions[place] += 1
+            found[place] += hit
+    return [SizeRow(name, regions[index], found[index]) for index, (name, _) in enumerate(SIZES)]
+
+
+def worst_and_best(records: Iterable[ImageRecord], count: int) -> tuple[list[ImageRecord], list[ImageRecord]]:
+    """The images with the lowest and the highest IoU; a good image counts by its mask: none is best, the larger the worse."""
+    ordered = sorted(records, key=_merit)
+    count = min(count, (len(ordered) + 1) // 2)  # of a handful, half are the worst and half the best
+    anomalous = [record for record in ordered if record.anomalous]
+    best = list(reversed(anomalous or ordered))[:count]  # good images with an empty mask have nothing to show
+    chosen = {record.key for record in best}
+    return [record for record in ordered if record.key not in chosen][:count], best
+
+
+def _failed(record: ImageRecord) -> bool:
+    return record.iou == 0 if record.anomalous else record.mask_px > 0
+
+
+def _merit(record: ImageRecord) -> tuple[float, float, str]:
+    height, width = record.size
+    if record.anomalous:
+        return (record.iou or 0.0, -record.truth_px / (height * width), record.name)
+    return (1.0 if record.mask_px == 0 else 0.0, -record.mask_px / (height * width), record.name)
+
 
 PICTURES = 6  # worst, and as many of the best; per category
 MANY = 20  # categories beyond which there are fewer

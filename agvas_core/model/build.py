@@ -18,21 +18,19 @@ from transformers import (
     SiglipVisionConfig,
 )
 
-from agvas_core.contract.anchors import ANCHOR_TOKENS, Anchor
 from agvas_core.contract.errors import UsageError
-from agvas_core.contract.prompts import QWEN_CHAT, VICUNA_CHAT, ChatFormat
+from agvas_core.contract.prompts import ANCHOR_TOKENS, QWEN_CHAT, VICUNA_CHAT, Anchor, ChatFormat
 from agvas_core.contract.validation import did_you_mean
-from agvas_core.model.agmd import Agmd
+from agvas_core.model.agmd import Agmd, TokenRefiner
 from agvas_core.model.agvas import AgVas
 from agvas_core.model.config import LmmConfig, ModelConfig, PixelConfig
-from agvas_core.model.encoders import LinearP, Normalize, PixelEncoder, SemanticEncoder
+from agvas_core.model.encoders.encoders import LinearP, Normalize, PixelEncoder, SemanticEncoder
+from agvas_core.model.encoders.nano import NanoEncoder
+from agvas_core.model.encoders.sam import SamImageEncoder
+from agvas_core.model.encoders.vit import VIT_FAMILIES, VitEncoder
 from agvas_core.model.lmm import Lmm
-from agvas_core.model.nano_encoder import NanoEncoder
-from agvas_core.model.refiner import TokenRefiner
 from agvas_core.model.sam_decoder import SamMaskDecoder
-from agvas_core.model.sam_encoder import SamImageEncoder
 from agvas_core.model.spam import Spam
-from agvas_core.model.vit_encoder import VIT_FAMILIES, VitEncoder
 
 __all__ = [
     "TEXT_CONFIGS",

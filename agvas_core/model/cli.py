@@ -16,11 +16,11 @@ def model(
 ) -> None:
     """Show the parts of a model: parameters, which of them are trained, views, tokens. Weights are not loaded."""
     from agvas_core.model.build import build_model, visual_tokens
-    from agvas_core.model.checkpoint import read_config
     from agvas_core.model.config import load_preset
     from agvas_core.model.inventory import inventory
-    from agvas_core.model.pretrained_config import resolve_config
-    from agvas_core.model.trained import make_trainable
+    from agvas_core.model.weights.checkpoint import read_config
+    from agvas_core.model.weights.pretrained_config import resolve_config
+    from agvas_core.model.weights.trained import make_trainable
 
     config = read_config(Path(name)) if Path(name).is_dir() else resolve_config(load_preset(name)["model"])
     built = build_model(config, device="meta")

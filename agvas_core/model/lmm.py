@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Lmm", "LmmOutput", "find_anchors"]
+__all__ = ["Lmm", "LmmOutput", "acceptance", "find_anchors"]
 
 
 class LmmOutput(NamedTuple):
@@ -96,3 +96,23 @@ class Lmm(nn.Module):
     def anchor_states(hidden: Tensor, positions: Tensor) -> Tensor:
         """Hidden [B, L, D] at positions [B, 3] -> [B, 3, D]."""
         return hidden.gather(1, positions[..., None].expand(-1, -1, hidden.shape[-1]))
+
+
+# Does the language model answer or refuse (paper 3.1, rejection)? Read from one prefill, without decoding.
+#
+# Direct mode appends the fixed answer, so a model that would rather refuse is not heard. Its opinion stands at the position that predicts
+# the answer's first token: the probability of that token against the refusal's.
+
+
+def acceptance(text_logits: Tensor, answer_start: Tensor, accept_id: int, refuse_id: int) -> Tensor:
+    """P(answers) of the two openings, float [B] in 0..1.
+
+    Args:
+        text_logits: [B, L, V].
+        answer_start: int64 [B], the position of the answer's first token, 1 at least.
+        accept_id: the first token of the fixed answer.
+        refuse_id: the first token of the refusal.
+    """
+    rows = torch.arange(len(text_logits), device=text_logits.device)
+    said = text_logits[rows, answer_start - 1].float()  # [B, V]
+    return (said[:, accept_id] - said[:, refuse_id]).sigmoid()

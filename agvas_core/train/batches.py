@@ -12,10 +12,10 @@ from torch.utils.data import Dataset
 
 from agvas_core.contract.preprocess import make_view
 from agvas_core.contract.prompts import ANCHORS
-from agvas_core.data.captions import GROUPS, group_of
-from agvas_core.data.dialogue import Dialogue, make_dialogues
-from agvas_core.data.sample import PLACES, SIZES, TONES, Sample, cropped
-from agvas_core.data.synthesis import synthesize
+from agvas_core.data.synthetic.captions import GROUPS, group_of
+from agvas_core.data.synthetic.dialogue import Dialogue, make_dialogues
+from agvas_core.data.synthetic.sample import PLACES, SIZES, TONES, Sample, cropped
+from agvas_core.data.synthetic.synthesis import synthesize
 from agvas_core.model.build import chat_format, named_anchors, visual_tokens
 from agvas_core.model.config import ModelConfig
 from agvas_core.model.losses import IGNORED_TARGET

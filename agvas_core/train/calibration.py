@@ -23,15 +23,15 @@ import torch
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from agvas_core.contract.anchors import Anchor
 from agvas_core.contract.decision import BALANCED, STRICT, Decision
 from agvas_core.contract.errors import UsageError
 from agvas_core.contract.preprocess import scaled_views
-from agvas_core.data.synthesis import synthesize
+from agvas_core.contract.prompts import Anchor
+from agvas_core.data.synthetic.synthesis import synthesize
 from agvas_core.model.agvas import AgVas
-from agvas_core.model.checkpoint import TRAINING, WEIGHTS, Checkpoint, save_checkpoint
 from agvas_core.model.config import ModelConfig
 from agvas_core.model.fusion import anomaly_probability
+from agvas_core.model.weights.checkpoint import TRAINING, WEIGHTS, Checkpoint, save_checkpoint
 from agvas_core.train.config import CalibrationConfig, TrainConfig
 from agvas_core.train.sight import Sight, as_logits
 from agvas_core.train.state import flat

@@ -5,8 +5,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from agvas_core.contract.validation import validated
-from agvas_core.data.dialogue import Task
-from agvas_core.data.spec import DEFAULT_SPEC, SynthesisSpec
+from agvas_core.data.synthetic.dialogue import Task
+from agvas_core.data.synthetic.synthesis import DEFAULT_SPEC, SynthesisSpec
 from agvas_core.model.losses import SegmentationWeights
 
 __all__ = ["CalibrationConfig", "Cut", "LossConfig", "Phase", "TrainConfig", "parse_train_config"]

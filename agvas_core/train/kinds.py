@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from agvas_core.contract.anchors import Anchor
-from agvas_core.data.captions import GROUPS
-from agvas_core.data.sample import PLACES, SIZES, TONES
+from agvas_core.contract.prompts import Anchor
+from agvas_core.data.synthetic.captions import GROUPS
+from agvas_core.data.synthetic.sample import PLACES, SIZES, TONES
 from agvas_core.model.agvas import AgVasOutput
 from agvas_core.model.losses import IGNORED_TARGET
 from agvas_core.train.batches import Batch

@@ -16,12 +16,12 @@ from torch.utils.data import DataLoader
 from agvas_core import __version__
 from agvas_core.contract.errors import SetupError, UsageError
 from agvas_core.contract.manifest import sha256_of
-from agvas_core.data.tokenizer import train_tokenizer
+from agvas_core.data.synthetic.tokenizer import train_tokenizer
 from agvas_core.model.agvas import AgVas
 from agvas_core.model.build import build_model
-from agvas_core.model.checkpoint import WEIGHTS, Checkpoint, save_checkpoint, unique
 from agvas_core.model.config import ModelConfig
 from agvas_core.model.losses import segmentation_loss, text_loss, total_loss
+from agvas_core.model.weights.checkpoint import WEIGHTS, Checkpoint, save_checkpoint, unique
 from agvas_core.train.batches import Batch, SyntheticBatches
 from agvas_core.train.calibration import Calibration, calibrate
 from agvas_core.train.config import LossConfig, TrainConfig

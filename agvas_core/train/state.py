@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from agvas_core.contract.errors import UsageError
-from agvas_core.model.checkpoint import unique
+from agvas_core.model.weights.checkpoint import unique
 
 __all__ = ["load_state", "save_state"]
 

@@ -1,9 +1,11 @@
-"""Checkpoint -> bundle folder: three graphs, tokenizer, manifest with the hash of every file.
+"""Checkpoint -> bundle folder: three graphs and that of the references, tokenizer, manifest with the hash of every file.
 
 The folder appears whole or not at all: everything is written into a sibling and verified there, then renamed.
 """
 
+import json
 import os
+import platform
 import re
 import shutil
 import tempfile
@@ -11,29 +13,73 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
-from agvas_core.contract.anchors import ANCHOR_TOKENS
+from agvas_core import __version__
 from agvas_core.contract.errors import BundleError, OutputError, SetupError, UsageError
 from agvas_core.contract.lmm_folder import IN_BUNDLE
 from agvas_core.contract.manifest import Manifest, Precision, PromptSpec, read_version, sha256_of, write_manifest
-from agvas_core.contract.prompts import ANCHORS, FIXED_ANSWER
+from agvas_core.contract.prompts import ANCHOR_TOKENS, ANCHORS, FIXED_ANSWER
 from agvas_core.model.build import chat_format, named_anchors, visual_tokens
-from agvas_core.model.checkpoint import WEIGHTS, Checkpoint, find_checkpoint
 from agvas_core.model.config import ModelConfig
-from agvas_core.model.trained import merge
+from agvas_core.model.weights.checkpoint import BASE, WEIGHTS, Checkpoint, find_checkpoint
+from agvas_core.model.weights.trained import merge
 from agvas_export.graphs import export_joint
 from agvas_export.joints import make_joints
 from agvas_export.parity import Parity, compare
 from agvas_export.precision import in_precision
-from agvas_export.provenance import provenance_of
 from agvas_export.reference import encode, words
+from agvas_export.references import export_references
 from agvas_export.source import TORCH_FOLDER, checkpoint_files, read_checkpoint
 from agvas_export.streaming import STREAMED_BYTES, LmmWeights, can_stream, read_without_lmm
 from agvas_export.vllm_folder import write_vllm_folder
 
-__all__ = ["LMM_FORMS", "Exported", "Form", "export_bundle"]
+__all__ = ["LMM_FORMS", "Exported", "Form", "export_bundle", "provenance_of"]
+
+
+# Where a bundle's weights come from, what made its graphs, and under which licences they stand.
+
+
+VERSIONED = ("torch", "transformers", "onnx", "onnxscript", "onnxruntime", "tokenizers", "numpy")
+
+
+def provenance_of(source: Checkpoint, sha256: str) -> dict[str, Any]:
+    """Where the weights come from and what made the graphs: base models, digest, training, versions, licences."""
+    training = source.training
+    recipe = training.get("train", {})
+    from_scratch = "all" in source.config.trained
+    return {
+        "checkpoint": {"name": source.folder.resolve().name, "sha256": sha256},
+        "base": base_of(source),
+        "model": source.config.model_dump(mode="json"),
+        "training": {key: training[key] for key in ("agvas", "torch", "step", "steps", "images") if key in training}
+        | {"seed": recipe.get("seed"), "config": recipe},
+        "versions": {"agvas": __version__, "python": platform.python_version()} | {name: version(name) for name in VERSIONED},
+        "licence": {
+            "software": "Apache-2.0",
+            # Procedural images only: no one else's rights are in the weights.
+            "weights": training.get("licence")
+            or ("Apache-2.0" if from_scratch else "those of the base model and of the training data; see training"),
+        },
+    }
+
+
+def base_of(source: Checkpoint) -> dict[str, dict[str, str]]:
+    """What training started from, by part: its name (of a folder only the last part: paths are nobody's business) and its digest."""
+    path = source.folder / BASE
+    told: dict[str, dict[str, str]] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if not told:
+        parts = {"lmm": source.config.lmm.pretrained, "pixel": source.config.pixel.pretrained, "checkpoint": source.config.base}
+        told = {part: {"name": name} for part, name in parts.items() if name is not None}
+    return {part: facts | {"name": public_name(facts["name"])} for part, facts in told.items()}
+
+
+def public_name(name: str) -> str:
+    """A hub id as it is; of a path its last part."""
+    return Path(name).name if Path(name).exists() or Path(name).is_absolute() else name
+
 
 LMM_FORMS: Final = ("onnx", "vllm", "torch")
 DTYPE_NAMES: Final[dict[Precision, Literal["float32", "float16", "bfloat16"]]] = {
@@ -57,6 +103,8 @@ class Form:
     """Views that the graphs take together at most; 1 makes the batch a constant."""
     stream: bool | None = None
     """Whether the language model's weights go from file to file, one tensor at a time; where None, above ``STREAMED_BYTES`` of weights."""
+    references: bool = True
+    """Whether there is a graph that compares an image with good ones (``agvas fit`` needs it)."""
 
     def check(self) -> None:
         """Raises UsageError where it cannot be meant."""
@@ -115,8 +163,11 @@ def export_bundle(
     with written_whole(out, overwrite) as folder:
         write_lmm_forms(form, source, sha256, prompt, weights, folder, progress)
         merge(source.model)  # whose adapters are beside their layers where vLLM has them apart
-        specs = {}
+        specs, references = {}, None
         for joint in make_joints(source.model, source.config, form.max_batch):
+            if joint.name == "vision" and form.references:
+                progress("exporting the references graph")
+                references = export_references(source.config, joint, folder)
             if joint.name != "lmm" or "onnx" in form.lmm:
                 progress(f"exporting the {joint.name} graph")
                 fill = weights.fill if weights is not None and joint.name == "lmm" else None
@@ -131,11 +182,12 @@ def export_bundle(
             scales=source.config.scales,
             prompt=prompt,
             **specs,
+            references=None if references is None else references.spec,
             decision=source.config.decision,
             tiling=source.config.tiling,
             precision=form.precision,
             max_batch=form.max_batch,
-            provenance=provenance_of(source, sha256),
+            provenance=provenance_of(source, sha256) | ({} if references is None else {"references": references.provenance}),
             files={},
         )
         parity = None

@@ -14,8 +14,8 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 from agvas_core.model.agvas import AgVas
 from agvas_core.model.config import ModelConfig
-from agvas_core.model.folding import fold_linear_p
 from agvas_core.model.lmm import Lmm
+from agvas_core.model.spam import fold_linear_p
 
 __all__ = ["Axis", "DecoderJoint", "Joint", "LmmJoint", "VisionJoint", "make_joints", "past_shape"]
 

@@ -1,25 +1,56 @@
 """Does the bundle give the model's own answer? Joint by joint, one word on from there, and along the whole path."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import onnx
 import onnxruntime as ort
 import torch
 from numpy.typing import NDArray
+from onnx import AttributeProto, GraphProto, TensorProto, numpy_helper
 from torch import Tensor
 
+from agvas_core.contract.certificate import TOLERANCES
 from agvas_core.contract.errors import ParityError
 from agvas_core.contract.manifest import GraphSpec, Manifest
-from agvas_core.contract.tolerances import TOLERANCES
-from agvas_core.model.checkpoint import Checkpoint
 from agvas_core.model.fusion import anomaly_probability, binary_mask
+from agvas_core.model.weights.checkpoint import Checkpoint
 from agvas_export.reference import SEED, Words, encode, reference, synthetic_frames, words
-from agvas_export.twin import write_twin
 
-__all__ = ["Comparison", "Graphs", "Parity", "answer_of", "compare", "run_step"]
+__all__ = ["Comparison", "Graphs", "Parity", "answer_of", "compare", "run_step", "write_twin"]
+
+
+# A bfloat16 graph as float32, for machines whose engine has no bfloat16: the same operations on the same rounded weights.
+#
+# What it does not show is the rounding between the operations; only an engine that computes in bfloat16 does.
+
+
+def write_twin(path: Path, folder: Path) -> Path:
+    """Writes the graph in ``path`` with float32 for bfloat16 into ``folder``."""
+    model = onnx.load(path)
+    for tensor in _tensors(model.graph):
+        if tensor.data_type == TensorProto.BFLOAT16:
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype("float32"), tensor.name))
+    for node in model.graph.node:
+        for attribute in node.attribute:
+            if node.op_type == "Cast" and attribute.name == "to" and attribute.i == TensorProto.BFLOAT16:
+                attribute.i = TensorProto.FLOAT
+    del model.graph.value_info[:]
+    out = folder / path.name
+    onnx.save(model, out, save_as_external_data=model.ByteSize() > 1 << 30, location=f"{path.name}.data")
+    return out
+
+
+def _tensors(graph: GraphProto) -> Iterator[TensorProto]:
+    yield from graph.initializer
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.type == AttributeProto.TENSOR:
+                yield attribute.t
+
 
 Array = NDArray[Any]
 
@@ -178,7 +209,7 @@ def compare(folder: Path, manifest: Manifest, checkpoint: Checkpoint) -> Parity:
         candidate=f"onnxruntime {ort.__version__} CPUExecutionProvider"
         + (", graphs rounded to bfloat16 and run in float32" if graphs.is_twin else ""),
         precision=precision,
-        data=f"agvas_core.data.synthesis seed {SEED}",
+        data=f"agvas_core.data.synthetic.synthesis seed {SEED}",
         frames=count,
         comparisons=tuple(comparisons),
         mask_pixels=pixels,

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from agvas_core.contract.manifest import Precision
-from agvas_core.model.encoders import Normalize
-from agvas_core.model.positions import DensePosition
-from agvas_core.model.prior import ImagePrior
-from agvas_core.model.sam_encoder import LayerNorm2d
+from agvas_core.model.encoders.encoders import Normalize
+from agvas_core.model.encoders.positions import DensePosition
+from agvas_core.model.encoders.prior import ImagePrior
+from agvas_core.model.encoders.sam import LayerNorm2d
 from agvas_export.joints import Joint
 
 __all__ = ["DTYPES", "IN_FLOAT32", "in_precision"]

@@ -16,10 +16,10 @@ from agvas_core.contract.errors import ParityError
 from agvas_core.contract.manifest import PromptSpec
 from agvas_core.contract.preprocess import make_view
 from agvas_core.contract.prompts import Mode
-from agvas_core.data.synthesis import synthesize
+from agvas_core.data.synthetic.synthesis import synthesize
 from agvas_core.model.agvas import AgVas
-from agvas_core.model.checkpoint import Checkpoint
 from agvas_core.model.lmm import find_anchors
+from agvas_core.model.weights.checkpoint import Checkpoint
 
 __all__ = ["SEED", "Frames", "Words", "encode", "reference", "synthetic_frames", "words"]
 

@@ -7,7 +7,16 @@ from typing import Any
 
 from agvas_core.contract.errors import SetupError, UsageError
 from agvas_core.contract.manifest import Manifest, sha256_of
-from agvas_core.model.checkpoint import BASE, CONFIG, TOKENIZER, TRAINING, WEIGHTS, Checkpoint, find_checkpoint, load_checkpoint
+from agvas_core.model.weights.checkpoint import (
+    BASE,
+    CONFIG,
+    TOKENIZER,
+    TRAINING,
+    WEIGHTS,
+    Checkpoint,
+    find_checkpoint,
+    load_checkpoint,
+)
 
 __all__ = ["TORCH_FOLDER", "checkpoint_files", "read_checkpoint", "read_reference", "read_training"]
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from agvas_core.contract.errors import SetupError
 from agvas_core.model.agvas import AgVas
 from agvas_core.model.build import build_model
-from agvas_core.model.checkpoint import BASE, TOKENIZER, WEIGHTS, Checkpoint, read_config, read_tokenizer, refuse_misfit
+from agvas_core.model.weights.checkpoint import BASE, TOKENIZER, WEIGHTS, Checkpoint, read_config, read_tokenizer, refuse_misfit
 from agvas_export.source import read_training
 
 __all__ = ["STREAMED_BYTES", "LmmWeights", "can_stream", "read_without_lmm"]

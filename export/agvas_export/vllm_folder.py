@@ -5,8 +5,10 @@ Only the language model goes in: vision and SPAM run outside, and f_s and f_alig
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
+from math import prod
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -31,13 +33,60 @@ from agvas_core.contract.lmm_folder import (
 from agvas_core.contract.manifest import PromptSpec, sha256_of
 from agvas_core.model.agvas import AgVas
 from agvas_core.model.build import TEXT_CONFIGS, visual_tokens
-from agvas_core.model.checkpoint import Checkpoint
 from agvas_core.model.config import LmmConfig, LoraConfig
+from agvas_core.model.weights.checkpoint import Checkpoint
 from agvas_export.reference import encode
-from agvas_export.shards import Stored, write_shards
 from agvas_export.streaming import LmmWeights
 
-__all__ = ["ARCHITECTURE", "write_adapter", "write_vllm_folder"]
+__all__ = ["ARCHITECTURE", "MAX_SHARD_BYTES", "Stored", "write_adapter", "write_shards", "write_vllm_folder"]
+
+
+# Weights in one file, or in several of bounded size with the index that transformers and vLLM read; each tensor is read when it is written.
+
+
+MAX_SHARD_BYTES: Final = 2_000_000_000
+"""Of one file, but for a tensor that is larger by itself; and so of what is held while it is written."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A tensor that lies somewhere, in memory or in a file."""
+
+    shape: tuple[int, ...]
+    read: Callable[[], Tensor]
+
+    @classmethod
+    def held(cls, tensor: Tensor) -> "Stored":
+        """One that is in memory."""
+        return cls(tuple(tensor.shape), lambda: tensor)
+
+
+def write_shards(tensors: Mapping[str, Stored], dtype: torch.dtype, folder: Path) -> None:
+    """Writes them as ``dtype`` in their order: ``model.safetensors``, or ``model-00001-of-00002.safetensors`` and so on."""
+    sizes = {name: prod(tensor.shape) * dtype.itemsize for name, tensor in tensors.items()}
+    shards: list[list[str]] = [[]]
+    room = MAX_SHARD_BYTES
+    for name, size in sizes.items():
+        if size > room and shards[-1]:
+            shards.append([])
+            room = MAX_SHARD_BYTES
+        shards[-1].append(name)
+        room -= size
+    several = len(shards) > 1
+    files = {
+        f"model-{index:05}-of-{len(shards):05}.safetensors" if several else "model.safetensors": names
+        for index, names in enumerate(shards, 1)
+    }
+    for file, names in files.items():
+        save_file({name: tensors[name].read().to(dtype).contiguous() for name in names}, folder / file, metadata={"format": "pt"})
+        (folder / file).chmod(0o644)  # safetensors writes for the owner alone
+    if several:
+        index = {
+            "metadata": {"total_size": sum(sizes.values())},
+            "weight_map": {name: file for file, names in files.items() for name in names},
+        }
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
 
 ARCHITECTURE: Final = "AgvasForConditionalGeneration"
 _DTYPES: Final = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}

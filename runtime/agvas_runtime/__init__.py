@@ -11,13 +11,19 @@ from typing import TYPE_CHECKING
 import agvas_core  # noqa: F401 - before ONNX Runtime, whose reports it turns off
 
 if TYPE_CHECKING:
-    from agvas_runtime.frame import Frame
-    from agvas_runtime.result import Region, Result, Verdict
-    from agvas_runtime.segmenter import Segmenter
+    from agvas_runtime.images.frame import Frame
+    from agvas_runtime.masks.result import Region, Result, Verdict
+    from agvas_runtime.pipeline.segmenter import Segmenter
 
 __all__ = ["Frame", "Region", "Result", "Segmenter", "Verdict"]
 
-_HOMES = {"Frame": "frame", "Region": "result", "Result": "result", "Segmenter": "segmenter", "Verdict": "result"}
+_HOMES = {
+    "Frame": "images.frame",
+    "Region": "masks.result",
+    "Result": "masks.result",
+    "Segmenter": "pipeline.segmenter",
+    "Verdict": "masks.result",
+}
 
 
 def __getattr__(name: str) -> object:

@@ -8,6 +8,7 @@ Nothing in a bundle is opened before every hash of its manifest was compared.
 """
 
 import atexit
+import logging
 import lzma
 import shutil
 import stat
@@ -16,14 +17,27 @@ import zipfile
 import zlib
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
+from agvas_core.contract.certificate import PARITY_NAME, Certificate, read_certificate
 from agvas_core.contract.command_line import missing_package
 from agvas_core.contract.errors import BundleError, UsageError
-from agvas_core.contract.manifest import MANIFEST_NAME, Manifest, TensorSpec, read_manifest, sha256_of, verify_files
+from agvas_core.contract.gpu import Hardware, this_machine
+from agvas_core.contract.manifest import (
+    MANIFEST_NAME,
+    Manifest,
+    ReferencesSpec,
+    TensorSpec,
+    read_manifest,
+    sha256_of,
+    verify_files,
+)
 from agvas_core.contract.validation import nearest
 
-__all__ = ["BUNDLED", "Bundle", "bundled_names", "find_bundle", "load_bundle"]
+__all__ = ["BUNDLED", "Bundle", "Note", "bundled_names", "find_bundle", "load_bundle", "note_on_parity"]
+
 
 BUNDLED = Path(__file__).parent / "bundles"
 
@@ -170,7 +184,80 @@ def _check_joints(folder: Path, manifest: Manifest) -> None:
             continue
         if missing := sorted((inputs - _names(part.inputs)) | (outputs - _names(part.outputs))):
             raise BundleError(f"{folder / MANIFEST_NAME}: the {name} graph lacks {missing[0]}: export the bundle again")
+    if manifest.references is not None:
+        _check_references(folder, manifest, manifest.references)
+
+
+def _check_references(folder: Path, manifest: Manifest, references: ReferencesSpec) -> None:
+    """The graph takes an image of its own view, or what the vision graph takes and gives; tensors are those of ``ReferencesSpec``."""
+    place = f"{folder / MANIFEST_NAME}: the references graph"
+    images = {"reference_image"} if references.view is not None else {"pixel_image", "f_p"}
+    if (given := _names(references.inputs)) != images | {"bank", "colour_weight"}:
+        raise BundleError(
+            f"{place} takes {', '.join(sorted(given))}, not {', '.join(sorted(images))}, bank, colour_weight: export the bundle again"
+        )
+    if (made := _names(references.outputs)) != {"embedding", "deep", "joint"}:
+        raise BundleError(f"{place} gives {', '.join(sorted(made))}, not deep, embedding, joint: export the bundle again")
+    known = {spec.name: spec for spec in (*manifest.vision.inputs, *manifest.vision.outputs)}
+    shapes = {spec.name: spec.shape for spec in (*references.inputs, *references.outputs)}
+    for spec in references.inputs:
+        if spec.name in ("pixel_image", "f_p") and (spec.name not in known or known[spec.name].dtype != spec.dtype):
+            raise BundleError(
+                f"{place} takes {spec.name} as {spec.dtype}, which the vision graph does not have: export the bundle again"
+            )
+    widths = shapes["bank"][-1:], shapes["embedding"][-1:]
+    if widths[0] != widths[1] or not isinstance(widths[0][0], int):
+        raise BundleError(
+            f"{place} has a bank of {widths[0][0]} columns and an embedding of {widths[1][0]}: export the bundle again"
+        )
 
 
 def _names(specs: tuple[TensorSpec, ...]) -> set[str]:
     return {spec.name for spec in specs}
+
+
+# What a run says of its bundle's parity certificate: one line, and whether it is a warning.
+
+
+class Note(NamedTuple):
+    """One line for the user."""
+
+    text: str
+    level: int
+    """Of ``logging``: INFO where all is well."""
+
+
+def note_on_parity(bundle: Bundle, *, now: datetime | None = None, here: Hardware | None = None) -> Note:
+    """The certificate's age, hardware and outcome; what to do where it is missing, foreign, from elsewhere or says no."""
+    again = f"agvas-export check {bundle.manifest.name if bundle.is_bundled else bundle.folder} --data YOUR_IMAGES"
+    try:
+        certificate = read_certificate(bundle.folder / PARITY_NAME)
+    except BundleError as error:
+        return Note(f"no parity certificate: {error}", logging.WARNING)
+    if certificate is None:
+        return Note(f"{bundle.identity} has no parity certificate; {again} makes one", logging.WARNING)
+    if certificate.manifest_sha256 != sha256_of(bundle.folder / MANIFEST_NAME):
+        return Note(f"the parity certificate in {bundle.folder} is another bundle's: {again}", logging.WARNING)
+    facts = f"parity of {bundle.identity}: {_outcome(certificate)}, {_age(certificate.created, now or datetime.now(UTC))}"
+    here = here or this_machine()
+    if not certificate.passed:
+        wrong = next(each for each in certificate.backends if not each.passed)
+        return Note(
+            f"{facts}: FAILED on {wrong.backend} (first: {wrong.first_wrong or 'the masks'}): do not rely on it", logging.WARNING
+        )
+    if certificate.hardware != here:
+        return Note(f"{facts}, elsewhere, on {certificate.hardware}; this is {here}: {again}", logging.INFO)
+    return Note(f"{facts}, on this machine ({here})", logging.INFO)
+
+
+def _outcome(certificate: Certificate) -> str:
+    flips = sum(len(each.flips) for each in certificate.backends)
+    engines = ", ".join(each.backend for each in certificate.backends)
+    return f"{engines} against torch, {flips} of {certificate.images} verdicts flipped"
+
+
+def _age(created: datetime, now: datetime) -> str:
+    days = (now - created).days
+    if days < 0:
+        return "made in the future by this machine's clock"
+    return {0: "made today", 1: "made yesterday"}.get(days, f"made {days} days ago")

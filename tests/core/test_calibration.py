@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from agvas_core.contract.decision import BALANCED, STRICT, Decision, OperatingPoint, anomaly_mask
 from agvas_core.contract.errors import UsageError
 from agvas_core.contract.prompts import DEFAULT_INSTRUCTION
-from agvas_core.data.tokenizer import train_tokenizer
-from agvas_core.model.acceptance import acceptance
+from agvas_core.data.synthetic.tokenizer import train_tokenizer
 from agvas_core.model.agvas import AgVas
 from agvas_core.model.build import build_model
-from agvas_core.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from agvas_core.model.config import ModelConfig, load_preset, parse_config
+from agvas_core.model.lmm import acceptance
+from agvas_core.model.weights.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from agvas_core.train import sweep
 from agvas_core.train.calibration import FrameLogits, calibrate, calibrate_checkpoint, decided, summary
 from agvas_core.train.config import CalibrationConfig, TrainConfig, parse_train_config
@@ -169,7 +169,7 @@ def test_the_images_are_seen_as_the_runtime_sees_them(nano: tuple[AgVas, ModelCo
     """The runtime's own scoring, on stages that are the torch model."""
     from agvas_core.contract.manifest import GraphSpec, Manifest, PromptSpec
     from agvas_core.model.build import chat_format
-    from agvas_runtime.scoring import Clock, Scorer
+    from agvas_runtime.pipeline.scorer import Clock, Scorer
     from agvas_runtime.stages.protocol import Features, Reply
 
     model, config = nano

@@ -11,8 +11,8 @@ from tokenizers import Tokenizer, models
 from agvas_core.contract.errors import SetupError, UsageError
 from agvas_core.model.agvas import AgVas
 from agvas_core.model.build import build_model
-from agvas_core.model.checkpoint import load_checkpoint, save_checkpoint
 from agvas_core.model.config import ModelConfig, load_preset, parse_config
+from agvas_core.model.weights.checkpoint import load_checkpoint, save_checkpoint
 
 torch.set_num_threads(1)  # such small tensors only wait for each other's threads
 
@@ -139,7 +139,7 @@ def test_a_crash_while_writing_leaves_the_old_weights(tmp_path: Path, monkeypatc
     def full(*_: Any) -> None:
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("agvas_core.model.checkpoint.save_file", full)
+    monkeypatch.setattr("agvas_core.model.weights.checkpoint.save_file", full)
     with pytest.raises(OSError, match="No space"):
         saved(tmp_path, small())
     assert torch.equal(load_checkpoint(tmp_path).model.get_parameter(HEAD), model.get_parameter(HEAD))

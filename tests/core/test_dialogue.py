@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from agvas_core.contract.prompts import ANCHORS, DEFAULT_INSTRUCTION, FIXED_ANSWER, INSTRUCTIONS, NO_ANOMALY_ANSWER, Mode
-from agvas_core.data.captions import parse
-from agvas_core.data.dialogue import TASKS, make_dialogues
-from agvas_core.data.sample import MIN_LEFT_PX, Sample, cropped
-from agvas_core.data.synthesis import synthesize
+from agvas_core.data.synthetic.captions import parse
+from agvas_core.data.synthetic.dialogue import TASKS, make_dialogues
+from agvas_core.data.synthetic.sample import MIN_LEFT_PX, Sample, cropped
+from agvas_core.data.synthetic.synthesis import synthesize
 
 
 @pytest.fixture(scope="module")

@@ -13,11 +13,11 @@ import pytest
 
 from agvas_core.contract.command_line import exit_code_of
 from agvas_core.contract.errors import UsageError
-from agvas_core.data.cli import synth
+from agvas_core.data.synthetic.cli import synth
 from agvas_core.evaluation.cli import evaluate
 from agvas_core.evaluation.metrics import METRICS
-from agvas_core.evaluation.paper import paper_rows
 from agvas_core.evaluation.predictor import find_opener
+from agvas_core.evaluation.tables import paper_rows
 
 DARK_IS_ANOMALOUS = '''
 import cv2

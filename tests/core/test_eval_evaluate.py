@@ -15,8 +15,8 @@ from agvas_core.contract.errors import ParityError, UsageError
 from agvas_core.evaluation.cross_check import compare
 from agvas_core.evaluation.datasets import find_sets
 from agvas_core.evaluation.evaluate import Job, evaluate
-from agvas_core.evaluation.failures import by_kind, by_size, worst_and_best
 from agvas_core.evaluation.item import DataSet, Item
+from agvas_core.evaluation.page import by_kind, by_size, worst_and_best
 from agvas_core.evaluation.predictions import pair_predictions, read_map
 from agvas_core.evaluation.protocol import PROTOCOLS
 from agvas_core.evaluation.result import CategoryResult, SetResult

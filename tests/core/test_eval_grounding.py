@@ -15,16 +15,15 @@ from numpy.typing import NDArray
 from agvas_core.contract.command_line import exit_code_of
 from agvas_core.contract.errors import ImageError, UsageError
 from agvas_core.contract.prompts import ANCHORS, FIXED_ANSWER, NO_ANOMALY_ANSWER
-from agvas_core.data.captions import describe, group_of, kind_of
-from agvas_core.data.sample import PLACES, SIZES, Sample
-from agvas_core.data.synthesis import HELD_OUT_FAMILIES, synthesize
+from agvas_core.data.synthetic.captions import describe, group_of, kind_of
+from agvas_core.data.synthetic.sample import PLACES, SIZES, Sample
+from agvas_core.data.synthetic.synthesis import HELD_OUT_FAMILIES, synthesize
 from agvas_core.evaluation.cli import evaluate
 from agvas_core.evaluation.grounding import cases, families
 from agvas_core.evaluation.grounding.cases import ASKED, SHUFFLED, TASKS, draw, mention_of
 from agvas_core.evaluation.grounding.figures import FIELDS, figures_of, stated_fields
 from agvas_core.evaluation.grounding.measure import Grounding, Plan, measure
-from agvas_core.evaluation.grounding.page import render_page
-from agvas_core.evaluation.grounding.table import markdown_text
+from agvas_core.evaluation.grounding.report import markdown_text, render_page
 from agvas_core.evaluation.grounding.trial import Answer, TrialRecord, says_nothing_is_there
 from agvas_core.evaluation.predictor import Model
 

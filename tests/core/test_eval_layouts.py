@@ -10,9 +10,8 @@ import pytest
 
 from agvas_core.contract.errors import ImageError, UsageError
 from agvas_core.evaluation.datasets import find_sets, limited
-from agvas_core.evaluation.item import DataSet, Item
-from agvas_core.evaluation.truth import examine, read_truth
-from agvas_core.files.pairing import IMAGE_SUFFIXES
+from agvas_core.evaluation.item import DataSet, Item, examine, read_truth
+from agvas_core.files import IMAGE_SUFFIXES
 
 Write = Callable[..., Path]
 

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from agvas_core.data.captions import (
+from agvas_core.data.synthetic.captions import (
     GROUPS,
     KINDS,
     NO_DEFECT,
@@ -20,8 +20,8 @@ from agvas_core.data.captions import (
     referring,
     referring_pair,
 )
-from agvas_core.data.sample import Defect
-from agvas_core.data.synthesis import Sample, SynthesisSpec, synthesize
+from agvas_core.data.synthetic.sample import Defect
+from agvas_core.data.synthetic.synthesis import Sample, SynthesisSpec, synthesize
 
 SPEC = SynthesisSpec(normal_fraction=0)
 

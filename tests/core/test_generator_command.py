@@ -10,9 +10,9 @@ import typer
 from typer.testing import CliRunner
 
 from agvas_core.contract.errors import UsageError
-from agvas_core.data.captions import describe
-from agvas_core.data.cli import check_empty, parse_size, synth
-from agvas_core.data.synthesis import synthesize
+from agvas_core.data.synthetic.captions import describe
+from agvas_core.data.synthetic.cli import check_empty, parse_size, synth
+from agvas_core.data.synthetic.synthesis import synthesize
 
 app = typer.Typer()
 app.command()(synth)

@@ -3,15 +3,12 @@
 import numpy as np
 import pytest
 
-from agvas_core.data.defects import KINDS, PAINTERS, centre_in, paint
-from agvas_core.data.ground import Ground, ground_of, settled
-from agvas_core.data.irregular import flat
-from agvas_core.data.lines import hairline
-from agvas_core.data.photometry import Photometry
-from agvas_core.data.raster import grown, shrunk
-from agvas_core.data.scenes import Scene, frame_scene, object_scene
-from agvas_core.data.silhouettes import silhouette
-from agvas_core.data.textures import FAMILIES
+from agvas_core.data.synthetic.canvas import Ground, ground_of, settled
+from agvas_core.data.synthetic.defects import KINDS, PAINTERS, centre_in, hairline, paint
+from agvas_core.data.synthetic.photometry import Photometry
+from agvas_core.data.synthetic.raster import grown, shrunk
+from agvas_core.data.synthetic.scenes import Scene, frame_scene, object_scene, silhouette
+from agvas_core.data.synthetic.textures import FAMILIES, flat
 
 PLAIN = Photometry(light=None, blur_px=0.0, noise=0.0, coloured_noise=False, grey=False, gamma=1.0, jpeg_quality=None)
 NAMES = tuple(FAMILIES)
@@ -111,7 +108,7 @@ def test_defects_stay_on_the_part_and_off_each_other() -> None:
 
 def test_the_same_random_texture_again_is_no_defect() -> None:
     """Every pixel changes and yet there is nothing to see: such a change must not be labelled."""
-    from agvas_core.data.ground import Painting
+    from agvas_core.data.synthetic.canvas import Painting
 
     rng = np.random.default_rng(0)
     noise = (0.5 + 0.1 * rng.standard_normal((2, H, W, 1))).clip(0, 1).astype(np.float32).repeat(3, 3)

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agvas_core.contract.errors import UsageError
-from agvas_core.data.sample import PLACES, SIZES, TONES, place_name
-from agvas_core.data.synthesis import DEFAULT_SPEC, HELD_OUT_FAMILIES, KINDS, Sample, SynthesisSpec, synthesize
-from agvas_core.data.textures import FAMILIES
+from agvas_core.data.synthetic.sample import PLACES, SIZES, TONES, place_name
+from agvas_core.data.synthetic.synthesis import DEFAULT_SPEC, HELD_OUT_FAMILIES, KINDS, Sample, SynthesisSpec, synthesize
+from agvas_core.data.synthetic.textures import FAMILIES
 
 SIZE = (128, 160)
 
@@ -33,7 +33,7 @@ def digest(seed: int, indices: range) -> str:
 def test_another_process_makes_the_same_bytes_without_torch() -> None:
     program = f"""
 import hashlib, sys
-from agvas_core.data.synthesis import synthesize
+from agvas_core.data.synthetic.synthesis import synthesize
 state = hashlib.sha256()
 for index in range(8):
     sample = synthesize(3, index, {SIZE})

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from agvas_core.command import main
+from agvas.cli import main
 from agvas_core.model.config import load_preset, parse_config
 
 pytestmark = pytest.mark.slow
@@ -28,7 +28,7 @@ phases = [{ share = 1.0, batch = 1, cuts = [{ weight = 1.0, canvas = [96, 96], s
 
 
 def train(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from agvas_core.command import main; main()", "train", "--preset", "small.toml"]
+    command = [sys.executable, "-c", "from agvas.cli import main; main()", "train", "--preset", "small.toml"]
     plain = {**os.environ, "TERM": "dumb", "COLUMNS": "200"}
     return subprocess.run([*command, "--threads", "1", *arguments], cwd=folder, env=plain, capture_output=True, text=True)
 

@@ -12,7 +12,7 @@ from agvas_core.model.agvas import AgVas
 from agvas_core.model.build import build_model, visual_tokens
 from agvas_core.model.config import ModelConfig, load_preset, parse_config, preset_names
 from agvas_core.model.preset import ablation_names
-from agvas_core.model.trained import make_trainable, train_mode
+from agvas_core.model.weights.trained import make_trainable, train_mode
 
 torch.set_num_threads(1)
 

@@ -13,12 +13,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from agvas_core.contract.anchors import Anchor
 from agvas_core.contract.errors import SetupError, UsageError
-from agvas_core.data.tokenizer import train_tokenizer
-from agvas_core.model.checkpoint import load_checkpoint
+from agvas_core.contract.prompts import Anchor
+from agvas_core.data.synthetic.tokenizer import train_tokenizer
 from agvas_core.model.config import ModelConfig, load_preset, parse_config
 from agvas_core.model.fusion import anomaly_probability
+from agvas_core.model.weights.checkpoint import load_checkpoint
 from agvas_core.train.batches import SyntheticBatches
 from agvas_core.train.calibration import lowered
 from agvas_core.train.config import TrainConfig, parse_train_config

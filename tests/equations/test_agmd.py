@@ -11,7 +11,7 @@ from transformers import SamConfig
 from transformers.models.sam.modeling_sam import SamPositionalEmbedding
 
 from agvas_core.model.agmd import Agmd
-from agvas_core.model.positions import DensePosition
+from agvas_core.model.encoders.positions import DensePosition
 
 Array = NDArray[np.float64]
 DIM, GRID = 16, (3, 2)

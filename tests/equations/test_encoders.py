@@ -11,8 +11,8 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 
 from agvas_core.model.build import build_llava, build_model
 from agvas_core.model.config import LmmConfig, load_preset, parse_config
-from agvas_core.model.encoders import LinearP, Normalize, PixelEncoder, SemanticEncoder
-from agvas_core.model.nano_encoder import NanoEncoder
+from agvas_core.model.encoders.encoders import LinearP, Normalize, PixelEncoder, SemanticEncoder
+from agvas_core.model.encoders.nano import NanoEncoder
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 

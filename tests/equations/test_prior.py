@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from agvas_core.model.prior import ImagePrior, gabor_bank, spd_inverse
+from agvas_core.model.encoders.prior import ImagePrior, gabor_bank, spd_inverse
 
 RIDGE = ImagePrior.ridge
 SIDE = 96  # px; maps are half of that

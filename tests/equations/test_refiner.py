@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from agvas_core.model.refiner import TokenRefiner
+from agvas_core.model.agmd import TokenRefiner
 
 
 @torch.no_grad()

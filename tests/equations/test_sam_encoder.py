@@ -9,8 +9,8 @@ from transformers import SamConfig, SamModel, SamVisionConfig
 from transformers.models.sam.modeling_sam import SamVisionEncoder
 
 from agvas_core.contract.errors import UsageError
-from agvas_core.model.sam_checkpoint import load_sam_encoder_state, sam_state_from_transformers
-from agvas_core.model.sam_encoder import SAM_SIZES, LayerNorm2d, SamImageEncoder
+from agvas_core.model.encoders.sam import SAM_SIZES, LayerNorm2d, SamImageEncoder
+from agvas_core.model.weights.sam_checkpoint import load_sam_encoder_state, sam_state_from_transformers
 
 # Of the three published image encoders.
 PARAMETERS = {"vit_b": 89_670_912, "vit_l": 308_278_272, "vit_h": 637_026_048}

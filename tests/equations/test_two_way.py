@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers.models.sam.configuration_sam import SamMaskDecoderConfig
 from transformers.models.sam.modeling_sam import SamTwoWayAttentionBlock, SamTwoWayTransformer
 
-from agvas_core.model.two_way import TwoWayTransformer
+from agvas_core.model.agmd import TwoWayTransformer
 
 Array = NDArray[np.float64]
 DIM, HEADS, GRID = 16, 4, (3, 2)

@@ -9,7 +9,7 @@ from torch import Tensor
 from agvas_core.contract.errors import UsageError
 from agvas_core.model.build import build_pixel_backbone
 from agvas_core.model.config import PixelConfig
-from agvas_core.model.vit_encoder import VitEncoder
+from agvas_core.model.encoders.vit import VitEncoder
 
 SIZE: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 24, "patch_size": 6}
 KINDS: dict[str, dict[str, Any]] = {

@@ -12,13 +12,20 @@ from torch import nn
 
 from agvas_core.contract.command_line import exit_code_of
 from agvas_core.contract.prompts import ANCHORS, DEFAULT_INSTRUCTION, FIXED_ANSWER, INSTRUCTIONS, NO_ANOMALY_ANSWER, Mode
-from agvas_core.data.dialogue import Dialogue
-from agvas_core.data.tokenizer import SPECIAL_TOKENS
+from agvas_core.data.synthetic.dialogue import Dialogue
+from agvas_core.data.synthetic.tokenizer import SPECIAL_TOKENS
 from agvas_core.model.agvas import AgVas
 from agvas_core.model.build import build_model
-from agvas_core.model.checkpoint import Checkpoint, base_digests, load_checkpoint, save_checkpoint, start_model, start_tokenizer
 from agvas_core.model.config import ModelConfig, load_preset, parse_config
-from agvas_core.model.trained import kept_state, make_trainable
+from agvas_core.model.weights.checkpoint import (
+    Checkpoint,
+    base_digests,
+    load_checkpoint,
+    save_checkpoint,
+    start_model,
+    start_tokenizer,
+)
+from agvas_core.model.weights.trained import kept_state, make_trainable
 from agvas_core.train.batches import encode_dialogues
 from agvas_export.cli import app
 

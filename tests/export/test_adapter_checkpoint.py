@@ -11,9 +11,9 @@ from agvas_core.contract.command_line import exit_code_of
 from agvas_core.contract.errors import BundleError, SetupError
 from agvas_core.contract.lmm_folder import find_lmm_folder, read_lmm_folder
 from agvas_core.contract.manifest import read_manifest
-from agvas_core.model.checkpoint import base_digests, load_checkpoint, save_checkpoint, start_model, start_tokenizer
 from agvas_core.model.config import ModelConfig, parse_config
-from agvas_core.model.trained import kept_state, make_trainable
+from agvas_core.model.weights.checkpoint import base_digests, load_checkpoint, save_checkpoint, start_model, start_tokenizer
+from agvas_core.model.weights.trained import kept_state, make_trainable
 from agvas_export.bundle import Form, export_bundle
 from agvas_export.cli import app
 from agvas_runtime.bundle import load_bundle

@@ -14,7 +14,7 @@ from agvas_core.contract.command_line import exit_code_of
 from agvas_core.contract.errors import BundleError, OutputError, ParityError, SetupError, UsageError
 from agvas_core.contract.manifest import MANIFEST_NAME, read_manifest, sha256_of, verify_files
 from agvas_core.contract.prompts import FIXED_ANSWER, QWEN_CHAT
-from agvas_core.model.checkpoint import Checkpoint, load_checkpoint
+from agvas_core.model.weights.checkpoint import Checkpoint, load_checkpoint
 from agvas_export.bundle import (
     check_tokenizer,
     export_bundle,

@@ -12,13 +12,13 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 from torch.export import Dim
 
+from agvas_core.contract.certificate import TOLERANCES
 from agvas_core.contract.manifest import Manifest, read_manifest
 from agvas_core.contract.preprocess import make_view
-from agvas_core.contract.tolerances import TOLERANCES
-from agvas_core.data.synthesis import synthesize
+from agvas_core.data.synthetic.synthesis import synthesize
 from agvas_core.model.build import build_model
-from agvas_core.model.checkpoint import Checkpoint
 from agvas_core.model.config import ModelConfig, load_preset, parse_config
+from agvas_core.model.weights.checkpoint import Checkpoint
 from agvas_export.graphs import eager_attention, export_joint
 from agvas_export.joints import Axis, Joint, VisionJoint, make_joints
 from agvas_export.parity import Graphs, answer_of, run_step

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from agvas_core.contract.tolerances import TOLERANCES
+from agvas_core.contract.certificate import TOLERANCES
 from agvas_core.model.agvas import AgVas
 from agvas_core.model.build import build_model, visual_tokens
-from agvas_core.model.checkpoint import Checkpoint
 from agvas_core.model.config import ModelConfig, parse_config
+from agvas_core.model.weights.checkpoint import Checkpoint
 from agvas_export.graphs import eager_attention, export_joint
 from agvas_export.joints import Joint, make_joints, past_shape
 

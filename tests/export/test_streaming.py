@@ -10,8 +10,8 @@ import pytest
 
 from agvas_core.contract.errors import SetupError, UsageError
 from agvas_core.contract.lmm_folder import read_lmm_folder
-from agvas_core.model.checkpoint import Checkpoint
-from agvas_export import shards
+from agvas_core.model.weights.checkpoint import Checkpoint
+from agvas_export import vllm_folder as shards
 from agvas_export.bundle import Form, prompt_of, read_source
 from agvas_export.graphs import export_joint
 from agvas_export.joints import make_joints

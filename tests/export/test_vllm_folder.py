@@ -17,13 +17,14 @@ from agvas_core.contract.command_line import exit_code_of
 from agvas_core.contract.errors import BundleError, UsageError
 from agvas_core.contract.lmm_folder import LmmFolder, find_lmm_folder, read_adapter, read_lmm_folder
 from agvas_core.contract.prompts import FIXED_ANSWER, NO_ANOMALY_ANSWER
-from agvas_core.model.checkpoint import Checkpoint, load_checkpoint
-from agvas_export import shards, vllm_folder
+from agvas_core.model.weights.checkpoint import Checkpoint, load_checkpoint
+from agvas_export import vllm_folder
+from agvas_export import vllm_folder as shards
 from agvas_export.bundle import prompt_of
 from agvas_export.cli import app
 from agvas_export.source import read_checkpoint
-from agvas_runtime.serve_lmm import serve_lmm
-from agvas_runtime.vllm_plugin.flags import as_flags
+from agvas_runtime.stages.vllm.arguments import as_flags
+from agvas_runtime.stages.vllm.serve import serve_lmm
 
 Adapted = Callable[[Path, Path, str, int, list[str]], Path]
 

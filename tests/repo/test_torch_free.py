@@ -10,11 +10,10 @@ TRAINING_ONLY = ["accelerate", "matplotlib", "onnx", "onnxscript", "peft", "safe
 
 # Of an extra, or backends on torch and vLLM: imported when one asks for them.
 ON_REQUEST = [
-    "agvas_runtime.stages.reference.",
+    "agvas_runtime.stages.torch_reference",
     "agvas_runtime.stages.torch_cuda.",
-    "agvas_runtime.stages.vllm_",
     "agvas_runtime.batch.ray_crew",
-    *(f"agvas_runtime.vllm_plugin.{name}" for name in ("connector", "engine", "local", "model", "pooler", "service")),
+    *(f"agvas_runtime.stages.vllm.{name}" for name in ("connector", "engine", "local", "model", "service")),
     *(f"agvas_runtime.sinks.{name}" for name in ("modbus", "mqtt", "opcua")),
 ]
 
@@ -36,7 +35,7 @@ print(json.dumps({"imported": names, "drawn": sorted(set(json.loads(sys.argv[3])
     ("package", "extent", "expected"),
     [
         ("agvas_runtime", "top", "agvas_runtime"),
-        ("agvas_runtime", "whole", "agvas_runtime.result"),
+        ("agvas_runtime", "whole", "agvas_runtime.masks.result"),
         ("agvas_core", "top", "agvas_core"),
         ("agvas_core.contract", "whole", "agvas_core.contract.manifest"),
     ],

@@ -19,7 +19,12 @@ from agvas_core.contract.manifest import MANIFEST_NAME
 
 pytestmark = pytest.mark.slow
 
-PACKAGES = {"agvas_core": "agvas_core", "export/agvas_export": "agvas_export", "runtime/agvas_runtime": "agvas_runtime"}
+PACKAGES = {
+    "agvas_core": "agvas_core",
+    "export/agvas_export": "agvas_export",
+    "runtime/agvas_runtime": "agvas_runtime",
+    "runtime/agvas": "agvas",
+}
 """Folder in the repository -> folder in the wheel."""
 NANO = PurePosixPath("agvas_runtime/bundles/nano")
 RECIPES = PurePosixPath("agvas_export/trt_engines")

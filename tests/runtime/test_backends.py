@@ -3,21 +3,19 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from importlib.metadata import entry_points
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from agvas_core.contract.certificate import TOLERANCES
 from agvas_core.contract.errors import BundleError, SetupError, StageError, UsageError
 from agvas_core.contract.prompts import Mode
-from agvas_core.contract.tolerances import TOLERANCES
 from agvas_runtime import Segmenter, Verdict
 from agvas_runtime.bundle import Bundle, load_bundle
-from agvas_runtime.stages.open import Stages, backend_names, open_stages
+from agvas_runtime.stages.open import Stages, StageSettings, open_stages
 from agvas_runtime.stages.protocol import Features, Reply, Turn
-from agvas_runtime.stages.settings import StageSettings
 
 TOLERANCE = TOLERANCES["fp32"]
 ASK = "Please segment the anomalies in this image."
@@ -111,11 +109,6 @@ def test_torch_wants_the_checkpoint_that_the_bundle_was_made_from(tiny_bundle: P
     nano = Path(sys.modules["agvas_core"].__file__ or "").parent / "checkpoints" / "nano"
     with pytest.raises(BundleError, match="was exported from"):
         open_stages(tiny, lmm="torch", settings=StageSettings(checkpoint=nano))
-
-
-def test_whoever_does_not_import_the_runtime_finds_the_backends_by_entry_point() -> None:
-    (backends,) = (entry.load() for entry in entry_points(group="agvas.backends", name="names"))
-    assert backends is backend_names and {"onnx", "torch"} <= set(backends("lmm"))
 
 
 class _Down:

@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from agvas.run import run as app
 from agvas_core.contract.command_line import exit_code_of
 from agvas_core.contract.errors import SourceError, UsageError
 from agvas_runtime import Segmenter, Verdict, native
-from agvas_runtime.cli import app
-from agvas_runtime.frame import Frame, Sent
-from agvas_runtime.line.image_store import hash_of_image, read_kept
-from agvas_runtime.line.inspector import SegmenterInspector
-from agvas_runtime.line.ledger_check import check_ledger, open_for_reading
-from agvas_runtime.line.recipe_file import parse_recipe
+from agvas_runtime.images.frame import Frame, Sent
+from agvas_runtime.images.views import PIXEL_FORMATS, camera_frame, camera_image
+from agvas_runtime.line.ledger.check import check_ledger, open_for_reading
+from agvas_runtime.line.ledger.images import hash_of_image, read_kept
+from agvas_runtime.line.recipe.file import parse_recipe
+from agvas_runtime.line.station.inspector import SegmenterInspector
 from agvas_runtime.sources import CameraSource, device
-from agvas_runtime.views import PIXEL_FORMATS, camera_frame, camera_image
 
 HEIGHT, WIDTH = 120, 160
 
@@ -54,7 +54,7 @@ def test_every_format_gives_the_verdict_of_its_rgb_image(
     np.testing.assert_array_equal(frame.image, rgb)
     expected = segmenter.segment(Frame("rgb", 0, image=rgb))
     # The views are not made a second time.
-    monkeypatch.setattr("agvas_runtime.scoring.make_views", lambda *given: pytest.fail("the views were there"))
+    monkeypatch.setattr("agvas_runtime.pipeline.scorer.make_views", lambda *given: pytest.fail("the views were there"))
     result = segmenter.segment(frame)
     assert result.error is None and result.score_map is not None and expected.score_map is not None
     np.testing.assert_array_equal(result.score_map, expected.score_map)
@@ -151,7 +151,9 @@ def test_a_recipe_gives_what_a_camera_sends_the_verdict_of_its_rgb_image(
     image = camera_image(raw.data, pixel_format, raw.size, bits=12)
     expected = inspector.inspect(Frame("rgb", 0, image=image), version)
     frame = camera_frame(raw, inspector.whole_views(version, *raw.size), "camera")
-    monkeypatch.setattr("agvas_runtime.scoring.make_views", lambda *given: pytest.fail("the views were there, for every kind"))
+    monkeypatch.setattr(
+        "agvas_runtime.pipeline.scorer.make_views", lambda *given: pytest.fail("the views were there, for every kind")
+    )
     found = inspector.inspect(frame, version)
     np.testing.assert_array_equal(found.score_map, expected.score_map)
     assert found.judgement.verdict is expected.judgement.verdict and found.judgement.findings == expected.judgement.findings

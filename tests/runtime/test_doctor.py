@@ -9,13 +9,9 @@ from pathlib import Path
 import pytest
 
 from agvas_core.contract.command_line import exit_code_of
+from agvas_runtime import doctor as packages
 from agvas_runtime import native
-from agvas_runtime.doctor import packages
-from agvas_runtime.doctor.backends import vllm
-from agvas_runtime.doctor.cli import doctor
-from agvas_runtime.doctor.finding import State
-from agvas_runtime.doctor.hardware import Gpu, find_gpus
-from agvas_runtime.doctor.packages import both_runtimes, look_at_packages, newer_or_same
+from agvas_runtime.doctor import Gpu, State, both_runtimes, doctor, find_gpus, look_at_packages, newer_or_same, vllm
 
 
 def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dict[str, dict[str, str]]]:
@@ -94,8 +90,6 @@ def test_a_gpu_is_read_from_nvidia_smi(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_the_table_names_the_way_out() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", "from agvas_core.command import main; main()", "doctor"], capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, "-c", "from agvas.cli import main; main()", "doctor"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "All that is here works" in done.stdout and "pip install 'agvas[trt]'" in done.stdout

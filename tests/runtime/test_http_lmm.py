@@ -14,11 +14,10 @@ from agvas_core.contract.errors import BundleError, SetupError, StageError, Usag
 from agvas_core.contract.prompts import Mode
 from agvas_runtime import Segmenter, Verdict
 from agvas_runtime.bundle import Bundle, load_bundle
-from agvas_runtime.stages.http_lmm import HttpEngine
-from agvas_runtime.stages.open import open_stages
+from agvas_runtime.stages.open import StageSettings, open_stages
 from agvas_runtime.stages.protocol import Features
-from agvas_runtime.stages.settings import StageSettings
-from agvas_runtime.vllm_plugin.wire import (
+from agvas_runtime.stages.vllm.http import HttpEngine
+from agvas_runtime.stages.vllm.protocol import (
     ASK_PATH,
     IDENTITY_PATH,
     Asked,

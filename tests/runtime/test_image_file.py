@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from agvas_core.contract.errors import ImageError
-from agvas_runtime.image_file import decode_image, read_image
+from agvas_runtime.images.read import decode_image, read_image
 
 Rgb = NDArray[np.uint8]
 LOSSLESS = [".png", ".bmp", ".tiff", ".webp", ".ppm", ".pam"]

@@ -7,7 +7,7 @@ import pytest
 
 from agvas_core.contract.errors import SetupError
 from agvas_runtime.bundle import load_bundle
-from agvas_runtime.stages import onnx_graph
+from agvas_runtime.stages import onnx as onnx_graph
 from agvas_runtime.stages.open import backend_names, open_stages
 
 WITHOUT_GPU = pytest.mark.skipif("CUDAExecutionProvider" in ort.get_available_providers(), reason="onnxruntime-gpu is installed")
@@ -37,8 +37,8 @@ def test_a_provider_that_onnxruntime_drops_in_silence_is_refused(tiny_bundle: Pa
 
 @pytest.mark.gpu
 def test_cuda_gives_the_answer_of_the_cpu(tiny_bundle: Path) -> None:
+    from agvas_runtime.pipeline.segmenter import Segmenter
     from agvas_runtime.profile.session import generated_frame
-    from agvas_runtime.segmenter import Segmenter
 
     frame = generated_frame(96)
     on_cpu, on_gpu = (

@@ -10,11 +10,11 @@ import pytest
 from numpy.typing import NDArray
 
 from agvas_core.contract.errors import ImageError, SourceError
-from agvas_runtime.frame import Frame
-from agvas_runtime.overlap import overlapped
-from agvas_runtime.read_ahead import ReadAhead
-from agvas_runtime.result import Result
-from agvas_runtime.segmenter import Segmenter
+from agvas_runtime.images.frame import Frame
+from agvas_runtime.masks.result import Result
+from agvas_runtime.pipeline.overlap import overlapped
+from agvas_runtime.pipeline.segmenter import Segmenter
+from agvas_runtime.sources.prefetch import ReadAhead
 from agvas_runtime.stages.protocol import Features
 
 MakePart = Callable[..., NDArray[np.uint8]]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from agvas_runtime.overlay import ANOMALY_RGB, draw_overlay, shrink
+from agvas_runtime.masks.overlay import ANOMALY_RGB, draw_overlay, shrink
 
 
 def grey(height: int, width: int) -> np.ndarray:

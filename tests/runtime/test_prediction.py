@@ -9,8 +9,8 @@ import pytest
 from numpy.typing import NDArray
 
 from agvas_core.contract.errors import ImageError, UsageError
-from agvas_runtime.prediction import open_predictor
-from agvas_runtime.segmenter import Segmenter
+from agvas_runtime.pipeline.predictors import open_predictor
+from agvas_runtime.pipeline.segmenter import Segmenter
 
 Part = Callable[..., NDArray[np.uint8]]
 

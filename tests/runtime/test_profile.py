@@ -13,8 +13,8 @@ import pytest
 import agvas_core
 from agvas_core.contract.command_line import exit_code_of
 from agvas_core.contract.errors import ImageError, UsageError
-from agvas_runtime.frame import Frame
-from agvas_runtime.profile.chart import number
+from agvas_runtime.images.frame import Frame
+from agvas_runtime.pipeline.segmenter import Segmenter
 from agvas_runtime.profile.cli import duration_s, profile, rate_per_s
 from agvas_runtime.profile.compare import compare_profiles
 from agvas_runtime.profile.load import Samples, answer_line, closed_loop, offer, overhead
@@ -22,14 +22,14 @@ from agvas_runtime.profile.page import render
 from agvas_runtime.profile.record import Profile, Quantiles, read
 from agvas_runtime.profile.session import generated_frame
 from agvas_runtime.profile.work import count_work, node_flop
-from agvas_runtime.segmenter import Segmenter
+from agvas_runtime.report.chart import number
 
 
 def agvas_profile(*arguments: str) -> int:
     return exit_code_of(lambda: profile, name="agvas profile", arguments=list(arguments))
 
 
-CORES = "agvas_runtime.tuning.usable_cores"
+CORES = "agvas_runtime.pipeline.batching.usable_cores"
 
 
 @pytest.fixture(scope="module")
@@ -237,7 +237,7 @@ def test_a_run_measures_itself_and_its_profile_is_compared_like_any_other(
 ) -> None:
     import cv2
 
-    from agvas_runtime.cli import app
+    from agvas.run import run as app
 
     monkeypatch.setattr(CORES, lambda: 4)
 

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from agvas_runtime.regions import find_regions
-from agvas_runtime.result import Region
+from agvas_runtime.masks.regions import find_regions
+from agvas_runtime.masks.result import Region
 
 Mask = NDArray[np.bool_]
 

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agvas_runtime import report as report_module
-from agvas_runtime.regions import find_regions
-from agvas_runtime.report import Report, headline
-from agvas_runtime.result import Result, Verdict
+from agvas_runtime.masks.regions import find_regions
+from agvas_runtime.masks.result import Result, Verdict
+from agvas_runtime.report import run_report as report_module
+from agvas_runtime.report.run_report import Report, headline
 
 EVIL = "<script>alert('x')</script></script><!--<img src=x onerror=alert(1)>&amp;\"'\u2028.png"
 FACTS = {"model": "tiny@0", "prompt": EVIL, "threshold": "0.5", "date": "2026-01-01", "command": "agvas-run parts"}

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agvas_core.contract.errors import OutputError, UsageError
-from agvas_runtime.result import Result, Verdict
+from agvas_runtime.masks.result import Result, Verdict
 from agvas_runtime.sinks.image_files import ImageFiles, encode_npy, encode_png16
 from agvas_runtime.sinks.output_names import OutputNames, common_root
 from agvas_runtime.sinks.run_folder import RunFolder, encode_line

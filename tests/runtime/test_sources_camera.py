@@ -20,7 +20,7 @@ import pytest
 
 from agvas_core.contract.errors import ImageError, SourceError, UsageError
 from agvas_runtime.sources import CameraSource, open_source, prefetch
-from agvas_runtime.sources.reach import reach
+from agvas_runtime.sources.grabber import reach
 
 
 def jpeg(number: int) -> bytes:

@@ -19,13 +19,13 @@ import numpy as np
 import pytest
 
 from agvas_core.contract.errors import SetupError, SourceError, UsageError
-from agvas_runtime.raw_image import camera_image
+from agvas_runtime.images.raw import camera_image
 from agvas_runtime.sources import CameraSource
-from agvas_runtime.sources.aravis import library
 from agvas_runtime.sources.camera_address import camera_address
+from agvas_runtime.sources.genicam import library
 
 CLONE_NEWNET, SIOCSIFFLAGS, IFF_UP = 0x40000000, 0x8914, 0x1
-DEMO = Path(__file__).parents[2] / "scripts" / "demo_camera.py"
+DEMO = Path(__file__).parents[2] / "examples" / "demo_camera.py"
 
 
 def there_is_aravis() -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from agvas_core.contract.errors import ImageError, SourceError
-from agvas_runtime.frame import Frame
+from agvas_runtime.images.frame import Frame
 from agvas_runtime.sources import FolderWatch
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from agvas_core.contract.errors import SetupError
-from agvas_runtime.supervisor import Patience, supervise
+from agvas_runtime.stages.vllm.serve import Patience, supervise
 
 QUICK = Patience(start_s=20.0, poll_s=0.02, hung_s=0.3, back_off_s=0.05, max_back_off_s=0.2, calm_s=60.0, stop_s=5.0)
 
@@ -92,7 +92,7 @@ def test_ctrl_c_ends_the_process_too(tmp_path: Path) -> None:
     pid = tmp_path / "pid"
     inner = f"import os, time; open({str(pid)!r}, 'w').write(str(os.getpid())); time.sleep(60)"
     outer = (
-        "import signal, sys\nfrom agvas_runtime.supervisor import supervise\n"
+        "import signal, sys\nfrom agvas_runtime.stages.vllm.serve import supervise\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a job in the background inherits that it is ignored
         f"supervise([sys.executable, '-c', {inner!r}], healthy=lambda: True, told=print, ready=lambda: print('ready', flush=True))"
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 
-@pytest.mark.parametrize("module", ["agvas_runtime.stages.onnx_graph", "agvas_runtime.profile.work", "agvas_export.parity"])
+@pytest.mark.parametrize("module", ["agvas_runtime.stages.onnx", "agvas_runtime.profile.work", "agvas_export.parity"])
 def test_onnx_runtime_keeps_no_device_id_and_no_reports(module: str, tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if name not in ("ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME")}
     command = [sys.executable, "-c", f"import {module}"]

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from agvas_core.contract.manifest import TilingSpec
 from agvas_core.contract.preprocess import ViewSpec, scaled_views, view_size
-from agvas_runtime.tiling import Blend, Tiles, plan_looks, plan_tiles
+from agvas_runtime.images.tiling import Blend, Tiles, plan_looks, plan_tiles
 
 VIEW = ViewSpec(fit="area", size_px=64, multiple_px=16, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 

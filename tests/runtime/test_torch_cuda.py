@@ -7,30 +7,32 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from agvas_core.model.encoders.sam import SamImageEncoder
 from torch import Tensor
 
+from agvas_core.contract.certificate import TOLERANCES
 from agvas_core.contract.errors import BundleError, ImageError, SetupError, StageError, UsageError
+from agvas_core.contract.preprocess import make_view, scaled_views
 from agvas_core.contract.prompts import Mode
-from agvas_core.contract.tolerances import TOLERANCES
 from agvas_core.model.agvas import AgVas
-from agvas_core.model.checkpoint import load_checkpoint
 from agvas_core.model.config import ModelConfig
-from agvas_core.model.sam_encoder import SamImageEncoder
+from agvas_core.model.weights.checkpoint import load_checkpoint
 from agvas_runtime import Segmenter, native
 from agvas_runtime.bundle import Bundle, load_bundle
+from agvas_runtime.images.tiling import plan_looks
 from agvas_runtime.stages.open import open_stages
 from agvas_runtime.stages.prompt_tokenizer import PromptTokenizer, Words
+from agvas_runtime.stages.protocol import FramePlan, FrameReferences
 from agvas_runtime.stages.torch_cuda import device as device_module
 from agvas_runtime.stages.torch_cuda.device import open_device, told
 from agvas_runtime.stages.torch_cuda.engine import Engine
-from agvas_runtime.stages.torch_cuda.linear import Float8, fused
 from agvas_runtime.stages.torch_cuda.pieces import PLAIN, compiled
-from agvas_runtime.stages.torch_cuda.reading import Reader, Wanted
-from agvas_runtime.stages.torch_cuda.sam import FusedSam
-from agvas_runtime.stages.torch_cuda.seeing import Eyes, placed
+from agvas_runtime.stages.torch_cuda.reading import Float8, Reader, Wanted, fused
+from agvas_runtime.stages.torch_cuda.seeing import Eyes, FusedSam, placed
 from agvas_runtime.stages.torch_cuda.stages import CudaDecoder, CudaLmm, CudaVision
+from agvas_runtime.stages.torch_reference import TorchReferences
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 sys.path.insert(0, str(Path(__file__).parent))
 import paper_model
 import reference_ratio
@@ -211,8 +213,34 @@ def test_a_frame_whose_size_comes_again_is_one_launch_with_the_same_answer(
     assert not strict.mask.any()
 
 
+def test_a_whole_frame_brings_its_distances_to_good_images(nano: Bundle, engine: Engine, kernels: FakeKernels) -> None:
+    spec = nano.manifest.references
+    assert spec is not None and spec.view is not None
+    stage, vision, lmm = TorchReferences(nano), CudaVision(engine), CudaLmm(nano, engine)
+    frames = vision.framed(lmm, CudaDecoder(engine))
+    assert frames is not None
+    image = np.full((480, 640, 3), 180, np.uint8)
+    image[200:260, 300:380] = 20
+    view = make_view(spec.view, image).pixels[None]
+    bank = stage.embed(view).reshape(-1, spec.channels)[:50]
+    references = FrameReferences(stage, bank, spec.view, 0.5)
+    views = scaled_views(nano.manifest.pixel_view, nano.manifest.scales, 480, 640)
+    looks = tuple(plan_looks(480, 640, views, nano.manifest.tiling, enabled=True))
+    plan = FramePlan((480, 640), nano.manifest.semantic_view, looks, nano.manifest.decision.alpha, 2, references)
+    asked = "find anomalies", nano.manifest.decision.point()
+    assert frames(image, plan, *asked) is None
+    expected = stage(view, bank, colour_weight=0.5)
+    for _ in range(2):
+        pending = frames(image, plan, *asked)
+        assert pending is not None
+        seen = pending.result()
+        assert seen.deep is not None and seen.joint is not None
+        np.testing.assert_allclose(seen.deep, expected.deep[0], atol=1e-5)
+        np.testing.assert_allclose(seen.joint, expected.joint[0], atol=1e-5)
+
+
 def test_a_camera_makes_no_views_for_an_engine_that_makes_its_own(nano: Bundle, engine: Engine, kernels: FakeKernels) -> None:
-    from agvas_runtime.frame import Sent
+    from agvas_runtime.images.frame import Sent
 
     segmenter = segmenter_of(nano, engine)
     sent = Sent(np.full((500, 700), 180, np.uint8), "BayerRG8", (500, 700))
@@ -246,7 +274,7 @@ def test_frames_smaller_than_their_views_and_those_of_very_many_tiles_go_the_oth
     nano: Bundle, engine: Engine, kernels: FakeKernels, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     segmenter = segmenter_of(nano, engine)
-    monkeypatch.setattr("agvas_runtime.scoring.MOST_TILES", 4)
+    monkeypatch.setattr("agvas_runtime.pipeline.scorer.MOST_TILES", 4)
     for image in (part(96), np.full((300, 3000, 3), 180, np.uint8)):
         for _ in range(2):
             assert segmenter.predict([image])[0].error is None
@@ -270,7 +298,7 @@ def test_a_frame_whose_logits_are_not_finite_has_no_verdict(nano: Bundle, kernel
 def test_frames_that_overlap_come_back_in_their_order(nano: Bundle, engine: Engine) -> None:
     segmenter, images = segmenter_of(nano, engine), [part(side) for side in (96, 64, 96, 128, 64)]
     alone = [segmenter.predict([image])[0].score for image in images]
-    from agvas_runtime.frame import Frame
+    from agvas_runtime.images.frame import Frame
 
     frames = [Frame(str(index), index, image=image) for index, image in enumerate(images)]
     assert [result.score for result in segmenter.stream(frames)] == alone
@@ -394,7 +422,7 @@ def test_nano_on_a_gpu_judges_as_on_a_cpu(nano: Bundle, backend: str) -> None:
 @pytest.mark.gpu
 def test_a_whole_frame_on_a_gpu_is_one_launch_and_judged_as_on_a_cpu(nano: Bundle) -> None:
     """Kernels, graph and overlap of frames that a camera would send; needs the native core built with CUDA."""
-    from agvas_runtime.frame import Frame
+    from agvas_runtime.images.frame import Frame
     from agvas_runtime.stages.whole_frame import kernels
 
     if kernels() is None:

@@ -11,25 +11,33 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from agvas_core.contract.certificate import TOLERANCES
 from agvas_core.contract.command_line import exit_code_of
 from agvas_core.contract.errors import ImageError, UsageError
-from agvas_core.contract.tolerances import TOLERANCES
-from agvas_runtime import tuning
-from agvas_runtime.counts import MAX_AHEAD, MAX_TILES, Counts
-from agvas_runtime.doctor.finding import State
-from agvas_runtime.doctor.tunings import look_at_tunings
-from agvas_runtime.frame import Frame
-from agvas_runtime.line.inspector import SegmenterInspector
-from agvas_runtime.line.replay import inspector_as
+from agvas_runtime.doctor import State, look_at_tunings
+from agvas_runtime.images.frame import Frame
+from agvas_runtime.line.app.replay import inspector_as
+from agvas_runtime.line.station.inspector import SegmenterInspector
+from agvas_runtime.masks.result import Result
+from agvas_runtime.pipeline import batching as tuning
+from agvas_runtime.pipeline.batching import (
+    MAX_AHEAD,
+    MAX_TILES,
+    Counts,
+    Tuning,
+    keep_tuning,
+    kept_tunings,
+    place_here,
+    tuned_bundles,
+)
+from agvas_runtime.pipeline.options import SegmentOptions
+from agvas_runtime.pipeline.segmenter import Segmenter
 from agvas_runtime.profile.cli import profile
 from agvas_runtime.profile.compare import compare_profiles
 from agvas_runtime.profile.record import InUse, read
 from agvas_runtime.profile.session import generated_frame
 from agvas_runtime.profile.tune import fastest, frame_in_tiles, tune
-from agvas_runtime.result import Result
-from agvas_runtime.segmenter import Segmenter
-from agvas_runtime.stages.settings import StageSettings
-from agvas_runtime.tuning import Tuning, keep_tuning, kept_tunings, place_here, tuned_bundles
+from agvas_runtime.stages.open import StageSettings
 
 MakePart = Callable[..., NDArray[np.uint8]]
 ONNX = ("onnx", "onnx", "onnx")
@@ -182,9 +190,9 @@ def test_a_file_that_may_not_be_read_stops_nothing(kept: Path, tiny_bundle: Path
 
 def test_a_line_takes_it_up_and_the_ledger_says_so(kept: Path, tiny_bundle: Path) -> None:
     identity = Segmenter.load(tiny_bundle).bundle.identity
-    inspector = SegmenterInspector(settings=StageSettings(threads=1))
+    inspector = SegmenterInspector(SegmentOptions(threads=1))
     assert inspector.facts["tiles"] == {identity: 2} and inspector._opened(str(tiny_bundle)).counts.tiles == 2
-    other = SegmenterInspector(settings=StageSettings(threads=2))
+    other = SegmenterInspector(SegmentOptions(threads=2))
     assert "tiles" not in other.facts and other._opened(str(tiny_bundle)).counts == Counts()
     # A verdict of the past is judged again as it was, whatever was measured since.
     facts = json.loads(json.dumps(dict(inspector.facts)))

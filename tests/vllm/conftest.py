@@ -13,13 +13,19 @@ import pytest
 import torch
 
 from agvas_core.contract.command_line import exit_code_of
-from agvas_core.model.checkpoint import Checkpoint, base_digests, load_checkpoint, save_checkpoint, start_model, start_tokenizer
 from agvas_core.model.config import parse_config
-from agvas_core.model.trained import kept_state, make_trainable
+from agvas_core.model.weights.checkpoint import (
+    Checkpoint,
+    base_digests,
+    load_checkpoint,
+    save_checkpoint,
+    start_model,
+    start_tokenizer,
+)
+from agvas_core.model.weights.trained import kept_state, make_trainable
 from agvas_runtime.bundle import Bundle, load_bundle
-from agvas_runtime.stages.open import Stages, open_stages
+from agvas_runtime.stages.open import Stages, StageSettings, open_stages
 from agvas_runtime.stages.protocol import Features
-from agvas_runtime.stages.settings import StageSettings
 
 if importlib.util.find_spec("vllm") is None:
     collect_ignore_glob = ["test_*.py"]

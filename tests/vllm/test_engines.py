@@ -8,13 +8,13 @@ import pytest
 
 from agvas_core.contract.errors import BundleError, UsageError
 from agvas_core.contract.prompts import Mode
-from agvas_core.model.checkpoint import Checkpoint
+from agvas_core.model.weights.checkpoint import Checkpoint
 from agvas_runtime.bundle import Bundle
-from agvas_runtime.stages.asking_lmm import AskingLmm
 from agvas_runtime.stages.open import Stages
 from agvas_runtime.stages.protocol import Features, LmmStage, Reply, Turn
-from agvas_runtime.stages.reference.lmm import TorchLmm
-from agvas_runtime.vllm_plugin.local import LocalEngine
+from agvas_runtime.stages.torch_reference import TorchLmm
+from agvas_runtime.stages.vllm.lmm import AskingLmm
+from agvas_runtime.stages.vllm.local import LocalEngine
 
 pytestmark = pytest.mark.vllm
 

@@ -10,12 +10,12 @@ import torch
 from agvas_core.contract.command_line import exit_code_of
 from agvas_core.model.agvas import AgVas, Vision
 from agvas_core.model.build import build_model, visual_tokens
-from agvas_core.model.checkpoint import load_checkpoint, save_checkpoint
 from agvas_core.model.config import load_preset, parse_config
-from agvas_core.model.encoders import PixelFeatures
+from agvas_core.model.encoders.encoders import PixelFeatures
 from agvas_core.model.generation import greedy_generate
-from agvas_runtime.vllm_plugin.local import LocalEngine
-from agvas_runtime.vllm_plugin.wire import Asked
+from agvas_core.model.weights.checkpoint import load_checkpoint, save_checkpoint
+from agvas_runtime.stages.vllm.local import LocalEngine
+from agvas_runtime.stages.vllm.protocol import Asked
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 

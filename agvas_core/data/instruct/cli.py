@@ -1,9 +1,12 @@
 """``agvas data instruct``: texts about anomalies from a vision-language model."""
 
 import asyncio
+import base64
 import json
 import os
+import webbrowser
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -11,20 +14,44 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from agvas_core.contract.command_line import printable
-from agvas_core.contract.errors import SetupError, UsageError
-from agvas_core.data.instruct.endpoint import Address, Endpoint
+from agvas_core.contract.command_line import INPUT, MODEL, OUTPUT, SPEED, printable
+from agvas_core.contract.errors import OutputError, SetupError, UsageError
+from agvas_core.data.datasets.catalog import find_sets
+from agvas_core.data.datasets.mvtec_like import MVTEC
+from agvas_core.data.datasets.record import Family
+from agvas_core.data.instruct.endpoint import Address, Endpoint, Pace, Patience
 from agvas_core.data.instruct.generation import Generation, Outcome, pictures_of, rejects_path
-from agvas_core.data.instruct.meta_list import list_name, listed_records
-from agvas_core.data.instruct.pace import Pace, Patience
-from agvas_core.data.instruct.preview import write_preview
-from agvas_core.data.instruct.prompt import load_prompt
-from agvas_core.data.instruct.samples import Found, Sample, limited, samples_of
-from agvas_core.data.sets.catalog import find_sets
-from agvas_core.data.sets.mvtec_like import MVTEC
-from agvas_core.data.sets.record import Family
+from agvas_core.data.instruct.prompt import Prompt, load_prompt
+from agvas_core.data.instruct.review import Review
+from agvas_core.data.instruct.review_server import ReviewServer
+from agvas_core.data.instruct.samples import Found, Sample, limited, list_name, listed_records, samples_of
 
-__all__ = ["instruct"]
+__all__ = ["instruct", "review", "write_preview"]
+
+
+# What would be sent about a sample, as files for a person to look at before anything leaves the machine.
+
+
+def write_preview(folder: Path, sample: Sample, pictures: Sequence[str], prompt: Prompt, keys: Mapping[str, Any]) -> None:
+    """Writes picture_1.jpg and so on, and request.json, which names them where the pictures would stand.
+
+    Args:
+        pictures: data URLs, as they would be sent.
+        keys: of the request besides its messages.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    names = [f"picture_{number}.jpg" for number in range(1, len(pictures) + 1)]
+    request = {**keys, "messages": prompt.messages(sample.category, sample.kind, names)}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, url in zip(names, pictures, strict=True):
+            (folder / name).write_bytes(base64.b64decode(url.partition(",")[2]))
+        (folder / "request.json").write_text(json.dumps(request, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"cannot write into {folder}: {error.strerror}; choose a folder with space and permission") from error
+
 
 KEY_VARIABLE: Final = (
     "AGVAS_API_KEY"  # of its own: a key for one provider must not go to another because its variable happens to be set
@@ -35,29 +62,55 @@ LISTED: Final = 5
 def instruct(
     data: Annotated[Path, typer.Argument(help="Folder of a set, or of several; or a list, meta_<set>.json.")],
     out: Annotated[Path, typer.Argument(help="File of JSON lines; one that is there is gone on with.")],
-    endpoint: Annotated[str, typer.Option(metavar="URL", help="OpenAI-compatible endpoint, such as http://127.0.0.1:8000/v1.")],
-    model: Annotated[str, typer.Option(help="The model, as the endpoint calls it.")],
-    key_env: Annotated[str, typer.Option(metavar="NAME", help="Environment variable with the API key.")] = KEY_VARIABLE,
-    only: Annotated[str | None, typer.Option("--set", metavar="NAME", help="The set of this name alone.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="At most N images of each kind of each category.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Which images --limit takes.")] = 0,
-    concurrency: Annotated[int, typer.Option(min=1, max=256, help="Questions at a time.")] = 4,
-    rate: Annotated[float | None, typer.Option(min=0.01, metavar="N", help="At most N requests a minute.")] = None,
-    retries: Annotated[int, typer.Option(min=0, max=100, help="How often to repeat a request that failed.")] = 6,
-    attempts: Annotated[int, typer.Option(min=1, max=20, help="How many answers to ask for until one is valid.")] = 3,
-    timeout: Annotated[float, typer.Option(min=0.1, metavar="SECONDS", help="For a whole answer.")] = 180,
-    image_px: Annotated[int, typer.Option(min=64, max=4096, help="Longest side of the pictures that are sent.")] = 1024,
-    temperature: Annotated[float, typer.Option(min=0, max=2, help="Of the model's choice of words.")] = 0.4,
-    max_tokens: Annotated[int, typer.Option(min=64, help="Longest answer.")] = 1500,
-    body: Annotated[str, typer.Option(metavar="JSON", help="Further keys of the request; null takes one out.")] = "{}",
+    endpoint: Annotated[
+        str,
+        typer.Option(metavar="URL", help="OpenAI-compatible endpoint, such as http://127.0.0.1:8000/v1.", rich_help_panel=MODEL),
+    ],
+    model: Annotated[str, typer.Option(help="The model, as the endpoint calls it.", rich_help_panel=MODEL)],
+    key_env: Annotated[
+        str, typer.Option(metavar="NAME", help="Environment variable with the API key.", rich_help_panel=MODEL)
+    ] = KEY_VARIABLE,
+    only: Annotated[
+        str | None, typer.Option("--set", metavar="NAME", help="The set of this name alone.", rich_help_panel=INPUT)
+    ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="At most N images of each kind of each category.", rich_help_panel=INPUT),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Which images --limit takes.", rich_help_panel=INPUT)] = 0,
+    concurrency: Annotated[int, typer.Option(min=1, max=256, help="Questions at a time.", rich_help_panel=SPEED)] = 4,
+    rate: Annotated[
+        float | None, typer.Option(min=0.01, metavar="N", help="At most N requests a minute.", rich_help_panel=SPEED)
+    ] = None,
+    retries: Annotated[
+        int, typer.Option(min=0, max=100, help="How often to repeat a request that failed.", rich_help_panel=SPEED)
+    ] = 6,
+    attempts: Annotated[
+        int, typer.Option(min=1, max=20, help="How many answers to ask for until one is valid.", rich_help_panel=SPEED)
+    ] = 3,
+    timeout: Annotated[float, typer.Option(min=0.1, metavar="SECONDS", help="For a whole answer.", rich_help_panel=MODEL)] = 180,
+    image_px: Annotated[
+        int, typer.Option(min=64, max=4096, help="Longest side of the pictures that are sent.", rich_help_panel=INPUT)
+    ] = 1024,
+    temperature: Annotated[
+        float, typer.Option(min=0, max=2, help="Of the model's choice of words.", rich_help_panel=MODEL)
+    ] = 0.4,
+    max_tokens: Annotated[int, typer.Option(min=64, help="Longest answer.", rich_help_panel=MODEL)] = 1500,
+    body: Annotated[
+        str, typer.Option(metavar="JSON", help="Further keys of the request; null takes one out.", rich_help_panel=MODEL)
+    ] = "{}",
     prompt: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder with system.txt, example.json, ... in place of ours.")
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder with system.txt, example.json, ... in place of ours.", rich_help_panel=INPUT),
     ] = None,
-    retry_rejects: Annotated[bool, typer.Option("--retry-rejects", help="Ask again about what was rejected.")] = False,
+    retry_rejects: Annotated[
+        bool, typer.Option("--retry-rejects", help="Ask again about what was rejected.", rich_help_panel=OUTPUT)
+    ] = False,
     preview: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Write the first request into DIR and send nothing.")
+        Path | None,
+        typer.Option(metavar="DIR", help="Write the first request into DIR and send nothing.", rich_help_panel=OUTPUT),
     ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no summary.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no summary.", rich_help_panel=OUTPUT)] = False,
 ) -> None:
     """Have a vision-language model describe each anomaly of a set (Anomaly-Instruct20K): checked JSON lines for review and training."""
     console = Console(stderr=True)
@@ -172,3 +225,33 @@ def _json_object(text: str) -> dict[str, Any]:
     if not isinstance(value, dict) or value.keys() & {"messages", "model", "stream"}:
         raise UsageError(f"--body is {text!r}; it must be a JSON object without messages, model and stream")
     return value
+
+
+# ``agvas data review``: a person's word on generated texts. Needs nothing but the base install.
+
+
+def review(
+    file: Annotated[Path, typer.Argument(help="What agvas data instruct wrote.")],
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port on this machine; 0 takes a free one.")] = 0,
+    root: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the set, where it has moved.")] = None,
+    prompt: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder with the forbidden.toml that instruct was given.")
+    ] = None,
+    open_page: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+) -> None:
+    """Serve a page on this machine on which a person accepts, edits or rejects each text, with keys."""
+    with Review(file, load_prompt(prompt).wording, root=root) as session:
+        try:
+            server = ReviewServer(session, port=port)
+        except OSError as error:
+            raise SetupError(
+                f"port {port} cannot be used: {error.strerror}; choose another with --port, or 0 for a free one"
+            ) from error
+        with server:
+            print(f"{server.url} ({len(session)} entries; Ctrl-C ends, everything decided is kept)", flush=True)
+            if open_page:
+                webbrowser.open(server.url)
+            try:
+                server.serve_forever()
+            except KeyboardInterrupt as error:  # Typer would forget which signal it was
+                raise typer.Abort from error

@@ -14,15 +14,15 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from agvas_core.contract.errors import ImageError, UsageError
-from agvas_core.data.chance import pick
+from agvas_core.data.datasets.catalog import FoundSet, named_set
+from agvas_core.data.datasets.record import Family, Record
 from agvas_core.data.mixture.config import FAMILIES, SUPERVISED, MixtureConfig, SetConfig, Source
 from agvas_core.data.mixture.example import Example, Skip
 from agvas_core.data.mixture.exchange import make_exchange
 from agvas_core.data.mixture.pool import Pool, chosen
-from agvas_core.data.sets.catalog import FoundSet, named_set
-from agvas_core.data.sets.record import Family, Record
+from agvas_core.data.synthetic.noise import pick
 from agvas_core.data.templates.library import Library, load_library
-from agvas_core.files.picture import read_rgb
+from agvas_core.files import read_rgb
 
 __all__ = ["Mixture", "positions"]
 

@@ -14,10 +14,10 @@ from typing import Final, Literal
 
 import numpy as np
 
-from agvas_core.data.captions import Mention, absent_kind, describe, group_of, instruction_for, parse, referring
-from agvas_core.data.raster import Mask
-from agvas_core.data.sample import Defect, Sample
-from agvas_core.data.synthesis import HELD_OUT_FAMILIES, KINDS, SynthesisSpec, synthesize
+from agvas_core.data.synthetic.captions import Mention, absent_kind, describe, group_of, instruction_for, parse, referring
+from agvas_core.data.synthetic.raster import Mask
+from agvas_core.data.synthetic.sample import Defect, Sample
+from agvas_core.data.synthetic.synthesis import HELD_OUT_FAMILIES, KINDS, SynthesisSpec, synthesize
 
 __all__ = ["ASKED", "FIRST_SEED", "SHUFFLED", "SIZE", "TASKS", "ZEROED", "Case", "Question", "Task", "draw", "mention_of"]
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from agvas_core.contract.durable import write_whole
 from agvas_core.contract.errors import ImageError
-from agvas_core.data.synthesis import HELD_OUT_FAMILIES, SynthesisSpec, synthesize
+from agvas_core.data.synthetic.synthesis import HELD_OUT_FAMILIES, SynthesisSpec, synthesize
 from agvas_core.evaluation.grounding.cases import FIRST_SEED, SIZE
 from agvas_core.evaluation.grounding.figures import Figure
 from agvas_core.evaluation.grounding.trial import key_of

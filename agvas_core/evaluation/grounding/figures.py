@@ -24,7 +24,7 @@ from typing import Final
 
 import numpy as np
 
-from agvas_core.data.captions import group_of, parse
+from agvas_core.data.synthetic.captions import group_of, parse
 from agvas_core.evaluation.grounding.cases import ASKED, SHUFFLED, ZEROED
 from agvas_core.evaluation.grounding.trial import Answer, TrialRecord, says_nothing_is_there
 from agvas_core.evaluation.metrics import auroc, mean_of

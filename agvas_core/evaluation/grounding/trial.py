@@ -13,12 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agvas_core.contract.anchors import ANCHOR_TOKENS
 from agvas_core.contract.durable import write_whole
 from agvas_core.contract.errors import ImageError
-from agvas_core.contract.prompts import ANCHORS_SHOWN
+from agvas_core.contract.prompts import ANCHOR_TOKENS, ANCHORS_SHOWN
 from agvas_core.evaluation.grounding.cases import Case, Question, Task, draw
-from agvas_core.evaluation.outlines import outline
+from agvas_core.evaluation.image_score import outline
 from agvas_core.evaluation.predictor import Model
 
 __all__ = ["Answer", "Trial", "TrialRecord", "ask", "generator_hash", "key_of", "says_nothing_is_there"]
@@ -134,7 +133,7 @@ def key_of(model: Model, *facts: object) -> str:
 def generator_hash() -> str:
     """Changes whenever the generator may draw other images or use other words: the hash of its source."""
     whole = hashlib.sha256()
-    for file in sorted(resources.files("agvas_core.data").iterdir(), key=lambda entry: entry.name):
+    for file in sorted(resources.files("agvas_core.data.synthetic").iterdir(), key=lambda entry: entry.name):
         if file.name.endswith(".py"):
             whole.update(file.read_bytes())
     return whole.hexdigest()[:12]

@@ -7,7 +7,7 @@ import cv2
 
 from agvas_core.contract.errors import UsageError
 from agvas_core.evaluation.item import Item
-from agvas_core.files.pairing import GOOD, images, inside, pair
+from agvas_core.files import GOOD, images, inside, pair
 
 __all__ = ["NAME", "items", "matches"]
 

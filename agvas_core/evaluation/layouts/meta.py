@@ -13,7 +13,7 @@ from typing import Any
 
 from agvas_core.contract.errors import UsageError
 from agvas_core.evaluation.item import Item
-from agvas_core.files.pairing import GOOD
+from agvas_core.files import GOOD
 
 __all__ = ["NAME", "items", "meta_files", "set_name"]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from agvas_core.contract.errors import UsageError
 from agvas_core.evaluation.item import Item
-from agvas_core.files.pairing import GOOD, folders, images, inside, pair
+from agvas_core.files import GOOD, folders, images, inside, pair
 
 __all__ = ["NAME", "items", "matches"]
 

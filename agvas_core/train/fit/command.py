@@ -10,9 +10,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from agvas_core.contract.errors import UsageError
 from agvas_core.contract.validation import did_you_mean
-from agvas_core.data.sets.catalog import find_sets
+from agvas_core.data.datasets.catalog import find_sets
 from agvas_core.model.preset import load_preset
-from agvas_core.model.pretrained_config import resolve_config
+from agvas_core.model.weights.pretrained_config import resolve_config
 from agvas_core.train.fit.config import parse_fit_config, parse_mixture_config
 
 __all__ = ["Options", "merged_with", "train_on_mixture", "trains_on_mixture"]

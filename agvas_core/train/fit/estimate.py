@@ -10,7 +10,7 @@ from typing import Any, Final
 from agvas_core.model.build import build_model, visual_tokens
 from agvas_core.model.config import ModelConfig
 from agvas_core.model.inventory import inventory
-from agvas_core.model.trained import make_trainable
+from agvas_core.model.weights.trained import make_trainable
 from agvas_core.train.fit.config import FitConfig
 
 __all__ = ["GPUS", "Work", "estimate", "work_of"]

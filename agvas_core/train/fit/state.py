@@ -16,7 +16,7 @@ from torch import Tensor
 from agvas_core.contract.errors import OutputError, SetupError, UsageError
 from agvas_core.model.agvas import AgVas
 from agvas_core.model.config import ModelConfig
-from agvas_core.model.trained import kept_state
+from agvas_core.model.weights.trained import kept_state
 from agvas_core.train.fit.engine import Engine
 
 __all__ = ["STATE", "Resumed", "kept_tensors", "put_moments", "read_state", "save_state", "write_tensors"]

@@ -10,15 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agvas_core.contract.errors import ImageError, OutputError
-from agvas_core.data.sets.record import Record
+from agvas_core.data.datasets.record import Record
 from agvas_core.evaluation.datasets import find_sets, limited
 from agvas_core.evaluation.evaluate import Job, evaluate
-from agvas_core.evaluation.item import DataSet, Item
+from agvas_core.evaluation.item import DataSet, Item, examine
 from agvas_core.evaluation.metrics import METRICS, mean_of
 from agvas_core.evaluation.protocol import find_protocol
 from agvas_core.evaluation.result import SetResult
-from agvas_core.evaluation.truth import examine
-from agvas_core.files.picture import read_rgb
+from agvas_core.files import read_rgb
 from agvas_core.train.fit.config import ValidationConfig
 from agvas_core.train.fit.predictor import TorchPredictor
 

@@ -11,10 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from agvas_core.model.agmd import Agmd
-from agvas_core.model.encoders import LinearP
-from agvas_core.model.folding import fold_linear_p
-from agvas_core.model.sam_encoder import SAM_SIZES, SamImageEncoder
-from agvas_core.model.spam import Spam
+from agvas_core.model.encoders.encoders import LinearP
+from agvas_core.model.encoders.sam import SAM_SIZES, SamImageEncoder
+from agvas_core.model.spam import Spam, fold_linear_p
 from agvas_export.graphs import export_joint
 from agvas_export.joints import Joint
 

@@ -5,9 +5,9 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from agvas_runtime.line.inspector import Inspection
-from agvas_runtime.line.judge import Finding
-from agvas_runtime.result import Region, Result, Verdict
+from agvas_runtime.line.recipe.rules import Finding
+from agvas_runtime.line.station.inspector import Inspection
+from agvas_runtime.masks.result import Region, Result, Verdict
 
 __all__ = ["SCHEMA", "row_of_inspection", "row_of_result", "row_without"]
 

@@ -1,19 +1,175 @@
 """Takes a shard to its results: the same on one machine and on a cluster."""
 
+import fcntl
+import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, Final
 
-from agvas_core.contract.errors import ImageError, SourceError, UsageError
-from agvas_runtime.batch.claim import Claim
-from agvas_runtime.batch.look import open_look
+from agvas_core.contract.errors import BundleError, ImageError, SourceError, StageError, UsageError
+from agvas_runtime.batch.job import BatchJob
 from agvas_runtime.batch.picture_store import PictureStore
 from agvas_runtime.batch.plan import Shard, read_plan
+from agvas_runtime.batch.row import row_of_inspection, row_of_result, row_without
 from agvas_runtime.batch.shard_result import Done, read_done, write_result
-from agvas_runtime.frame import Frame
+from agvas_runtime.images.frame import Frame
+from agvas_runtime.line.ledger.images import hash_of_image
+from agvas_runtime.line.recipe.file import parse_recipe
+from agvas_runtime.line.station.inspector import SegmenterInspector, frame_fault
+from agvas_runtime.pipeline.segmenter import Segmenter
+from agvas_runtime.sources.prefetch import ReadAhead
 
-__all__ = ["ShardWorker"]
+__all__ = ["OPEN_FOLDER", "Claim", "Look", "ShardWorker", "open_look"]
+
+
+# A worker's hold on a shard, and what is remembered of those that died with it.
+#
+# ``OUT/open/shard-000000123`` is locked while somebody works at the shard, and is still there, unlocked, where that somebody was killed.
+# Whoever takes the shard up then works with care: before each image its index is written down. An image with which two careful workers died is
+# not tried a third time: it kills whoever looks at it.
+
+
+OPEN_FOLDER: Final = "open"
+DEADLY: Final = 2  # careful workers that died at an image
+RECORD_BYTES: Final = 8192  # always as long, so that no write is ever half a record
+
+
+class Claim:
+    """Held until ``release``, ``finish``, or the end of the process."""
+
+    def __init__(self, out: Path, number: int) -> None:
+        """Waits while another holds it: one that was left behind when its crew was killed ends at its next image."""
+        self._path = out / OPEN_FOLDER / f"shard-{number:09d}"
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = self._locked()
+        found = os.pread(self._file, RECORD_BYTES, 0).strip()
+        record = json.loads(found) if found else {}
+        self.tries = int(record.get("tries", 0)) + 1
+        """How many have taken the shard up, with this one."""
+        self._deaths: dict[str, int] = record.get("deaths", {})
+        if record.get("at") is not None:
+            at = str(record["at"])
+            self._deaths[at] = self._deaths.get(at, 0) + 1
+        self._write(None)
+
+    @property
+    def careful(self) -> bool:
+        """Whether somebody died with this shard."""
+        return self.tries > 1
+
+    def deadly(self, index: int) -> int:
+        """With how many the image is to be left alone; 0 for those that may be looked at."""
+        deaths = self._deaths.get(str(index), 0)
+        return deaths if deaths >= DEADLY else 0
+
+    def at(self, index: int) -> None:
+        """Says that this image comes now."""
+        self._write(index)
+
+    def finish(self) -> None:
+        """The shard is done."""
+        self._path.unlink(missing_ok=True)
+        os.close(self._file)
+
+    release = finish  # nobody died: what follows need not be careful
+
+    def _locked(self) -> int:
+        while True:
+            file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            fcntl.flock(file, fcntl.LOCK_EX)
+            try:
+                if os.path.samestat(os.fstat(file), os.stat(self._path)):
+                    return file
+            except FileNotFoundError:
+                pass
+            os.close(file)  # whoever held it is done, and removed it
+
+    def _write(self, at: int | None) -> None:
+        record = {"tries": self.tries, "at": at, "deaths": self._deaths, "pid": os.getpid(), "host": os.uname().nodename}
+        os.pwrite(self._file, json.dumps(record).encode().ljust(RECORD_BYTES), 0)
+
+
+# Frames to rows: the model of a job, loaded once by each worker.
+
+
+READ_AHEAD = 2
+
+Look = Callable[[Iterable[Frame], bool], Iterator[dict[str, Any]]]
+"""Rows of frames, in their order. With care, each frame is taken after the row of the one before was given."""
+
+
+def open_look(job: BatchJob, *, threads: int | None) -> Look:
+    """Loads the model, and the recipe where the job has one.
+
+    Raises:
+        BundleError: it is not the model that the batch was begun with.
+    """
+    return _by_recipe(job, threads) if job.recipe is not None else _by_point(job, threads)
+
+
+def _by_point(job: BatchJob, threads: int | None) -> Look:
+    segmenter = Segmenter.open(replace(job.options, threads=threads))
+    _check(job, segmenter.bundle.identity)
+
+    def look(frames: Iterable[Frame], careful: bool) -> Iterator[dict[str, Any]]:
+        with closing(segmenter.stream(frames, overlap=not careful)) as results:
+            for result in results:
+                yield row_of_result(result, hash_of_image(result.image) if result.image is not None else None)
+
+    return _ahead(look)
+
+
+def _by_recipe(job: BatchJob, threads: int | None) -> Look:
+    assert job.recipe is not None
+    version = parse_recipe(job.recipe, "the recipe of the plan")
+    # Frames are cut into tiles as on the line, whatever the options say.
+    inspector = SegmenterInspector(replace(job.options, threads=threads, tiling="auto"))
+    inspector.prepare(version)
+    _check(job, inspector.bundle_of(version).identity)
+
+    def look(frames: Iterable[Frame], careful: bool) -> Iterator[dict[str, Any]]:
+        for frame in frames:
+            fault = frame_fault(frame, version)
+            if fault is None and frame.image is not None:
+                try:
+                    found = inspector.inspect(frame, version)
+                except StageError as error:
+                    fault = str(error)
+                else:
+                    height, width = frame.image.shape[:2]
+                    yield row_of_inspection(frame.index, frame.name, found, (width, height), hash_of_image(frame.image))
+                    continue
+            yield row_without(frame.index, frame.name, fault or "there is no image")
+
+    return _ahead(look)
+
+
+def _ahead(look: Look) -> Look:
+    """Images are decoded in a thread of their own, except with care."""
+
+    def ahead(frames: Iterable[Frame], careful: bool) -> Iterator[dict[str, Any]]:
+        if careful:
+            yield from look(frames, careful)
+            return
+        reader = ReadAhead(frames, READ_AHEAD, name="agvas-read")
+        try:
+            yield from look(reader, careful)
+        finally:
+            reader.stop()
+
+    return ahead
+
+
+def _check(job: BatchJob, identity: str) -> None:
+    if identity != job.bundle:
+        raise BundleError(
+            f"model {job.options.model} is {identity} here, and the batch was begun with {job.bundle}: put that bundle back, or begin anew with "
+            "another --out DIR"
+        )
 
 
 class ShardWorker:
@@ -30,7 +186,7 @@ class ShardWorker:
         if plan is None:
             raise UsageError(f"{out} has no plan: agvas batch makes one")
         self.out, self.plan, self._stopped = out, plan, stopped
-        self._pictures = PictureStore(plan.job.base, max_pixels=plan.job.max_pixels, bits=plan.job.bits)
+        self._pictures = PictureStore(plan.job.base, max_pixels=plan.job.options.max_pixels, bits=plan.job.options.bits)
         self._look = open_look(plan.job, threads=threads)
 
     def work(self, number: int) -> Done | None:

@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agvas_core.contract.errors import ImageError
-from agvas_runtime.frame import Frame
+from agvas_runtime.images.frame import Frame
+from agvas_runtime.masks.result import Result, Verdict
+from agvas_runtime.pipeline.segmenter import Segmenter
 from agvas_runtime.profile.record import LineAnswer, Offered, Overhead, Quantiles
 from agvas_runtime.profile.work import recorded
-from agvas_runtime.result import Result, Verdict
-from agvas_runtime.segmenter import Segmenter
-from agvas_runtime.stages.onnx_graph import OnnxGraph
+from agvas_runtime.stages.onnx import OnnxGraph
 
 __all__ = ["Samples", "answer_line", "closed_loop", "offer", "overhead"]
 

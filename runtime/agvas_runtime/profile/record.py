@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from agvas_core.contract.errors import UsageError
-from agvas_runtime.counts import Counts
+from agvas_runtime.pipeline.batching import Counts
 
 __all__ = [
     "MAX_SERIES",

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,18 +12,62 @@ from numpy.typing import NDArray
 from agvas_core import __version__
 from agvas_core.contract.command_line import printable
 from agvas_core.contract.errors import ImageError, UsageError
+from agvas_core.contract.preprocess import scaled_views
+from agvas_core.contract.prompts import Mode
 from agvas_runtime import native
-from agvas_runtime.frame import Frame
+from agvas_runtime.images.frame import Frame
+from agvas_runtime.images.tiling import plan_looks
+from agvas_runtime.images.views import make_views
+from agvas_runtime.pipeline.segmenter import Segmenter
 from agvas_runtime.profile.gpu import GpuSampler
 from agvas_runtime.profile.load import Samples, answer_line, closed_loop, offer, overhead
 from agvas_runtime.profile.machine import describe_machine, load_average, peak_memory_mb
-from agvas_runtime.profile.on_device import OnDevice
-from agvas_runtime.profile.record import MAX_SERIES, InUse, LineAnswer, Offered, Profile, Quantiles
+from agvas_runtime.profile.record import MAX_SERIES, InUse, LineAnswer, Machine, Offered, Profile, Quantiles
 from agvas_runtime.profile.work import MAX_COUNTED_BYTES, count_work, with_floors
-from agvas_runtime.segmenter import Segmenter
 from agvas_runtime.sources import open_source
+from agvas_runtime.stages.protocol import ProbedVision
 
-__all__ = ["Plan", "frames_in_words", "generated_frame", "load_frames", "profile"]
+__all__ = ["OnDevice", "Plan", "frames_in_words", "generated_frame", "load_frames", "profile"]
+
+
+# What a backend with a stream of its own says of its device: times by the device's clock, and what it can do at best.
+
+
+@dataclass(frozen=True)
+class OnDevice:
+    """``times`` of copies and joints; the vision stage to ask for limits, where its backend has a stream."""
+
+    times: dict[str, Quantiles] = field(default_factory=dict)
+    vision: ProbedVision | None = None
+
+    @classmethod
+    def of(cls, segmenter: Segmenter, frame: Frame, count: int) -> "OnDevice":
+        """``count`` rounds of the frame's first view, in direct mode; nothing where a stage runs elsewhere."""
+        vision, lmm, decoder = segmenter.stages
+        if (
+            not isinstance(vision, ProbedVision)
+            or vision.joined(lmm, decoder) is None
+            or segmenter.question.mode is not Mode.DIRECT
+        ):
+            return cls()
+        assert frame.image is not None
+        manifest, (height, width) = segmenter.bundle.manifest, frame.image.shape[:2]
+        views = scaled_views(manifest.pixel_view, manifest.scales, height, width)
+        look = plan_looks(height, width, views, manifest.tiling, enabled=segmenter.tiled)[0]
+        tile = next(iter(look.tiles))
+        semantic, pixel = make_views(frame.image[tile.rows, tile.columns], (manifest.semantic_view, look.view))
+        found = vision.times(lmm, (semantic.pixels[None], pixel.pixels[None]), segmenter.prompt, count)
+        return cls({name: Quantiles.of(ms) for name, ms in found.items()}, vision)
+
+    def limits(self, machine: Machine, wanted: bool) -> Machine:
+        """``machine`` with the device's rates in place of the CPU's, where the stages run on one."""
+        if self.vision is None or not wanted:
+            return machine
+        name, flop_per_s, bytes_per_s = self.vision.limits()
+        return machine.model_copy(
+            update={"matmul_gflops": round(flop_per_s / 1e9, 1), "copy_gbs": round(bytes_per_s / 1e9, 1), "limits_of": name}
+        )
+
 
 MAX_FRAMES_HELD = 64  # decoded, in memory, and taken in turns: what is measured is the model, not the disk
 HOPELESS_MS = 60_000  # a line that is a minute behind is lost, and is not soaked for an hour

@@ -6,9 +6,9 @@ from rich.table import Table
 from rich.text import Text
 
 from agvas_core.contract.command_line import printable
+from agvas_runtime.pipeline.batching import Tuning
 from agvas_runtime.profile.compare import Comparison
 from agvas_runtime.profile.record import NOT_SAID, Profile, Quantiles, counts_in_words
-from agvas_runtime.tuning import Tuning
 
 __all__ = ["print_comparison", "print_profile", "print_tuning"]
 

@@ -7,24 +7,27 @@ those within a round. A larger count is taken where it is faster by more than ch
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from itertools import cycle, islice
 from math import floor
 from statistics import median
 from typing import Final, Literal, NamedTuple
 
+from agvas_core.contract.command_line import printable
 from agvas_core.contract.errors import ImageError
 from agvas_core.contract.manifest import Manifest
 from agvas_core.contract.preprocess import scaled_views
-from agvas_runtime.counts import Counts
-from agvas_runtime.frame import Frame
-from agvas_runtime.profile.machine import peak_memory_mb
+from agvas_runtime.images.frame import Frame
+from agvas_runtime.images.tiling import plan_looks
+from agvas_runtime.pipeline.batching import Counts, Tried, Tuning, make_folder, place_here
+from agvas_runtime.pipeline.options import SegmentOptions
+from agvas_runtime.pipeline.segmenter import Segmenter
+from agvas_runtime.profile.machine import load_average, peak_memory_mb
 from agvas_runtime.profile.session import frames_in_words, generated_frame
-from agvas_runtime.segmenter import Segmenter
 from agvas_runtime.this_machine import free_memory_bytes
-from agvas_runtime.tiling import plan_looks
-from agvas_runtime.tuning import Tried
 
-__all__ = ["ROUNDS", "Found", "fastest", "frame_in_tiles", "tune"]
+__all__ = ["ROUNDS", "Found", "fastest", "frame_in_tiles", "tune", "tune_here"]
+
 
 TILES: Final = (1, 2, 4, 8, 16)
 AHEAD: Final = (0, 1, 2)
@@ -164,4 +167,31 @@ def _tried(trial: _Trial, seconds: Mapping[int, Sequence[float]]) -> Tried:
         least_per_s=trial.frames / max(own),
         most_per_s=trial.frames / min(own),
         times_faster=median(before / after for before, after in zip(smallest, own, strict=True)),
+    )
+
+
+# A bundle on its backends, tuned on this machine: what ``agvas profile --tune`` keeps.
+
+
+def tune_here(options: SegmentOptions, frames: Sequence[Frame], *, command: str, say: Callable[[str], None]) -> Tuning:
+    """Opens the bundle and measures.
+
+    Raises:
+        UsageError, OutputError: there is nowhere to keep what is found.
+        ImageError: a frame that cannot be judged.
+    """
+    make_folder()  # before minutes of measuring
+    load_before = load_average()
+    segmenter = Segmenter.open(options, counts=Counts())
+    found = tune(segmenter, frames, say=say)
+    return Tuning(
+        place=place_here(segmenter.bundle.identity, options.backends, options.threads),
+        tiles=found.counts.tiles,
+        ahead=found.counts.ahead,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        command=printable(command),
+        frames=found.frames,
+        rounds=found.rounds,
+        load_before=round(load_before, 2),
+        tried=found.tried,
     )

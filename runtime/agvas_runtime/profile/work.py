@@ -19,13 +19,10 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from agvas_runtime.pipeline.scorer import Clock, Scorer
+from agvas_runtime.pipeline.segmenter import Segmenter
 from agvas_runtime.profile.record import Machine, Quantiles, StageWork
-from agvas_runtime.scoring import Clock, Scorer
-from agvas_runtime.segmenter import Segmenter
-from agvas_runtime.stages.onnx_decoder import OnnxDecoder
-from agvas_runtime.stages.onnx_graph import OnnxGraph
-from agvas_runtime.stages.onnx_lmm import OnnxLmm
-from agvas_runtime.stages.onnx_vision import OnnxVision
+from agvas_runtime.stages.onnx import OnnxDecoder, OnnxGraph, OnnxLmm, OnnxVision
 
 __all__ = ["MAX_COUNTED_BYTES", "count_work", "node_flop", "recorded", "with_floors"]
 

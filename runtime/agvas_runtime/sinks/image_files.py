@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from agvas_runtime.overlay import draw_overlay
-from agvas_runtime.result import Result
+from agvas_runtime.masks.overlay import draw_overlay
+from agvas_runtime.masks.result import Result
 from agvas_runtime.sinks.output_names import OutputNames
 from agvas_runtime.sinks.run_folder import RunFolder
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from agvas_core.contract.errors import OutputError, UsageError
-from agvas_runtime.result import RUN_FILE
+from agvas_runtime.masks.result import RUN_FILE
 
 __all__ = ["REPORT_NAME", "RESULTS_NAME", "RUN_FILE", "RunFolder"]
 

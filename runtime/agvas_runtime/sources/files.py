@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TextIO
 
 from agvas_core.contract.errors import ImageError, UsageError
-from agvas_runtime.frame import Frame
-from agvas_runtime.image_file import MAX_PIXELS, read_image, writable_name
+from agvas_runtime.images.frame import Frame
+from agvas_runtime.images.read import MAX_PIXELS, read_image, writable_name
 from agvas_runtime.sources.listing import list_files
 from agvas_runtime.sources.video import VIDEO_SUFFIXES, VideoSource
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from agvas_core.contract.errors import ImageError, SourceError
-from agvas_runtime.frame import Frame
-from agvas_runtime.image_file import IMAGE_SUFFIXES, MAX_PIXELS, read_image, writable_name
+from agvas_runtime.images.frame import Frame
+from agvas_runtime.images.read import IMAGE_SUFFIXES, MAX_PIXELS, read_image, writable_name
 from agvas_runtime.sources.listing import natural_key
 
 __all__ = ["WATCH_SCHEME", "FolderWatch", "file_key"]

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TextIO
 
 from agvas_core.contract.errors import SetupError, UsageError
-from agvas_runtime.image_file import IMAGE_SUFFIXES
-from agvas_runtime.result import RUN_FILE
+from agvas_runtime.images.read import IMAGE_SUFFIXES
+from agvas_runtime.masks.result import RUN_FILE
 from agvas_runtime.sources.video import VIDEO_SUFFIXES
 
 __all__ = ["list_files", "natural_key", "walk_images"]

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agvas_core.contract.errors import UsageError
-from agvas_runtime.frame import Frame
-from agvas_runtime.image_file import MAX_PIXELS
+from agvas_runtime.images.frame import Frame
+from agvas_runtime.images.read import MAX_PIXELS
 from agvas_runtime.sources.arrays import ArraySource
 from agvas_runtime.sources.camera import CameraSource
 from agvas_runtime.sources.files import FileSource

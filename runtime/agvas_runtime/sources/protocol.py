@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import Protocol, Self
 
-from agvas_runtime.frame import Frame
+from agvas_runtime.images.frame import Frame
 
 __all__ = ["Source"]
 

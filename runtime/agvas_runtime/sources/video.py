@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agvas_core.contract.errors import ImageError
-from agvas_runtime.frame import Frame
-from agvas_runtime.image_file import MAX_PIXELS, quiet_opencv
+from agvas_runtime.images.frame import Frame
+from agvas_runtime.images.read import MAX_PIXELS, quiet_opencv
 
 __all__ = ["VIDEO_SUFFIXES", "VideoSource"]
 

@@ -3,60 +3,103 @@
     stages = open_stages(load_bundle("nano"), lmm="torch")
     stages = open_stages(load_bundle("nano"), lmm="http://127.0.0.1:8000")
 
-A backend is a line in ``BACKENDS`` and a function ``open_stage(bundle, settings)`` in a module of its own, which is imported when it is
-asked for and not before: that module may need torch, vLLM or TensorRT. Whoever must not import the runtime finds both functions by
-their entry points (group ``agvas.backends``).
+A backend is a line in ``BACKENDS``: the function ``open(bundle, settings)`` as ``module:function``. The module is imported when the backend is
+asked for and not before, because it may need torch, vLLM or TensorRT.
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib import import_module
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, cast
 
 from agvas_core.contract.command_line import missing_package
+from agvas_core.contract.defaults import DEFAULT_BACKEND
 from agvas_core.contract.errors import UsageError
 from agvas_core.contract.validation import nearest
 from agvas_runtime.bundle import Bundle
-from agvas_runtime.stages.protocol import DecoderStage, LmmStage, VisionStage
-from agvas_runtime.stages.settings import StageSettings
+from agvas_runtime.stages.protocol import DecoderStage, LmmStage, ReferenceStage, VisionStage
 
-__all__ = ["BACKENDS", "DEFAULT_BACKEND", "Stages", "backend_names", "open_stages"]
+__all__ = [
+    "BACKENDS",
+    "DEFAULT_BACKEND",
+    "REFERENCE_BACKENDS",
+    "StageSettings",
+    "Stages",
+    "backend_names",
+    "open_references",
+    "open_stages",
+]
 
-DEFAULT_BACKEND: Final = "onnx"
+
+# What the backends of the stages are told when they are opened.
+
+
+@dataclass(frozen=True)
+class StageSettings:
+    """One set for all backends; each reads what concerns it."""
+
+    threads: int | None = None
+    """CPU threads per stage; all cores where None."""
+    checkpoint: Path | None = None
+    """Torch: the checkpoint that the bundle was exported from, where it is not a bundled one."""
+    lmm_folder: Path | None = None
+    """vLLM in process: the folder of ``agvas-export vllm``, where it is not inside the bundle."""
+    lmm_url: str | None = None
+    """vLLM over HTTP: where ``agvas serve-lmm`` listens."""
+    adapter: str | None = None
+    """vLLM: the adapter to answer with; the folder's own where None."""
+    engines: Path | None = None
+    """TensorRT: the store that ``agvas-export trt -o`` wrote to, where it is not the default one."""
+    cuda_context: int | None = None
+    """TensorRT: handle of the CUDA context to use, where it is not the GPU's own (``stages.trt.pycuda_interop``)."""
+
 
 BACKENDS: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType(
     {
         "vision": {
-            "onnx": "agvas_runtime.stages.onnx_vision",
-            "ort-cuda": "agvas_runtime.stages.onnx_vision:open_cuda",
+            "onnx": "agvas_runtime.stages.onnx:open_vision",
+            "ort-cuda": "agvas_runtime.stages.onnx:open_vision_cuda",
             "trt": "agvas_runtime.stages.trt.stage:open_vision",
-            "torch": "agvas_runtime.stages.reference.vision",
+            "torch": "agvas_runtime.stages.torch_reference:open_vision",
             "torch-cuda": "agvas_runtime.stages.torch_cuda.stages:open_vision",
             "torch-cuda-fp8": "agvas_runtime.stages.torch_cuda.stages:open_vision_fp8",
         },
         "lmm": {
-            "onnx": "agvas_runtime.stages.onnx_lmm",
-            "ort-cuda": "agvas_runtime.stages.onnx_lmm:open_cuda",
+            "onnx": "agvas_runtime.stages.onnx:open_lmm",
+            "ort-cuda": "agvas_runtime.stages.onnx:open_lmm_cuda",
             "trt": "agvas_runtime.stages.trt.stage:open_lmm",
-            "torch": "agvas_runtime.stages.reference.lmm",
+            "torch": "agvas_runtime.stages.torch_reference:open_lmm",
             "torch-cuda": "agvas_runtime.stages.torch_cuda.stages:open_lmm",
             "torch-cuda-fp8": "agvas_runtime.stages.torch_cuda.stages:open_lmm_fp8",
-            "vllm": "agvas_runtime.stages.vllm_lmm",
-            "vllm-direct": "agvas_runtime.stages.vllm_direct_lmm",
-            "http": "agvas_runtime.stages.http_lmm",
+            "vllm": "agvas_runtime.stages.vllm.lmm:open_vllm",
+            "vllm-direct": "agvas_runtime.stages.vllm.lmm:open_vllm_direct",
+            "http": "agvas_runtime.stages.vllm.http:open_http",
         },
         "decoder": {
-            "onnx": "agvas_runtime.stages.onnx_decoder",
-            "ort-cuda": "agvas_runtime.stages.onnx_decoder:open_cuda",
+            "onnx": "agvas_runtime.stages.onnx:open_decoder",
+            "ort-cuda": "agvas_runtime.stages.onnx:open_decoder_cuda",
             "trt": "agvas_runtime.stages.trt.stage:open_decoder",
-            "torch": "agvas_runtime.stages.reference.decoder",
+            "torch": "agvas_runtime.stages.torch_reference:open_decoder",
             "torch-cuda": "agvas_runtime.stages.torch_cuda.stages:open_decoder",
             "torch-cuda-fp8": "agvas_runtime.stages.torch_cuda.stages:open_decoder_fp8",
         },
     }
 )
-"""Stage -> backend -> the module whose ``open_stage`` opens it, or the function named after the colon."""
+"""Stage -> backend -> the function that opens it, as module:function."""
+
+
+REFERENCE_BACKENDS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "onnx": "agvas_runtime.stages.onnx:open_references",
+        "ort-cuda": "agvas_runtime.stages.onnx:open_references_cuda",
+        "trt": "agvas_runtime.stages.trt.references:open_stage",
+        "torch": "agvas_runtime.stages.torch_reference:open_references",
+        "torch-cuda": "agvas_runtime.stages.torch_reference:open_references_cuda",
+    }
+)
+"""Of the reference stage, which a bundle may lack: as in ``BACKENDS``."""
 
 
 class Stages(NamedTuple):
@@ -95,16 +138,27 @@ def open_stages(
     )
 
 
+def open_references(bundle: Bundle, backend: str = DEFAULT_BACKEND, settings: StageSettings | None = None) -> ReferenceStage:
+    """Opens the reference stage.
+
+    Raises:
+        BundleError: the bundle has no references graph.
+        UsageError, SetupError: as ``open_stages``.
+    """
+    return cast(ReferenceStage, _open("references", backend, bundle, settings or StageSettings()))
+
+
 def _open(stage: str, backend: str, bundle: Bundle, settings: StageSettings) -> Any:
-    if "://" in backend and "http" in BACKENDS[stage]:
+    backends = REFERENCE_BACKENDS if stage == "references" else BACKENDS[stage]
+    if "://" in backend and "http" in backends:
         backend, settings = "http", replace(settings, lmm_url=backend)
-    if backend not in BACKENDS[stage]:
-        meant = f"did you mean {near}? " if (near := nearest(backend, BACKENDS[stage])) else ""
-        address = ", or the address of a server" if "http" in BACKENDS[stage] else ""
-        raise UsageError(f"{stage} is {backend!r}: {meant}it can be {', '.join(BACKENDS[stage])}{address}")
+    if backend not in backends:
+        meant = f"did you mean {near}? " if (near := nearest(backend, backends)) else ""
+        address = ", or the address of a server" if "http" in backends else ""
+        raise UsageError(f"{stage} is {backend!r}: {meant}it can be {', '.join(backends)}{address}")
     try:
-        place, _, function = BACKENDS[stage][backend].partition(":")
+        place, _, function = backends[backend].partition(":")
         module = import_module(place)
     except ModuleNotFoundError as error:
         raise missing_package(error) or error from error
-    return getattr(module, function or "open_stage")(bundle, settings)
+    return getattr(module, function)(bundle, settings)

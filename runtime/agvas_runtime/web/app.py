@@ -8,8 +8,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 
 from agvas_core import __version__
-from agvas_runtime.segmenter import Segmenter
-from agvas_runtime.web.answered_errors import answer_errors
+from agvas_runtime.pipeline.segmenter import Segmenter
 from agvas_runtime.web.asked import schemas
 from agvas_runtime.web.chat import chat_routes
 from agvas_runtime.web.gate import App, Gate
@@ -18,7 +17,7 @@ from agvas_runtime.web.judge import ClientLeft, Judge
 from agvas_runtime.web.metrics import Metrics
 from agvas_runtime.web.page import page_routes
 from agvas_runtime.web.recipes import Recipes
-from agvas_runtime.web.refusal import Refusal
+from agvas_runtime.web.refusal import Refusal, answer_errors
 from agvas_runtime.web.segment import segment_routes
 from agvas_runtime.web.settings import Settings
 

@@ -1,29 +1,57 @@
 """What a worker does with an image: decode, segment, and tell what is said while it is said."""
 
+import asyncio
+import base64
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, MutableMapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import Any
+from typing import Any, TypeVar
 
-from agvas_core.contract.anchors import ANCHOR_TOKENS
+import cv2
+import numpy as np
+
 from agvas_core.contract.errors import AgvasError, ImageError, StageError, UsageError
-from agvas_core.contract.prompts import ANCHORS, ANCHORS_SHOWN, Mode
-from agvas_runtime.frame import Frame
-from agvas_runtime.image_file import decode_image
-from agvas_runtime.line.recipe_file import RecipeVersion
-from agvas_runtime.question import ask
-from agvas_runtime.result import Result
-from agvas_runtime.segmenter import Segmenter
+from agvas_core.contract.prompts import ANCHOR_TOKENS, ANCHORS, ANCHORS_SHOWN, Mode
+from agvas_runtime.images.frame import Frame
+from agvas_runtime.images.read import decode_image
+from agvas_runtime.line.recipe.file import RecipeVersion
+from agvas_runtime.masks.result import Result
+from agvas_runtime.masks.run_lengths import coco_run_lengths
+from agvas_runtime.pipeline.instruction import ask
+from agvas_runtime.pipeline.segmenter import Segmenter
+from agvas_runtime.sinks.image_files import encode_png16
 from agvas_runtime.stages.prompt_tokenizer import PromptTokenizer
 from agvas_runtime.stages.protocol import Features, LmmStage, Reply, TellingLmm, Turn
-from agvas_runtime.web.answer import entry_of
 from agvas_runtime.web.asked import Options
 from agvas_runtime.web.recipes import entry_by_recipe
 from agvas_runtime.web.upload import Upload
 
-__all__ = ["ClientLeft", "Hearing", "Judge"]
+__all__ = ["ClientLeft", "Hearing", "Judge", "entry_of", "while_heard"]
+
+
+# A result as the reply to a request, with what was asked for of its mask.
+
+
+def entry_of(result: Result, include: Collection[str]) -> dict[str, Any]:
+    """The line of ``results.jsonl`` for one image, less its polygons where they were not asked for, and with ``mask_rle``, ``mask_png``
+    and ``score_png`` where they were. ``NO_VERDICT`` has none of them."""
+    entry = result.to_dict()
+    if "polygons" not in include:
+        for region in entry["regions"]:
+            del region["polygon"], region["holes"]
+    if result.mask is None or result.score_map is None:
+        return entry
+    if "rle" in include:
+        entry["mask_rle"] = coco_run_lengths(result.mask)
+    if "png" in include:
+        done, data = cv2.imencode(".png", result.mask.astype(np.uint8) * 255)
+        assert done
+        entry["mask_png"] = base64.b64encode(data.tobytes()).decode()
+    if "score" in include:
+        entry["score_png"] = base64.b64encode(encode_png16(result.score_map)).decode()
+    return entry
 
 
 class ClientLeft(AgvasError):
@@ -163,3 +191,37 @@ class Judge:
         for token in ANCHOR_TOKENS:  # a model that was trained with fewer anchors has its own answer
             said = said.replace(token, ANCHORS_SHOWN)
         return said
+
+
+# Waits for a job as long as its client does.
+
+
+T = TypeVar("T")
+
+
+async def while_heard(
+    receive: Callable[[], Awaitable[MutableMapping[str, Any]]], job: Coroutine[Any, Any, T], hearing: Hearing
+) -> T:
+    """The job's result; a client that leaves takes it out of the queue, or ends it at its next word or image.
+
+    Raises:
+        ClientLeft: the client left.
+    """
+    work = asyncio.ensure_future(job)
+    gone = asyncio.ensure_future(_gone(receive))
+    try:
+        await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not work.done():
+            raise ClientLeft("the client left")
+        return work.result()
+    finally:
+        if not work.done():
+            hearing.gone.set()
+            work.cancel()
+        gone.cancel()
+        await asyncio.gather(work, gone, return_exceptions=True)
+
+
+async def _gone(receive: Callable[[], Awaitable[MutableMapping[str, Any]]]) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

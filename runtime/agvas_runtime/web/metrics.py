@@ -3,7 +3,7 @@
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
 
 from agvas_core import __version__
-from agvas_runtime.result import Result, Verdict
+from agvas_runtime.masks.result import Result, Verdict
 
 __all__ = ["Metrics"]
 

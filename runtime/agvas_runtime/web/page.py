@@ -7,7 +7,7 @@ from fastapi import APIRouter
 from fastapi.responses import JSONResponse, Response
 
 from agvas_core.contract.prompts import Mode
-from agvas_runtime.segmenter import Segmenter
+from agvas_runtime.pipeline.segmenter import Segmenter
 from agvas_runtime.web.settings import Settings
 
 __all__ = ["add_files", "page_routes"]

@@ -9,14 +9,14 @@ import numpy as np
 
 from agvas_core.contract.errors import ImageError, RecipeError, UsageError
 from agvas_runtime.bundle import Bundle
-from agvas_runtime.frame import Frame
-from agvas_runtime.line.inspector import frame_fault
-from agvas_runtime.line.judge import Judge as Rules
-from agvas_runtime.line.judge import Judgement, Looked
-from agvas_runtime.line.recipe_check import check_against, thresholds_of
-from agvas_runtime.line.recipe_file import RecipeVersion, parse_recipe, read_recipe
-from agvas_runtime.line.recipe_store import RecipeStore
-from agvas_runtime.result import Result
+from agvas_runtime.images.frame import Frame
+from agvas_runtime.line.recipe.file import RecipeVersion, parse_recipe, read_recipe
+from agvas_runtime.line.recipe.rules import Judge as Rules
+from agvas_runtime.line.recipe.rules import Judgement, Looked
+from agvas_runtime.line.recipe.store import RecipeStore
+from agvas_runtime.line.recipe.thresholds import check_against, thresholds_of
+from agvas_runtime.line.station.inspector import frame_fault
+from agvas_runtime.masks.result import Result
 
 __all__ = ["MAX_RECIPE_BYTES", "Recipes", "entry_by_recipe"]
 

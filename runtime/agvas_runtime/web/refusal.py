@@ -7,11 +7,16 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
 from pydantic import ValidationError
+from starlette.exceptions import HTTPException
 
 from agvas_core.contract.errors import AgvasError, ImageError, UsageError
 
-__all__ = ["REFUSALS", "Refusal", "busy", "error_body", "of_error", "of_validation"]
+__all__ = ["REFUSALS", "Refusal", "answer_errors", "busy", "error_body", "of_error", "of_validation"]
+
 
 REFUSALS: dict[int | str, dict[str, Any]] = {
     400: {"description": "asked for something that cannot be meant"},
@@ -63,3 +68,31 @@ def of_validation(error: ValidationError) -> Refusal:
 def error_body(refusal: Refusal) -> dict[str, Any]:
     """JSON of a refusal."""
     return {"error": {"type": refusal.kind, "message": str(refusal), "code": refusal.status}}
+
+
+# Errors of handlers as answers of one shape, whatever the application.
+
+
+def answer_errors(app: FastAPI) -> None:
+    """Gives ``app`` its handlers: what we refuse says why, and a bug of ours says that it is one."""
+
+    @app.exception_handler(AgvasError)
+    async def refuse(_: Request, error: AgvasError) -> Response:
+        return _answer(of_error(error))
+
+    @app.exception_handler(HTTPException)
+    async def refuse_route(_: Request, error: HTTPException) -> Response:
+        return _answer(Refusal(error.status_code, "usage", str(error.detail), error.headers))
+
+    @app.exception_handler(RequestValidationError)
+    async def refuse_values(_: Request, error: RequestValidationError) -> Response:
+        first = error.errors()[0]
+        return _answer(Refusal(422, "usage", f"{'.'.join(map(str, first['loc']))}: {first['msg']}"))
+
+    @app.exception_handler(Exception)
+    async def confess(_: Request, error: Exception) -> Response:
+        return _answer(Refusal(500, "bug", "this is a bug in agvas; its traceback is in the server's log"))
+
+
+def _answer(refusal: Refusal) -> JSONResponse:
+    return JSONResponse(error_body(refusal), refusal.status, refusal.headers)

@@ -10,9 +10,8 @@ from pydantic import ValidationError
 from starlette.datastructures import UploadFile
 
 from agvas_runtime.web.asked import SegmentRequest, reference
-from agvas_runtime.web.hearing import while_heard
 from agvas_runtime.web.job_queue import JobQueue
-from agvas_runtime.web.judge import Hearing, Judge
+from agvas_runtime.web.judge import Hearing, Judge, while_heard
 from agvas_runtime.web.recipes import MAX_RECIPE_BYTES, Recipes
 from agvas_runtime.web.refusal import REFUSALS, Refusal, of_validation
 from agvas_runtime.web.settings import Settings

@@ -9,7 +9,7 @@ import re
 from typing import NamedTuple
 
 from agvas_core.contract.errors import ImageError
-from agvas_runtime.image_file import check_header
+from agvas_runtime.images.read import check_header
 from agvas_runtime.web.refusal import Refusal
 
 __all__ = ["Upload", "check_upload", "from_text", "shown_name"]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from agvas_core.command import main
+from agvas.cli import main
 from agvas_core.contract.errors import SetupError, UsageError
 from agvas_core.train.cli import train
 from agvas_core.train.fit.command import Options, merged_with, train_on_mixture, trains_on_mixture
@@ -24,7 +24,7 @@ def test_a_dry_run_estimates_every_gpu_and_loads_nothing(capsys: pytest.CaptureF
 
 
 def test_sharding_takes_memory_off_each_gpu_and_bigger_batches_add_to_it() -> None:
-    from agvas_core.model.pretrained_config import resolve_config
+    from agvas_core.model.weights.pretrained_config import resolve_config
     from agvas_core.train.fit.estimate import work_of
 
     work = work_of(resolve_config(merged_with("ov-7b", None)["model"]), FitConfig())

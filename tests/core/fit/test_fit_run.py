@@ -19,8 +19,8 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from agvas_core.contract.errors import OutputError, SetupError, UsageError
-from agvas_core.model.checkpoint import load_checkpoint, start_model
-from agvas_core.model.pretrained_config import resolve_config
+from agvas_core.model.weights.checkpoint import load_checkpoint, start_model
+from agvas_core.model.weights.pretrained_config import resolve_config
 from agvas_core.train.fit.config import parse_fit_config, parse_mixture_config
 from agvas_core.train.fit.loop import SKIPPED, fit_model
 from agvas_core.train.fit.predictor import open_predictor
@@ -86,7 +86,7 @@ def test_a_checkpoint_can_be_scored_without_being_exported(whole_run: Path, fold
 CHILD = """
 import json, sys, torch
 from pathlib import Path
-from agvas_core.model.pretrained_config import resolve_config
+from agvas_core.model.weights.pretrained_config import resolve_config
 from agvas_core.train.fit.config import parse_fit_config, parse_mixture_config
 from agvas_core.train.fit.loop import fit_model
 
@@ -219,7 +219,7 @@ def test_two_processes_see_the_losses_of_one_with_twice_the_batch(
     calm = changed(calm, micro_batch=2)
     run(changed(calm, micro_batch=4), tmp_path / "one")
     (tmp_path / "two.toml").write_text(as_toml(calm), encoding="utf-8")
-    agvas = [sys.executable, "-c", "from agvas_core.command import main; main()"]
+    agvas = [sys.executable, "-c", "from agvas.cli import main; main()"]
     script = tmp_path / "agvas.py"
     script.write_text(agvas[2], encoding="utf-8")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script), "train"]

@@ -11,11 +11,11 @@ import torch
 from agvas_core.contract.decision import BALANCED, STRICT
 from agvas_core.contract.errors import UsageError
 from agvas_core.contract.review_folder import IMAGES, MASKS, REVIEW, ReviewLine, add_line, read_lines
+from agvas_core.data.datasets.catalog import find_sets as find_training_sets
 from agvas_core.data.mixture.config import MixtureConfig
 from agvas_core.data.mixture.mixture import Mixture
-from agvas_core.data.sets.catalog import find_sets as find_training_sets
 from agvas_core.evaluation.datasets import find_sets
-from agvas_core.model.checkpoint import load_checkpoint
+from agvas_core.model.weights.checkpoint import load_checkpoint
 from agvas_core.train.cli import train
 
 

@@ -10,8 +10,7 @@ import pytest
 
 from agvas_core.contract.errors import SetupError, UsageError
 from agvas_core.data.instruct import endpoint as endpoint_module
-from agvas_core.data.instruct.endpoint import Address, Endpoint, NoReply, Reply
-from agvas_core.data.instruct.pace import Pace, Patience
+from agvas_core.data.instruct.endpoint import Address, Endpoint, NoReply, Pace, Patience, Reply
 
 MESSAGES = [{"role": "user", "content": "What is this?"}]
 KEY = "sk-secret-0123456789"

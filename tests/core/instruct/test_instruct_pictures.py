@@ -11,14 +11,14 @@ import pytest
 from numpy.typing import NDArray
 
 from agvas_core.contract.errors import ImageError, UsageError
+from agvas_core.data.datasets.catalog import find_sets
 from agvas_core.data.instruct.answer import parsed
 from agvas_core.data.instruct.generation import pictures_of
 from agvas_core.data.instruct.likeness import ReferenceShelf, bhattacharyya, likeness, look, ssim
 from agvas_core.data.instruct.pictures import GREEN, RED, with_boxes, with_mask
 from agvas_core.data.instruct.prompt import load_prompt
 from agvas_core.data.instruct.samples import samples_of
-from agvas_core.data.sets.catalog import find_sets
-from agvas_core.files.picture import read_rgb
+from agvas_core.files import read_rgb
 
 MakeSet = Callable[..., Path]
 

@@ -18,11 +18,9 @@ import numpy as np
 import pytest
 
 from agvas_core.contract.errors import UsageError
-from agvas_core.data.instruct.decision import review_path
-from agvas_core.data.instruct.entry import FIELDS
+from agvas_core.data.instruct.entry import FIELDS, REVIEWED, read_instruct, review_path
 from agvas_core.data.instruct.journal import read_lines
 from agvas_core.data.instruct.prompt import load_prompt
-from agvas_core.data.instruct.reading import REVIEWED, read_instruct
 from agvas_core.data.instruct.review import Review
 from agvas_core.data.instruct.review_server import MAX_BODY_BYTES, ReviewServer
 
@@ -307,7 +305,7 @@ def test_a_log_that_was_tampered_with_is_refused_by_line(make_file: MakeFile, li
         read_instruct(path)
 
 
-COMMAND = "import sys; from agvas_core.contract.command_line import run_command; from agvas_core.data.instruct.review_cli import review; run_command(lambda: review, name='agvas data review')"  # fmt: skip
+COMMAND = "import sys; from agvas_core.contract.command_line import run_command; from agvas_core.data.instruct.cli import review; run_command(lambda: review, name='agvas data review')"  # fmt: skip
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of this kind are POSIX")

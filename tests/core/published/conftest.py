@@ -34,8 +34,8 @@ from transformers import (
     SiglipVisionConfig,
 )
 
+from agvas_core.model.encoders.sam import SamImageEncoder
 from agvas_core.model.sam_decoder import SamMaskDecoder
-from agvas_core.model.sam_encoder import SamImageEncoder
 
 torch.set_num_threads(1)
 

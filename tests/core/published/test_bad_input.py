@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from agvas_core.contract.errors import SetupError, UsageError
-from agvas_core.model.pretrained import pretrained_model
-from agvas_core.model.pretrained_config import resolve_config
-from agvas_core.model.trained import make_trainable
+from agvas_core.model.weights.pretrained import pretrained_model
+from agvas_core.model.weights.pretrained_config import resolve_config
+from agvas_core.model.weights.trained import make_trainable
 
 Get = Callable[[str], Path]
 Table = Callable[..., dict[str, Any]]

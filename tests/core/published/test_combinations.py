@@ -11,9 +11,9 @@ from torch import Tensor
 from agvas_core.model.agvas import AgVas, AgVasOutput
 from agvas_core.model.build import visual_tokens
 from agvas_core.model.config import ModelConfig
-from agvas_core.model.pretrained import pretrained_model
-from agvas_core.model.pretrained_config import resolve_config
-from agvas_core.model.trained import make_trainable, train_mode
+from agvas_core.model.weights.pretrained import pretrained_model
+from agvas_core.model.weights.pretrained_config import resolve_config
+from agvas_core.model.weights.trained import make_trainable, train_mode
 
 Get = Callable[[str], Path]
 Table = Callable[..., dict[str, Any]]

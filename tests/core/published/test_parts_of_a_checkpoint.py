@@ -14,10 +14,10 @@ from torch import Tensor
 from agvas_core.contract.errors import SetupError, UsageError
 from agvas_core.model.agvas import AgVas
 from agvas_core.model.build import visual_tokens
-from agvas_core.model.checkpoint import base_digests, load_checkpoint, save_checkpoint, start_model, start_tokenizer
 from agvas_core.model.config import ModelConfig
-from agvas_core.model.pretrained_config import resolve_config
-from agvas_core.model.trained import kept_state, make_trainable, merge, train_mode
+from agvas_core.model.weights.checkpoint import base_digests, load_checkpoint, save_checkpoint, start_model, start_tokenizer
+from agvas_core.model.weights.pretrained_config import resolve_config
+from agvas_core.model.weights.trained import kept_state, make_trainable, merge, train_mode
 
 Get = Callable[[str], Path]
 Table = Callable[..., dict[str, Any]]
@@ -213,7 +213,7 @@ def test_a_disk_that_fills_while_saving_leaves_the_last_checkpoint(
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("agvas_core.model.checkpoint.save_file", full)
+    monkeypatch.setattr("agvas_core.model.weights.checkpoint.save_file", full)
     with pytest.raises(OSError, match="No space"):
         saved(tmp_path, config)
     assert not list(tmp_path.glob("*.part"))

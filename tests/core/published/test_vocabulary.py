@@ -9,15 +9,14 @@ import torch
 from tokenizers import Tokenizer
 from transformers import LlavaForConditionalGeneration, LlavaOnevisionForConditionalGeneration
 
-from agvas_core.contract.anchors import ANCHOR_TOKENS
 from agvas_core.contract.errors import UsageError
-from agvas_core.contract.prompts import FIXED_ANSWER
+from agvas_core.contract.prompts import ANCHOR_TOKENS, FIXED_ANSWER
 from agvas_core.model.build import chat_format
-from agvas_core.model.checkpoint import start_tokenizer
 from agvas_core.model.config import ModelConfig
-from agvas_core.model.pretrained import pretrained_model
-from agvas_core.model.pretrained_config import resolve_config
-from agvas_core.model.vocabulary import add_anchors, pretrained_tokenizer
+from agvas_core.model.weights.checkpoint import start_tokenizer
+from agvas_core.model.weights.pretrained import pretrained_model
+from agvas_core.model.weights.pretrained_config import resolve_config
+from agvas_core.model.weights.vocabulary import add_anchors, pretrained_tokenizer
 
 Get = Callable[[str], Path]
 Table = Callable[..., dict[str, Any]]

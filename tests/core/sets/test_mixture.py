@@ -16,14 +16,13 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from agvas_core.contract.anchors import Anchor
 from agvas_core.contract.errors import ImageError, UsageError
-from agvas_core.contract.prompts import ANCHORS
+from agvas_core.contract.prompts import ANCHORS, Anchor
+from agvas_core.data.datasets.record import Family, Record
 from agvas_core.data.mixture.config import PAPER_SHARES, MixtureConfig, Source
 from agvas_core.data.mixture.example import Example, SkipLog
 from agvas_core.data.mixture.mixture import Mixture, positions
 from agvas_core.data.mixture.pool import chosen, even_quotas
-from agvas_core.data.sets.record import Family, Record
 from agvas_core.data.templates.rules import Task
 
 Make = Callable[..., Path]
@@ -306,6 +305,6 @@ def test_a_mixture_travels_to_worker_processes(mixture: Mixture) -> None:
 
 
 def test_no_torch_is_drawn_in() -> None:
-    code = "import sys, agvas_core.data.mixture.mixture, agvas_core.data.sets.cli; print('torch' in sys.modules)"
+    code = "import sys, agvas_core.data.mixture.mixture, agvas_core.data.datasets.cli; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"

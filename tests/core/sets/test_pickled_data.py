@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agvas_core.contract.errors import UsageError
-from agvas_core.data.sets.pickled_data import read_plain
+from agvas_core.data.datasets.referring import read_plain
 
 PLAIN = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),

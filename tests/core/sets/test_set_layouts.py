@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from agvas_core.contract.errors import ImageError, UsageError
-from agvas_core.data.sets.catalog import ADAPTERS, find_sets, named_set, set_names
-from agvas_core.data.sets.part_words import pascal_words
-from agvas_core.data.sets.record import Family, Record
+from agvas_core.data.datasets.catalog import ADAPTERS, find_sets, named_set, set_names
+from agvas_core.data.datasets.parts import pascal_words
+from agvas_core.data.datasets.record import Family, Record
 
 SHAPE = (24, 32)
 SQUARE = 96

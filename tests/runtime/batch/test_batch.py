@@ -13,9 +13,9 @@ import pytest
 
 pytest.importorskip("pyarrow", reason="the extra scale is not installed")
 
-from agvas_runtime.batch.claim import Claim
 from agvas_runtime.batch.job import BatchJob
 from agvas_runtime.batch.plan import PART_SHARDS, make_plan, read_plan
+from agvas_runtime.batch.shard_worker import Claim
 
 from .conftest import DONE_SHARD, IMAGES, batch_here, check_rows, rows, start
 
@@ -101,7 +101,7 @@ def test_an_image_that_kills_its_worker_is_left_alone_and_the_others_are_not(
     (tmp_path / "sitecustomize.py").write_text(
         "import os, sys\n"
         "if 'agvas_runtime.batch.worker_process' in ' '.join(sys.orig_argv):\n"
-        "    import agvas_runtime.image_file as image_file\n"
+        "    import agvas_runtime.images.read as image_file\n"
         "    read = image_file.read_image\n"
         "    def deadly(path, **options):\n"
         "        if str(path).endswith('part17.png'): os.kill(os.getpid(), 9)\n"

@@ -10,13 +10,13 @@ import cv2
 import numpy as np
 import pytest
 
-from agvas_runtime.frame import Frame
-from agvas_runtime.line.ballast import Ballast
-from agvas_runtime.line.inspector import Inspection
-from agvas_runtime.line.judge import Judgement
-from agvas_runtime.line.ledger import Ledger
-from agvas_runtime.line.recipe_file import RecipeVersion, parse_recipe
-from agvas_runtime.result import Verdict
+from agvas_runtime.images.frame import Frame
+from agvas_runtime.line.ledger.disk_reserve import Ballast
+from agvas_runtime.line.ledger.ledger import Ledger
+from agvas_runtime.line.recipe.file import RecipeVersion, parse_recipe
+from agvas_runtime.line.recipe.rules import Judgement
+from agvas_runtime.line.station.inspector import Inspection
+from agvas_runtime.masks.result import Verdict
 
 
 class PacedInspector:

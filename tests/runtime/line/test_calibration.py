@@ -8,8 +8,14 @@ from scipy import stats
 
 from agvas_core.contract.decision import OperatingPoint
 from agvas_core.contract.errors import UsageError
-from agvas_runtime.line.bound import allowed_rejects, binomial_at_most, needed_parts, upper_bound
-from agvas_runtime.line.calibration import Scores, calibrate
+from agvas_runtime.line.calibration.calibration import (
+    Scores,
+    allowed_rejects,
+    binomial_at_most,
+    calibrate,
+    needed_parts,
+    upper_bound,
+)
 
 POINT = OperatingPoint(threshold=0.05, seed_threshold=0.5)
 

@@ -21,10 +21,10 @@ from pathlib import Path
 import pytest
 
 from agvas_core.contract.errors import DeliveryError, UsageError
-from agvas_runtime.line.courier import Courier
-from agvas_runtime.line.ledger import Ledger
-from agvas_runtime.line.ledger_check import check_ledger
-from agvas_runtime.line.settlement import Cause, without_verdict
+from agvas_runtime.line.ledger.check import check_ledger
+from agvas_runtime.line.ledger.ledger import Ledger
+from agvas_runtime.line.ledger.settlement import Cause, without_verdict
+from agvas_runtime.line.station.outbox import Courier
 from agvas_runtime.sinks.json_lines import JsonLinesSink
 from agvas_runtime.sinks.message import Message, VerdictSink
 from agvas_runtime.sinks.modbus import ModbusSink

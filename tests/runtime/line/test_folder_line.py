@@ -9,14 +9,13 @@ import cv2
 import numpy as np
 import pytest
 
-from agvas_runtime.line.feed import Feed
-from agvas_runtime.line.inspector import SegmenterInspector
-from agvas_runtime.line.lane_job import lane_jobs
-from agvas_runtime.line.ledger import Ledger
-from agvas_runtime.line.part_scores import score_parts
-from agvas_runtime.line.queue_policy import QueuePolicy
-from agvas_runtime.line.recipe_file import RecipeVersion
-from agvas_runtime.line.station import Station
+from agvas_runtime.line.calibration.part_scores import score_parts
+from agvas_runtime.line.ledger.ledger import Ledger
+from agvas_runtime.line.recipe.file import RecipeVersion
+from agvas_runtime.line.station.inspector import SegmenterInspector
+from agvas_runtime.line.station.runner import lane_jobs
+from agvas_runtime.line.station.source_loop import Feed, QueuePolicy
+from agvas_runtime.line.station.station import Station
 from agvas_runtime.sources import FolderWatch
 
 from .conftest import PacedInspector

@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 
 from agvas_core.contract.errors import LedgerError
-from agvas_runtime.line.ballast import Ballast, DiskLevel
-from agvas_runtime.line.courier import message_of
-from agvas_runtime.line.ledger import Ledger
-from agvas_runtime.line.ledger_check import check_ledger
-from agvas_runtime.line.recipe_file import RecipeVersion
-from agvas_runtime.line.settlement import Cause, Settlement, without_verdict
-from agvas_runtime.line.station import Station
-from agvas_runtime.result import Verdict
+from agvas_runtime.line.ledger.check import check_ledger
+from agvas_runtime.line.ledger.disk_reserve import Ballast, DiskLevel
+from agvas_runtime.line.ledger.ledger import Ledger
+from agvas_runtime.line.ledger.settlement import Cause, Settlement, without_verdict
+from agvas_runtime.line.recipe.file import RecipeVersion
+from agvas_runtime.line.station.outbox import message_of
+from agvas_runtime.line.station.station import Station
+from agvas_runtime.masks.result import Verdict
 
 from .conftest import PacedInspector, grey, small_ballast
 
@@ -141,8 +141,8 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_full_disk_loses_images_first_and_no_verdict_ever(small_disk: Path) -> None:
-    from agvas_runtime.line.image_store import ImageStore
-    from agvas_runtime.line.recipe_file import parse_recipe
+    from agvas_runtime.line.ledger.images import ImageStore
+    from agvas_runtime.line.recipe.file import parse_recipe
 
     ballast = Ballast(small_disk / "line", size_mb=1.0, reserve_mb=0.3, images_reserve_mb=1.0)
     version = parse_recipe("product: part\nkeep: {sample_every: 1}\ndeadline_ms: 60000", "test")
@@ -196,7 +196,7 @@ def test_where_even_the_reserve_is_used_up_a_trigger_is_refused_and_no_pass_is_g
 def test_killed_at_random_moments_nothing_is_lost_and_nothing_comes_twice(tiny_bundle: Path) -> None:
     command = [
         sys.executable,
-        str(ROOT / "scripts" / "kill_line.py"),
+        str(ROOT / "tests" / "soak" / "kill_line.py"),
         "--kills",
         "10",
         "--alive-s",

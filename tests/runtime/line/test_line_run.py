@@ -10,6 +10,7 @@ import sys
 import urllib.request
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -17,19 +18,19 @@ import numpy as np
 import pytest
 import yaml
 
+from agvas.line import line as line_verb
+from agvas.run import run as app
 from agvas_core.contract.command_line import exit_code_of
-from agvas_runtime.cli import app
-from agvas_runtime.line.calibrate_cli import calibrate_command
-from agvas_runtime.line.drift import DriftMonitor
-from agvas_runtime.line.image_check import DirtWatch, image_facts, image_fault
-from agvas_runtime.line.ledger import LEDGER_NAME, Ledger
-from agvas_runtime.line.ledger_check import check_ledger
-from agvas_runtime.line.ledger_cli import export, show, verify
-from agvas_runtime.line.metrics import Metrics, MetricsServer
-from agvas_runtime.line.recipe import Calibration, ImageLimits
-from agvas_runtime.line.recipe_edit import with_keys
-from agvas_runtime.line.recipe_file import parse_recipe, read_recipe
-from agvas_runtime.line.recipe_store import RecipeStore
+from agvas_runtime.line.app.metrics import Metrics, MetricsServer
+from agvas_runtime.line.calibration.cli import calibrate_command, with_keys
+from agvas_runtime.line.ledger.check import check_ledger
+from agvas_runtime.line.ledger.cli import export, show, verify
+from agvas_runtime.line.ledger.ledger import LEDGER_NAME, Ledger
+from agvas_runtime.line.recipe.file import parse_recipe, read_recipe
+from agvas_runtime.line.recipe.image_limits import DirtWatch, image_facts, image_fault
+from agvas_runtime.line.recipe.recipe import Calibration, ImageLimits
+from agvas_runtime.line.recipe.store import RecipeStore
+from agvas_runtime.line.station.drift import DriftMonitor
 
 from .conftest import write_part
 
@@ -74,6 +75,36 @@ def test_a_folder_goes_through_the_line_once_however_often_it_is_run(
     assert call(export, state, "--format", "csv", "-o", parts / "e.csv") == 0
     assert len((parts / "e.csv").read_text().splitlines()) == 4
     assert check_ledger(state).images == {"kept": 3}
+
+
+def test_the_verb_line_does_what_run_does_with_a_recipe(
+    parts: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (parts / "r.yaml").write_text(f"product: part\nmodel: {tiny_bundle}\ndeadline_ms: 60000\n")
+    told = {}
+    for name, started in (("agvas-run", run), ("agvas line", partial(call, line_verb))):
+        state, lines = parts / name, parts / f"{name}.jsonl"
+        arguments = [parts / "bad", "--recipe", parts / "r.yaml", "--state", state, "--sink", f"jsonl:{lines}", "--log", "json"]
+        assert started(*arguments, "--threads", 1) == 0
+        said = [json.loads(row) for row in capsys.readouterr().err.splitlines()]
+        told[name] = [(row["frame"], row["verdict"], row["score"]) for row in said if row["event"] == "part"]
+        assert len(lines.read_text().splitlines()) == 3
+    assert told["agvas line"] == told["agvas-run"] and [verdict for _, verdict, _ in told["agvas-run"]] == ["FAIL"] * 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fact"),
+    [
+        (["parts"], "--recipe"),
+        (["--recipe", "r.yaml"], "--camera"),
+        (["parts", "--camera", "0", "--recipe", "r.yaml"], "both"),
+        (["parts", "--recipe", "r.yaml", "--threshold", "0.5"], "--threshold"),
+        (["parts", "--recipe", "r.yaml", "--backend", "cuda"], "--backend"),
+    ],
+)
+def test_a_line_that_is_not_whole_is_refused(arguments: list[str], fact: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(line_verb, *arguments) == 2
+    assert fact in capsys.readouterr().err
 
 
 def test_what_a_recipe_decides_cannot_be_given_beside_it(parts: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -147,7 +178,7 @@ def test_a_running_station_takes_recipes_between_two_parts_tells_its_figures_and
         "0",
     ]
     process = subprocess.Popen(
-        [sys.executable, "-m", "agvas_runtime.cli", *command, "--log", "json"], stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "agvas.cli", "run", *command, "--log", "json"], stderr=subprocess.PIPE, text=True
     )
     assert process.stderr is not None
     said: list[dict[str, str]] = []

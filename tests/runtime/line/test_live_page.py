@@ -17,21 +17,20 @@ import cv2
 import numpy as np
 import pytest
 
+from agvas.run import run as app
 from agvas_core.contract.command_line import exit_code_of
 from agvas_core.contract.errors import UsageError
-from agvas_runtime.cli import app
-from agvas_runtime.frame import Frame
-from agvas_runtime.line.board import Board, LineFacts, SinkFacts, StationFacts
-from agvas_runtime.line.image_store import ImageStore
-from agvas_runtime.line.inspector import SegmenterInspector
-from agvas_runtime.line.ledger import Ledger
-from agvas_runtime.line.recipe_file import parse_recipe
-from agvas_runtime.line.station import Station
-from agvas_runtime.line.tally import Tally
-from agvas_runtime.line_pages.live import live_routes
-from agvas_runtime.line_pages.page_server import PageServer
-from agvas_runtime.result import Verdict
-from agvas_runtime.stages.settings import StageSettings
+from agvas_runtime.images.frame import Frame
+from agvas_runtime.line.app.status import Board, LineFacts, SinkFacts, StationFacts, Tally
+from agvas_runtime.line.ledger.images import ImageStore
+from agvas_runtime.line.ledger.ledger import Ledger
+from agvas_runtime.line.recipe.file import parse_recipe
+from agvas_runtime.line.station.inspector import SegmenterInspector
+from agvas_runtime.line.station.station import Station
+from agvas_runtime.masks.result import Verdict
+from agvas_runtime.pipeline.options import SegmentOptions
+from agvas_runtime.web.line.live import live_routes
+from agvas_runtime.web.line.page_server import PageServer
 from agvas_runtime.web.settings import Settings
 
 from .conftest import small_ballast
@@ -49,7 +48,7 @@ class Line:
         self.version = parse_recipe(f"product: part\nmodel: {bundle}\ndeadline_ms: 60000\nrules: [{{name: spots}}]\n", "test")
         self.ledger = Ledger(folder, ballast=small_ballast(folder))
         self.ledger.know_recipe(self.version.sha256, "part", self.version.text)
-        self.inspector = SegmenterInspector(settings=StageSettings(threads=1))
+        self.inspector = SegmenterInspector(SegmentOptions(threads=1))
         self.inspector.prepare(self.version)
         self.images = ImageStore(self.ledger)
         self.facts: dict[str, Any] = {"source_up": True, "dropped": 0, "drift": None}
@@ -305,7 +304,7 @@ def test_the_command_shows_its_camera_and_says_when_it_is_lost(
     ]
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "agvas_runtime.cli", *command, "--page", "0", "--log", "json"],
+            [sys.executable, "-m", "agvas.cli", "run", *command, "--page", "0", "--log", "json"],
             stderr=log,
             env={**os.environ, "AGVAS_API_KEY": ""},
         )

@@ -14,11 +14,10 @@ from hypothesis import strategies as st
 
 from agvas_core.contract.errors import OutputError, RecipeError
 from agvas_runtime.bundle import load_bundle
-from agvas_runtime.line.recipe_check import check_against, oddities
-from agvas_runtime.line.recipe_diff import differences
-from agvas_runtime.line.recipe_file import parse_recipe, read_recipe
-from agvas_runtime.line.recipe_store import RecipeStore
-from agvas_runtime.line.recipe_template import recipe_template
+from agvas_runtime.line.recipe.cli import differences, recipe_template
+from agvas_runtime.line.recipe.file import parse_recipe, read_recipe
+from agvas_runtime.line.recipe.store import RecipeStore
+from agvas_runtime.line.recipe.thresholds import check_against, oddities
 
 FULL = """
 product: bracket-42
@@ -185,8 +184,8 @@ def test_a_store_that_cannot_be_written_keeps_what_is_active(tmp_path: Path) -> 
 ACTIVATE_FOR_EVER = """
 import itertools, sys
 from pathlib import Path
-from agvas_runtime.line.recipe_file import parse_recipe
-from agvas_runtime.line.recipe_store import RecipeStore
+from agvas_runtime.line.recipe.file import parse_recipe
+from agvas_runtime.line.recipe.store import RecipeStore
 store = RecipeStore(Path(sys.argv[1]))
 for n in itertools.count():
     store.activate(parse_recipe(f"product: x\\nnote: v{n}", "x"))

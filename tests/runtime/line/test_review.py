@@ -11,17 +11,16 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 
+from agvas.run import run as app
 from agvas_core.contract.command_line import exit_code_of
 from agvas_core.contract.errors import UsageError
 from agvas_core.contract.review_folder import read_lines
-from agvas_core.data.sets.review import REVIEWED
-from agvas_runtime.cli import app
-from agvas_runtime.line_pages.page_server import PageServer
-from agvas_runtime.line_pages.review_cli import review
-from agvas_runtime.line_pages.review_export import brush_run_lengths
-from agvas_runtime.line_pages.review_page import review_routes
-from agvas_runtime.line_pages.review_session import Session
-from agvas_runtime.line_pages.shown import Shown
+from agvas_core.data.datasets.anomalies import REVIEWED
+from agvas_runtime.web.line.page_server import PageServer
+from agvas_runtime.web.line.review_cli import review
+from agvas_runtime.web.line.review_export import brush_run_lengths
+from agvas_runtime.web.line.review_page import review_routes
+from agvas_runtime.web.line.review_session import Session, Shown
 from agvas_runtime.web.settings import Settings
 
 from .conftest import write_part

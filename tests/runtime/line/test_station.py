@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 
 from agvas_core.contract.errors import ImageError, LedgerError, StageError
-from agvas_runtime.frame import Frame
-from agvas_runtime.line.image_store import ImageStore, hash_of_image, read_kept
-from agvas_runtime.line.inspector import SegmenterInspector
-from agvas_runtime.line.ledger import Ledger
-from agvas_runtime.line.ledger_check import check_ledger
-from agvas_runtime.line.recipe_file import RecipeVersion
-from agvas_runtime.line.settlement import Cause
-from agvas_runtime.line.station import Outcome, Station
-from agvas_runtime.result import Verdict
+from agvas_runtime.images.frame import Frame
+from agvas_runtime.line.ledger.check import check_ledger
+from agvas_runtime.line.ledger.images import ImageStore, hash_of_image, read_kept
+from agvas_runtime.line.ledger.ledger import Ledger
+from agvas_runtime.line.ledger.settlement import Cause
+from agvas_runtime.line.recipe.file import RecipeVersion
+from agvas_runtime.line.station.inspector import SegmenterInspector
+from agvas_runtime.line.station.station import Outcome, Station
+from agvas_runtime.masks.result import Verdict
 
 from .conftest import PacedInspector, grey
 

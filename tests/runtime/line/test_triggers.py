@@ -23,15 +23,14 @@ import numpy as np
 import pytest
 
 from agvas_core.contract.errors import LedgerError, UsageError
-from agvas_runtime.frame import Frame
-from agvas_runtime.line.feed import Feed
-from agvas_runtime.line.lane_job import lane_jobs
-from agvas_runtime.line.ledger import Ledger
-from agvas_runtime.line.ledger_check import check_ledger
-from agvas_runtime.line.queue_policy import QueuePolicy
-from agvas_runtime.line.recipe_file import RecipeVersion
-from agvas_runtime.line.settlement import Cause
-from agvas_runtime.line.station import Station
+from agvas_runtime.images.frame import Frame
+from agvas_runtime.line.ledger.check import check_ledger
+from agvas_runtime.line.ledger.ledger import Ledger
+from agvas_runtime.line.ledger.settlement import Cause
+from agvas_runtime.line.recipe.file import RecipeVersion
+from agvas_runtime.line.station.runner import lane_jobs
+from agvas_runtime.line.station.source_loop import Feed, QueuePolicy
+from agvas_runtime.line.station.station import Station
 from agvas_runtime.triggers.http import HttpTrigger
 from agvas_runtime.triggers.open_trigger import check_trigger, open_trigger
 from agvas_runtime.triggers.protocol import Taken
@@ -40,7 +39,8 @@ from .conftest import PacedInspector
 from .test_delivery import free_port, mosquitto, until
 
 Recipe = Callable[..., RecipeVersion]
-SCRIPTS = Path(__file__).parents[3] / "scripts"
+ROOT = Path(__file__).parents[3]
+SOAK = str(ROOT / "tests" / "soak")
 
 
 class HandCamera:
@@ -157,12 +157,22 @@ def test_two_cameras_triggered_over_http_and_the_one_that_is_lost_does_not_stop_
     ports = [free_port(), free_port()]
     cameras = [
         subprocess.Popen(
-            [sys.executable, str(SCRIPTS / "demo_camera.py"), "mjpeg", "--port", str(port), "--size", "128x96", "--fps", "25"],
+            [
+                sys.executable,
+                str(ROOT / "examples" / "demo_camera.py"),
+                "mjpeg",
+                "--port",
+                str(port),
+                "--size",
+                "128x96",
+                "--fps",
+                "25",
+            ],
             stdout=subprocess.DEVNULL,
         )
         for port in ports
     ]
-    command = [sys.executable, "-m", "agvas_runtime.cli", "--recipe", str(tmp_path / "r.yaml"), "--log", "json"]
+    command = [sys.executable, "-m", "agvas.cli", "run", "--recipe", str(tmp_path / "r.yaml"), "--log", "json"]
     for name, port in zip("ab", ports, strict=True):
         command += ["--camera", f"http://127.0.0.1:{port}/", "--station", name]
     line = subprocess.Popen(
@@ -336,10 +346,10 @@ def serves_rtsp() -> bool:
 def test_a_killed_camera_leaves_a_gap_in_the_ledger_and_no_frame_that_was_never_sent(tmp_path: Path, kind: str) -> None:
     if kind == "rtsp" and not serves_rtsp():
         pytest.skip("GStreamer's RTSP server is not installed")
-    sys.path.insert(0, str(SCRIPTS))
+    sys.path.insert(0, SOAK)
     from unplug_camera import unplug
 
-    sys.path.remove(str(SCRIPTS))
+    sys.path.remove(SOAK)
     found = unplug(tmp_path, kind, times=2, seed=1, port=free_port())
     assert found["gaps_in_ledger"] == 2 and found["parts"] > 0
     assert (found["invented"], found["twice"], found["faults"]) == (0, 0, [])

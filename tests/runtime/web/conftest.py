@@ -18,7 +18,7 @@ import pytest
 from numpy.typing import NDArray
 
 from agvas_core.contract.prompts import Mode
-from agvas_runtime.segmenter import Segmenter
+from agvas_runtime.pipeline.segmenter import Segmenter
 from agvas_runtime.stages.protocol import Features, LmmStage, Reply, Turn
 from agvas_runtime.web.app import build_app
 from agvas_runtime.web.recipes import Recipes

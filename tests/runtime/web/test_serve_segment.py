@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco
 
-from agvas_runtime.web.run_lengths import coco_run_lengths
+from agvas_runtime.masks.run_lengths import coco_run_lengths
 
 # pycocotools 2 speaks to NumPy 2 in NumPy 1's words.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

@@ -7,7 +7,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from agvas_core.model.encoders import PixelFeatures
+from agvas_core.model.encoders.encoders import PixelFeatures
 from agvas_runtime.stages.prompt_tokenizer import Words
 from agvas_runtime.stages.torch_cuda.engine import Engine, Views
 

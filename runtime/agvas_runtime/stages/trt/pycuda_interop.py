@@ -19,7 +19,7 @@ from cuda.bindings import driver
 from numpy.typing import DTypeLike
 
 from agvas_core.contract.errors import SetupError, UsageError
-from agvas_runtime.stages.settings import StageSettings
+from agvas_runtime.stages.open import StageSettings
 from agvas_runtime.stages.trt.device_array import DeviceArray
 from agvas_runtime.stages.trt.stage import TrtVision
 

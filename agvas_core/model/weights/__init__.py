@@ -1,0 +1,1 @@
+"""Weights: checkpoints, published models, adapters, and the anchors' vocabulary."""

@@ -1,1 +1,0 @@
-"""What is installed here, what would work, and why the rest would not: ``agvas doctor``."""

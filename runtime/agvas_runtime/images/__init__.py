@@ -1,0 +1,1 @@
+"""Image files and camera buffers to RGB pixels, and pixels to the views the model sees."""

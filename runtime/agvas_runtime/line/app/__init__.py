@@ -1,0 +1,1 @@
+"""The process that runs stations: start, checks, metrics, status, replay."""

@@ -1,0 +1,251 @@
+"""``agvas-run --camera URI --recipe R``: cameras, stations, ledger, triggers, sinks and metrics, until somebody says stop."""
+
+import logging
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import Protocol
+
+from agvas_core.contract.command_line import EXIT_TERMINATED
+from agvas_core.contract.errors import EXIT_OK, UsageError
+from agvas_runtime.line.app.log import LineLog, LogFormat, logging_to
+from agvas_runtime.line.app.metrics import Gauge, Metrics, MetricsServer
+from agvas_runtime.line.app.status import Board, LineFacts, SinkFacts
+from agvas_runtime.line.ledger.images import ImageStore
+from agvas_runtime.line.ledger.ledger import Ledger
+from agvas_runtime.line.station.dispatcher import TriggerDesk
+from agvas_runtime.line.station.inspector import InTurns, SegmenterInspector
+from agvas_runtime.line.station.outbox import Courier
+from agvas_runtime.line.station.runner import Lane, LaneJob, lane_jobs
+from agvas_runtime.line.station.source_loop import QueuePolicy
+from agvas_runtime.line.station.station import Outcome
+from agvas_runtime.pipeline.options import SegmentOptions
+from agvas_runtime.sinks.open_sink import Secrets, open_sink
+from agvas_runtime.triggers.open_trigger import FREE, SOFTWARE, open_trigger
+from agvas_runtime.triggers.protocol import TriggerListener
+
+__all__ = ["LineJob", "Page", "run_line"]
+
+log = logging.getLogger("agvas.line")
+
+
+class Page(Protocol):
+    """Shows a line to people; ``agvas_runtime.web.line`` has it, and takes its port before the model is loaded."""
+
+    address: str
+
+    def start(self, board: Board) -> None:
+        """Shows a line from now on."""
+        ...
+
+    def close(self) -> None:
+        """Ends it."""
+        ...
+
+
+@dataclass(frozen=True)
+class LineJob:
+    """What the options ask for."""
+
+    recipes: tuple[Path, ...]
+    """One for all cameras, or one for each; so too ``triggers``, ``policies`` and ``pixel_formats``."""
+    cameras: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
+    """Files, where there is no camera."""
+    state: Path = Path("line")
+    stations: tuple[str, ...] = ()
+    """Names, in the order of the cameras."""
+    triggers: tuple[str, ...] = ()
+    policies: tuple[QueuePolicy, ...] = ()
+    pixel_formats: tuple[str, ...] = ()
+    options: SegmentOptions = field(default_factory=SegmentOptions)
+    """Backends, threads, bits; the recipes say the rest."""
+    sinks: tuple[str, ...] = ()
+    secrets: Secrets = field(default_factory=Secrets)
+    metrics_port: int | None = None
+    metrics_host: str = "127.0.0.1"
+    log: LogFormat = "text"
+    limit: int | None = None
+
+    def lanes(self) -> tuple[LaneJob, ...]:
+        """One for each camera.
+
+        Raises:
+            UsageError: the options do not fit together.
+        """
+        return lane_jobs(
+            self.cameras,
+            self.sources,
+            self.recipes,
+            self.stations,
+            self.triggers,
+            self.policies,
+            self.pixel_formats,
+            self.options.bits,
+        )
+
+
+def run_line(
+    job: LineJob,
+    *,
+    listeners: tuple[Callable[[Outcome], None], ...] = (),
+    page: Page | None = None,
+    desk: TriggerDesk | None = None,
+) -> int:
+    """Runs until SIGTERM or Ctrl-C, ``limit`` parts of each camera, or the end of the files; returns the exit code.
+
+    Parts that were taken get their verdict before it returns; messages that cannot be sent at once stay in the outbox.
+
+    Args:
+        desk: where Python code may ask for parts; its ``ready`` is set once it may.
+
+    Raises:
+        AgvasError: something that is wrong from the start, or a ledger that can no longer be written.
+    """
+    lane_plans = job.lanes()
+    desk = desk or TriggerDesk()
+    sinks = [open_sink(address, job.secrets) for address in job.sinks]
+    if len({sink.name for sink in sinks}) < len(sinks):
+        raise UsageError("a sink is given twice: leave one of the two out")
+    with logging_to(job.log), _stopping() as stop, ExitStack() as stack:
+        if page is not None:
+            stack.callback(page.close)  # its port is taken already
+        for plan in lane_plans:
+            plan.open_source().close()  # an address that cannot be meant is refused before there is a ledger
+        triggers = {
+            address: open_trigger(address, mqtt_password=job.secrets.mqtt_password, api_key=job.secrets.api_key)
+            for address in _heard(lane_plans)
+        }
+        for trigger in triggers.values():
+            stack.callback(trigger.close)
+        ledger = stack.enter_context(Ledger(job.state, sinks=[sink.name for sink in sinks]))
+        if ledger.recovered:
+            log.warning(
+                "%d triggers were left without a verdict when the last run ended; they are NO_VERDICT now", ledger.recovered
+            )
+        inspector = InTurns(SegmenterInspector(job.options))
+        images = ImageStore(ledger)
+        couriers = [Courier(ledger, sink) for sink in sinks]
+        lanes: list[Lane] = []
+        metrics = Metrics(lambda: _gauges(ledger, lanes, couriers, list(triggers.values())))
+        board = Board(ledger.folder, lambda: _line_facts(ledger, couriers)) if page is not None else None
+        shown = (board,) if board is not None else ()
+
+        def wake(_: Outcome) -> None:
+            for courier in couriers:
+                courier.wake()
+
+        for courier in couriers:
+            stack.callback(courier.close)
+        stack.callback(images.close)
+        for plan in lane_plans:
+            lanes.append(Lane(plan, ledger, inspector, images, (wake, metrics, LineLog(), *shown, *listeners)))
+            stack.callback(lanes[-1].close)
+        if job.metrics_port is not None:
+            server = MetricsServer(metrics, lambda: not _failures(lanes), host=job.metrics_host, port=job.metrics_port)
+            stack.callback(server.close)
+            log.info("metrics at http://%s:%d/metrics", job.metrics_host, server.port)
+        if page is not None and board is not None:
+            stack.callback(board.close)
+            stack.callback(page.close)
+            for lane in lanes:
+                board.add_station(lane.name, lane.facts)
+            page.start(board)
+            log.info("page at %s", page.address)
+        for courier in couriers:
+            courier.start()
+        for lane in lanes:
+            lane.start(stop.event, limit=job.limit)
+            if lane.job.triggered:
+                desk.add(lane.name, lane.feed)
+        for address, trigger in triggers.items():
+            meant = tuple(plan.name for plan in lane_plans if plan.trigger == address)
+            trigger.start(partial(desk.fire, among=meant), partial(ledger.event, "+".join(meant)))
+            log.info("%s is triggered by %s", ", ".join(meant), trigger.name)
+        desk.ready.set()
+        while any(lane.running for lane in lanes) and not stop.event.wait(0.1):
+            if _failures(lanes) or any(trigger.failure for trigger in triggers.values()):
+                break
+        ended = not any(lane.running for lane in lanes)
+        stop.event.set()
+        for trigger in triggers.values():
+            trigger.close()
+        for lane in lanes:
+            lane.end(stop.why or ("the source came to its end" if ended else "another station failed"))
+        images.close()
+    drawing = board.failure if board is not None else None
+    told = (*(courier.failure for courier in couriers), *(trigger.failure for trigger in triggers.values()))
+    for failure in (*_failures(lanes), images.failure, drawing, *told):
+        if failure is not None:
+            raise failure
+    return stop.code
+
+
+def _heard(lanes: Sequence[LaneJob]) -> list[str]:
+    """Addresses that somebody must listen at, each once."""
+    return list(dict.fromkeys(lane.trigger for lane in lanes if lane.trigger not in (FREE, SOFTWARE)))
+
+
+def _failures(lanes: Sequence[Lane]) -> list[BaseException]:
+    return [lane.failure for lane in lanes if lane.failure is not None]
+
+
+def _line_facts(ledger: Ledger, couriers: list[Courier]) -> LineFacts:
+    sinks = tuple(SinkFacts(courier.sink.name, courier.pending, courier.last_error) for courier in couriers)
+    return LineFacts(ledger.ballast.free_mb, int(ledger.ballast.level()), sinks)
+
+
+def _gauges(
+    ledger: Ledger, lanes: Sequence[Lane], couriers: Sequence[Courier], triggers: Sequence[TriggerListener]
+) -> Iterator[Gauge]:
+    for family in zip(*(lane.gauges() for lane in lanes), strict=True):  # each with all its stations, as Prometheus wants it
+        yield from family
+    for trigger in triggers:
+        yield "agvas_trigger_up", "Whether the trigger is heard.", {"trigger": trigger.name}, float(trigger.last_error is None)
+    for courier in couriers:
+        yield "agvas_outbox_messages", "Messages that wait for a sink.", {"sink": courier.sink.name}, float(courier.pending)
+    for courier in couriers:
+        yield "agvas_sink_up", "Whether the sink takes messages.", {"sink": courier.sink.name}, float(courier.last_error is None)
+    yield "agvas_disk_free_mb", "Free space where the ledger lies.", {}, ledger.ballast.free_mb
+    yield "agvas_disk_level", "0 fine, 1 no images, 2 no verdicts.", {}, float(ledger.ballast.level())
+
+
+class _Stop:
+    """Asked to end, by whom, and with which exit code."""
+
+    def __init__(self) -> None:
+        self.event, self.code, self.why = threading.Event(), EXIT_OK, ""
+
+    def __call__(self, number: int, _: FrameType | None) -> None:
+        self.why = signal.Signals(number).name
+        # A station is meant to be ended by Ctrl-C; systemd counts 143 as a good end.
+        self.code = EXIT_TERMINATED if number == signal.SIGTERM else EXIT_OK
+        self.event.set()
+
+
+@contextmanager
+def _stopping() -> Iterator[_Stop]:
+    """SIGINT and SIGTERM ask for an end in good order; a second one ends at once, as it would anywhere."""
+    stop = _Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        stop(number, frame)
+        for again, handler in before.items():
+            signal.signal(again, handler)
+
+    for number in before:
+        signal.signal(number, handle)
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,55 @@
+"""How a part ended: the verdict, why, and all that is needed to come to it again."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from agvas_runtime.masks.result import Verdict
+
+__all__ = ["Cause", "Settlement", "without_verdict"]
+
+
+class Cause(StrEnum):
+    """Why there is no verdict."""
+
+    DEADLINE = "deadline"
+    SOURCE = "source"
+    ENGINE = "engine"
+    DISK = "disk"
+    RECIPE = "recipe"
+
+
+@dataclass(frozen=True)
+class Settlement:
+    """One part's end, as the ledger has it. ``cause`` is given exactly where ``verdict`` is NO_VERDICT."""
+
+    verdict: Verdict
+    decided_ms: float
+    """After the trigger."""
+    cause: Cause | None = None
+    detail: str | None = None
+    """The cause in words."""
+    frame: str | None = None
+    """The frame's name."""
+    image_sha256: str | None = None
+    """Of shape and pixels; see ``image_store``."""
+    width: int | None = None
+    height: int | None = None
+    recipe: str | None = None
+    """sha256 of the recipe."""
+    bundle: str | None = None
+    engine: str | None = None
+    score: float | None = None
+    """The reject score."""
+    findings: tuple[dict[str, Any], ...] = ()
+    broken: tuple[str, ...] = ()
+    """Names of the rules that the part breaks."""
+    timing: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        assert (self.cause is not None) == (self.verdict is Verdict.NO_VERDICT), "a cause belongs to NO_VERDICT, and to it alone"
+
+
+def without_verdict(cause: Cause, detail: str, decided_ms: float, **known: Any) -> Settlement:
+    """NO_VERDICT, with what is known of the part."""
+    return Settlement(Verdict.NO_VERDICT, decided_ms, cause, detail, **known)

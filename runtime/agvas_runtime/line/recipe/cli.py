@@ -1,0 +1,218 @@
+"""``agvas recipe new|lint|list|diff|activate|rollback``."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from agvas_core.contract.defaults import DEFAULT_MODEL
+from agvas_core.contract.errors import OutputError, RecipeError, UsageError
+from agvas_runtime.line.recipe.file import RecipeVersion, parse_recipe, read_recipe
+from agvas_runtime.line.recipe.recipe import Recipe
+from agvas_runtime.line.recipe.store import Change, RecipeStore
+
+__all__ = ["activate", "diff", "differences", "lint", "list_recipes", "new", "recipe_template", "rollback"]
+
+
+# What two recipes differ in, key by key; comments and order do not count.
+
+
+def differences(old: Recipe, new: Recipe) -> list[str]:
+    """One line per key: ``deadline_ms: 2000.0 -> 1500.0``; ``(none)`` where one of the two has nothing there."""
+    before, after = _leaves(old.model_dump(mode="json")), _leaves(new.model_dump(mode="json"))
+    return [
+        f"{key}: {before.get(key, '(none)')} -> {after.get(key, '(none)')}"
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key) != after.get(key)
+    ]
+
+
+def _leaves(value: Any, where: str = "") -> dict[str, str]:
+    """Dotted key -> the value as JSON. Lists of numbers, polygons among them, are one value."""
+    if isinstance(value, dict) and value:
+        return {
+            key: leaf
+            for name, inner in value.items()
+            for key, leaf in _leaves(inner, f"{where}.{name}" if where else name).items()
+        }
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        return {key: leaf for number, inner in enumerate(value, 1) for key, leaf in _leaves(inner, f"{where}[{number}]").items()}
+    return {} if value is None or value == {} or value == [] else {where: json.dumps(value, ensure_ascii=False)}
+
+
+Store = Annotated[Path, typer.Option("--store", metavar="DIR", help="Folder of versions, one of them active.")]
+RECIPES = Path("recipes")
+
+
+def new(
+    product: Annotated[str, typer.Argument(help="Name of the product: letters, digits, dots, dashes.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="PRODUCT.yaml by default.")] = None,
+    image: Annotated[Path | None, typer.Option(metavar="FILE", help="A picture of the part, for the size of the frame.")] = None,
+    model: Annotated[
+        str, typer.Option(metavar="NAME|FOLDER", help="A bundled model, or the folder of a bundle.")
+    ] = DEFAULT_MODEL,
+) -> None:
+    """Writes a recipe that is valid as it stands, with every key explained."""
+    from agvas_runtime.bundle import load_bundle
+    from agvas_runtime.images.read import read_image
+
+    frame_px = None
+    if image is not None:
+        height, width = read_image(image).shape[:2]
+        frame_px = (width, height)
+    text = recipe_template(product, model=model, identity=load_bundle(model).identity, frame_px=frame_px)
+    version = parse_recipe(text, f"a recipe for {product!r}")
+    path = out or Path(f"{product}.yaml")
+    try:
+        with path.open("x", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+    except FileExistsError:
+        raise UsageError(f"{path} is there already: choose another name with --out, or edit it") from None
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written ({error.strerror}): choose another name with --out") from error
+    typer.echo(f"{path}  {version.identity}")
+
+
+def lint(
+    recipes: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Recipes, or stores with an active one.")],
+    offline: Annotated[bool, typer.Option("--no-model", help="Leave the bundle out: check the file alone.")] = False,
+) -> None:
+    """Says what is wrong with a recipe, and what is odd about it."""
+    for path in recipes:
+        version = _find(str(path), None)
+        found = _check(version, str(path), offline=offline)
+        typer.echo(f"{path}: {version.identity} is valid" + ("" if not found else ", but:"))
+        for line in found:
+            typer.echo(f"  {line}")
+
+
+def list_recipes(store: Store = RECIPES) -> None:
+    """Shows the activations of a store, the active one last."""
+    history = RecipeStore(store).history()
+    for number, activation in enumerate(history, 1):
+        active = "  active" if number == len(history) else ""
+        typer.echo(f"{activation.since}  {activation.product}@{activation.sha256[:12]}  {activation.why}{active}")
+
+
+def diff(
+    old: Annotated[str, typer.Argument(metavar="OLD", help="A file, or a version in the store by its first digits.")],
+    new: Annotated[str, typer.Argument(metavar="NEW", help="So too.")],
+    store: Store = RECIPES,
+) -> None:
+    """Shows what two recipes differ in; comments and order do not count."""
+    before, after = _find(old, store), _find(new, store)
+    _show(Change(before, after))
+
+
+def activate(
+    recipe: Annotated[str, typer.Argument(metavar="FILE|VERSION", help="A file, or a version in the store.")],
+    store: Store = RECIPES,
+    offline: Annotated[bool, typer.Option("--no-model", help="Leave the bundle out: check the file alone.")] = False,
+) -> None:
+    """Makes a recipe the active one: a running station takes it between two parts."""
+    version = _find(recipe, store)
+    for line in _check(version, recipe, offline=offline):
+        typer.echo(f"note: {line}", err=True)
+    _show(RecipeStore(store).activate(version))
+
+
+def rollback(store: Store = RECIPES) -> None:
+    """Goes back to the recipe that was active before."""
+    _show(RecipeStore(store).rollback())
+
+
+def _check(version: RecipeVersion, what: str, *, offline: bool) -> list[str]:
+    from agvas_runtime.bundle import load_bundle
+    from agvas_runtime.line.recipe.thresholds import check_against, oddities
+
+    if not offline:
+        check_against(version.recipe, load_bundle(version.recipe.model), what)
+    return oddities(version.recipe)
+
+
+def _find(text: str, store: Path | None) -> RecipeVersion:
+    """A file, a store, or a version in ``store``."""
+    path = Path(text)
+    if RecipeStore(path).is_store():
+        return RecipeStore(path).active()
+    if path.exists() or store is None:
+        return read_recipe(path)
+    try:
+        return RecipeStore(store).version(text)
+    except RecipeError as error:
+        raise RecipeError(f"{text} is no file, and {error}") from error
+
+
+def _show(change: Change) -> None:
+    if change.before is None:
+        typer.echo(f"active: {change.after.identity}")
+        return
+    typer.echo(f"{change.before.identity} -> {change.after.identity}")
+    for line in differences(change.before.recipe, change.after.recipe) or ["no difference in meaning"]:
+        typer.echo(f"  {line}")
+
+
+# The recipe that ``agvas recipe new`` writes: valid as it stands, every other key beside it as a comment.
+
+
+_TEXT = """\
+# What decides about {product}. agvas recipe lint FILE checks it; its sha256 is its version.
+product: {product}
+# note: Who made it, for which line, and why.
+
+model: {model}
+# bundle: {identity}          # pins the model: another bundle of that name is refused
+
+# What to look for, in words; the model's own instruction where it is left out.
+# prompt: Please segment the scratches in this image.
+# mode: direct                          # describe, describe-plus (with normal_look), explain
+# Or several kinds, each in its own words; the model looks once for each.
+# kinds:
+#   scratch: {{prompt: Please segment the scratches in this image.}}
+#   stain: {{prompt: Please segment the stains in this image.}}
+
+{frame}
+# mm_per_px: 0.05
+
+# Polygons, [[x, y], ...] in pixels of that frame. A rule looks at one ROI, or at all of the frame.
+# rois:
+#   face: [[40, 40], [600, 40], [600, 440], [40, 440]]
+# ignore:
+#   - [[0, 0], [30, 0], [30, 30], [0, 30]]
+
+# agvas calibrate sets these from good parts, with a guarantee.
+# thresholds: {{threshold: 0.5, seed_threshold: 0.6}}
+
+# A region counts where it lies in the ROI and is as large as the rule says. More than max_count of them: FAIL.
+rules:
+  - max_count: 0
+#     name: long scratches
+#     roi: face
+#     kind: scratch
+#     min_score: 0.7
+#     min_area_mm2: 0.5                   # or min_area_px; so too min_length_mm, min_width_mm
+
+deadline_ms: 2000                       # from the trigger; later there is NO_VERDICT
+
+keep:                                   # images on disk; the ledger's rows always stay
+  rejects: true
+  no_verdicts: true
+  sample_every: 100
+  max_gb: 20
+"""
+
+
+def recipe_template(product: str, *, model: str, identity: str, frame_px: tuple[int, int] | None = None) -> str:
+    """YAML for a product.
+
+    Args:
+        identity: the bundle as it is now, named in a comment.
+        frame_px: width and height.
+    """
+    frame = (
+        f"frame: {{width_px: {frame_px[0]}, height_px: {frame_px[1]}}}"
+        if frame_px
+        else "# frame: {width_px: 640, height_px: 480}"
+    )
+    return _TEXT.format(product=product, model=model, identity=identity, frame=frame)

@@ -1,0 +1,54 @@
+"""Whether a recipe suits its bundle, and what is odd about it though it is valid."""
+
+from agvas_core.contract.decision import OperatingPoint
+from agvas_core.contract.errors import RecipeError, UsageError
+from agvas_runtime.bundle import Bundle
+from agvas_runtime.line.recipe.recipe import Recipe
+from agvas_runtime.pipeline.instruction import ask
+
+__all__ = ["check_against", "oddities", "thresholds_of"]
+
+SHORT_DEADLINE_MS = 50.0
+
+
+def thresholds_of(recipe: Recipe, bundle: Bundle) -> OperatingPoint:
+    """The recipe's, or the bundle's balanced operating point."""
+    return recipe.thresholds or bundle.manifest.decision.point()
+
+
+def check_against(recipe: Recipe, bundle: Bundle, what: str) -> None:
+    """Refuses a recipe that this bundle cannot follow; ``what`` opens the message.
+
+    Raises:
+        RecipeError: it names another bundle, or its words do not fit the model.
+    """
+    if recipe.bundle is not None and recipe.bundle != bundle.identity:
+        raise RecipeError(
+            f"{what} was made for {recipe.bundle} and the model here is {bundle.identity}: install that bundle, or calibrate anew "
+            "and change the line"
+        )
+    for prompt in recipe.prompts.values():
+        try:
+            ask(bundle.manifest.prompt, prompt=prompt, mode=recipe.mode, normal_look=recipe.normal_look)
+        except UsageError as error:
+            raise RecipeError(f"{what}: {error}") from error
+
+
+def oddities(recipe: Recipe) -> list[str]:
+    """What a person should look at; none of it stops a recipe."""
+    found = []
+    if recipe.calibration is None:
+        found.append(
+            "thresholds are not calibrated, so nothing is known of false rejects: agvas calibrate --good DIR --recipe FILE"
+        )
+    if recipe.calibration is not None and recipe.bundle is None:
+        found.append(
+            f"it is calibrated on {recipe.calibration.bundle} and pins no bundle: set bundle: {recipe.calibration.bundle}"
+        )
+    if recipe.frame is None:
+        found.append("frame is missing: a camera that changes its size will not be noticed")
+    if recipe.deadline_ms < SHORT_DEADLINE_MS:
+        found.append(f"deadline_ms is {recipe.deadline_ms:g}; below {SHORT_DEADLINE_MS:g} ms most parts may have NO_VERDICT")
+    if not recipe.keep.rejects:
+        found.append("keep.rejects is false: nobody will see what was rejected")
+    return found

@@ -1,0 +1,1 @@
+"""One station: source, inspector, triggers, deadline, outbox and drift."""

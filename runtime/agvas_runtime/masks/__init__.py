@@ -1,0 +1,1 @@
+"""Score map to mask, regions, verdict, overlay, and the result object."""

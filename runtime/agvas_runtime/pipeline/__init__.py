@@ -1,0 +1,1 @@
+"""From an image to its score map and result: segmenter, scorer, instruction, batching."""

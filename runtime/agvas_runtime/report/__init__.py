@@ -1,0 +1,1 @@
+"""What a run leaves behind for people: progress on the terminal and the HTML report."""
