@@ -127,6 +127,8 @@ class GoodImage(_Part):
     name: str
     score: float = Field(ge=0.0, le=1.0)
     facts: dict[str, float] = {}
+    sha256: str = ""
+    """Of its pixels, so that an image that was learned is known again."""
 
 
 class PaintedDefect(_Part):
@@ -200,6 +202,11 @@ class Product(_Part):
     limits: tuple[RangeLimit, ...] = ()
     promise: Promise
     good: tuple[GoodImage, ...] = Field(min_length=1)
+    """That were learned."""
+    frame_px: tuple[int, int] | None = None
+    """Width and height of the images that were learned; None where they have several sizes."""
+    calibrated: tuple[GoodImage, ...] = ()
+    """Good images that were not learned and set the operating point (``agvas calibrate``); empty where the learned ones did."""
     bad: tuple[GoodImage, ...] = ()
     """Images of defective parts that were given, with the scores of the finished product."""
     painted: tuple[PaintedDefect, ...] = ()

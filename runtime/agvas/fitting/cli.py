@@ -7,12 +7,9 @@ from typing import Annotated
 import typer
 
 from agvas_core.contract.command_line import DECISION, INPUT, MODEL, OUTPUT, SPEED, printable
-from agvas_core.contract.errors import UsageError
+from agvas_core.contract.errors import EXIT_NOT_KEPT, UsageError
 
-__all__ = ["EXIT_NOT_KEPT", "fit"]
-
-EXIT_NOT_KEPT = 4
-"""The product is written, and less is promised than was asked for, or more than a tenth of the images was left out."""
+__all__ = ["fit"]
 
 
 def fit(
@@ -93,9 +90,10 @@ def fit(
     from rich.text import Text
 
     from agvas.fitting.fit import fit as fit_product
+    from agvas.fitting.progress import StepProgress
 
     console = Console(stderr=True)
-    with _Shown(console, quiet=quiet) as shown:
+    with StepProgress(quiet=quiet) as shown:
         fitted = fit_product(
             good,
             out,
@@ -126,46 +124,3 @@ def fit(
     sys.stdout.flush()
     if not fitted.kept:
         raise typer.Exit(EXIT_NOT_KEPT)
-
-
-class _Shown:
-    """A bar on a terminal, a line for each step elsewhere, nothing when quiet."""
-
-    def __init__(self, console: "object", *, quiet: bool) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-        assert isinstance(console, Console)
-        self._console, self._quiet = console, quiet
-        self._step = ""
-        self._bar = (
-            Progress(
-                TextColumn("{task.description:12}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeElapsedColumn(),
-                console=console,
-                transient=True,
-            )
-            if console.is_terminal and not quiet
-            else None
-        )
-        self._task = None if self._bar is None else self._bar.add_task("", total=None)
-
-    def __enter__(self) -> "_Shown":
-        if self._bar is not None:
-            self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-
-    def __call__(self, step: str, done: int, total: int) -> None:
-        if self._bar is not None and self._task is not None:
-            if step != self._step:
-                self._bar.reset(self._task, total=total, description=step)
-            self._bar.update(self._task, completed=done)
-        elif not self._quiet and step != self._step:
-            self._console.print(f"{step}: {total}", markup=False, highlight=False)
-        self._step = step

@@ -142,6 +142,8 @@ class _Seen:
     """On the grid, against a bank without this image."""
     deep: NDArray[np.float16] = field(default_factory=lambda: np.zeros((0, 0), np.float16))
     """Deep distances of its cells [h, w] to that bank."""
+    sha256: str = ""
+    """Of its pixels."""
 
 
 @dataclass
@@ -289,10 +291,11 @@ def fit(
     )
     limits = image_limits([each for each in facts if each])
     goods = tuple(
-        GoodImage(name=each.picture.name, score=score, facts=each.facts) for each, score in zip(judged, scores, strict=True)
+        GoodImage(name=each.picture.name, score=score, facts=each.facts, sha256=each.sha256)
+        for each, score in zip(judged, scores, strict=True)
     )
     if alone:
-        goods = (GoodImage(name=seen[0].picture.name, score=max(scores), facts=seen[0].facts),)
+        goods = (GoodImage(name=seen[0].picture.name, score=max(scores), facts=seen[0].facts, sha256=seen[0].sha256),)
     defects = tuple(_defect(trial, half, point, painted_images[trial.picture][1]) for trial in trials)
     if before is not None:
         goods, defects = (*before.good, *goods), (*before.painted, *defects)
@@ -335,6 +338,7 @@ def fit(
         mean_distance=mean_distance,
         limits=limits,
         promise=promised,
+        frame_px=_frame_px(seen, before),
         good=goods,
         painted=defects,
         catch=catch_rates(defects, max(max(each.size) for each in seen)),
@@ -358,6 +362,14 @@ def fit(
         step(1)
     assert bundle.product is not None
     return Fitted(bundle, bundle.product, statement, [*warnings, *notes], kept=not missing and not too_many_left)
+
+
+def _frame_px(seen: Sequence[_Seen], before: Product | None) -> tuple[int, int] | None:
+    """Width and height that all learned images share."""
+    sizes = {(each.size[1], each.size[0]) for each in seen}
+    if before is not None:
+        sizes.add(before.frame_px or (0, 0))
+    return next(iter(sizes)) if len(sizes) == 1 else None
 
 
 def _check(max_false_reject: float | None, mm_per_px: float | None, size_px: int | None, max_images: int) -> None:
@@ -430,6 +442,7 @@ def _look(
                 continue
             known.add(mark)
             seen.append(_seen(engine, picture, image, kept, rng))
+            seen[-1].sha256 = mark
         except ImageError as error:
             left_out.append(str(error) if picture.name in str(error) else f"{picture.name}: {error}")
         finally:

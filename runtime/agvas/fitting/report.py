@@ -136,7 +136,7 @@ def _figure(title: str, more: str, inside: str) -> str:
 
 
 def _histogram(facts: ReportFacts) -> str:
-    good = np.array([each.score for each in facts.product.good])
+    good = np.array([each.score for each in facts.product.calibrated or facts.product.good])
     bad = np.array([each.score for each in facts.product.bad])
     edges = np.linspace(0, 1, BINS + 1)
     counts = [(np.histogram(good, edges)[0], "measured", "good"), (np.histogram(bad, edges)[0], "bad", "bad")]

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agvas_core.contract.decision import OperatingPoint, image_score, mean_of_highest
-from agvas_core.contract.errors import ImageError
+from agvas_core.contract.errors import UnlikeError
 from agvas_core.contract.manifest import BANK, PLACES
 from agvas_core.contract.preprocess import ViewSpec
 from agvas_core.contract.product import PLACE_KINDS, PLACE_PX, DistanceScale, Kind, MapScale, Product, load_array
@@ -182,7 +182,7 @@ class References:
             zero_shot: the model's own score map, float32 [H, W].
 
         Raises:
-            ImageError: the frame is unlike every good image: what is out of bounds, its value and the limit.
+            UnlikeError: the frame is unlike every good image: what is out of bounds, its value and the limit.
         """
         score_map = self.score_map(image, zero_shot, point.image_share)
         return Judged(score_map, image_score(score_map, point), *judge_map(score_map, point))
@@ -199,8 +199,8 @@ class References:
     def _check(self, facts: Mapping[str, float]) -> None:
         for limit in self.product.limits:
             if limit.fact in facts and (fault := limit.fault(facts[limit.fact])) is not None:
-                raise ImageError(
-                    f"unlike: {fault} (the good images of {self.product.name} have {limit.good[0]:.4g} to {limit.good[1]:.4g}): check "
+                raise UnlikeError(
+                    f"{UnlikeError.START} {fault} (the good images of {self.product.name} have {limit.good[0]:.4g} to {limit.good[1]:.4g}): check "
                     "camera, light and part; if such parts are good, add images of them with agvas fit --add"
                 )
 
