@@ -266,7 +266,7 @@ def fit(
         banks = _compare(engine, seen, judged, old_bank, rng, step, alone=alone)
     odd = set() if alone else set(_set_aside(judged))
     usual = [index for index in range(len(judged)) if index not in odd]
-    scales = _scales(judged, usual) if before is None else _scales_of(before, engine, len(judged))
+    scales = _scales(judged, usual) if before is None else _scales_of(before, engine)
     share = IMAGE_SHARE
     raised = [mean_of_highest(scales.of(index, judged[index].maps).fused(share), share) for index in usual]
     half = before.half if before is not None else max(raised)
@@ -551,7 +551,7 @@ def _scales(judged: Sequence[_Seen], usual: Sequence[int]) -> _Scales:
     return _Scales(joint.scale, deep.scale, own, np.stack([joint.usual, deep.usual]), others)
 
 
-def _scales_of(before: Product, engine: _Engine, count: int) -> _Scales:
+def _scales_of(before: Product, engine: _Engine) -> _Scales:
     """Those of a product that grows."""
     places = load_array(engine.bundle.folder / PLACES, (len(PLACE_KINDS), PLACE_PX, PLACE_PX))
     return _Scales(before.joint, before.deep, before.zero_shot, places, {})
