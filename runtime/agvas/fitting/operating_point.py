@@ -192,7 +192,7 @@ def reliable_length(painted: Sequence[PaintedDefect]) -> float | None:
     return best
 
 
-DARKER, BRIGHTER, LEVELS = 0.75, 1.25, (2.0, 8.0)
+DARKER, BRIGHTER, LEVELS = 0.75, 1.25, (2 / 255, 8 / 255)
 CLIPPED_MORE: Final = 0.2
 SOFTER: Final = 0.35
 SHARPER: Final = 20.0

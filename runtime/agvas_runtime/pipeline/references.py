@@ -122,7 +122,7 @@ WHITE: Final = 250
 def frame_facts(image: Rgb) -> dict[str, float]:
     """What limits are set on before any model looks, of an RGB frame [H, W, 3]; names as in ``RangeLimit.fact``.
 
-    brightness: mean grey level, 0..255. clipped: share of white pixels. focus: variance of the Laplacian. aspect: width over height.
+    brightness: mean grey, 0..1. clipped: share of white pixels. focus: variance of the Laplacian. aspect: width over height.
     """
     height, width = image.shape[:2]
     scale = LOOK_PX / max(height, width)
@@ -130,7 +130,7 @@ def frame_facts(image: Rgb) -> dict[str, float]:
     small = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
     grey = np.asarray(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY), np.float32)
     return {
-        "brightness": float(grey.mean()),
+        "brightness": float(grey.mean()) / 255,
         "clipped": float((small >= WHITE).all(2).mean()),
         "focus": float(cv2.Laplacian(grey, cv2.CV_32F).var()),
         "aspect": width / height,
