@@ -243,7 +243,6 @@ def trt(
         raise UsageError(f"--target-from is {target_from!r}: it takes nvidia-smi, and no --target beside it")
 
     from agvas_export.trt.command import PRECISIONS, TrtJob, run_trt
-    from agvas_export.trt.plan import JOINTS
     from agvas_export.trt.quantise import QUANTISED_PRECISIONS
 
     if precision is not None and precision not in PRECISIONS:
@@ -255,7 +254,7 @@ def trt(
             bundle=bundle,
             target=target,
             precision=precision,
-            joints=tuple(joint) if joint else JOINTS,
+            joints=tuple(joint) if joint else None,
             max_batch=max_batch,
             images=images,
             store=store,
