@@ -30,6 +30,7 @@ __all__ = [
     "find_candidates",
     "image_score",
     "mean_of_highest",
+    "outline_threshold",
 ]
 
 SAMPLE = 20_000  # values that are looked at to guess which ones are high
@@ -53,11 +54,11 @@ class OperatingPoint(BaseModel):
 
     image_share: float = Field(default=0.0, ge=0.0, le=0.5)
     """The frame's score is the mean of this share of its highest pixels, and no region counts where that does not exceed
-    ``seed_threshold``. 0: the score is the highest pixel."""
+    ``seed_threshold``; ``threshold`` may then lie above it. 0: the score is the highest pixel."""
 
     @model_validator(mode="after")
     def _seeds_lie_in_regions(self) -> Self:
-        if self.seed_threshold < self.threshold:
+        if self.seed_threshold < self.threshold and not self.image_share:
             raise ValueError(
                 f"seed_threshold {self.seed_threshold} is below threshold {self.threshold}: a region's seed lies in it; raise it to "
                 f"{self.threshold} or more"
@@ -153,6 +154,11 @@ def image_score(score_map: NDArray[np.float32], point: OperatingPoint) -> float:
     return mean_of_highest(score_map, point.image_share)
 
 
+def outline_threshold(point: OperatingPoint, score: float) -> float:
+    """The threshold of pixels in a frame with this image score: never so high that a frame which fails has no region."""
+    return min(point.threshold, score * (1 - 1e-5)) if point.image_share else point.threshold
+
+
 def mean_of_highest(values: NDArray[np.float32], share: float) -> float:
     """Mean of the highest ``share`` of ``values``, of one value at least; the highest one where ``share`` is 0."""
     flat = values.ravel()
@@ -177,8 +183,11 @@ def anomaly_mask(score_map: NDArray[np.float32], point: OperatingPoint, accept: 
     """
     if accept < point.gate:
         return np.zeros(score_map.shape, bool)
-    if point.image_share and image_score(score_map, point) <= point.seed_threshold:
-        return np.zeros(score_map.shape, bool)
+    if point.image_share:
+        score = image_score(score_map, point)
+        if score <= point.seed_threshold:
+            return np.zeros(score_map.shape, bool)
+        point = point.model_copy(update={"threshold": outline_threshold(point, score), "image_share": 0.0})
     if point.plain and point.min_area_fraction == 0:
         return score_map > point.threshold
     mask = np.zeros(score_map.shape, bool)

@@ -94,13 +94,6 @@ VERBS: Final = (
         ),
     ),
     Verb(
-        "fit",
-        "agvas.fitting.cli:fit",
-        LINE,
-        "Make a product of good images: what a model looks for is then what differs from them.",
-        ("agvas fit good/ -o bolt", "agvas fit good/ -o bolt --bad bad/ --max-false-reject 0.02", "agvas fit more/ -o bolt --add"),
-    ),
-    Verb(
         "calibrate",
         "agvas.fitting.calibrate_cli:calibrate",
         LINE,
@@ -186,6 +179,17 @@ VERBS: Final = (
         LINE,
         "Judge stored parts again, by a new recipe or by their own.",
         ("agvas replay line --recipe bolt-v2.yaml", "agvas replay line --last 100"),
+    ),
+    Verb(
+        "fit",
+        "agvas.fitting.cli:fit",
+        MODEL,
+        "Make a product of images of good parts: references, thresholds, limits, report.",
+        (
+            "agvas fit good/ -o bracket",
+            "agvas fit good/ -o bracket --bad defective/ --max-false-reject 0.02",
+            "agvas fit more/ -o bracket --add",
+        ),
     ),
     Verb(
         "train",

@@ -13,7 +13,7 @@ __all__ = ["fit"]
 
 
 def fit(
-    good: Annotated[list[str], typer.Argument(metavar="GOOD...", help="Images of good parts: files, folders, globs in quotes.")],
+    good: Annotated[list[str], typer.Argument(metavar="GOOD", help="Images of good parts: files, folders, globs in quotes.")],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="PRODUCT", help="Folder of the product.", rich_help_panel=OUTPUT)],
     bad: Annotated[
         Path | None,

@@ -50,7 +50,7 @@ from agvas.fitting.pictures import (
 from agvas.fitting.report import Example, ReportFacts, render_report
 from agvas.fitting.write import check_target, write_product
 from agvas_core import __version__
-from agvas_core.contract.decision import OperatingPoint, image_score, mean_of_highest
+from agvas_core.contract.decision import OperatingPoint, image_score, mean_of_highest, outline_threshold
 from agvas_core.contract.errors import BundleError, ImageError, UsageError
 from agvas_core.contract.manifest import BANK
 from agvas_core.contract.preprocess import ViewSpec
@@ -577,7 +577,7 @@ def _points(
         ranked, missing = ranked_threshold(scores, max_false_reject)
         threshold = threshold if ranked is None else ranked
     strict = max(threshold, threshold_of(scores, sigmas=STRICT_SIGMAS))
-    pixel = best_pixel_threshold(trials, half, threshold)
+    pixel = best_pixel_threshold(trials, half, threshold, share)
     return (
         OperatingPoint(threshold=pixel, seed_threshold=threshold, image_share=share),
         OperatingPoint(threshold=pixel, seed_threshold=strict, image_share=share),
@@ -587,7 +587,7 @@ def _points(
 
 def _defect(trial: Trial, half: float, point: OperatingPoint, scale: float) -> PaintedDefect:
     score = trial.score(half, point.image_share)
-    found = score > point.seed_threshold and trial.touched(half, point.threshold)
+    found = score > point.seed_threshold and trial.touched(half, outline_threshold(point, score))
     return PaintedDefect(
         kind=trial.defect.kind,
         length_px=round(trial.defect.length_px / scale, 1),
@@ -682,7 +682,7 @@ def _report_facts(
     for trial in trials:
         image = painted[trial.picture][0]
         score = trial.score(product.half, point.image_share)
-        found = score > point.seed_threshold and trial.touched(product.half, point.threshold)
+        found = score > point.seed_threshold and trial.touched(product.half, outline_threshold(point, score))
         if len(examples[found]) < EXAMPLES:
             caption = f"{trial.defect.kind}, {trial.defect.length_px / painted[trial.picture][1]:.0f} px"
             examples[found].append(

@@ -61,20 +61,26 @@ def trial_of(defect: PaintedOn, picture: int, label: Mask, painted: Float, good:
     return Trial(defect, picture, small, np.where(_grown(small, AROUND), painted, good))
 
 
-def best_pixel_threshold(trials: Sequence[Trial], half: float, highest: float) -> float:
-    """The threshold of at most ``highest`` whose masks agree best with the painted ones: highest mean IoU."""
-    if not trials:
-        return highest
-    options = highest * np.linspace(0.3, 1.0, 15)
-    found = np.zeros(len(options))
-    for trial in trials:
+def best_pixel_threshold(trials: Sequence[Trial], half: float, image_threshold: float, share: float) -> float:
+    """The threshold of pixels whose masks agree best with the painted ones: highest mean IoU of those that are found.
+
+    Args:
+        image_threshold: of image scores; where no defect is found it is the answer.
+    """
+    found = [trial for trial in trials if trial.score(half, share) > image_threshold]
+    if not found:
+        return image_threshold
+    odds = image_threshold / (1 - image_threshold) * np.geomspace(0.5, 4.0, 19)
+    options = odds / (1 + odds)
+    agreement = np.zeros(len(options))
+    for trial in found:
         near = _grown(trial.label, AROUND)
         values, truth = squash(trial.total, half)[near], trial.label[near]
+        highest = float(values.max())
         for index, option in enumerate(options):
-            mask = values > option
-            union = np.count_nonzero(mask | truth)
-            found[index] += np.count_nonzero(mask & truth) / union if union else 0.0
-    return float(options[len(options) - 1 - int(found[::-1].argmax())])
+            mask = values > min(float(option), 0.99 * highest)
+            agreement[index] += np.count_nonzero(mask & truth) / np.count_nonzero(mask | truth)
+    return float(options[int(agreement.argmax())])
 
 
 def _grown(mask: Mask, cells: int) -> Mask:

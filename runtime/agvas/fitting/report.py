@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agvas.fitting.operating_point import more_images
-from agvas_core.contract.decision import OperatingPoint
+from agvas_core.contract.decision import OperatingPoint, outline_threshold
 from agvas_core.contract.product import CatchRate, Product
 from agvas_runtime.masks.overlay import draw_overlay
 from agvas_runtime.report.chart import Chart, number
@@ -182,7 +182,7 @@ def _picture(example: Example, point: OperatingPoint | None) -> str:
     height, width = example.image.shape[:2]
     scores = cv2.resize(example.score_map, (width, height), interpolation=cv2.INTER_LINEAR)
     if point is not None:
-        drawn = draw_overlay(example.image, scores > point.threshold)
+        drawn = draw_overlay(example.image, scores > outline_threshold(point, example.score))
     elif example.truth is not None:
         truth = cv2.resize(example.truth.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST) > 0
         drawn = draw_overlay(example.image, truth)

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from agvas_core.contract.decision import Candidates, OperatingPoint, find_candidates, image_score
+from agvas_core.contract.decision import Candidates, OperatingPoint, find_candidates, image_score, outline_threshold
 from agvas_runtime.line.recipe.recipe import ANY, Recipe, Rule, filled
 from agvas_runtime.masks.regions import find_regions
 from agvas_runtime.masks.result import Region, Verdict
@@ -86,6 +86,7 @@ class Judge:
 
     def __init__(self, recipe: Recipe, point: OperatingPoint, height: int, width: int) -> None:
         self.recipe, self.point = recipe, point
+        self._floor = min(point.threshold, point.seed_threshold)  # no region counts at this score or below
         ignored = filled(recipe.ignore, height, width) if recipe.ignore else None
         self._inside = {roi: _inside(recipe, roi, ignored, height, width) for roi in {rule.roi for rule in recipe.rules}}
         self._labels = [rule.name or f"rule {number}" for number, rule in enumerate(recipe.rules, 1)]
@@ -99,7 +100,7 @@ class Judge:
         reject_score, broken = 0.0, [False] * len(self.recipe.rules)
         for kind, (score_map, accept) in looked.items():
             if accept < self.point.gate:
-                reject_score = max(reject_score, min(image_score(score_map, self.point), self.point.threshold))
+                reject_score = max(reject_score, min(image_score(score_map, self.point), self._floor))
                 continue
             for roi, inside in self._inside.items():
                 rules = [number for number, rule in enumerate(self.recipe.rules) if rule.roi == roi and rule.kind in (ANY, kind)]
@@ -107,15 +108,15 @@ class Judge:
                     continue
                 within = score_map if inside is None else np.where(inside, score_map, np.float32(0))
                 raw = image_score(within, self.point)
-                if raw <= self.point.threshold:  # most good parts
+                if raw <= self._floor:  # most good parts
                     reject_score = max(reject_score, raw)
                     continue
-                shapes = _Shapes(find_candidates(within, self.point.threshold))
+                shapes = _Shapes(find_candidates(within, outline_threshold(self.point, raw)))
                 counted: dict[int, list[str]] = {}  # candidate -> rules
                 for number in rules:
                     fits = self._fits(number, shapes)
                     kth = _kth(shapes.candidates.peaks[fits], self.recipe.rules[number].max_count)
-                    score = min(raw, kth if kth is not None else self.point.threshold)
+                    score = min(raw, kth if kth is not None else self._floor)
                     reject_score = max(reject_score, score)
                     broken[number] |= score > self.point.seed_threshold
                     if raw <= self.point.seed_threshold:
