@@ -64,7 +64,7 @@ def test_run(fitted: Fitted, parts: Path, expected: Scores, tmp_path: Path) -> N
     point = fitted.bundle.manifest.decision.point()
     for path in (out / "scores").rglob("*.npy"):
         values = np.load(path, allow_pickle=False)
-        assert values.dtype == np.float32 and 0 <= values.min() and values.max() <= 1
+        assert values.dtype == np.float32 and values.min() >= 0 and values.max() <= 1
         assert (image_score(values, point) > point.seed_threshold) == ("spot" in str(path))
 
 
