@@ -15,11 +15,12 @@ from agvas_core import __version__
 
 if TYPE_CHECKING:
     from agvas.fitting.fit import fit
-    from agvas_runtime import Frame, Region, Result, Segmenter, Verdict
+    from agvas_runtime import Frame, Region, Result, Segmenter, SegmentOptions, Verdict
 
-__all__ = ["Frame", "Region", "Result", "Segmenter", "Verdict", "__version__", "fit"]
+__all__ = ["Frame", "Region", "Result", "SegmentOptions", "Segmenter", "Verdict", "__version__", "fit"]
 
-_HOMES = dict.fromkeys(("Frame", "Region", "Result", "Segmenter", "Verdict"), "agvas_runtime") | {"fit": "agvas.fitting.fit"}
+_HOMES = dict.fromkeys(("Frame", "Region", "Result", "SegmentOptions", "Segmenter", "Verdict"), "agvas_runtime")
+_HOMES["fit"] = "agvas.fitting.fit"
 
 
 def __getattr__(name: str) -> object:

@@ -146,6 +146,12 @@ def test_agvas_help_leaves_torch_unimported() -> None:
     assert "Usage: agvas" in done.stdout
 
 
+def test_the_package_is_light_until_a_name_is_used() -> None:
+    code = "import sys, agvas; print({'cv2', 'numpy', 'onnxruntime'} & set(sys.modules), agvas.SegmentOptions().model)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set() nano\n"
+
+
 def test_two_words_make_a_group(plugin: Plugin, capsys: pytest.CaptureFixture[str]) -> None:
     first = plugin('def work(name: str) -> None:\n    """Does the work."""\n    print(name)\n', "parts work")
     verbs = (first, plugin("def work(:\n", "parts broken"))
