@@ -94,17 +94,6 @@ VERBS: Final = (
         ),
     ),
     Verb(
-        "fit",
-        "agvas.fitting.cli:fit",
-        LINE,
-        "Make a product of good images: what a model looks for is then what differs from them.",
-        (
-            "agvas fit good/ -o bolt",
-            "agvas fit good/ -o bolt --bad bad/ --max-false-reject 0.02",
-            "agvas fit more/ -o bolt --add",
-        ),
-    ),
-    Verb(
         "calibrate",
         "agvas.fitting.calibrate_cli:calibrate",
         LINE,
