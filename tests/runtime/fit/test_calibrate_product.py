@@ -18,7 +18,9 @@ from agvas_core.contract.command_line import exit_code_of
 from agvas_core.contract.manifest import BANK
 from agvas_core.evaluation.cli import evaluate
 from agvas_runtime import Segmenter, Verdict
+from agvas_runtime.batch.cli import batch
 from agvas_runtime.bundle import load_bundle
+from agvas_runtime.line.app.replay_cli import replay_command
 from agvas_runtime.line.ledger.ledger import Ledger
 from agvas_runtime.line.recipe.cli import lint, new
 from agvas_runtime.line.recipe.file import read_recipe
@@ -142,6 +144,14 @@ def test_the_line_passes_good_parts_rejects_bad_ones_and_has_no_verdict_on_what_
         rows = ledger.read("SELECT verdict, detail FROM parts ORDER BY seq")
     assert [verdict for verdict, _ in rows] == ["PASS", "FAIL", "NO_VERDICT", "NO_VERDICT"]
     assert all(detail.startswith("unlike:") for _, detail in rows[2:])
+    # Judged again, or as a batch, they are still without a verdict.
+    capsys.readouterr()
+    assert call(replay_command, state, "--recipe", bare, "--threads", 1, "--json") == 0
+    again = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["now"] for line in again if line["seq"] in (3, 4)] == ["NO_VERDICT"] * 2
+    pytest.importorskip("pyarrow")
+    assert call(batch, tmp_path / "in", "-o", tmp_path / "b", "--recipe", bare, "--workers", 1) == 0
+    assert "PASS 1, FAIL 1, NO_VERDICT 2" in capsys.readouterr().err
 
 
 def test_the_recipe_of_a_product_is_calibrated_with_images_of_any_size(

@@ -172,7 +172,7 @@ def calibrate(
     doubt = (1.0 - confidence) / choices
     return Calibrated(
         seed_threshold=float(thresholds[column]),
-        threshold=min(point.threshold, float(thresholds[column])),
+        threshold=point.threshold if point.image_share else min(point.threshold, float(thresholds[column])),
         min_area_px=float(areas_px[column]),
         false_rejects=rejects,
         # The promise is on the rank that was fixed beforehand; that fewer lie above (ties) does not make it better.
