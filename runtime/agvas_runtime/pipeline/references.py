@@ -95,9 +95,7 @@ def statistics(
         usual: what the places usually show, of joint and deep distance, on the grid.
     """
     own = zero_shot(maps["zero_shot"])
-    return Statistics(
-        _rarity(maps["joint"], joint, usual["joint"]) + own, _rarity(maps["deep"], deep, usual["deep"]) + own
-    )
+    return Statistics(_rarity(maps["joint"], joint, usual["joint"]) + own, _rarity(maps["deep"], deep, usual["deep"]) + own)
 
 
 def _rarity(distances: Float, scale: DistanceScale, usual: Float) -> Float:
