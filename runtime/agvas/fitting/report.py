@@ -121,12 +121,12 @@ def _body(facts: ReportFacts) -> str:
         f'<section class="panel"><h2>Where good images score highest</h2>{_mean(facts)}</section>',
         f'<section class="panel scroll"><h2>What more good images would promise</h2>{_more(product)}</section>',
         "</section>",
-        '<section class="pair">',
         f'<section class="panel scroll"><h2>Expected catch rate</h2>{_catch(product)}</section>',
+        '<section class="pair">',
         f'<section class="panel scroll"><h2>Limits of an image</h2>{_limits(product)}'
         "<p class=quiet>A frame outside of them has no verdict: it is unlike every good image.</p></section>",
-        "</section>",
         f'<section class="panel"><h2>Seconds</h2><dl>{_seconds(product)}</dl></section>',
+        "</section>",
     ]
     return "".join(parts)
 
