@@ -4,6 +4,7 @@
       manifest.json       of a bundle, with ``product: product.json`` and the product's operating points
       product.json        this module's ``Product``
       bank.npy            float32 [rows, D]: the memory bank, embeddings of cells of good images
+      places.npy          float32 [2, 64, 64]: what good images usually show at each place (joint and deep distance)
       report.html         what a person reads
       ...                 the graphs and the tokenizer of the bundle that it was made from
 
@@ -19,21 +20,24 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from agvas_core.contract.errors import BundleError
-from agvas_core.contract.manifest import BANK
+from agvas_core.contract.manifest import BANK, PLACES
 from agvas_core.contract.preprocess import ViewSpec
 
 __all__ = [
     "BANK",
+    "PLACES",
+    "PLACE_KINDS",
+    "PLACE_PX",
     "PRODUCT",
     "REPORT",
     "CatchRate",
+    "DistanceScale",
     "GoodImage",
     "MapScale",
     "PaintedDefect",
     "Product",
     "Promise",
     "RangeLimit",
-    "ScoreMapPart",
     "load_array",
     "read_product",
 ]
@@ -43,8 +47,13 @@ REPORT: Final = "report.html"
 FORMAT: Final = 1
 """Of ``product.json``; raised where an older agvas would read it wrongly."""
 
-Kind = Literal["joint", "deep", "colour", "zero_shot"]
-"""What a map measures: distance of all channels, of the encoder's, of the colour channels; the model's own score map."""
+PLACE_KINDS: Final = ("joint", "deep")
+"""Order of the maps in ``places.npy``."""
+PLACE_PX: Final = 64
+"""Side of each."""
+
+Kind = Literal["joint", "deep", "zero_shot"]
+"""What a map measures: distance of all channels, of the encoder's channels; the model's own score map."""
 
 
 class _Part(BaseModel):
@@ -81,19 +90,23 @@ class MapScale(_Part):
         return (found + self.slope * np.maximum(beyond, 0)).astype(np.float32)
 
 
-class ScoreMapPart(_Part):
-    """One of the maps that are added up."""
+class DistanceScale(_Part):
+    """How rare a distance is on good images: the mean of two rarities, one of them less what its place usually shows.
 
-    kind: Kind
-    weight: float = Field(ge=0.0)
-    scale: MapScale
+    Parts that lie still have places that are always a little off (an edge, a hole); parts that turn have none, and ``share`` is near 0.
+    """
+
+    plain: MapScale
+    placed: MapScale
+    """Of the distance less ``share`` times the usual distance at its place (``places.npy``)."""
+    share: float = Field(ge=0.0, le=1.0)
 
 
 class RangeLimit(_Part):
     """A fact of an image that must lie within what good images showed, with a margin."""
 
     fact: str
-    """``brightness`` and ``clipped`` (0..1), ``focus``, ``aspect``, ``distance``; ``agvas_runtime.pipeline.references`` has them."""
+    """``brightness``, ``clipped``, ``focus``, ``aspect`` or ``distance``; ``agvas_runtime.pipeline.references`` says what they are."""
     low: float | None = None
     high: float | None = None
     good: tuple[float, float]
@@ -177,9 +190,15 @@ class Product(_Part):
     """Of the bank."""
     colour_weight: float = Field(default=1.0, ge=0.0)
     """Of the squared distance of the colour channels in the joint distance."""
-    maps: tuple[ScoreMapPart, ...] = Field(min_length=1)
+    joint: DistanceScale
+    deep: DistanceScale
+    zero_shot: MapScale
     half: float = Field(gt=0.0)
-    """Sum of rarities at which the score is 0.5."""
+    """Statistic at which the score is 0.5: about the image threshold."""
+    far_cell: float = Field(ge=0.0)
+    """Deep distance that 1 % of the cells of good images reach."""
+    mean_distance: float = Field(ge=0.0)
+    """Mean deep distance of the cells of good images."""
     limits: tuple[RangeLimit, ...] = ()
     promise: Promise
     good: tuple[GoodImage, ...] = Field(min_length=1)

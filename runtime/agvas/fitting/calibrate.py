@@ -28,10 +28,11 @@ from agvas.fitting.fit import (
     _paint,
     _points,
     _report_facts,
+    _Scales,
+    _scales_of,
     _Seen,
     _statement,
     _Steps,
-    _total,
 )
 from agvas.fitting.operating_point import catch_rates, promise
 from agvas.fitting.pictures import bad_pictures, good_pictures
@@ -86,20 +87,20 @@ def calibrate_product(
     engine = _open(folder, None, threads)
     engine.colour_weight = before.colour_weight
     bank = load_array(engine.bundle.folder / BANK, (before.rows, before.channels))
+    scales = _scales_of(before, engine)
     pictures = good_pictures(good, bits)
     with steps("good images", len(pictures.pictures)) as step:
         looked, left_out, copies = _look(engine, pictures.pictures, rng, step)
     with steps("comparing", len(looked)) as step:
-        seen, scores = _judged(engine, before, looked, bank, left_out, step)
+        seen, scores = _judged(engine, before, looked, bank, scales, left_out, step)
     if not seen:
         raise UsageError(
             f"none of {len(pictures.pictures)} images can be used ({left_out[0] if left_out else 'there is none'}): give images of good "
             "parts that the product has not learned"
         )
-    totals = [_total(each.maps, before.maps) for each in seen]
     share = engine.bundle.manifest.decision.point().image_share
     with steps("painting", PAINTED_IMAGES) as step:
-        trials, painted = _paint(engine, seen, seen, totals, [bank] * len(seen), before.maps, rng, step, alone=False)
+        trials, painted = _paint(engine, seen, seen, scales, [bank] * len(seen), rng, step, alone=False)
     point, strict, missing = _points(scores, trials, before.half, share, max_false_reject)
     defects = tuple(_defect(trial, before.half, point, painted[trial.picture][1]) for trial in trials)
     promised = promise(scores, point.seed_threshold, asked=max_false_reject, missing=missing)
@@ -121,7 +122,7 @@ def calibrate_product(
     caught: tuple[GoodImage, ...] = ()
     notes = list(pictures.notes)
     if worse is not None:
-        references = References(engine.bundle, product, bank, engine.stage, engine.vision)
+        references = References(engine.bundle, product, bank, scales.places, engine.stage, engine.vision)
         with steps("bad images", len(worse.pictures)) as step:
             caught, not_read = _judge_bad(engine, references, worse.pictures, point, step)
         notes += [*worse.notes, *not_read]
@@ -129,8 +130,8 @@ def calibrate_product(
     warnings = _warnings(given, left_out, copies, product, bad=bad is not None)
     statement = _statement(product, point, caught)
     product = product.model_copy(update={"bad": caught, "warnings": (*warnings, *notes), "seconds": steps.seconds})
-    report = render_report(_report_facts(product, point, strict, statement, seen, seen, totals, scores, trials, painted))
-    bundle = write_product(folder, engine.bundle, product, bank, report, (point, strict))
+    report = render_report(_report_facts(product, point, strict, statement, seen, scales, scores, trials, painted))
+    bundle = write_product(folder, engine.bundle, product, bank, scales.places, report, (point, strict))
     kept = not missing and len(left_out) <= LEFT_OUT_SHARE * given
     return Fitted(bundle, product, statement, [*warnings, *notes], kept=kept)
 
@@ -140,6 +141,7 @@ def _judged(
     before: Product,
     looked: list[_Seen],
     bank: NDArray[np.float32],
+    scales: _Scales,
     left_out: list[str],
     step: Callable[[int], None],
 ) -> tuple[list[_Seen], list[float]]:
@@ -147,7 +149,7 @@ def _judged(
 
     Scores are those of the product as it runs, to the last bit: the threshold may be one of them.
     """
-    references = References(engine.bundle, before, bank, engine.stage, engine.vision)
+    references = References(engine.bundle, before, bank, scales.places, engine.stage, engine.vision)
     point = engine.bundle.manifest.decision.point()
     learned = {each.sha256 for each in before.good}
     kept: list[_Seen] = []
@@ -159,7 +161,7 @@ def _judged(
         else:
             image = each.picture.read()
             try:
-                scores.append(image_score(references.score_map(image, engine.zero_shot(name, image)), point))
+                scores.append(image_score(references.score_map(image, engine.zero_shot(name, image), point.image_share), point))
                 _give_maps(engine, each, bank)
                 kept.append(each)
             except ImageError as error:

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from agvas_core.contract.command_line import DECISION, INPUT, MODEL, OUTPUT, SPEED, printable
+from agvas_core.contract.defaults import DEFAULT_MODEL
 from agvas_core.contract.errors import EXIT_NOT_KEPT, UsageError
 
 __all__ = ["fit"]
@@ -43,7 +44,9 @@ def fit(
             rich_help_panel=DECISION,
         ),
     ] = None,
-    model: Annotated[str, typer.Option(metavar="NAME|FOLDER", help="The model to start from.", rich_help_panel=MODEL)] = "nano",
+    model: Annotated[
+        str, typer.Option(metavar="NAME|FOLDER", help="The model to start from.", rich_help_panel=MODEL)
+    ] = DEFAULT_MODEL,
     name: Annotated[str | None, typer.Option(help="Of the product; the folder's by default.", rich_help_panel=OUTPUT)] = None,
     mm_per_px: Annotated[
         float | None,

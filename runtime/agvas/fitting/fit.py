@@ -13,7 +13,7 @@ on which maps are added up; defects are painted on them; thresholds, limits and 
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -27,8 +27,8 @@ from numpy.typing import NDArray
 from agvas.fitting.bank import BANK_ROWS, CANDIDATES, choose_rows, colour_weight_of
 from agvas.fitting.operating_point import (
     IMAGE_SHARE,
-    STRICT_SIGMAS,
     catch_rates,
+    distance_scale,
     image_limits,
     map_scale,
     outliers,
@@ -52,14 +52,17 @@ from agvas.fitting.write import check_target, write_product
 from agvas_core import __version__
 from agvas_core.contract.decision import OperatingPoint, image_score, mean_of_highest, outline_threshold
 from agvas_core.contract.errors import BundleError, ImageError, UsageError
-from agvas_core.contract.manifest import BANK
+from agvas_core.contract.manifest import BANK, PLACES
 from agvas_core.contract.preprocess import ViewSpec
 from agvas_core.contract.product import (
+    PLACE_KINDS,
+    PLACE_PX,
+    DistanceScale,
     GoodImage,
     Kind,
+    MapScale,
     PaintedDefect,
     Product,
-    ScoreMapPart,
     load_array,
 )
 from agvas_core.data.synthetic.defects import KINDS
@@ -68,15 +71,19 @@ from agvas_runtime.bundle import Bundle, load_bundle
 from agvas_runtime.images.frame import Frame
 from agvas_runtime.pipeline.options import SegmentOptions
 from agvas_runtime.pipeline.references import (
+    GRID_PX,
     Compared,
     Prepared,
     ReferenceCells,
     References,
+    Statistics,
     at_frame_size,
     frame_facts,
     grids,
     map_facts,
+    place_grid,
     squash,
+    statistics,
     zero_shot_grid,
 )
 from agvas_runtime.pipeline.segmenter import Segmenter
@@ -100,7 +107,6 @@ PAINTED_PX: Final = 800
 """Longer side of a painted image: the generator's work grows with the area."""
 VARIANTS: Final = 8
 """Slight changes of the only good image, where there is one."""
-MAPS: Final[tuple[Kind, ...]] = ("joint", "zero_shot")
 LEFT_OUT_SHARE: Final = 0.1
 HARDEST, EXAMPLES = 6, 6
 
@@ -134,6 +140,8 @@ class _Seen:
     thumbnail: Rgb
     maps: dict[Kind, NDArray[np.float16]] = field(default_factory=dict)
     """On the grid, against a bank without this image."""
+    deep: NDArray[np.float16] = field(default_factory=lambda: np.zeros((0, 0), np.float16))
+    """Deep distances of its cells [h, w] to that bank."""
     sha256: str = ""
     """Of its pixels."""
 
@@ -257,22 +265,30 @@ def fit(
         )
         banks = _compare(engine, seen, judged, old_bank, rng, step, alone=alone)
     odd = set() if alone else set(_set_aside(judged))
-    usual = [each for index, each in enumerate(judged) if index not in odd]
-    parts = before.maps if before is not None else _parts(usual)
-    totals = [_total(each.maps, parts) for each in judged]
-    half = before.half if before is not None else _half([total for index, total in enumerate(totals) if index not in odd], usual)
+    usual = [index for index in range(len(judged)) if index not in odd]
+    scales = _scales(judged, usual) if before is None else _scales_of(before, engine)
     share = IMAGE_SHARE
+    raised = [mean_of_highest(scales.of(index, judged[index].maps).fused(share), share) for index in usual]
+    half = before.half if before is not None else max(raised)
 
-    scores = [_frame_score(total, half, each.size, share) for total, each in zip(totals, judged, strict=True)]
+    scores = [_frame_score(scales.of(index, each.maps).fused(share), half, each.size, share) for index, each in enumerate(judged)]
     with steps("painting", min(PAINTED_IMAGES, PAINTED_IMAGES)) as step:
-        trials, painted_images = _paint(engine, seen, judged, totals, banks, parts, rng, step, alone=alone)
+        trials, painted_images = _paint(engine, seen, judged, scales, banks, rng, step, alone=alone)
 
-    usual_scores = [score for index, score in enumerate(scores) if index not in odd]
+    usual_scores = [scores[index] for index in usual]
     earlier = [each.score for each in before.good] if before is not None else []
     all_scores = scores + earlier
     point, strict, missing = _points(usual_scores + earlier, trials, half, share, max_false_reject)
     promised = promise(all_scores if not alone else [max(scores)], point.seed_threshold, asked=max_false_reject, missing=missing)
-    facts = [each.facts for each in judged] + ([dict(each.facts) for each in before.good] if before is not None else [])
+    if before is None:
+        far_cell, mean_distance = _usual_distances([judged[index] for index in usual])
+    else:
+        far_cell, mean_distance = before.far_cell, before.mean_distance
+    for each in judged:
+        each.facts |= map_facts(each.deep.astype(np.float32), far_cell, mean_distance)
+    facts = [each.facts for index, each in enumerate(judged) if index not in odd] + (
+        [dict(each.facts) for each in before.good] if before is not None else []
+    )
     limits = image_limits([each for each in facts if each])
     goods = tuple(
         GoodImage(name=each.picture.name, score=score, facts=each.facts, sha256=each.sha256)
@@ -314,8 +330,12 @@ def fit(
         rows=len(bank),
         channels=bank.shape[1],
         colour_weight=engine.colour_weight,
-        maps=parts,
+        joint=scales.joint,
+        deep=scales.deep,
+        zero_shot=scales.zero_shot,
         half=half,
+        far_cell=far_cell,
+        mean_distance=mean_distance,
         limits=limits,
         promise=promised,
         frame_px=_frame_px(seen, before),
@@ -327,7 +347,7 @@ def fit(
         mm_per_px=mm_per_px or (before.mm_per_px if before is not None else None),
         seed=seed,
     )
-    references = References(engine.bundle, product, bank, engine.stage, engine.vision)
+    references = References(engine.bundle, product, bank, scales.places, engine.stage, engine.vision)
     worse = [*(bad_found.pictures if bad_found is not None else []), *reviewed_bad]
     caught: tuple[GoodImage, ...] = ()
     if worse:
@@ -337,10 +357,8 @@ def fit(
     statement = _statement(product, point, caught)
     product = product.model_copy(update={"bad": caught, "seconds": dict(steps.seconds), "warnings": (*warnings, *notes)})
     with steps("writing", 1) as step:
-        report = render_report(
-            _report_facts(product, point, strict, statement, seen, judged, totals, scores, trials, painted_images)
-        )
-        bundle = write_product(target, engine.bundle, product, bank, report, (point, strict))
+        report = render_report(_report_facts(product, point, strict, statement, judged, scales, scores, trials, painted_images))
+        bundle = write_product(target, engine.bundle, product, bank, scales.places, report, (point, strict))
         step(1)
     assert bundle.product is not None
     return Fitted(bundle, bundle.product, statement, [*warnings, *notes], kept=not missing and not too_many_left)
@@ -502,29 +520,47 @@ def _give_maps(engine: _Engine, each: _Seen, bank: Float) -> None:
     maps = grids(found, np.full((2, 2), 0.5, np.float32))
     each.maps = {kind: values.astype(np.float16) for kind, values in maps.items()}
     each.maps["zero_shot"] = each.zero_shot
-    each.facts |= map_facts(found)
+    each.deep = found.deep.astype(np.float16)
 
 
-def _parts(judged: Sequence[_Seen]) -> tuple[ScoreMapPart, ...]:
-    return tuple(
-        ScoreMapPart(kind=kind, weight=1.0, scale=map_scale([each.maps[kind].astype(np.float32) for each in judged]))
-        for kind in MAPS
-    )
+@dataclass
+class _Scales:
+    """What brings the maps of good and other images to one scale."""
+
+    joint: DistanceScale
+    deep: DistanceScale
+    zero_shot: MapScale
+    places: Float
+    """[2, PLACE_PX, PLACE_PX], of joint and deep distance."""
+    others: dict[int, tuple[Float, Float]]
+    """The same of all images but one, by its index."""
+
+    def of(self, index: int, maps: Mapping[Kind, NDArray[np.floating]]) -> Statistics:
+        """Statistics of maps that show good image ``index``, perhaps with defects."""
+        joint, deep = self.others.get(index, (self.places[0], self.places[1]))
+        whole: dict[Kind, Float] = {kind: values.astype(np.float32) for kind, values in maps.items()}
+        usual: dict[Kind, Float] = {"joint": place_grid(joint), "deep": place_grid(deep)}
+        return statistics(whole, self.joint, self.deep, self.zero_shot, usual)
 
 
-def _total(maps: dict[Kind, NDArray[np.float16]], parts: Sequence[ScoreMapPart]) -> Float:
-    """Sum of rarities on the grid."""
-    return np.sum([part.weight * part.scale(maps[part.kind].astype(np.float32)) for part in parts], axis=0, dtype=np.float32)
+def _scales(judged: Sequence[_Seen], usual: Sequence[int]) -> _Scales:
+    """Of the good images but those that look unlike the others."""
+    joint, deep = (distance_scale([judged[index].maps[kind].astype(np.float32) for index in usual]) for kind in PLACE_KINDS)
+    own = map_scale([judged[index].maps["zero_shot"].astype(np.float32) for index in usual])
+    others = {index: (joint.others[place], deep.others[place]) for place, index in enumerate(usual)}
+    return _Scales(joint.scale, deep.scale, own, np.stack([joint.usual, deep.usual]), others)
 
 
-def _half(totals: Sequence[Float], judged: Sequence[_Seen]) -> float:
-    """The sum of rarities that becomes a score of 0.5: about the threshold, so that there is room on both sides of it."""
-    half = 10.0
-    for _ in range(3):
-        scores = [_frame_score(total, half, each.size, IMAGE_SHARE) for total, each in zip(totals, judged, strict=True)]
-        threshold = threshold_of(scores)
-        half *= threshold / (1 - threshold)
-    return float(half)
+def _scales_of(before: Product, engine: _Engine) -> _Scales:
+    """Those of a product that grows."""
+    places = load_array(engine.bundle.folder / PLACES, (len(PLACE_KINDS), PLACE_PX, PLACE_PX))
+    return _Scales(before.joint, before.deep, before.zero_shot, places, {})
+
+
+def _usual_distances(judged: Sequence[_Seen]) -> tuple[float, float]:
+    """Deep distance that 1 % of the good cells reach, and the mean."""
+    pool = np.concatenate([each.deep.ravel() for each in judged]).astype(np.float32)
+    return float(np.quantile(pool, 0.99)), float(pool.mean())
 
 
 def _frame_score(total: Float, half: float, size: tuple[int, int], share: float) -> float:
@@ -537,9 +573,8 @@ def _paint(
     engine: _Engine,
     seen: Sequence[_Seen],
     judged: Sequence[_Seen],
-    totals: Sequence[Float],
+    scales: _Scales,
     banks: Sequence[Float],
-    parts: Sequence[ScoreMapPart],
     rng: np.random.Generator,
     step: Callable[[int], None],
     *,
@@ -560,10 +595,11 @@ def _paint(
         if painted.defects:
             found = engine.compare(engine.cells.prepare(painted.image), banks[index])
             maps = grids(found, engine.zero_shot(picture.name, painted.image))
-            total = _total({kind: values.astype(np.float16) for kind, values in maps.items()}, parts)
-            good = totals[number % len(totals)] if alone else totals[index]
+            spoiled = scales.of(index, maps)
+            beside = number % len(judged) if alone else index
+            good = scales.of(beside, judged[beside].maps)
             for place, defect in enumerate(painted.defects, 1):
-                trials.append(trial_of(defect, len(images) - 1, painted.labels == place, total, good))
+                trials.append(trial_of(defect, len(images) - 1, painted.labels == place, spoiled, good, IMAGE_SHARE))
         step(number + 1)
     return trials, images
 
@@ -576,7 +612,7 @@ def _points(
     if max_false_reject is not None:
         ranked, missing = ranked_threshold(scores, max_false_reject)
         threshold = threshold if ranked is None else ranked
-    strict = max(threshold, threshold_of(scores, sigmas=STRICT_SIGMAS))
+    strict = max(threshold, threshold_of(scores, strict=True))
     pixel = best_pixel_threshold(trials, half, threshold, share)
     return (
         OperatingPoint(threshold=pixel, seed_threshold=threshold, image_share=share),
@@ -666,16 +702,17 @@ def _report_facts(
     point: OperatingPoint,
     strict: OperatingPoint,
     statement: str,
-    seen: Sequence[_Seen],
     judged: Sequence[_Seen],
-    totals: Sequence[Float],
+    scales: _Scales,
     scores: Sequence[float],
     trials: Sequence[Trial],
     painted: Sequence[tuple[PaintedImage, float]],
 ) -> ReportFacts:
     order = np.argsort(scores)[::-1][:HARDEST]
     hardest = [
-        Example(judged[index].picture.name, judged[index].thumbnail, squash(totals[index], product.half), scores[index])
+        Example(
+            judged[index].picture.name, judged[index].thumbnail, _good_map(scales, judged, index, product.half), scores[index]
+        )
         for index in order
     ]
     examples: dict[bool, list[Example]] = {True: [], False: []}
@@ -688,5 +725,12 @@ def _report_facts(
             examples[found].append(
                 Example(caption, thumbnail(image.image, 360), squash(trial.total, product.half), score, trial.label)
             )
-    mean = np.mean([squash(total, product.half) for total in totals], axis=0)
+    mean = np.zeros((GRID_PX, GRID_PX), np.float32)
+    for index in range(len(judged)):
+        mean += _good_map(scales, judged, index, product.half) / len(judged)
     return ReportFacts(product, point, strict, statement, hardest, examples[True], examples[False], mean, judged[0].thumbnail)
+
+
+def _good_map(scales: _Scales, judged: Sequence[_Seen], index: int, half: float) -> Float:
+    """Score map of a good image on the grid."""
+    return squash(scales.of(index, judged[index].maps).fused(IMAGE_SHARE), half)

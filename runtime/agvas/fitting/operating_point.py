@@ -7,16 +7,28 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from agvas_core.contract.product import CatchRate, MapScale, PaintedDefect, Promise, RangeLimit
+from agvas_core.contract.product import (
+    PLACE_PX,
+    CatchRate,
+    DistanceScale,
+    MapScale,
+    PaintedDefect,
+    Promise,
+    RangeLimit,
+)
 from agvas_runtime.line.calibration.calibration import allowed_rejects, needed_parts, upper_bound
+from agvas_runtime.pipeline.references import place_grid
 
 __all__ = [
     "CONFIDENCE",
     "IMAGE_SHARE",
+    "Placed",
     "catch_rates",
+    "distance_scale",
     "image_limits",
     "map_scale",
     "more_images",
@@ -28,7 +40,7 @@ __all__ = [
 
 Float = NDArray[np.float32]
 
-IMAGE_SHARE: Final = 0.005
+IMAGE_SHARE: Final = 0.01
 """Of the pixels: the mean of so many of the highest is the score of an image."""
 CONFIDENCE: Final = 0.95
 AIM: Final = 0.05
@@ -40,6 +52,8 @@ POOLED: Final = 2_000_000
 """Values of good maps that are sorted at most."""
 LEAST_EXCESS: Final = 0.01
 """Of a map, that its tail falls off with at least: images that are equal to the last bit have no tail of their own."""
+FEW: Final = 10
+"""With fewer good images the highest score is too low a threshold: the next good part may well reach it."""
 SIGMAS: Final = 2.0
 STRICT_SIGMAS: Final = 4.0
 LEAST_SIGMA: Final = 0.1
@@ -61,18 +75,21 @@ def map_scale(maps: Sequence[Float]) -> MapScale:
     return MapScale(values=tuple(map(float, values)), rarity=tuple(map(float, rarity)), slope=1.0 / excess)
 
 
-def threshold_of(scores: Sequence[float], *, sigmas: float = SIGMAS) -> float:
+def threshold_of(scores: Sequence[float], *, strict: bool = False) -> float:
     """The image threshold 0..1 of good images' scores 0..1.
 
-    With enough images, the lowest score that promises ``AIM``. With fewer, at least the highest score, and as far out as the
-    spread of the scores asks for.
+    With enough images, the lowest score that promises ``AIM``; with fewer, the highest one; with a handful, or where it is to be
+    strict, at least that, and as far out as the spread of the scores asks for.
     """
+    highest = max(scores)
     allowed = allowed_rejects(len(scores), AIM, CONFIDENCE)
-    if allowed is not None and sigmas == SIGMAS:
+    if not strict and allowed is not None:
         return sorted(scores, reverse=True)[allowed]
+    if not strict and len(scores) >= FEW:
+        return highest
     odds = np.log(_odds(scores))
     spread = max(float(odds.std(ddof=1)) if len(odds) > 1 else 0.0, LEAST_SIGMA)
-    return max(max(scores), _score(math.exp(float(odds.mean()) + sigmas * spread)))
+    return max(highest, _score(math.exp(float(odds.mean()) + (STRICT_SIGMAS if strict else SIGMAS) * spread)))
 
 
 def _odds(scores: Sequence[float]) -> NDArray[np.float64]:
@@ -175,28 +192,65 @@ def reliable_length(painted: Sequence[PaintedDefect]) -> float | None:
     return best
 
 
-MARGINS: Final[Mapping[str, float]] = {"brightness": 0.5, "focus": 0.25, "aspect": 0.5, "distance": 0.6}
-CLIPPED_MARGIN: Final = 0.2
+DARKER, BRIGHTER, LEVELS = 0.75, 1.25, (2.0, 8.0)
+CLIPPED_MORE: Final = 0.2
+SOFTER: Final = 0.35
+SHARPER: Final = 20.0
+SQUEEZED: Final = 1.6
+FARTHER: Final = 1.5
 
 
 def image_limits(facts: Sequence[Mapping[str, float]]) -> tuple[RangeLimit, ...]:
-    """Limits of a frame's facts, wide around what the good images have."""
+    """Limits of a frame's facts, wide around what the good images have: a defective part is to be judged, another scene is not."""
     limits = []
     for fact in facts[0]:
         values = [each[fact] for each in facts]
-        good = (min(values), max(values))
-        spread = 3 * (good[1] - good[0])
-        low: float | None
-        high: float | None
-        if fact == "brightness":
-            low, high = good[0] * 0.5 - spread, good[1] * 1.6 + spread
-        elif fact == "clipped":
-            low, high = None, good[1] + CLIPPED_MARGIN + spread
-        elif fact == "focus":
-            low, high = good[0] * 0.2, good[1] * 10
-        elif fact == "aspect":
-            low, high = good[0] / 1.5, good[1] * 1.5
-        else:
-            low, high = None, good[1] * 1.5 + spread
-        limits.append(RangeLimit(fact=fact, low=low, high=high, good=good))
+        low, high = min(values), max(values)
+        least, most = {
+            "brightness": (DARKER * low - LEVELS[0], BRIGHTER * high + LEVELS[1]),
+            "clipped": (None, high + CLIPPED_MORE),
+            "focus": (SOFTER * low, SHARPER * high),
+            "aspect": (low / SQUEEZED, high * SQUEEZED),
+            "distance": (None, max(FARTHER, FARTHER * high)),
+        }[fact]
+        limits.append(RangeLimit(fact=fact, low=least, high=most, good=(low, high)))
     return tuple(limits)
+
+
+PLACE_SOFT: Final = 2.0
+"""Deviation of the blur of what places usually show, in cells of ``PLACE_PX``."""
+LEAST_FOR_PLACES: Final = 4
+
+
+class Placed(NamedTuple):
+    """The scale of one distance map."""
+
+    scale: DistanceScale
+    usual: Float
+    """What the places usually show, [PLACE_PX, PLACE_PX]."""
+    others: list[Float]
+    """The same for each image, of all images but itself."""
+
+
+def distance_scale(maps: Sequence[Float]) -> Placed:
+    """Of good images' distances on the grid, each judged by a bank without it.
+
+    How much of a place's usual value is taken off is the slope of an image's distances on those of the others.
+    """
+    small = np.stack([cv2.resize(each, (PLACE_PX, PLACE_PX), interpolation=cv2.INTER_AREA) for each in maps])
+    nothing = np.zeros((PLACE_PX, PLACE_PX), np.float32)
+    if len(maps) < LEAST_FOR_PLACES:
+        plain = map_scale(maps)
+        return Placed(DistanceScale(plain=plain, placed=plain, share=0.0), nothing, [nothing] * len(maps))
+    total = small.sum(0)
+    others = [_soft((total - each) / (len(maps) - 1)) for each in small]
+    stacked = np.stack(others)
+    spread = float(stacked.var())
+    slope = float(((small - small.mean()) * (stacked - stacked.mean())).mean()) / spread if spread > 0 else 0.0
+    share = float(np.clip(slope, 0, 1))
+    placed = [each - np.float32(share) * place_grid(other) for each, other in zip(maps, others, strict=True)]
+    return Placed(DistanceScale(plain=map_scale(maps), placed=map_scale(placed), share=share), _soft(total / len(maps)), others)
+
+
+def _soft(values: Float) -> Float:
+    return np.asarray(cv2.GaussianBlur(values, (0, 0), PLACE_SOFT), np.float32)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from agvas_core.contract.decision import mean_of_highest
 from agvas_core.data.synthetic.photographs import PaintedOn
-from agvas_runtime.pipeline.references import GRID_PX, squash
+from agvas_runtime.pipeline.references import GRID_PX, Statistics, squash
 
 __all__ = ["AROUND", "Trial", "best_pixel_threshold", "trial_of"]
 
@@ -37,7 +37,7 @@ class Trial:
     label: Mask
     """Where it lies, [GRID_PX, GRID_PX]."""
     total: Float
-    """Sum of rarities, [GRID_PX, GRID_PX], with this defect alone."""
+    """The statistic of the image with this defect alone, [GRID_PX, GRID_PX]."""
 
     def score(self, half: float, share: float) -> float:
         """Of the image with this defect alone, 0..1."""
@@ -49,16 +49,19 @@ class Trial:
         return bool((squash(self.total, half)[near] > threshold).any())
 
 
-def trial_of(defect: PaintedOn, picture: int, label: Mask, painted: Float, good: Float) -> Trial:
+def trial_of(defect: PaintedOn, picture: int, label: Mask, painted: Statistics, good: Statistics, share: float) -> Trial:
     """Args:
     label: where the defect lies, bool [H, W] of the image.
-    painted, good: sums of rarities of the painted and the good image.
+    painted, good: statistics of the painted and the good image.
+    share: of the highest values, that an image's score is the mean of.
     """
     small = cv2.resize(label.astype(np.float32), (GRID_PX, GRID_PX), interpolation=cv2.INTER_AREA) > 0.2
     if not small.any():
         y, x = np.argwhere(label).mean(0) / label.shape * GRID_PX
         small[min(int(y), GRID_PX - 1), min(int(x), GRID_PX - 1)] = True
-    return Trial(defect, picture, small, np.where(_grown(small, AROUND), painted, good))
+    near = _grown(small, AROUND)
+    alone = Statistics(np.where(near, painted.pixel, good.pixel), np.where(near, painted.image, good.image))
+    return Trial(defect, picture, small, alone.fused(share))
 
 
 def best_pixel_threshold(trials: Sequence[Trial], half: float, image_threshold: float, share: float) -> float:
@@ -70,7 +73,7 @@ def best_pixel_threshold(trials: Sequence[Trial], half: float, image_threshold: 
     found = [trial for trial in trials if trial.score(half, share) > image_threshold]
     if not found:
         return image_threshold
-    odds = image_threshold / (1 - image_threshold) * np.geomspace(0.5, 4.0, 19)
+    odds = image_threshold / (1 - image_threshold) * np.geomspace(0.5, 64.0, 22)
     options = odds / (1 + odds)
     agreement = np.zeros(len(options))
     for trial in found:

@@ -5,8 +5,10 @@
 
 ``agvas fit`` uses the same functions, so what it measures is what runs later.
 
-The way of a map: distances [h, w] of the cells (or the model's score map [H, W]) -> a grid of ``GRID_PX`` x ``GRID_PX`` that shows
-the whole frame -> rarity on good images (``MapScale``) -> weighted sum -> score = sum / (sum + half) -> frame size.
+Every map is brought to a grid of ``GRID_PX`` x ``GRID_PX`` that shows the whole frame, and to one scale: how rare a value is on good
+images. Two statistics come of it, rarity of the joint distance plus that of the model's score map, which outlines defects best, and
+the same with the deep distance (without colour), which tells defective images best. The score map is the first, scaled so that the
+mean of its highest share is the geometric mean of that of both; then score = statistic / (statistic + half).
 """
 
 from collections.abc import Mapping
@@ -16,13 +18,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from agvas_core.contract.decision import OperatingPoint, image_score
+from agvas_core.contract.decision import OperatingPoint, image_score, mean_of_highest
 from agvas_core.contract.errors import UnlikeError
-from agvas_core.contract.manifest import BANK
+from agvas_core.contract.manifest import BANK, PLACES
 from agvas_core.contract.preprocess import ViewSpec
-from agvas_core.contract.product import Kind, Product, ScoreMapPart, load_array
+from agvas_core.contract.product import PLACE_KINDS, PLACE_PX, DistanceScale, Kind, MapScale, Product, load_array
 from agvas_runtime.bundle import Bundle
-from agvas_runtime.images.facts import image_facts
 from agvas_runtime.images.views import make_views
 from agvas_runtime.masks.regions import judge_map
 from agvas_runtime.pipeline.frame_logits import Judged
@@ -36,13 +37,16 @@ __all__ = [
     "Prepared",
     "ReferenceCells",
     "References",
+    "Statistics",
     "at_frame_size",
     "distance_grid",
     "frame_facts",
-    "fuse",
     "grids",
     "map_facts",
     "open_references",
+    "place_grid",
+    "squash",
+    "statistics",
     "zero_shot_grid",
 ]
 
@@ -70,13 +74,37 @@ def zero_shot_grid(score_map: Float) -> Float:
     return np.log(small / (1 - small)).astype(np.float32)
 
 
-def fuse(maps: Mapping[Kind, Float], parts: tuple[ScoreMapPart, ...], half: float) -> Float:
-    """Maps on the grid to one score map on the grid, float32 in 0..1."""
-    total = np.zeros((GRID_PX, GRID_PX), np.float32)
-    for part in parts:
-        if part.weight:
-            total += np.float32(part.weight) * part.scale(maps[part.kind])
-    return squash(total, half)
+class Statistics(NamedTuple):
+    """The two statistics of a frame on the grid, in nats."""
+
+    pixel: Float
+    image: Float
+
+    def fused(self, share: float) -> Float:
+        """The one that scores come of; ``share`` of the highest values is what an image's score is the mean of."""
+        pixel, image = (max(mean_of_highest(each, share), 1e-6) for each in self)
+        return np.maximum(self.pixel * np.float32((image / pixel) ** 0.5), 0)
+
+
+def statistics(
+    maps: Mapping[Kind, Float], joint: DistanceScale, deep: DistanceScale, zero_shot: MapScale, usual: Mapping[Kind, Float]
+) -> Statistics:
+    """Of the maps of a frame on the grid.
+
+    Args:
+        usual: what the places usually show, of joint and deep distance, on the grid.
+    """
+    own = zero_shot(maps["zero_shot"])
+    return Statistics(_rarity(maps["joint"], joint, usual["joint"]) + own, _rarity(maps["deep"], deep, usual["deep"]) + own)
+
+
+def _rarity(distances: Float, scale: DistanceScale, usual: Float) -> Float:
+    return (scale.plain(distances) + scale.placed(distances - np.float32(scale.share) * usual)) / 2
+
+
+def place_grid(usual: Float) -> Float:
+    """A map of places [PLACE_PX, PLACE_PX] on the grid."""
+    return np.asarray(cv2.resize(usual, (GRID_PX, GRID_PX), interpolation=cv2.INTER_LINEAR), np.float32)
 
 
 def squash(total: Float, half: float) -> Float:
@@ -84,11 +112,27 @@ def squash(total: Float, half: float) -> Float:
     return (total / (total + np.float32(half))).astype(np.float32)
 
 
+LOOK_PX: Final = 256
+"""Longer side at which a frame's own facts are taken."""
+WHITE: Final = 250
+
+
 def frame_facts(image: Rgb) -> dict[str, float]:
-    """What limits are set on before any model looks, of an RGB frame [H, W, 3]; names as in ``RangeLimit.fact``."""
-    facts = image_facts(image)
+    """What limits are set on before any model looks, of an RGB frame [H, W, 3]; names as in ``RangeLimit.fact``.
+
+    brightness: mean grey level, 0..255. clipped: share of white pixels. focus: variance of the Laplacian. aspect: width over height.
+    """
     height, width = image.shape[:2]
-    return {"brightness": facts.mean, "clipped": facts.clipped, "focus": facts.focus, "aspect": width / height}
+    scale = LOOK_PX / max(height, width)
+    size = (max(8, round(width * scale)), max(8, round(height * scale)))
+    small = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    grey = np.asarray(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY), np.float32)
+    return {
+        "brightness": float(grey.mean()),
+        "clipped": float((small >= WHITE).all(2).mean()),
+        "focus": float(cv2.Laplacian(grey, cv2.CV_32F).var()),
+        "aspect": width / height,
+    }
 
 
 def at_frame_size(score: Float, size: tuple[int, int]) -> Float:
@@ -96,9 +140,21 @@ def at_frame_size(score: Float, size: tuple[int, int]) -> Float:
     return np.asarray(cv2.resize(score, size[::-1], interpolation=cv2.INTER_LINEAR), np.float32)
 
 
-def map_facts(found: "Compared") -> dict[str, float]:
-    """And what the distances say of the frame as a whole: their median."""
-    return {"distance": float(np.median(found.deep))}
+FAR_SHARE, SOME_FAR = 0.45, 0.25
+FEW_FAR: Final = 0.6
+
+
+def map_facts(deep: Float, far_cell: float, mean_distance: float) -> dict[str, float]:
+    """And what the deep distances [h, w] say of the frame as a whole.
+
+    distance: their mean, over that of good images. A large defect is no other product: where fewer than ``FAR_SHARE`` of the cells are
+    farther than nearly all cells of good images, it counts ``FEW_FAR``, and with fewer than ``SOME_FAR`` at most 1.
+    """
+    ratio = float(deep.mean()) / max(mean_distance, 1e-6)
+    share = float((deep > far_cell).mean())
+    if share > FAR_SHARE:
+        return {"distance": ratio}
+    return {"distance": FEW_FAR * ratio if share > SOME_FAR else min(FEW_FAR * ratio, 1.0)}
 
 
 class References:
@@ -106,11 +162,15 @@ class References:
 
     Args:
         bank: float32 [rows, D].
+        places: float32 [2, PLACE_PX, PLACE_PX], of joint and deep distance.
         vision: of the same bundle, for a model whose reference graph takes its features.
     """
 
-    def __init__(self, bundle: Bundle, product: Product, bank: Float, stage: ReferenceStage, vision: VisionStage) -> None:
+    def __init__(
+        self, bundle: Bundle, product: Product, bank: Float, places: Float, stage: ReferenceStage, vision: VisionStage
+    ) -> None:
         self.product, self.bank = product, bank
+        self._usual: dict[Kind, Float] = {"joint": place_grid(places[0]), "deep": place_grid(places[1])}
         self.cells = ReferenceCells(bundle, product.view, stage, vision)
 
     def judge(self, image: Rgb, zero_shot: Float, point: OperatingPoint) -> Judged:
@@ -122,16 +182,17 @@ class References:
         Raises:
             UnlikeError: the frame is unlike every good image: what is out of bounds, its value and the limit.
         """
-        score_map = self.score_map(image, zero_shot)
+        score_map = self.score_map(image, zero_shot, point.image_share)
         return Judged(score_map, image_score(score_map, point), *judge_map(score_map, point))
 
-    def score_map(self, image: Rgb, zero_shot: Float) -> Float:
+    def score_map(self, image: Rgb, zero_shot: Float, share: float) -> Float:
         """The score map alone, float32 [H, W] in 0..1; arguments and errors as of ``judge``."""
+        product = self.product
         self._check(frame_facts(image))
-        found = self.cells.compare(self.cells.prepare(image), self.bank, self.product.colour_weight)
-        self._check(map_facts(found))
-        score = fuse(grids(found, zero_shot), self.product.maps, self.product.half)
-        return at_frame_size(score, (image.shape[0], image.shape[1]))
+        found = self.cells.compare(self.cells.prepare(image), self.bank, product.colour_weight)
+        self._check(map_facts(found.deep, product.far_cell, product.mean_distance))
+        seen = statistics(grids(found, zero_shot), product.joint, product.deep, product.zero_shot, self._usual)
+        return at_frame_size(squash(seen.fused(share), product.half), (image.shape[0], image.shape[1]))
 
     def _check(self, facts: Mapping[str, float]) -> None:
         for limit in self.product.limits:
@@ -211,5 +272,6 @@ def open_references(
     if product is None:
         return None
     bank = load_array(bundle.folder / BANK, (product.rows, product.channels))
+    places = load_array(bundle.folder / PLACES, (len(PLACE_KINDS), PLACE_PX, PLACE_PX))
     stage = open_stage(bundle, backend if backend in REFERENCE_BACKENDS else DEFAULT_BACKEND, settings)
-    return References(bundle, product, bank, stage, vision)
+    return References(bundle, product, bank, places, stage, vision)

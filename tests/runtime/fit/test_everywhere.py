@@ -70,8 +70,12 @@ def test_run(fitted: Fitted, parts: Path, expected: Scores, tmp_path: Path) -> N
 
 def test_eval_scores_images_as_the_product_does(fitted: Fitted, parts: Path, tmp_path: Path) -> None:
     run("eval", "--data", parts, "--model", fitted.bundle.folder, "--out", tmp_path / "e", cwd=tmp_path)
-    metrics = next(iter((tmp_path / "e").rglob("metrics.json"))).read_text()
-    assert '"image_auroc": 100' in metrics or '"image_auroc": 1' in metrics
+    found = json.loads((tmp_path / "e" / "result.json").read_text())["mean_of_sets"]
+    assert found["image_auroc"] == 1.0 and found["iou_nor"] == 1.0
+    point = fitted.bundle.manifest.decision.point()
+    records = [json.loads(path.read_text()) for path in (tmp_path / "e" / "images").glob("*.json")]
+    records = [record for record in records if "score" in record]
+    assert len(records) == 6 and all((record["score"] > point.seed_threshold) == record["anomalous"] for record in records)
 
 
 def test_batch(fitted: Fitted, parts: Path, tmp_path: Path) -> None:
@@ -79,7 +83,7 @@ def test_batch(fitted: Fitted, parts: Path, tmp_path: Path) -> None:
     from pyarrow import parquet
 
     run("batch", parts / "plate" / "test", "--model", fitted.bundle.folder, "-o", tmp_path / "b", "--workers", 1, cwd=tmp_path)
-    rows = [row for path in (tmp_path / "b").rglob("*.parquet") for row in parquet.read_table(path).to_pylist()]
+    rows = [row for path in (tmp_path / "b" / "results").rglob("*.parquet") for row in parquet.read_table(path).to_pylist()]
     assert sorted(row["verdict"] for row in rows) == ["FAIL"] * 3 + ["PASS"] * 3
     assert all(row["score"] > 0 for row in rows)
 

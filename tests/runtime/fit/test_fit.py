@@ -142,7 +142,7 @@ def test_adding_images_keeps_what_was_known(
     more = [photograph(seed) for seed in range(60, 68)]
     grown = quick_fit(more, out, add=True)
     assert grown.product.promise.good_images == 20 and grown.product.promise.bound < first.product.promise.bound
-    assert grown.product.good[:12] == first.product.good and grown.product.maps == first.product.maps
+    assert grown.product.good[:12] == first.product.good and grown.product.joint == first.product.joint
     assert len(grown.product.painted) > len(first.product.painted)
     (result,) = Segmenter.load(out, threads=1).predict([photograph(99, red=(110, 70, 12))])
     assert result.verdict == Verdict.FAIL
