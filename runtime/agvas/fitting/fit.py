@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from agvas.fitting.bank import BANK_ROWS, CANDIDATES, choose_rows, colour_weight_of
 from agvas.fitting.operating_point import (
     IMAGE_SHARE,
+    are_mixed,
     catch_rates,
     image_limits,
     map_scale,
@@ -117,7 +118,7 @@ class Fitted:
     warnings: list[str]
     """Most important first."""
     kept: bool
-    """Whether all that was asked for is promised, and enough of the images were used."""
+    """Whether all that was asked for is promised, enough of the images were used, and they show one product."""
 
 
 @dataclass
@@ -259,6 +260,14 @@ def fit(
             else colour_weight_of([each.cells for each in seen], rng, colour=engine.colour)
         )
         banks = _compare(engine, seen, judged, old_bank, rng, step, alone=alone)
+    mixed = not alone and are_mixed(
+        [each.deep.astype(np.float32) for each in judged], [each.cells[:, : -engine.colour] for each in judged], rng
+    )
+    if mixed:
+        warnings.append(
+            "the good images look like different products: their cells are as far from each other's as those of unlike things; fit one product "
+            "at a time"
+        )
     odd = set() if alone else set(_set_aside(judged))
     usual = [index for index in range(len(judged)) if index not in odd]
     scales = (
@@ -269,7 +278,7 @@ def fit(
     half = before.half if before is not None else max(raised)
 
     scores = [_frame_score(scales.of(each.maps).fused(share), half, each.size, share) for each in judged]
-    with steps("painting", min(PAINTED_IMAGES, PAINTED_IMAGES)) as step:
+    with steps("painting", PAINTED_IMAGES) as step:
         trials, painted_images = _paint(engine, seen, judged, scales, banks, rng, step, alone=alone)
 
     usual_scores = [scores[index] for index in usual]
@@ -358,7 +367,7 @@ def fit(
         bundle = write_product(target, engine.bundle, product, bank, report, (point, strict))
         step(1)
     assert bundle.product is not None
-    return Fitted(bundle, bundle.product, statement, [*warnings, *notes], kept=not missing and not too_many_left)
+    return Fitted(bundle, bundle.product, statement, [*warnings, *notes], kept=not (missing or too_many_left or mixed))
 
 
 def _frame_px(seen: Sequence[_Seen], before: Product | None) -> tuple[int, int] | None:

@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from agvas.fitting.bank import nearest
 from agvas_core.contract.product import (
     CatchRate,
     MapScale,
@@ -22,6 +23,7 @@ from agvas_runtime.line.calibration.calibration import allowed_rejects, needed_p
 __all__ = [
     "CONFIDENCE",
     "IMAGE_SHARE",
+    "are_mixed",
     "catch_rates",
     "image_limits",
     "map_scale",
@@ -136,6 +138,36 @@ def outliers(highest: Sequence[float]) -> list[int]:
     spread = 1.4826 * float(np.median(np.abs(values - middle)))
     far = np.flatnonzero(values > middle + max(OUTLIER_SIGMAS * spread, math.log(OUTLIER_RATIO)))
     return far.tolist() if len(far) <= max(1.0, MOST_OUTLIERS * len(highest)) else []
+
+
+MIXED_SHARE: Final = 0.65
+MIXED_RATIO: Final = 3.3
+MIXED_IMAGES, MIXED_CELLS = 8, 400
+
+
+def are_mixed(distances: Sequence[Float], cells: Sequence[Float], rng: np.random.Generator) -> bool:
+    """Whether good images show different products: their cells are as far from each other's as those of unlike things.
+
+    Images of one product reach 0.55 of a cell's length, and 2.8 times the distance between cells of the same image; images of different products
+    0.76 and 4.2 at least.
+
+    Args:
+        distances: deep distances of each image's cells to a bank without it.
+        cells: of each image, deep channels [N, C].
+    """
+    if len(cells) < 2:
+        return False
+    lengths, far, own = [], [], []
+    for each, there in list(zip(distances, cells, strict=True))[:MIXED_IMAGES]:
+        order = rng.permutation(len(there))
+        some, rest = there[order[:MIXED_CELLS]], there[order[MIXED_CELLS:]]
+        if not len(rest):
+            return False
+        lengths.append(float(np.sqrt(np.square(some).sum(1)).mean()))
+        far.append(float(each.mean()))
+        own.append(max(float(nearest(some, rest).mean()), 1e-6))
+    shares, ratios = np.array(far) / np.maximum(lengths, 1e-6), np.array(far) / np.array(own)
+    return bool(np.median(shares) > MIXED_SHARE and np.median(ratios) > MIXED_RATIO)
 
 
 class MoreImages(NamedTuple):
