@@ -77,7 +77,7 @@ if [ "$device" = cuda ]; then
     frames=2000 seconds=120 sizes=""
 else
     step tests 200 "$python" -m pytest -m "not gpu and not slow" tests/runtime/test_torch_cuda.py -k "sam_without" -p no:cacheprovider --junitxml "$raw/tests.xml"
-    frames=3 seconds=5 sizes="--micro-batch 1 2"
+    frames=3 seconds=1 sizes="--micro-batch 1 2"
 fi
 # The longest first: the whole ends after 20 minutes.
 few="--frames $((frames / 4 + 2)) --seconds $((seconds / 3 + 1))"

@@ -4,7 +4,8 @@
 1    rejects were found (agvas run --fail-on-reject), faults in data (agvas data check), or a rate that is not held (agvas profile)
 2    usage
 3    environment: a missing package, an unusable bundle, an output folder that cannot be written
-4    an export that does not give the model's own answer
+4    an export that does not give the model's own answer; a product or recipe that is written, and promises less than was asked for, or
+     more than a tenth of the images was left out
 5    a camera or stream that is not there, or stopped
 70   a bug of ours, with its traceback (EX_SOFTWARE of sysexits.h, so that it is never read as "rejects found")
 130  interrupted

@@ -38,8 +38,12 @@ __all__ = [
 
 SCHEMA_VERSION = 3
 OLDEST_VERSION = 2
-"""Bundles from here on are read: 3 added ``references``, which may be missing."""
+"""Bundles from here on are read: 3 added ``references`` and ``product``, which may be missing."""
 MANIFEST_NAME = "manifest.json"
+BANK = "bank.npy"
+"""The memory bank of a product."""
+PLACES = "places.npy"
+"""What a product's good images usually show at each place."""
 IN_BUNDLE = "vllm"
 """Where a bundle has the form of its language model that vLLM serves (``lmm_folder``)."""
 ADAPTERS = "adapters"
@@ -159,6 +163,8 @@ class Manifest(_Part):
     """anchor_states and the decoder's features -> logits in anchor order."""
     references: ReferencesSpec | None = None
     """Distances to good images; None where the bundle cannot be taught by them."""
+    product: str | None = None
+    """File with what ``agvas fit`` learned of a product (``contract.product``); None for a bundle that knows none."""
     decision: Decision = Decision()
     tiling: TilingSpec = TilingSpec()
     precision: Precision = "fp32"
@@ -271,6 +277,8 @@ def verify_files(folder: Path, manifest: Manifest, *, beside: frozenset[str] = f
     needed = {graph.file for graph in manifest.graphs.values()} | {manifest.prompt.tokenizer}
     if manifest.references is not None:
         needed.add(manifest.references.file)
+    if manifest.product is not None:
+        needed |= {manifest.product, BANK, PLACES}
     if missing := sorted(needed - manifest.files.keys()):
         raise BundleError(f"{folder / MANIFEST_NAME} lists no hash for {missing[0]}: export the bundle again")
     for name, expected in manifest.files.items():

@@ -37,6 +37,9 @@ class DataSet:
     layout: str
     root: Path
     items: tuple[Item, ...]
+    """What is tested."""
+    train: tuple[Item, ...] = ()
+    """Good images that the layout keeps apart for training, where they were asked for."""
 
 
 # Reading an item's truth, and refusing what cannot be scored against.

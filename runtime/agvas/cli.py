@@ -75,9 +75,10 @@ VERBS: Final = (
         "eval",
         "agvas_core.evaluation.cli:evaluate",
         PICTURES,
-        "Score a model, or score maps, on data sets with masks.",
+        "Score a model, a product or score maps on data sets with masks.",
         (
             "agvas eval --data sets/ --model nano",
+            "agvas eval --data sets/ --shots 0,1,4,16 --seeds 3",
             "agvas eval --data sets/ --set bottle --predictions maps/ --protocol resized-256",
         ),
     ),
@@ -94,17 +95,20 @@ VERBS: Final = (
     ),
     Verb(
         "calibrate",
-        "agvas_runtime.line.calibration.cli:calibrate_command",
+        "agvas.fitting.calibrate_cli:calibrate",
         LINE,
-        "Set a recipe's thresholds from good parts, with a bound on false rejects.",
-        ("agvas calibrate --good good/ --recipe bolt.yaml", "agvas calibrate --good good/ --bad bad/ --recipe bolt.yaml"),
+        "Set a product's or a recipe's thresholds from good parts, with a bound on false rejects.",
+        (
+            "agvas calibrate --good good/ --bad bad/ --product bolt",
+            "agvas calibrate --good good/ --bad bad/ --recipe bolt.yaml --max-false-reject 0.02",
+        ),
     ),
     Verb(
         "recipe new",
         "agvas_runtime.line.recipe.cli:new",
         LINE,
         "Write a recipe with every key explained.",
-        ("agvas recipe new bolt --image parts/001.png",),
+        ("agvas recipe new bolt --product products/bolt", "agvas recipe new bolt --image parts/001.png"),
     ),
     Verb(
         "recipe lint",
@@ -175,6 +179,17 @@ VERBS: Final = (
         LINE,
         "Judge stored parts again, by a new recipe or by their own.",
         ("agvas replay line --recipe bolt-v2.yaml", "agvas replay line --last 100"),
+    ),
+    Verb(
+        "fit",
+        "agvas.fitting.cli:fit",
+        MODEL,
+        "Make a product of images of good parts: references, thresholds, limits, report.",
+        (
+            "agvas fit good/ -o bracket",
+            "agvas fit good/ -o bracket --bad defective/ --max-false-reject 0.02",
+            "agvas fit more/ -o bracket --add",
+        ),
     ),
     Verb(
         "train",

@@ -34,6 +34,7 @@ from agvas_core.contract.manifest import (
     sha256_of,
     verify_files,
 )
+from agvas_core.contract.product import Product, read_product
 from agvas_core.contract.validation import nearest
 
 __all__ = ["BUNDLED", "Bundle", "Note", "bundled_names", "find_bundle", "load_bundle", "note_on_parity"]
@@ -68,6 +69,8 @@ class Bundle:
     manifest: Manifest
     identity: str
     """Name and first 12 hex digits of the manifest's sha256: ``nano@0123456789ab``."""
+    product: Product | None = None
+    """What it learned of a product's good images; None where it was shown none."""
 
     @property
     def is_bundled(self) -> bool:
@@ -120,7 +123,12 @@ def load_bundle(model: str | Path, *, offline: bool = False) -> Bundle:
     manifest = read_manifest(folder)
     verify_files(folder, manifest, beside=HUB_FILES if from_hub else frozenset())
     _check_joints(folder, manifest)
-    return Bundle(folder, manifest, f"{manifest.name}@{sha256_of(folder / MANIFEST_NAME)[:12]}")
+    product = None
+    if manifest.product is not None:
+        product = read_product(folder, manifest.product)
+        if manifest.references is None:
+            raise BundleError(f"{folder / MANIFEST_NAME} has a product and no references graph: run agvas fit again")
+    return Bundle(folder, manifest, f"{manifest.name}@{sha256_of(folder / MANIFEST_NAME)[:12]}", product)
 
 
 def _from_hub(model: str, offline: bool) -> Path:
@@ -234,6 +242,8 @@ def note_on_parity(bundle: Bundle, *, now: datetime | None = None, here: Hardwar
         certificate = read_certificate(bundle.folder / PARITY_NAME)
     except BundleError as error:
         return Note(f"no parity certificate: {error}", logging.WARNING)
+    if bundle.product is not None and certificate is not None and certificate.manifest_sha256[:12] == bundle.product.base[-12:]:
+        return Note(f"{bundle.identity}: the graphs are those of {bundle.product.base}: {_outcome(certificate)}", logging.INFO)
     if certificate is None:
         return Note(f"{bundle.identity} has no parity certificate; {again} makes one", logging.WARNING)
     if certificate.manifest_sha256 != sha256_of(bundle.folder / MANIFEST_NAME):

@@ -146,6 +146,12 @@ def test_agvas_help_leaves_torch_unimported() -> None:
     assert "Usage: agvas" in done.stdout
 
 
+def test_the_package_is_light_until_a_name_is_used() -> None:
+    code = "import sys, agvas; print({'cv2', 'numpy', 'onnxruntime'} & set(sys.modules), agvas.SegmentOptions().model)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set() nano\n"
+
+
 def test_two_words_make_a_group(plugin: Plugin, capsys: pytest.CaptureFixture[str]) -> None:
     first = plugin('def work(name: str) -> None:\n    """Does the work."""\n    print(name)\n', "parts work")
     verbs = (first, plugin("def work(:\n", "parts broken"))
@@ -185,6 +191,10 @@ def test_a_command_with_many_options_has_panels_and_takes_them_from_a_file(verb:
         assert any(param.name == "config" for param in one.params) == many, name
         alone = [param.name for param in options if getattr(param, "rich_help_panel", None) is None and param.name != "version"]
         assert alone == [] or not many, f"{name}: these options have no panel"
+
+
+def test_a_verb_stands_once_in_the_table() -> None:
+    assert len({verb.name for verb in VERBS}) == len({verb.place for verb in VERBS}) == len(VERBS)
 
 
 def test_examples_use_options_that_exist() -> None:

@@ -16,8 +16,8 @@ from agvas_core.model.fusion import anomaly_probability, binary_mask
 from agvas_core.model.generation import greedy_generate
 from agvas_core.model.losses import text_loss
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from generation import segment_by_generation
+sys.path.insert(0, str(Path(__file__).parent))
+from generation_reference import segment_by_generation
 
 END, IMAGE = 2, 3
 PROMPT = torch.tensor([[10, *[IMAGE] * 8, 11, 12]])

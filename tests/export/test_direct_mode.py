@@ -27,8 +27,8 @@ from agvas_runtime.pipeline.segmenter import Segmenter
 from agvas_runtime.stages.onnx import OnnxDecoder, OnnxLmm, OnnxVision
 from agvas_runtime.stages.protocol import Features, Reply
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from generation import segment_by_generation
+sys.path.insert(0, str(Path(__file__).parents[1] / "equations"))
+from generation_reference import segment_by_generation
 
 FP32 = TOLERANCES["fp32"]
 ROOT = Path(__file__).parents[2]

@@ -22,8 +22,8 @@ from agvas_runtime.stages.onnx import OnnxDecoder, OnnxLmm, OnnxVision
 from agvas_runtime.stages.prompt_tokenizer import PromptTokenizer
 from agvas_runtime.stages.protocol import Features
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from generation import segment_by_generation
+sys.path.insert(0, str(Path(__file__).parents[1] / "equations"))
+from generation_reference import segment_by_generation
 
 FP32 = TOLERANCES["fp32"]
 CHECKPOINT = Path(__file__).parents[2] / "agvas_core" / "checkpoints" / "nano"

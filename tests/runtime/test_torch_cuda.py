@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from agvas_core.model.encoders.encoders.sam import SamImageEncoder
 from torch import Tensor
 
 from agvas_core.contract.certificate import TOLERANCES
@@ -16,6 +15,7 @@ from agvas_core.contract.preprocess import make_view, scaled_views
 from agvas_core.contract.prompts import Mode
 from agvas_core.model.agvas import AgVas
 from agvas_core.model.config import ModelConfig
+from agvas_core.model.encoders.sam import SamImageEncoder
 from agvas_core.model.weights.checkpoint import load_checkpoint
 from agvas_runtime import Segmenter, native
 from agvas_runtime.bundle import Bundle, load_bundle

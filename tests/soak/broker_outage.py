@@ -8,7 +8,9 @@ and the station must not have been held up: every part has its verdict at its de
 """
 
 import argparse
+import contextlib
 import json
+import secrets
 import shutil
 import socket
 import subprocess
@@ -36,9 +38,12 @@ class Broker:
     """A mosquitto of our own."""
 
     def __init__(self, folder: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
+        self.port = 0
+        while not self.port:  # below the ports that the system gives to clients, so that it stays free while the broker is away
+            port = 20_000 + secrets.randbelow(12_000)
+            with contextlib.suppress(OSError), socket.socket() as probe:
+                probe.bind(("127.0.0.1", port))
+                self.port = port
         self._config = folder / "mosquitto.conf"
         self._config.write_text(
             f"user root\nlistener {self.port} 127.0.0.1\nallow_anonymous true\nmax_queued_messages 0\nmax_inflight_messages 0\n"

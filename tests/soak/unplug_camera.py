@@ -83,15 +83,21 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.005)
 
 
-def unplug(folder: Path, kind: str, times: int, seed: int, silent: bool = False) -> dict[str, Any]:
-    """Runs the station in ``folder`` and kills its camera ``times`` times; ``silent``: it is stopped first, so that no connection breaks."""
+def unplug(folder: Path, kind: str, times: int, seed: int, silent: bool = False, port: int | None = None) -> dict[str, Any]:
+    """Runs the station in ``folder`` and kills its camera ``times`` times.
+
+    Args:
+        silent: the camera is stopped before it is killed, so that no connection breaks.
+        port: of the camera, one that is free now by default.
+    """
     chance = random.Random(seed)
     (folder / "recipe.yaml").write_text(
         "product: part\nmodel: none\ndeadline_ms: 5000\nkeep: {rejects: false, no_verdicts: false}\n"
     )
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    if port is None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = int(probe.getsockname()[1])
     uri = ADDRESSES[kind].format(port)
     sent, seen, broken = folder / "sent.txt", [], []
 

@@ -1,6 +1,6 @@
 """MVTec-AD, and the many sets that follow it (MPDD among them).
 
-CATEGORY/test/good/000.png, CATEGORY/test/KIND/000.png, CATEGORY/ground_truth/KIND/000_mask.png
+CATEGORY/test/good/000.png, CATEGORY/test/KIND/000.png, CATEGORY/ground_truth/KIND/000_mask.png, CATEGORY/train/good/000.png
 """
 
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from pathlib import Path
 from agvas_core.evaluation.item import Item
 from agvas_core.files import GOOD, folders, images, inside, pair
 
-__all__ = ["NAME", "items", "matches"]
+__all__ = ["NAME", "items", "matches", "train_items"]
 
 NAME = "mvtec"
 MASK_SUFFIXES = ("_mask", "")
@@ -28,6 +28,13 @@ def items(root: Path) -> Iterator[Item]:
             masks = images(category / "ground_truth" / kind.name) if anomalous else []
             for picture, mask in pair(images(kind), masks, MASK_SUFFIXES):
                 yield Item(picture, mask, category.name, kind.name, anomalous, inside(root, picture))
+
+
+def train_items(root: Path) -> Iterator[Item]:
+    """The good images of the training half."""
+    for category in _categories(root):
+        for picture in images(category / "train" / GOOD):
+            yield Item(picture, None, category.name, GOOD, False, inside(root, picture))
 
 
 def _categories(root: Path) -> list[Path]:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from agvas_core.contract.errors import BundleError, ImageError, SourceError, StageError, UsageError
+from agvas_core.contract.errors import BundleError, ImageError, SourceError, StageError, UnlikeError, UsageError
 from agvas_runtime.batch.job import BatchJob
 from agvas_runtime.batch.picture_store import PictureStore
 from agvas_runtime.batch.plan import Shard, read_plan
@@ -137,7 +137,7 @@ def _by_recipe(job: BatchJob, threads: int | None) -> Look:
             if fault is None and frame.image is not None:
                 try:
                     found = inspector.inspect(frame, version)
-                except StageError as error:
+                except (StageError, UnlikeError) as error:
                     fault = str(error)
                 else:
                     height, width = frame.image.shape[:2]

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from agvas_core.contract.decision import OperatingPoint
+from agvas_core.contract.decision import OperatingPoint, image_score
 from agvas_core.contract.preprocess import View, enlarge, frame_cells
 from agvas_core.contract.prompts import Anchor
 from agvas_runtime import native
@@ -74,7 +74,7 @@ class Judged(NamedTuple):
     score_map: Float
     """P, float32 [H, W] in 0..1."""
     score: float
-    """The highest value of it."""
+    """``contract.decision.image_score`` of it: the highest value, or the mean of a share of the highest."""
     mask: NDArray[np.bool_]
     """M, bool [H, W]."""
     regions: list[Region]
@@ -124,9 +124,9 @@ class FrameLogits:
         Args:
             accept: the language model's acceptance of the frame, 0..1.
         """
-        if native.core is None:
-            score_map = self._score_map(alpha)
-            return Judged(score_map, float(score_map.max()), *judge_map(score_map, point, accept))
+        if native.core is None or point.image_share:
+            score_map = self.score_map(alpha)
+            return Judged(score_map, image_score(score_map, point), *judge_map(score_map, point, accept))
         score_map = np.empty((self.height, self.width), np.float32)
         mask = np.empty((self.height, self.width), np.bool_)
         rule = native_rule(point, accept, score_map.size)
@@ -174,7 +174,9 @@ class FrameMap:
 
     def judge(self, alpha: float, point: OperatingPoint, accept: float = 1.0) -> Judged:
         """As of ``FrameLogits``."""
-        score_map, score, known, anomalous = self._seen
-        if point == self._point and accept == known and not anomalous:
+        score_map, score, known, anomalous = self._seen[:4]
+        if point.image_share:
+            score = image_score(score_map, point)
+        elif point == self._point and accept == known and not anomalous:
             return Judged(score_map, score, np.zeros(score_map.shape, np.bool_), [])
         return Judged(score_map, score, *judge_map(score_map, point, accept))

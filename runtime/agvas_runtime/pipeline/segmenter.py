@@ -33,6 +33,7 @@ from agvas_runtime.pipeline.batching import Counts, tuned_counts
 from agvas_runtime.pipeline.instruction import Question, ask
 from agvas_runtime.pipeline.options import SegmentKeywords, SegmentOptions, check_threshold
 from agvas_runtime.pipeline.overlap import overlapped
+from agvas_runtime.pipeline.references import References, open_references
 from agvas_runtime.pipeline.scorer import Clock, Scorer, Seen, SeenWhole
 from agvas_runtime.sources import ArraySource, CameraSource, FileSource, Source, open_source, prefetch
 from agvas_runtime.stages.open import StageSettings, open_stages
@@ -82,18 +83,20 @@ class Segmenter:
         options: SegmentOptions | None = None,
         *,
         counts: Counts | None = None,
+        references: References | None = None,
     ) -> None:
         """Takes stages that are open; ``load`` and ``open`` open them.
 
         Args:
             options: how it is asked; those that say what is opened are not looked at.
             counts: tiles a launch, and how far to look ahead; the defaults if None.
+            references: of a product, which frames are compared with.
 
         Raises:
             UsageError: an operating point that the bundle does not have, or words or a mode that are not valid.
         """
         options = options or SegmentOptions()
-        self.bundle = bundle
+        self.bundle, self.references = bundle, references
         named = Rule(options.operating_point, bundle.manifest.decision.point(options.operating_point))
         self._rule = named if options.threshold is None else named.at(options.threshold)
         self.question = ask(bundle.manifest.prompt, prompt=options.prompt, mode=options.mode, normal_look=options.normal_look)
@@ -159,7 +162,8 @@ class Segmenter:
         vision, lmm, decoder = options.backends
         stages = open_stages(bundle, vision=vision, lmm=lmm, decoder=decoder, settings=options.stage_settings)
         counts = counts or tuned_counts(bundle.identity, options.backends, options.threads)
-        segmenter = cls(bundle, *stages, options, counts=counts)
+        references = open_references(bundle, stages.vision, vision, options.stage_settings)
+        segmenter = cls(bundle, *stages, options, counts=counts, references=references)
         # A prompt that does not fit is refused now, not at the first frame.
         PromptTokenizer(bundle).words(segmenter.prompt, segmenter.question.mode)
         return segmenter
@@ -375,8 +379,13 @@ class Segmenter:
         assert image is not None, "the first half sets it before it gives anything"
         size = image.shape[0], image.shape[1]
         logits, accept, tiles, answer = self._scorer.judge(passes, size, question.instruction, clock, question.mode)
-        with clock.stage("postprocess"):
-            judged = logits.judge(self.bundle.manifest.decision.alpha, point, accept)
+        alpha = self.bundle.manifest.decision.alpha
+        if self.references is not None:
+            with clock.stage("references"):
+                judged = self.references.judge(image, logits.score_map(alpha), point)
+        else:
+            with clock.stage("postprocess"):
+                judged = logits.judge(alpha, point, accept)
         return replace(
             unjudged,
             verdict=Verdict.FAIL if judged.regions else Verdict.PASS,

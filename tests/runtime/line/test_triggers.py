@@ -185,7 +185,8 @@ def test_two_cameras_triggered_over_http_and_the_one_that_is_lost_does_not_stop_
             if "is triggered by http:" in said:
                 address = "http://" + said.partition("http:")[2]
                 break
-        reader = threading.Thread(target=line.stderr.read)  # so that the line never waits for us
+        said: list[str] = []
+        reader = threading.Thread(target=said.extend, args=(line.stderr,))  # so that the line never waits for us
         reader.start()
 
         def post(road: str, **headers: str) -> Any:
@@ -197,9 +198,9 @@ def test_two_cameras_triggered_over_http_and_the_one_that_is_lost_does_not_stop_
         assert all(part["verdict"]["verdict"] in ("PASS", "FAIL") for part in both)
         assert [part["seq"] for part in post("trigger", **{"Idempotency-Key": "4711"})] == [part["seq"] for part in both]
         cameras[0].kill()
-        time.sleep(2.5)
+        until(lambda: any("source-lost" in text for text in said))
         (tmp_path / "r.yaml").write_text(f"product: part\nmodel: {tiny_bundle}\ndeadline_ms: 1500\n")
-        time.sleep(2.0)  # the recipe is taken between two parts
+        until(lambda: sum("goes from the next part on" in text for text in said) == 2)  # each station's
         lost, fine = post("trigger?wait_s=30")
         assert (lost["verdict"]["verdict"], lost["verdict"]["cause"]) == ("NO_VERDICT", "source")
         assert fine["station"] == "b" and fine["verdict"]["cause"] != "source"
@@ -349,7 +350,7 @@ def test_a_killed_camera_leaves_a_gap_in_the_ledger_and_no_frame_that_was_never_
     from unplug_camera import unplug
 
     sys.path.remove(SOAK)
-    found = unplug(tmp_path, kind, times=2, seed=1)
+    found = unplug(tmp_path, kind, times=2, seed=1, port=free_port())
     assert found["gaps_in_ledger"] == 2 and found["parts"] > 0
     assert (found["invented"], found["twice"], found["faults"]) == (0, 0, [])
 

@@ -40,13 +40,16 @@ class Finding(NamedTuple):
     what: str
     fine: bool
     words: str
+    warning: bool = False
+    """It is no fault, but a person must know it."""
 
 
 def preflight(job: LineJob) -> int:
     """Prints what it finds; the exit code of the first thing that is not fine."""
     code = EXIT_OK
     for finding, error in findings(job):
-        print(f"{'ok  ' if finding.fine else 'FAIL'}  {finding.what:8}  {finding.words}", file=sys.stdout, flush=True)
+        mark = "WARN" if finding.warning else "ok  " if finding.fine else "FAIL"
+        print(f"{mark}  {finding.what:8}  {finding.words}", file=sys.stdout, flush=True)
         code = code or (error.exit_code if error is not None else EXIT_OK)
     return code
 
@@ -81,7 +84,10 @@ def _lane(lane: LaneJob, inspector: SegmenterInspector) -> Iterator[tuple[Findin
         return f"{bundle.identity}, engine {inspector.identity}; {note_on_parity(bundle).text}"
 
     yield _look("recipe", recipe)
-    yield _look("model", model)
+    found = _look("model", model)
+    yield found
+    if found[1] is None and version is not None and (concern := inspector.concern(version)) is not None:
+        yield Finding("product", True, concern, warning=True), None
     frames: list[Frame] = []
     yield _look(lane.what, lambda: _camera(lane, frames, version))
     if version is not None and frames and frames[0].image is not None:

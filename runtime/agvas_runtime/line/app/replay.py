@@ -12,7 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
-from agvas_core.contract.errors import AgvasError, LedgerError, StageError
+from agvas_core.contract.errors import AgvasError, LedgerError, StageError, UnlikeError
 from agvas_runtime.images.frame import Frame
 from agvas_runtime.line.ledger.check import open_for_reading
 from agvas_runtime.line.ledger.reader import PastPart, Which, past_parts
@@ -73,7 +73,7 @@ def replay_with(
                 if fault is not None:
                     raise StageError(fault)
                 judgement = inspector.inspect(frame, version).judgement
-            except StageError as error:
+            except (StageError, UnlikeError) as error:
                 end = End.SAME if part.verdict is Verdict.NO_VERDICT else End.CHANGED
                 yield Replayed(part, end, Verdict.NO_VERDICT, why=str(error))
                 continue
@@ -134,7 +134,7 @@ class _Again:
         inspector = self._inspectors[part.engine]
         try:
             inspection = inspector.inspect(frame, ready)
-        except StageError as error:
+        except (StageError, UnlikeError) as error:
             return Replayed(part, End.CHANGED, Verdict.NO_VERDICT, why=str(error))
         return self._compared(part, inspection, ready, inspector)
 

@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 
 from agvas_core import __version__
 from agvas_core.contract.decision import OperatingPoint
-from agvas_core.contract.errors import StageError
+from agvas_core.contract.errors import StageError, UnlikeError
 from agvas_core.contract.preprocess import ViewSpec
 from agvas_runtime.bundle import Bundle
 from agvas_runtime.images.frame import Frame
 from agvas_runtime.line.recipe.file import RecipeVersion
 from agvas_runtime.line.recipe.image_limits import image_facts, image_fault
 from agvas_runtime.line.recipe.rules import Judge, Judgement, Looked
-from agvas_runtime.line.recipe.thresholds import check_against, thresholds_of
+from agvas_runtime.line.recipe.thresholds import check_against, thresholds_of, unlike_product
 from agvas_runtime.pipeline.batching import Counts, tuned_bundles
 from agvas_runtime.pipeline.options import SegmentOptions
 from agvas_runtime.pipeline.segmenter import Segmenter
@@ -68,6 +68,10 @@ class Inspector(Protocol):
         Raises:
             AgvasError: it cannot be followed here.
         """
+        ...
+
+    def concern(self, version: RecipeVersion) -> str | None:
+        """What a person must know of a recipe that was prepared, though it can be followed; None where that is nothing."""
         ...
 
     def whole_views(self, version: RecipeVersion, height: int, width: int) -> list[ViewSpec]:
@@ -134,6 +138,10 @@ class SegmenterInspector:
         """The bundle of a recipe that was prepared."""
         return self._segmenters[version.recipe.model].bundle
 
+    def concern(self, version: RecipeVersion) -> str | None:
+        """Thresholds that are not its product's."""
+        return unlike_product(version.recipe, self.bundle_of(version))
+
     def whole_views(self, version: RecipeVersion, height: int, width: int) -> list[ViewSpec]:
         """They are the same for every kind."""
         return self._segmenters[version.recipe.model].whole_views(height, width, version.recipe.mode)
@@ -142,6 +150,7 @@ class SegmenterInspector:
         """What the model says of each kind, and the milliseconds per stage.
 
         Raises:
+            UnlikeError: the frame is not of the product.
             StageError: it says nothing.
         """
         recipe, segmenter = version.recipe, self._segmenters[version.recipe.model]
@@ -150,7 +159,8 @@ class SegmenterInspector:
         for kind, prompt in recipe.prompts.items():
             result = segmenter.segment(frame, prompt=prompt, mode=recipe.mode, normal_look=recipe.normal_look)
             if result.score_map is None:
-                raise StageError(result.error or "the model gave no score map")
+                why = result.error or "the model gave no score map"
+                raise UnlikeError(why) if why.startswith(UnlikeError.START) else StageError(why)
             looked[kind] = Looked(result.score_map, 1.0 if result.accept is None else result.accept)
             for stage, ms in result.timing.items():
                 timing[stage] = timing.get(stage, 0.0) + ms
@@ -188,7 +198,8 @@ def frame_fault(frame: Frame, version: RecipeVersion) -> str | None:
             "set the camera back, or make a recipe for this size"
         )
     limits = version.recipe.image
-    return image_fault(image_facts(frame.image), limits) if limits.any else None
+    fault = image_fault(image_facts(frame.image), limits) if limits.any else None
+    return None if fault is None else f"{UnlikeError.START} {fault}"
 
 
 # One engine for several stations: they take turns, whoever has waited longest first.
@@ -217,6 +228,10 @@ class InTurns:
         """Makes ready for a recipe, between two parts."""
         with self._turn():
             self._inspector.prepare(version)
+
+    def concern(self, version: RecipeVersion) -> str | None:
+        """Of the engine; takes no turn, for it only looks up."""
+        return self._inspector.concern(version)
 
     def whole_views(self, version: RecipeVersion, height: int, width: int) -> list[ViewSpec]:
         """Of the engine; takes no turn, for it only looks up."""

@@ -187,6 +187,7 @@ class Lane:
         self.job, self.name = job, job.name
         self._ledger, self._inspector = ledger, inspector
         self._failure: BaseException | None = None
+        self._concern: str | None = None
         self._follower = RecipeFollower(job.recipe, prepare=inspector.prepare, on_change=self._change, on_refusal=self._refuse)
         self._watch = Watch(ledger)
         self.station = Station(
@@ -243,6 +244,10 @@ class Lane:
         self._ledger.know_recipe(version.sha256, version.recipe.product, version.text)
         self._ledger.event(self.name, "recipe", version.identity)
         log.info("recipe %s goes from the next part on", version.identity)
+        self._concern = self._inspector.concern(version)
+        if self._concern is not None:
+            self._ledger.event(self.name, "thresholds", self._concern)
+            log.warning("%s: %s", self.name, self._concern)
 
     def _refuse(self, why: str) -> None:
         self._ledger.event(self.name, "recipe-refused", why)
@@ -262,6 +267,7 @@ class Lane:
             watch.alarm,
             watch.dirty,
             str(station.failure) if station.failure is not None else None,
+            self._concern,
         )
 
     def gauges(self) -> Iterator[Gauge]:
