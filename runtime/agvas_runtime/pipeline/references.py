@@ -82,7 +82,7 @@ class Statistics(NamedTuple):
     def fused(self, share: float) -> Float:
         """The one that scores come of; ``share`` of the highest values is what an image's score is the mean of."""
         pixel, image = (max(mean_of_highest(each, share), 1e-6) for each in self)
-        return np.maximum(self.pixel * np.float32((image / pixel) ** 0.5), 0)
+        return np.asarray(np.maximum(self.pixel * np.float32((image / pixel) ** 0.5), 0), np.float32)
 
 
 def statistics(maps: Mapping[Kind, Float], joint: MapScale, deep: MapScale, zero_shot: MapScale) -> Statistics:
