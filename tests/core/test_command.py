@@ -193,6 +193,10 @@ def test_a_command_with_many_options_has_panels_and_takes_them_from_a_file(verb:
         assert alone == [] or not many, f"{name}: these options have no panel"
 
 
+def test_a_verb_stands_once_in_the_table() -> None:
+    assert len({verb.name for verb in VERBS}) == len({verb.place for verb in VERBS}) == len(VERBS)
+
+
 def test_examples_use_options_that_exist() -> None:
     for verb in VERBS:
         command = prepared(verb.load(), verb.examples)

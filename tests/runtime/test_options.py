@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from agvas.fitting.cli import fit
 from agvas.line import line
 from agvas.run import run
 from agvas_core.contract.defaults import DEFAULT_BACKEND
@@ -94,7 +95,7 @@ def test_a_batch_keeps_its_file_format() -> None:
         BatchJob.model_validate(OLD_JOB | {"threads": 2})
 
 
-@pytest.mark.parametrize("verb", [run, line, batch, serve, profile])
+@pytest.mark.parametrize("verb", [run, line, batch, serve, profile, fit])
 def test_a_verb_has_the_defaults_of_the_options(verb: Callable[..., None]) -> None:
     given = {name: parameter.default for name, parameter in signature(verb).parameters.items()}
     own = {field.name: field.default for field in fields(SegmentOptions)}

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from agvas_core.contract.command_line import DECISION, INPUT, MODEL, OUTPUT, SPEED, printable
+from agvas_core.contract.defaults import DEFAULT_MODEL
 from agvas_core.contract.errors import EXIT_NOT_KEPT, UsageError
 
 __all__ = ["fit"]
@@ -43,7 +44,9 @@ def fit(
             rich_help_panel=DECISION,
         ),
     ] = None,
-    model: Annotated[str, typer.Option(metavar="NAME|FOLDER", help="The model to start from.", rich_help_panel=MODEL)] = "nano",
+    model: Annotated[
+        str, typer.Option(metavar="NAME|FOLDER", help="The model to start from.", rich_help_panel=MODEL)
+    ] = DEFAULT_MODEL,
     name: Annotated[str | None, typer.Option(help="Of the product; the folder's by default.", rich_help_panel=OUTPUT)] = None,
     mm_per_px: Annotated[
         float | None,
@@ -82,7 +85,7 @@ def fit(
     --model PRODUCT then works wherever a model is named: agvas run parts/ --model PRODUCT.
 
     Exit codes: 0 fine, 2 usage, 3 environment (model, disk), 4 the product is written, but --max-false-reject cannot be promised with so many
-    images, or more than a tenth of them was left out.
+    images, more than a tenth of them was left out, or they show different products.
     """
     if quiet and verbose:
         raise UsageError("both --quiet and --verbose are given: leave one out")

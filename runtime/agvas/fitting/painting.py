@@ -73,7 +73,7 @@ def best_pixel_threshold(trials: Sequence[Trial], half: float, image_threshold: 
     found = [trial for trial in trials if trial.score(half, share) > image_threshold]
     if not found:
         return image_threshold
-    odds = image_threshold / (1 - image_threshold) * np.geomspace(0.5, 8.0, 17)
+    odds = image_threshold / (1 - image_threshold) * np.geomspace(0.5, 2.5, 12)
     options = odds / (1 + odds)
     agreement = np.zeros(len(options))
     for trial in found:

@@ -174,7 +174,7 @@ class FrameMap:
 
     def judge(self, alpha: float, point: OperatingPoint, accept: float = 1.0) -> Judged:
         """As of ``FrameLogits``."""
-        score_map, score, known, anomalous = self._seen
+        score_map, score, known, anomalous = self._seen[:4]
         if point.image_share:
             score = image_score(score_map, point)
         elif point == self._point and accept == known and not anomalous:

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from agvas_core.contract.decision import OperatingPoint, image_score, mean_of_highest
 from agvas_core.contract.errors import UnlikeError
-from agvas_core.contract.manifest import BANK, PLACES
+from agvas_core.contract.manifest import BANK
 from agvas_core.contract.preprocess import ViewSpec
-from agvas_core.contract.product import PLACE_KINDS, PLACE_PX, DistanceScale, Kind, MapScale, Product, load_array
+from agvas_core.contract.product import Kind, MapScale, Product, load_array
 from agvas_runtime.bundle import Bundle
 from agvas_runtime.images.views import make_views
 from agvas_runtime.masks.regions import judge_map
@@ -44,7 +44,6 @@ __all__ = [
     "grids",
     "map_facts",
     "open_references",
-    "place_grid",
     "squash",
     "statistics",
     "zero_shot_grid",
@@ -71,7 +70,7 @@ def zero_shot_grid(score_map: Float) -> Float:
     """The model's own score map P [H, W] on the grid, as logits: [GRID_PX, GRID_PX]."""
     way = cv2.INTER_AREA if min(score_map.shape) >= GRID_PX else cv2.INTER_LINEAR
     small = np.clip(cv2.resize(score_map, (GRID_PX, GRID_PX), interpolation=way), LOWEST_P, 1 - LOWEST_P)
-    return np.log(small / (1 - small)).astype(np.float32)
+    return np.asarray(np.log(small / (1 - small)), np.float32)
 
 
 class Statistics(NamedTuple):
@@ -83,35 +82,18 @@ class Statistics(NamedTuple):
     def fused(self, share: float) -> Float:
         """The one that scores come of; ``share`` of the highest values is what an image's score is the mean of."""
         pixel, image = (max(mean_of_highest(each, share), 1e-6) for each in self)
-        return np.maximum(self.pixel * np.float32((image / pixel) ** 0.5), 0)
+        return np.asarray(np.maximum(self.pixel * np.float32((image / pixel) ** 0.5), 0), np.float32)
 
 
-def statistics(
-    maps: Mapping[Kind, Float], joint: DistanceScale, deep: DistanceScale, zero_shot: MapScale, usual: Mapping[Kind, Float]
-) -> Statistics:
-    """Of the maps of a frame on the grid.
-
-    Args:
-        usual: what the places usually show, of joint and deep distance, on the grid.
-    """
+def statistics(maps: Mapping[Kind, Float], joint: MapScale, deep: MapScale, zero_shot: MapScale) -> Statistics:
+    """Of the maps of a frame on the grid."""
     own = zero_shot(maps["zero_shot"])
-    return Statistics(
-        _rarity(maps["joint"], joint, usual["joint"]) + own, _rarity(maps["deep"], deep, usual["deep"]) + own
-    )
-
-
-def _rarity(distances: Float, scale: DistanceScale, usual: Float) -> Float:
-    return (scale.plain(distances) + scale.placed(distances - np.float32(scale.share) * usual)) / 2
-
-
-def place_grid(usual: Float) -> Float:
-    """A map of places [PLACE_PX, PLACE_PX] on the grid."""
-    return np.asarray(cv2.resize(usual, (GRID_PX, GRID_PX), interpolation=cv2.INTER_LINEAR), np.float32)
+    return Statistics(joint(maps["joint"]) + own, deep(maps["deep"]) + own)
 
 
 def squash(total: Float, half: float) -> Float:
     """Sums of rarities, 0 and more, to scores 0..1; ``half`` becomes 0.5."""
-    return (total / (total + np.float32(half))).astype(np.float32)
+    return np.asarray(total / (total + np.float32(half)), np.float32)
 
 
 LOOK_PX: Final = 256
@@ -164,15 +146,11 @@ class References:
 
     Args:
         bank: float32 [rows, D].
-        places: float32 [2, PLACE_PX, PLACE_PX], of joint and deep distance.
         vision: of the same bundle, for a model whose reference graph takes its features.
     """
 
-    def __init__(
-        self, bundle: Bundle, product: Product, bank: Float, places: Float, stage: ReferenceStage, vision: VisionStage
-    ) -> None:
+    def __init__(self, bundle: Bundle, product: Product, bank: Float, stage: ReferenceStage, vision: VisionStage) -> None:
         self.product, self.bank = product, bank
-        self._usual: dict[Kind, Float] = {"joint": place_grid(places[0]), "deep": place_grid(places[1])}
         self.cells = ReferenceCells(bundle, product.view, stage, vision)
 
     def judge(self, image: Rgb, zero_shot: Float, point: OperatingPoint) -> Judged:
@@ -193,7 +171,7 @@ class References:
         self._check(frame_facts(image))
         found = self.cells.compare(self.cells.prepare(image), self.bank, product.colour_weight)
         self._check(map_facts(found.deep, product.far_cell, product.mean_distance))
-        seen = statistics(grids(found, zero_shot), product.joint, product.deep, product.zero_shot, self._usual)
+        seen = statistics(grids(found, zero_shot), product.joint, product.deep, product.zero_shot)
         return at_frame_size(squash(seen.fused(share), product.half), (image.shape[0], image.shape[1]))
 
     def _check(self, facts: Mapping[str, float]) -> None:
@@ -274,6 +252,5 @@ def open_references(
     if product is None:
         return None
     bank = load_array(bundle.folder / BANK, (product.rows, product.channels))
-    places = load_array(bundle.folder / PLACES, (len(PLACE_KINDS), PLACE_PX, PLACE_PX))
     stage = open_stage(bundle, backend if backend in REFERENCE_BACKENDS else DEFAULT_BACKEND, settings)
-    return References(bundle, product, bank, places, stage, vision)
+    return References(bundle, product, bank, stage, vision)

@@ -9,6 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from agvas.fitting.fit import Fitted
+from agvas.fitting.operating_point import are_mixed
 from agvas_core.contract.errors import UsageError
 from agvas_core.contract.product import Product
 from agvas_runtime import Segmenter, Verdict
@@ -197,3 +198,12 @@ def test_sizes_are_said_in_millimetres(quick_fit: QuickFit, good: Path, tmp_path
 def test_the_product_is_a_model_of_pydantic(fitted: Fitted) -> None:
     text = (fitted.bundle.folder / "product.json").read_text()
     assert Product.model_validate_json(text) == fitted.product
+
+
+def test_images_of_different_products_are_told() -> None:
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(6, 40)).astype(np.float32)
+    images = [centre + 0.1 * rng.normal(size=(600, 40)).astype(np.float32) for centre in centres]
+    apart = [np.linalg.norm(centres[0] - centres[1]) * np.ones((20, 30), np.float32)] * 6
+    near = [np.ones((20, 30), np.float32)] * 6
+    assert are_mixed(apart, images, rng) and not are_mixed(near, images, rng)

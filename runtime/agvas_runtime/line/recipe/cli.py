@@ -256,7 +256,7 @@ def _scalar(text: str) -> str:
 def _known(bundle: Bundle, product: Product) -> str:
     """What a product knows, as keys of its recipe."""
     point = {key: value for key, value in bundle.manifest.decision.point().model_dump().items() if value}
-    found = {
+    found: dict[str, Any] = {
         "thresholds": point,
         "image": _image_limits(product),
         "calibration": _calibration(bundle, product, point["seed_threshold"]),
