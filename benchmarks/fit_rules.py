@@ -1,13 +1,15 @@
-"""Does the weight of the model's own score map that painted defects choose for a product beat the fixed one?
+"""Does the zero-shot weight that painted defects choose for a product beat the fixed one?
 
-    python benchmarks/fit_rules.py --out runs/fit-rules                                # 12 generated products
-    python benchmarks/fit_rules.py --data ../shared/data --set mpdd --out runs/mpdd    # a set with good parts
+    python benchmarks/fit_rules.py --out runs/fit-rules      # 12 generated products
+    python benchmarks/fit_rules.py --data ../shared/data --set mpdd --out runs/mpdd
 
-For each product some good images become references as in ``agvas fit``, defects are painted on the same images, each compared with a
-memory bank that has nothing of it, and other images are the test. Generated products are made by the painter of the painted defects,
-and nano was trained with it, so gains there are the most that can be hoped for. Real sets are reported; nothing may be chosen by them.
+For each product some good images become references as in ``agvas fit``, defects are painted on the same
+images, each compared with a memory bank that has nothing of it, and other images are the test. Generated
+products are made by the painter of the painted defects, and nano was trained with it, so gains there are
+the most that can be hoped for. Real sets are reported; nothing may be chosen by them.
 
-Maps are kept in ``--out`` as one .npz per product, so a run that was stopped goes on, and several runs (``--part 0/2``) share the work.
+Maps are kept in ``--out`` as one .npz per product, so a run that was stopped goes on, and several runs
+(``--part 0/2``) share the work.
 """
 
 import argparse
@@ -45,7 +47,11 @@ PIXELS: Final = 128
 DEFECTS: Final = 4
 PAINTED_PX: Final = 800
 
-STILL, TURNS, SLIGHTLY = Variation(), Variation(turn_deg=180.0, shift=0.03), Variation(turn_deg=15.0, shift=0.02)
+STILL, TURNS, SLIGHTLY = (
+    Variation(),
+    Variation(turn_deg=180.0, shift=0.03),
+    Variation(turn_deg=15.0, shift=0.02),
+)
 COLOUR = Variation(turn_deg=2.0, shift=0.01, colour=0.2)
 GENERATED: Final[tuple[tuple[str, int, ProductKind, Variation], ...]] = (
     ("object, still, 1", 101, "object", STILL),
@@ -82,7 +88,10 @@ def generated(index: int, references: int, tests: int) -> Images:
     bad = [product.bad(number) for number in range(tests)]
     test = [*good[references:], *bad]
     return Images(
-        name, [each.image for each in good[:references]], [each.image for each in test], [each.labels > 0 for each in test]
+        name,
+        [each.image for each in good[:references]],
+        [each.image for each in test],
+        [each.labels > 0 for each in test],
     )
 
 
@@ -106,7 +115,7 @@ def real(data: Path, name: str | None, references: int, tests: int, seed: int) -
 
 
 def measure(engine: _Engine, images: Images, painted_each: int, seed: int) -> dict[str, NDArray[np.generic]]:
-    """Maps of distances and of the model itself, [N, PIXELS, PIXELS]: of references, painted references, tests."""
+    """Maps of references, painted references and tests, [N, 3, PIXELS, PIXELS], and their truth."""
     rng = np.random.default_rng(seed)
     frames = [engine.cells.prepare(image) for image in images.references]
     cells = []
@@ -150,7 +159,10 @@ def _small(grid: Float) -> Float:
 
 
 def _share(mask: NDArray[np.bool_]) -> Float:
-    return np.asarray(cv2.resize(mask.astype(np.float32), (PIXELS, PIXELS), interpolation=cv2.INTER_AREA), np.float32)
+    return np.asarray(
+        cv2.resize(mask.astype(np.float32), (PIXELS, PIXELS), interpolation=cv2.INTER_AREA),
+        np.float32,
+    )
 
 
 def _labels(labels: NDArray[np.uint8], count: int) -> NDArray[np.uint8]:
@@ -214,7 +226,10 @@ def report(found: dict[str, Measured]) -> str:
     gains = np.array([ours[0] - row[WEIGHTS.index(1.0)][0] for ours, row in zip(picked, rows, strict=True)])
     if len(gains) > 1:
         error = gains.std(ddof=1) / len(gains) ** 0.5
-        lines += ["", f"AP gained over weight 1: {gains.mean():.3f}, standard error {error:.3f}, least {gains.min():.3f}"]
+        lines += [
+            "",
+            f"AP gained over weight 1: {gains.mean():.3f}, standard error {error:.3f}, least {gains.min():.3f}",
+        ]
     return "\n".join(lines) + "\n"
 
 

@@ -1,9 +1,10 @@
-"""How much the model's own score map counts beside the distances of a product: defects painted on its good images say it.
+"""How much the model's own score map counts beside the distances of a product.
 
-    weight = zero_shot_weight([each for each in evidence])        # 0.5, 1 or 2
+    weight = zero_shot_weight(evidence)        # 0.5, 1 or 2
 
-On some parts the distances outline defects best, on others (textures, hairlines) the model's own map does. The weight is 1 unless
-painted defects clearly prefer another one: several weights are compared on the same few images, so a small difference is often chance.
+On some parts the distances outline defects best, on others the model's own map does. Defects painted
+on the good images say which. The weight is 1 unless they clearly prefer another one: the weights are
+compared on a few images, so a small difference is often chance.
 """
 
 import math
@@ -42,10 +43,11 @@ class Evidence(NamedTuple):
 
 
 def zero_shot_weight(evidence: Sequence[Evidence]) -> float:
-    """The weight in ``distance + weight * zero_shot`` that outlines painted defects best, 1 where none is clearly better.
+    """The weight in ``distance + weight * zero_shot`` that outlines painted defects best.
 
-    Clearly: the average precision of pixels, a value for each good image, is higher by ``LEAST_GAIN`` and by ``SURE`` standard errors of the
-    paired difference. Good images without a painted defect do not count.
+    It is 1 where no other one is clearly better: the average precision of pixels, a value for each good
+    image, is higher by ``LEAST_GAIN`` and by ``SURE`` standard errors of the paired difference. Good
+    images without a painted defect do not count.
     """
     used = [each for each in evidence if each.truth.any()]
     if len(used) < LEAST_IMAGES:
