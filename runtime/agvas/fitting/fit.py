@@ -479,7 +479,7 @@ def _variants(engine: _Engine, only: _Seen, rng: np.random.Generator, step: Call
     found = []
     for number in range(VARIANTS):
         turn = cv2.getRotationMatrix2D((width / 2, height / 2), rng.uniform(-1.5, 1.5), rng.uniform(0.99, 1.01))
-        turn[:, 2] += rng.uniform(-0.01, 0.01, 2) * (width, height)
+        turn[:, 2] += np.array([rng.uniform(-0.01, 0.01) * width, rng.uniform(-0.01, 0.01) * height])
         moved = cv2.warpAffine(image, turn, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
         lit = np.asarray(moved, np.float64) * rng.uniform(0.95, 1.05) + rng.normal(0, 2.0, moved.shape)
         changed = np.clip(lit, 0, 255).astype(np.uint8)
