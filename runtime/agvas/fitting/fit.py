@@ -479,9 +479,9 @@ def _variants(engine: _Engine, only: _Seen, rng: np.random.Generator, step: Call
     found = []
     for number in range(VARIANTS):
         turn = cv2.getRotationMatrix2D((width / 2, height / 2), rng.uniform(-1.5, 1.5), rng.uniform(0.99, 1.01))
-        turn[:, 2] += rng.uniform(-0.01, 0.01, 2) * (width, height)
+        turn[:, 2] += np.array([rng.uniform(-0.01, 0.01) * width, rng.uniform(-0.01, 0.01) * height])
         moved = cv2.warpAffine(image, turn, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
-        lit = moved * rng.uniform(0.95, 1.05) + rng.normal(0, 2.0, moved.shape)
+        lit = np.asarray(moved, np.float64) * rng.uniform(0.95, 1.05) + rng.normal(0, 2.0, moved.shape)
         changed = np.clip(lit, 0, 255).astype(np.uint8)
         found.append(_seen(engine, only.picture, changed, 64, rng))
         step(number + 1)
@@ -511,11 +511,11 @@ def _compare(
     for fold in range(folds):
         inside = range(fold, len(seen), folds)
         others = [each.cells for index, each in enumerate(seen) if index % folds != fold]
-        bank = engine.bank(others, rng, old_bank) if others else old_bank
-        assert bank is not None, "one image alone has variants, or an earlier bank"
+        fold_bank = engine.bank(others, rng, old_bank) if others else old_bank
+        assert fold_bank is not None, "one image alone has variants, or an earlier bank"
         for index in inside:
-            _give_maps(engine, seen[index], bank)
-            banks[index] = bank
+            _give_maps(engine, seen[index], fold_bank)
+            banks[index] = fold_bank
             done += 1
             step(done)
     return banks

@@ -180,7 +180,7 @@ def _gallery(title: str, more: str, examples: Sequence[Example], point: Operatin
 
 def _picture(example: Example, point: OperatingPoint | None) -> str:
     height, width = example.image.shape[:2]
-    scores = cv2.resize(example.score_map, (width, height), interpolation=cv2.INTER_LINEAR)
+    scores = np.asarray(cv2.resize(example.score_map, (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
     if point is not None:
         drawn = draw_overlay(example.image, scores > outline_threshold(point, example.score))
     elif example.truth is not None:
@@ -205,7 +205,7 @@ def _mean(facts: ReportFacts) -> str:
     height, width = facts.image.shape[:2]
     scores = cv2.resize(facts.mean_map.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
     top = max(float(scores.max()), 1e-6)
-    picture = _heat(facts.image, scores / top)
+    picture = _heat(facts.image, np.asarray(scores / top, np.float32))
     return (
         f'<div class="pictures"><figure><img src="{_data_uri(picture)}" alt="mean score map">'
         f"<figcaption>mean over the good images; the warmest place has {top:.3f}</figcaption></figure></div>"
