@@ -40,6 +40,7 @@ from agvas.fitting.operating_point import (
 from agvas.fitting.painting import Trial, best_pixel_threshold, trial_of
 from agvas.fitting.pictures import (
     Picture,
+    Pictures,
     bad_pictures,
     chosen,
     fingerprint,
@@ -196,7 +197,7 @@ def fit(
         good: a path, folder or glob, several of them, or arrays (RGB uint8 [H, W, 3]).
         out: folder of the product; an earlier product there is replaced once the new one is whole.
         bad: folder of images of defective parts, with or without masks; they are judged and reported.
-        review: folder that ``agvas review --out`` wrote; its good images join, its bad ones are judged.
+        review: folder that ``agvas review --out`` wrote; its good images join, its bad ones are judged. ``good`` may then be [].
         add: ``out`` is a product already, and these good images join it.
         model: bundle to start from.
         name: of the product; by default the name of the folder.
@@ -218,7 +219,8 @@ def fit(
     _check(max_false_reject, mm_per_px, size_px, max_images)
     check_target(target, add=add)
     steps = _Steps(progress)
-    pictures = good_pictures(good, bits)
+    reviewed_alone = review is not None and isinstance(good, list) and not good
+    pictures = Pictures([]) if reviewed_alone else good_pictures(good, bits)
     notes, warnings = list(pictures.notes), list[str]()
     reviewed_bad: list[Picture] = []
     if review is not None:
@@ -485,7 +487,7 @@ def _variants(engine: _Engine, only: _Seen, rng: np.random.Generator, step: Call
     found = []
     for number in range(VARIANTS):
         turn = cv2.getRotationMatrix2D((width / 2, height / 2), rng.uniform(-1.5, 1.5), rng.uniform(0.99, 1.01))
-        turn[:, 2] += rng.uniform(-0.01, 0.01, 2) * (width, height)
+        turn[:, 2] += np.array([rng.uniform(-0.01, 0.01) * width, rng.uniform(-0.01, 0.01) * height])
         moved = cv2.warpAffine(image, turn, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
         lit = np.asarray(moved, np.float64) * rng.uniform(0.95, 1.05) + rng.normal(0, 2.0, moved.shape)
         changed = np.clip(lit, 0, 255).astype(np.uint8)
