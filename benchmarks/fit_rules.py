@@ -269,7 +269,7 @@ def main() -> None:
             images = images or generated(index, options.shots, options.tests)
             stored = measure(engine, images, options.painted, options.seed)
             part_file = path.with_suffix(".part.npz")
-            np.savez(part_file, **stored)
+            np.savez(part_file, allow_pickle=False, **stored)
             part_file.rename(path)
             print(f"{name}: {time.monotonic() - began:.0f} s", flush=True)
         with np.load(path, allow_pickle=False) as arrays:
