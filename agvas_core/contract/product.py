@@ -171,6 +171,8 @@ class Product(_Part):
     joint: MapScale
     deep: MapScale
     zero_shot: MapScale
+    zero_shot_weight: float = Field(default=1.0, gt=0.0, le=10.0)
+    """Of the model's own score map beside the joint distance, in the score map."""
     half: float = Field(gt=0.0)
     """Statistic at which the score is 0.5: about the image threshold."""
     far_cell: float = Field(ge=0.0)

@@ -32,6 +32,7 @@ from agvas.fitting.fit import (
     _Seen,
     _statement,
     _Steps,
+    _trials,
 )
 from agvas.fitting.operating_point import catch_rates, promise
 from agvas.fitting.pictures import bad_pictures, good_pictures
@@ -86,7 +87,7 @@ def calibrate_product(
     engine = _open(folder, None, threads)
     engine.colour_weight = before.colour_weight
     bank = load_array(engine.bundle.folder / BANK, (before.rows, before.channels))
-    scales = _Scales(before.joint, before.deep, before.zero_shot)
+    scales = _Scales(before.joint, before.deep, before.zero_shot, before.zero_shot_weight)
     pictures = good_pictures(good, bits)
     with steps("good images", len(pictures.pictures)) as step:
         looked, left_out, copies = _look(engine, pictures.pictures, rng, step)
@@ -99,7 +100,8 @@ def calibrate_product(
         )
     share = engine.bundle.manifest.decision.point().image_share
     with steps("painting", PAINTED_IMAGES) as step:
-        trials, painted = _paint(engine, seen, seen, scales, [bank] * len(seen), rng, step, alone=False)
+        spoiled = _paint(engine, seen, seen, [bank] * len(seen), rng, step, alone=False)
+    trials, painted = _trials(spoiled, seen, scales)
     point, strict, missing = _points(scores, trials, before.half, share, max_false_reject)
     defects = tuple(_defect(trial, before.half, point, painted[trial.picture][1]) for trial in trials)
     promised = promise(scores, point.seed_threshold, asked=max_false_reject, missing=missing)

@@ -49,6 +49,7 @@ from agvas.fitting.pictures import (
     thumbnail,
 )
 from agvas.fitting.report import Example, ReportFacts, render_report
+from agvas.fitting.rules import Evidence, zero_shot_weight
 from agvas.fitting.write import check_target, write_product
 from agvas_core import __version__
 from agvas_core.contract.decision import OperatingPoint, image_score, mean_of_highest, outline_threshold
@@ -272,16 +273,20 @@ def fit(
         )
     odd = set() if alone else set(_set_aside(judged))
     usual = [index for index in range(len(judged)) if index not in odd]
-    scales = (
-        _scales([judged[index] for index in usual]) if before is None else _Scales(before.joint, before.deep, before.zero_shot)
-    )
+    with steps("painting", PAINTED_IMAGES) as step:
+        spoiled = _paint(engine, seen, judged, banks, rng, step, alone=alone)
+    if before is None:
+        scales = _scales([judged[index] for index in usual])
+        if not alone:
+            scales = scales._replace(zero_shot_weight=_weight_of(spoiled, judged, odd, scales))
+    else:
+        scales = _Scales(before.joint, before.deep, before.zero_shot, before.zero_shot_weight)
     share = IMAGE_SHARE
     raised = [mean_of_highest(scales.of(judged[index].maps).fused(share), share) for index in usual]
     half = before.half if before is not None else max(raised)
 
     scores = [_frame_score(scales.of(each.maps).fused(share), half, each.size, share) for each in judged]
-    with steps("painting", PAINTED_IMAGES) as step:
-        trials, painted_images = _paint(engine, seen, judged, scales, banks, rng, step, alone=alone)
+    trials, painted_images = _trials(spoiled, judged, scales)
 
     usual_scores = [scores[index] for index in usual]
     earlier = [each.score for each in before.good] if before is not None else []
@@ -341,6 +346,7 @@ def fit(
         joint=scales.joint,
         deep=scales.deep,
         zero_shot=scales.zero_shot,
+        zero_shot_weight=scales.zero_shot_weight,
         half=half,
         far_cell=far_cell,
         mean_distance=mean_distance,
@@ -537,6 +543,7 @@ class _Scales(NamedTuple):
     joint: MapScale
     deep: MapScale
     zero_shot: MapScale
+    zero_shot_weight: float = 1.0
 
     def of(self, maps: Mapping[Kind, NDArray[np.floating]]) -> Statistics:
         """Statistics of maps on the grid."""
@@ -561,20 +568,30 @@ def _frame_score(total: Float, half: float, size: tuple[int, int], share: float)
     return image_score(at_frame_size(squash(total, half), size), point)
 
 
+class _Spoiled(NamedTuple):
+    """A good image with painted defects."""
+
+    painted: PaintedImage
+    scale: float
+    """Size of a pixel of the good image, in pixels of the painted one."""
+    beside: int
+    """Index of the judged image that it is compared with."""
+    maps: dict[Kind, Float]
+    """On the grid, against a bank without the good image."""
+
+
 def _paint(
     engine: _Engine,
     seen: Sequence[_Seen],
     judged: Sequence[_Seen],
-    scales: _Scales,
     banks: Sequence[Float],
     rng: np.random.Generator,
     step: Callable[[int], None],
     *,
     alone: bool,
-) -> tuple[list[Trial], list[tuple[PaintedImage, float]]]:
-    """Painted defects, and the images they are on with the size of an image's pixel in pixels of the painted one."""
-    trials: list[Trial] = []
-    images: list[tuple[PaintedImage, float]] = []
+) -> list[_Spoiled]:
+    """Good images with defects painted on them; those on which none could be painted are left out."""
+    found: list[_Spoiled] = []
     kinds = list(KINDS)
     for number in range(PAINTED_IMAGES):
         index = number % len(seen)
@@ -583,17 +600,51 @@ def _paint(
         image = thumbnail(whole, PAINTED_PX)
         rng.shuffle(kinds)
         painted = paint_defects(rng, image, DEFECTS_AN_IMAGE, tuple(kinds))
-        images.append((painted, image.shape[1] / whole.shape[1]))
         if painted.defects:
-            found = engine.compare(engine.cells.prepare(painted.image), banks[index])
-            maps = grids(found, engine.zero_shot(picture.name, painted.image))
-            spoiled = scales.of(maps)
+            distances = engine.compare(engine.cells.prepare(painted.image), banks[index])
+            maps = grids(distances, engine.zero_shot(picture.name, painted.image))
             beside = number % len(judged) if alone else index
-            good = scales.of(judged[beside].maps)
-            for place, defect in enumerate(painted.defects, 1):
-                trials.append(trial_of(defect, len(images) - 1, painted.labels == place, spoiled, good, IMAGE_SHARE))
+            found.append(_Spoiled(painted, image.shape[1] / whole.shape[1], beside, maps))
         step(number + 1)
-    return trials, images
+    return found
+
+
+def _trials(
+    spoiled: Sequence[_Spoiled], judged: Sequence[_Seen], scales: _Scales
+) -> tuple[list[Trial], list[tuple[PaintedImage, float]]]:
+    """Painted defects, and the images they are on with the size of an image's pixel in pixels of the painted one."""
+    trials: list[Trial] = []
+    for number, each in enumerate(spoiled):
+        bad, good = scales.of(each.maps), scales.of(judged[each.beside].maps)
+        for place, defect in enumerate(each.painted.defects, 1):
+            trials.append(trial_of(defect, number, each.painted.labels == place, bad, good, IMAGE_SHARE))
+    return trials, [(each.painted, each.scale) for each in spoiled]
+
+
+EVERY: Final = 2
+"""Every second row and column of the grid: enough to compare weights."""
+
+
+def _weight_of(spoiled: Sequence[_Spoiled], judged: Sequence[_Seen], odd: set[int], scales: _Scales) -> float:
+    """The weight of the model's own score map that painted defects prefer."""
+
+    def rarities(maps: Mapping[Kind, NDArray[np.floating]]) -> tuple[Float, Float]:
+        thin = {kind: maps[kind][::EVERY, ::EVERY].astype(np.float32) for kind in ("joint", "zero_shot")}
+        return scales.joint(thin["joint"]).ravel(), scales.zero_shot(thin["zero_shot"]).ravel()
+
+    evidence = []
+    for index in sorted({each.beside for each in spoiled} - odd):
+        copies = [each for each in spoiled if each.beside == index]
+        distances, own = zip(*(rarities(maps) for maps in (judged[index].maps, *(each.maps for each in copies))), strict=True)
+        nothing = np.zeros(distances[0].size, bool)
+        truth = [nothing, *(_grid_mask(each.painted.labels > 0)[::EVERY, ::EVERY].ravel() for each in copies)]
+        evidence.append(Evidence(np.concatenate(distances), np.concatenate(own), np.concatenate(truth)))
+    return zero_shot_weight(evidence)
+
+
+def _grid_mask(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Cells of the grid of which a fifth or more is covered."""
+    return np.asarray(cv2.resize(mask.astype(np.float32), (GRID_PX, GRID_PX), interpolation=cv2.INTER_AREA) > 0.2)
 
 
 def _points(

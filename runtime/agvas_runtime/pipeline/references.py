@@ -85,10 +85,12 @@ class Statistics(NamedTuple):
         return np.asarray(np.maximum(self.pixel * np.float32((image / pixel) ** 0.5), 0), np.float32)
 
 
-def statistics(maps: Mapping[Kind, Float], joint: MapScale, deep: MapScale, zero_shot: MapScale) -> Statistics:
+def statistics(
+    maps: Mapping[Kind, Float], joint: MapScale, deep: MapScale, zero_shot: MapScale, zero_shot_weight: float = 1.0
+) -> Statistics:
     """Of the maps of a frame on the grid."""
     own = zero_shot(maps["zero_shot"])
-    return Statistics(joint(maps["joint"]) + own, deep(maps["deep"]) + own)
+    return Statistics(joint(maps["joint"]) + np.float32(zero_shot_weight) * own, deep(maps["deep"]) + own)
 
 
 def squash(total: Float, half: float) -> Float:
@@ -171,7 +173,8 @@ class References:
         self._check(frame_facts(image))
         found = self.cells.compare(self.cells.prepare(image), self.bank, product.colour_weight)
         self._check(map_facts(found.deep, product.far_cell, product.mean_distance))
-        seen = statistics(grids(found, zero_shot), product.joint, product.deep, product.zero_shot)
+        scales = (product.joint, product.deep, product.zero_shot)
+        seen = statistics(grids(found, zero_shot), *scales, product.zero_shot_weight)
         return at_frame_size(squash(seen.fused(share), product.half), (image.shape[0], image.shape[1]))
 
     def _check(self, facts: Mapping[str, float]) -> None:
