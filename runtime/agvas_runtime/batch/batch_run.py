@@ -17,7 +17,7 @@ from agvas_runtime.batch.crew import Crew
 from agvas_runtime.batch.job import BatchJob
 from agvas_runtime.batch.plan import PLAN_FOLDER, PLAN_NAME, Plan, make_plan, read_plan
 from agvas_runtime.batch.shard_result import RESULTS_FOLDER, read_done, remove_leavings
-from agvas_runtime.images.header import IMAGE_SUFFIXES
+from agvas_core.contract.images.header import IMAGE_SUFFIXES
 from agvas_runtime.sources.camera import without_secrets
 from agvas_runtime.sources.listing import walk_images
 

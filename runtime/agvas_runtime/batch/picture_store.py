@@ -15,7 +15,7 @@ import pyarrow.fs as pafs
 from numpy.typing import NDArray
 
 from agvas_core.contract.errors import ImageError, SetupError, SourceError, UsageError
-from agvas_runtime.images.header import IMAGE_SUFFIXES
+from agvas_core.contract.images.header import IMAGE_SUFFIXES
 from agvas_runtime.images.read import decode_image, read_image
 from agvas_runtime.sources.camera import without_secrets
 
