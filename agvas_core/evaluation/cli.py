@@ -129,7 +129,7 @@ def evaluate(
 
 def notes(sets: Sequence[SetResult], job: Job) -> list[str]:
     """What a reader must know to take the figures for what they are."""
-    said = []
+    said = [note for one in sets for note in one.notes]
     categories = [(one.name, category) for one in sets for category in one.categories]
     records = [record for _, category in categories for record in category.records]
     if left_out := sum(len(category.left_out) for _, category in categories):

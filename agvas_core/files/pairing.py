@@ -6,7 +6,7 @@ from pathlib import Path
 
 from agvas_core.contract.errors import UsageError
 
-__all__ = ["GOOD", "IMAGE_SUFFIXES", "folders", "images", "inside", "pair"]
+__all__ = ["GOOD", "IMAGE_SUFFIXES", "folders", "images", "inside", "pair", "parts_of_mask"]
 
 GOOD = "good"
 """What MVTec-AD, and all who follow it, call the folder of defect-free parts."""
@@ -26,6 +26,11 @@ def images(folder: Path) -> list[Path]:
         return []
     files = (path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("."))
     return sorted(path for path in files if path.is_file())
+
+
+def parts_of_mask(path: Path) -> list[Path]:
+    """The files of one image's mask: ``path`` itself, or all in it where it is a folder, as in MVTec LOCO (one an anomaly)."""
+    return images(path) if path.is_dir() else [path]
 
 
 def inside(root: Path, path: Path) -> str:

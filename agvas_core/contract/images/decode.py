@@ -3,7 +3,7 @@
     pixels = decode_image(data)                 # uint8 RGB [H, W, 3], turned upright, in sRGB
     pixels = decode_image(data, bits=12)        # 12-bit data in 16-bit samples
 
-Decoders: libjpeg-turbo (``jpeg``), tifffile (``tiff``), Pillow (``rare``), and OpenCV for PNG, BMP, WebP and Netpbm. ``rgb`` gives the
+Decoders: libjpeg-turbo (``jpeg``), tifffile (``tiff``), Pillow (8-bit PNG; ``rare``), and OpenCV for BMP, WebP, Netpbm, other PNG. ``rgb`` gives the
 rules for 16-bit, float and alpha. Thread-safe.
 """
 
@@ -22,7 +22,7 @@ from agvas_core.contract.errors import ImageError
 from agvas_core.contract.images.header import ImageHeader, read_header
 from agvas_core.contract.images.jpeg import decode_jpeg, jpeg_parts
 from agvas_core.contract.images.metadata import orientation_of, png_exif, riff_chunks, to_srgb, turn_upright
-from agvas_core.contract.images.png import png_parts, white_out
+from agvas_core.contract.images.png import decode_png, png_parts
 from agvas_core.contract.images.rare import decode_by_pillow
 from agvas_core.contract.images.rgb import looks_like_fewer_bits, to_rgb
 from agvas_core.contract.images.tiff import decode_tiff
@@ -142,8 +142,8 @@ def decode_samples(data: bytes, header: ImageHeader, *, page: int = 0, note: Not
         return Samples(pixels, icc=icc)
     if header.format == "png":
         png = png_parts(data)
-        pixels = white_out(_by_opencv(png.data, header), png.white)
-        return Samples(_rgb_order(pixels), orientation=orientation_of(png_exif(iter(png.chunks))), icc=png.icc)
+        pixels = decode_png(png, lambda plain: _rgb_order(_by_opencv(plain, header)))
+        return Samples(pixels, orientation=orientation_of(png_exif(iter(png.others))), icc=png.icc)
     if header.format == "webp":
         return _webp(data, header)
     pixels = _rgb_order(_by_opencv(data, header))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from agvas_core.contract.errors import ImageError
-from agvas_core.contract.images.rare import OTHER_PICTURES, pillow_size, unread_format
+from agvas_core.contract.images.rare import pillow_size, unread_format
 from agvas_core.contract.images.tiff import tiff_size
 
 __all__ = ["IMAGE_FORMATS", "IMAGE_SUFFIXES", "ImageHeader", "read_header"]

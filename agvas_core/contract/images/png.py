@@ -1,19 +1,23 @@
-"""PNG for OpenCV: checked to the last byte, and without the chunks that libpng would complain of on stderr.
+"""PNG, checked to the last byte: 8 bits by Pillow, all else by OpenCV.
 
-libpng writes its errors to stderr and cannot be told not to. So it gets nothing to complain of: checksums, header and sizes are
-checked here, the pixel stream is inflated here, and what OpenCV decodes is the same picture, stored, with the few chunks it needs.
+libpng, which OpenCV brings, writes its complaints to stderr and cannot be told not to; so it gets nothing to complain of: the pixel
+stream is inflated here, and what OpenCV decodes is the same picture, stored, with the few chunks it needs. Pillow has a decoder of
+its own, which is silent, but cuts 16-bit colours down to 8.
 """
 
 import struct
 import zlib
+from collections.abc import Callable
+from io import BytesIO
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from agvas_core.contract.errors import ImageError
+from agvas_core.contract.images.rare import open_by_pillow
 
-__all__ = ["PngParts", "png_parts", "white_out"]
+__all__ = ["PngParts", "decode_png", "palette_indices", "png_parts"]
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
@@ -27,21 +31,52 @@ _DAMAGED = "the file was damaged; copy it again"
 
 
 class PngParts(NamedTuple):
-    """A PNG taken apart."""
+    """A PNG taken apart; its checksums are right."""
 
     data: bytes
-    """A PNG of the same pixels that libpng has nothing to say about."""
-    chunks: tuple[tuple[bytes, bytes], ...]
-    """(kind, content) of the others."""
-    white: int | None
-    """The grey value that is transparent, as OpenCV gives it; None where there is none."""
-    icc: bytes
-    """The colour profile; empty if none."""
+    """The file."""
+    header: bytes
+    """Content of IHDR, whose values are possible."""
+    kept: dict[bytes, bytes]
+    """PLTE and tRNS, where they are there."""
+    stream: list[bytes]
+    """The pixels, compressed."""
+    others: tuple[tuple[bytes, bytes], ...]
+    """(kind, content) of the other chunks."""
+
+    @property
+    def depth(self) -> int:
+        """Bits of a sample."""
+        return self.header[8]
+
+    @property
+    def colour(self) -> int:
+        """0 grey, 2 RGB, 3 palette, 4 grey + alpha, 6 RGBA."""
+        return self.header[9]
+
+    @property
+    def white(self) -> int | None:
+        """The grey value that is transparent, as it is decoded; None where there is none."""
+        clear = self.kept.get(b"tRNS", b"")
+        if self.colour != 0 or len(clear) != 2:
+            return None
+        full = (1 << self.depth) - 1
+        value = int.from_bytes(clear, "big") & full
+        return value * 255 // full if self.depth < 8 else value
+
+    @property
+    def icc(self) -> bytes:
+        """The colour profile; empty where there is none, or a broken one."""
+        content = next((content for kind, content in self.others if kind == b"iCCP"), b"")
+        try:
+            return zlib.decompressobj().decompress(content.partition(b"\0")[2][1:], _PROFILE_BYTES_MOST)
+        except zlib.error:
+            return b""
 
 
 def png_parts(data: bytes) -> PngParts:
     """Takes the bytes of a PNG apart. Raises ImageError where any byte that matters is missing or was changed."""
-    found: dict[bytes, bytes] = {}
+    kept: dict[bytes, bytes] = {}
     stream: list[bytes] = []
     others: list[tuple[bytes, bytes]] = []
     position = len(_SIGNATURE)
@@ -63,26 +98,58 @@ def png_parts(data: bytes) -> PngParts:
         if kind == b"IDAT":
             stream.append(content)
         elif kind in (b"IHDR", b"PLTE", b"tRNS"):
-            found.setdefault(kind, content)
+            kept.setdefault(kind, content)
         elif whole:
             others.append((kind, content))
         position = end + 4
-    pixels, colour, depth = _inflated(found, stream)
-    kept = [(b"IHDR", found[b"IHDR"])]
-    if colour == 3:
-        kept.append((b"PLTE", _palette(found)))
-    clear = found.get(b"tRNS", b"")
-    if (colour == 2 and len(clear) == 6) or (colour == 3 and 0 < len(clear) <= 256):
-        kept.append((b"tRNS", clear))
-    kept += [(b"IDAT", _store(pixels)), (b"IEND", b"")]
-    white = None
-    if colour == 0 and len(clear) == 2:  # OpenCV leaves it out
-        white = int.from_bytes(clear, "big") & ((1 << depth) - 1)
-        white = white * 255 // ((1 << depth) - 1) if depth < 8 else white
-    return PngParts(_written(kept), tuple(others), white, _profile(others))
+    header = kept.pop(b"IHDR", b"")
+    if len(header) != 13:
+        raise ImageError(f"PNG has an IHDR of {len(header)} bytes; it has 13: {_DAMAGED}")
+    depth, colour, method, filtering, interlace = header[8:]
+    if depth not in _DEPTHS.get(colour, ()) or method or filtering or interlace > 1:
+        raise ImageError(f"PNG has colour type {colour} with {depth} bits, which is not possible: {_DAMAGED}")
+    return PngParts(data, header, kept, stream, tuple(others))
 
 
-def white_out(pixels: NDArray[np.generic], white: int | None) -> NDArray[np.generic]:
+def decode_png(parts: PngParts, by_opencv: Callable[[bytes], NDArray[np.generic]]) -> NDArray[np.generic]:
+    """[H, W] or [H, W, C], C = 3, 4: RGB, RGBA; uint8 or uint16. Grey with alpha comes as RGBA.
+
+    Args:
+        by_opencv: decodes a PNG, its channels in this order.
+
+    Raises:
+        ImageError: pixels are missing or the stream is broken.
+    """
+    if parts.depth == 8 and parts.colour != 3 and b"tRNS" not in parts.kept:
+        plain = [(b"IHDR", parts.header), *((b"IDAT", piece) for piece in parts.stream), (b"IEND", b"")]
+        return _by_pillow(_written(plain) if parts.others else parts.data)
+    chunks = [(b"IHDR", parts.header)]
+    clear = parts.kept.get(b"tRNS", b"")
+    if parts.colour == 3:
+        chunks.append((b"PLTE", _palette(parts.kept)))
+    if (parts.colour == 2 and len(clear) == 6) or (parts.colour == 3 and 0 < len(clear) <= 256):
+        chunks.append((b"tRNS", clear))
+    chunks += [(b"IDAT", _store(_inflated(parts))), (b"IEND", b"")]
+    return _white_out(by_opencv(_written(chunks)), parts.white)
+
+
+def palette_indices(parts: PngParts) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """(indices [H, W], colours [N, 3]) of a PNG with a palette. Raises ImageError as :func:`decode_png`."""
+    palette = _palette(parts.kept)
+    chunks = [(b"IHDR", parts.header), (b"PLTE", palette), *((b"IDAT", piece) for piece in parts.stream), (b"IEND", b"")]
+    return _by_pillow(_written(chunks)), np.frombuffer(palette, np.uint8).reshape(-1, 3)
+
+
+def _by_pillow(data: bytes) -> NDArray[np.uint8]:
+    image = open_by_pillow(BytesIO(data), "png")
+    try:
+        image.load()
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        raise ImageError(f"PNG cannot be decoded ({error}): {_CUT_SHORT}") from error
+    return np.array(image.convert("RGBA") if image.mode == "LA" else image)
+
+
+def _white_out(pixels: NDArray[np.generic], white: int | None) -> NDArray[np.generic]:
     """Grey ``pixels`` [H, W] with the transparent value ``white`` laid over white."""
     if white is None or pixels.ndim != 2:
         return pixels
@@ -90,14 +157,9 @@ def white_out(pixels: NDArray[np.generic], white: int | None) -> NDArray[np.gene
     return np.where(pixels == white, pixels.dtype.type(full), pixels)
 
 
-def _inflated(found: dict[bytes, bytes], stream: list[bytes]) -> tuple[bytes, int, int]:
-    """(filtered rows, colour type, bit depth)."""
-    header = found.get(b"IHDR", b"")
-    if len(header) != 13:
-        raise ImageError(f"PNG has an IHDR of {len(header)} bytes; it has 13: {_DAMAGED}")
-    width, height, depth, colour, method, filtering, interlace = struct.unpack(">IIBBBBB", header)
-    if depth not in _DEPTHS.get(colour, ()) or method or filtering or interlace > 1:
-        raise ImageError(f"PNG has colour type {colour} with {depth} bits, which is not possible: {_DAMAGED}")
+def _inflated(parts: PngParts) -> bytes:
+    """The filtered rows, as many as the header says."""
+    width, height, depth, colour, _, _, interlace = struct.unpack(">IIBBBBB", parts.header)
     bits = depth * _SAMPLES[colour]
     sizes = [(width, height)]
     if interlace:
@@ -106,7 +168,7 @@ def _inflated(found: dict[bytes, bytes], stream: list[bytes]) -> tuple[bytes, in
     needed = sum(stride * rows for stride, rows in sizes)
     inflate = zlib.decompressobj()
     try:
-        pixels = inflate.decompress(b"".join(stream), needed + 1)
+        pixels = inflate.decompress(b"".join(parts.stream), needed + 1)
         # The checksum at the end of the stream is looked at only where the end is asked for.
         if len(pixels) == needed and not inflate.eof:
             pixels += inflate.decompress(inflate.unconsumed_tail, 1)
@@ -120,7 +182,7 @@ def _inflated(found: dict[bytes, bytes], stream: list[bytes]) -> tuple[bytes, in
         if filters.max() > _FILTERS:
             raise ImageError(f"PNG has the filter {filters.max()}; {_FILTERS} is the last: {_DAMAGED}")
         at += stride * rows
-    return pixels[:needed], colour, depth
+    return pixels[:needed]
 
 
 def _palette(found: dict[bytes, bytes]) -> bytes:
@@ -151,12 +213,3 @@ def _written(chunks: list[tuple[bytes, bytes]]) -> bytes:
             struct.pack(">I", zlib.crc32(content, zlib.crc32(kind))),
         )
     )
-
-
-def _profile(chunks: list[tuple[bytes, bytes]]) -> bytes:
-    content = next((content for kind, content in chunks if kind == b"iCCP"), b"")
-    packed = content.partition(b"\0")[2][1:]
-    try:
-        return zlib.decompressobj().decompress(packed, _PROFILE_BYTES_MOST)
-    except zlib.error:  # a broken profile does not make the pixels unusable
-        return b""

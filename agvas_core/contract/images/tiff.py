@@ -7,6 +7,7 @@ the picture is never larger than what was written into it.
 
 import logging
 import math
+import struct
 from collections.abc import Callable
 from io import BytesIO
 from typing import Any, BinaryIO, Final, NamedTuple
@@ -193,6 +194,9 @@ class _Page:
 
     def _samples(self) -> NDArray[np.generic]:
         """[H, W, samples], native byte order."""
+        usual = not self.planar and self.kind == "u" and self.bits in (8, 16) and self.samples in (1, 3)
+        if self.compression == _LZW and usual:
+            return self._lzw_page()
         planes, each = (self.samples, 1) if self.planar else (1, self.samples)
         rows, columns = self._shape()
         across, down = self._grid()
@@ -208,6 +212,19 @@ class _Page:
                     into = out[top : top + height, left : left + columns, plane : plane + each]
                     into[...] = piece[: into.shape[0], : into.shape[1]]
         return out
+
+    def _lzw_page(self) -> NDArray[np.generic]:
+        """[H, W, samples] of the usual kinds, all pieces at once: as a plain TIFF for OpenCV, twice as fast as each."""
+        rows, columns = self._shape()
+        tags = {256: self.width, 257: self.height, 258: self.bits, 259: _LZW, 262: 1 if self.samples == 1 else 2, 277: self.samples}
+        tags |= {284: 1, 317: int(self.page.predictor or 1), 266: int(self.page.fillorder or 1)}
+        tags |= {322: columns, 323: rows} if self.tiled else {278: rows}
+        pixels = _by_libtiff(tags, self._segments(), self.tiled, self.order)
+        if pixels.shape[:2] != (self.height, self.width) or pixels.size != self.width * self.height * self.samples:
+            raise ImageError(f"TIFF (LZW) cannot be decoded: {_REMEDY}")
+        if self.samples == 1:
+            return pixels[..., None]
+        return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
 
     def _dtype(self) -> np.dtype[Any]:
         if self.kind == "u" and self.bits not in (32, 64):
@@ -365,20 +382,34 @@ def _lzw(stored: bytes, rows: int, of_row: int) -> bytes:
     """LZW by libtiff, the one that OpenCV brings: the bytes as a grey picture of one strip."""
     if rows * of_row == 0 or of_row > _SIDE_MOST:
         raise ImageError(f"TIFF has rows of {of_row} bytes; {_SIDE_MOST} are the most with LZW: save it in tiles")
-    tags = ((256, of_row), (257, rows), (258, 8), (259, _LZW), (262, 1), (273, 0), (277, 1), (278, rows), (279, len(stored)))
-    start = 8 + 2 + 12 * len(tags) + 4
-    entries = b"".join(
-        b"".join((tag.to_bytes(2, "little"), b"\4\0\1\0\0\0", (start if tag == 273 else value).to_bytes(4, "little")))
-        for tag, value in tags
-    )
-    head = b"II*\0\x08\0\0\0" + len(tags).to_bytes(2, "little") + entries + bytes(4)
-    try:
-        pixels = cv2.imdecode(np.frombuffer(head + stored, np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error as error:
-        raise ImageError(f"TIFF (LZW) cannot be decoded: {_REMEDY}") from error
-    if pixels is None or pixels.shape != (rows, of_row):
+    tags = {256: of_row, 257: rows, 258: 8, 259: _LZW, 262: 1, 277: 1, 278: rows}
+    pixels = _by_libtiff(tags, [memoryview(stored)], False, "<")
+    if pixels.shape != (rows, of_row):
         raise ImageError(f"TIFF (LZW) cannot be decoded: {_REMEDY}")
     return pixels.tobytes()
+
+
+def _by_libtiff(tags: dict[int, int], pieces: list[memoryview], tiled: bool, order: str) -> NDArray[Any]:
+    """Pixels of a TIFF made of ``tags`` and ``pieces``, by the libtiff that OpenCV brings; BGR."""
+    offsets, counts = (324, 325) if tiled else (273, 279)
+    number = len(pieces)
+    after = 8 + 2 + 12 * (len(tags) + 2) + 4
+    starts = np.cumsum([after + (8 * number if number > 1 else 0), *map(len, pieces)])
+    if starts[-1] >= 1 << 32:
+        raise ImageError("TIFF (LZW) of more than 4 GB is not read: split it")
+    values = {**{tag: (1, value) for tag, value in tags.items()}}
+    values[offsets] = (number, int(starts[0]) if number == 1 else after)
+    values[counts] = (number, len(pieces[0]) if number == 1 else after + 4 * number)
+    entries = b"".join(struct.pack(order + "HHII", tag, 4, *value) for tag, value in sorted(values.items()))
+    lists = b"" if number == 1 else np.array([*starts[:-1], *map(len, pieces)], order + "u4").tobytes()
+    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "IH", 8, len(values)) + entries + bytes(4) + lists
+    try:
+        pixels = cv2.imdecode(np.frombuffer(b"".join((head, *pieces)), np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error as error:
+        raise ImageError(f"TIFF (LZW) cannot be decoded: {_REMEDY}") from error
+    if pixels is None:
+        raise ImageError(f"TIFF (LZW) cannot be decoded: {_REMEDY}")
+    return pixels
 
 
 def _missing(name: str) -> ImageError:

@@ -9,6 +9,7 @@ from agvas_core.data.datasets.adapter import Adapter
 from agvas_core.data.datasets.masks import FileMask
 from agvas_core.data.datasets.record import Family, Record
 from agvas_core.files.pairing import IMAGE_SUFFIXES, inside, pair
+from agvas_core.files.picture import is_empty
 
 __all__ = ["REVIEWED", "review_lines"]
 
@@ -32,10 +33,10 @@ def _pictures(folder: Path) -> list[Path]:
 
 def _records(root: Path) -> Iterator[Record]:
     for line in review_lines(root):
-        mask = FileMask(root / line.mask) if line.mask else None
-        yield Record(
-            "review", Family.ANOMALY, root / line.image, line.image, "train", line.category, not line.good, line.kind, mask
-        )
+        good = line.good or (line.mask is not None and is_empty(root / line.mask))  # nothing was marked
+        mask = FileMask(root / line.mask) if line.mask and not good else None
+        kind = "" if good else line.kind
+        yield Record("review", Family.ANOMALY, root / line.image, line.image, "train", line.category, not good, kind, mask)
 
 
 REVIEWED: Final = Adapter(

@@ -3,11 +3,10 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-import cv2
-
 from agvas_core.contract.errors import UsageError
 from agvas_core.evaluation.item import Item
 from agvas_core.files.pairing import GOOD, images, inside, pair
+from agvas_core.files.picture import is_empty
 
 __all__ = ["NAME", "items", "matches"]
 
@@ -29,14 +28,7 @@ def items(root: Path) -> Iterator[Item]:
         name = inside(root, picture)
         if mask is None:  # good or not: nobody knows
             raise UsageError(f"{picture} has no {picture.stem}{MASK_SUFFIX}.png beside it: copy the set again")
-        if _empty(mask):
+        if is_empty(mask):
             yield Item(picture, None, "surface", GOOD, False, name)
         else:
             yield Item(picture, mask, "surface", "defect", True, name)
-
-
-def _empty(path: Path) -> bool:
-    mask = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
-    if mask is None:
-        raise UsageError(f"{path} cannot be decoded: copy the set again")
-    return cv2.countNonZero(mask) == 0
