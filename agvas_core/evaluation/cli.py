@@ -27,6 +27,7 @@ from agvas_core.evaluation.predictor import MapSource, Model, find_opener
 from agvas_core.evaluation.protocol import find_protocol
 from agvas_core.evaluation.result import Evaluation, SetResult
 from agvas_core.evaluation.tables import Row, csv_text, latex_text, markdown_text, rows, terminal_table
+from agvas_core.files.pairing import unread_note
 
 __all__ = ["evaluate"]
 
@@ -61,6 +62,9 @@ def evaluate(
     ] = False,
     images: Annotated[int, typer.Option(min=1, metavar="N", help="How many images of each task --grounding draws.")] = 200,
     predictor: Annotated[str, typer.Option(help="Who opens --model; an entry point of group agvas.predictors.")] = "bundle",
+    bits: Annotated[
+        int | None, typer.Option(min=9, max=16, metavar="N", help="Bits that 16-bit images use; 16 by default.")
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no table.")] = False,
 ) -> None:
     """Score a model or score maps on sets with masks: AP, F1-Max, IoU, AUROC, AUPRO per category and mean."""
@@ -90,7 +94,7 @@ def evaluate(
     sets = find_sets(data, only=only, layout=layout)
     if limit is not None:
         sets = [limited(one, limit, seed) for one in sets]
-    sources = _sources(sets, model, predictions, predictor, _options(prompt, threshold, jobs, strict=strict))
+    sources = _sources(sets, model, predictions, predictor, _options(prompt, threshold, jobs, strict=strict, bits=bits))
     job = Job(chosen, out, threshold, jobs, cross_check, skip_unusable)
 
     console = Console(stderr=True)
@@ -114,7 +118,7 @@ def evaluate(
             "operating point": STRICT if strict else None,
             "cross-checked with": checked_by,
         },
-        notes=tuple(notes(done, job)),
+        notes=tuple(notes(done, job, sets)),
     )
     lines = rows(result, beside_paper=beside_paper)
     _write(out, result, lines)
@@ -127,9 +131,10 @@ def evaluate(
         )
 
 
-def notes(sets: Sequence[SetResult], job: Job) -> list[str]:
+def notes(sets: Sequence[SetResult], job: Job, data: Sequence[DataSet] = ()) -> list[str]:
     """What a reader must know to take the figures for what they are."""
     said = [note for one in sets for note in one.notes]
+    said += [note for one in data if (note := unread_note(one.root))]
     categories = [(one.name, category) for one in sets for category in one.categories]
     records = [record for _, category in categories for record in category.records]
     if left_out := sum(len(category.left_out) for _, category in categories):
@@ -145,7 +150,9 @@ def notes(sets: Sequence[SetResult], job: Job) -> list[str]:
     return said
 
 
-def _options(prompt: str | None, threshold: float | None, jobs: int, *, strict: bool = False) -> dict[str, Any]:
+def _options(
+    prompt: str | None, threshold: float | None, jobs: int, *, strict: bool = False, bits: int | None = None
+) -> dict[str, Any]:
     options: dict[str, Any] = {"threads": 1} if jobs > 1 else {}
     if prompt is not None:
         options["prompt"] = prompt
@@ -153,6 +160,8 @@ def _options(prompt: str | None, threshold: float | None, jobs: int, *, strict: 
         options["threshold"] = threshold
     if strict:
         options["operating_point"] = STRICT
+    if bits is not None:
+        options["bits"] = bits
     return options
 
 

@@ -99,13 +99,13 @@ def _usable(data: DataSet, job: Job, workers: Workers, advance: Advance) -> _Usa
         else:
             left_out.setdefault(item.category, []).append(Unusable(item.name, found.reason))
         for note in found.notes:
-            noted.setdefault(_KIND_OF_NOTE.sub("N", note.partition(" ")[2]), []).append(f"{item.name}: mask {note}")
+            what, _, text = note.partition(" ")
+            kind = what + text.partition(" ")[2] if what == "mask:" else note
+            noted.setdefault(_KIND_OF_NOTE.sub("", kind), []).append(f"{item.name}: {note}")
     _refuse([one for listed in left_out.values() for one in listed], data, job)
     if not kept:
         raise UsageError(f"no image of {data.name} can be scored: {next(iter(left_out.values()))[0].reason}")
-    notes = tuple(
-        f"{data.name}: {len(listed)} mask{'s' * (len(listed) > 1)} of one kind: {listed[0]}" for listed in noted.values()
-    )
+    notes = tuple(listed[0] + (f" ({len(listed)} such in {data.name})" if len(listed) > 1 else "") for listed in noted.values())
     return DataSet(data.name, data.layout, data.root, tuple(kept)), left_out, notes
 
 

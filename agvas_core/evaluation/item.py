@@ -55,7 +55,7 @@ class Examined(NamedTuple):
     reason: str | None
     """Why it cannot be scored; None where it can."""
     notes: tuple[str, ...] = ()
-    """What its reader should know, each beginning with the mask's name."""
+    """What its reader should know, each beginning with ``image:`` or ``mask:``."""
 
 
 def examine(item: Item) -> Examined:
@@ -76,12 +76,13 @@ def read_truth(item: Item) -> NDArray[np.bool_]:
 
 
 def _read_truth(item: Item) -> tuple[NDArray[np.bool_], tuple[str, ...]]:
-    height, width = read_rgb(item.image_path, item.name).shape[:2]
+    notes: list[str] = []
+    height, width = read_rgb(item.image_path, item.name, note=lambda text: notes.append(f"image: {text}")).shape[:2]
     if not item.anomalous:
-        return np.zeros((height, width), bool), ()
+        return np.zeros((height, width), bool), tuple(notes)
     if not item.mask_paths:
         raise ImageError(f"{item.name} is anomalous ({item.specie}) and has no mask")
-    mask, notes = np.zeros((height, width), bool), []
+    mask = np.zeros((height, width), bool)
     for path in item.mask_paths:
         part = read_mask(path, item.name, item.mask_level)
         if part.pixels.shape != (height, width):
@@ -90,7 +91,7 @@ def _read_truth(item: Item) -> tuple[NDArray[np.bool_], tuple[str, ...]]:
                 + (": it is turned by 90 degrees" if part.pixels.shape == (width, height) else "")
             )
         mask |= part.pixels
-        notes += [f"{path.name} {note}" for note in part.notes]
+        notes += [f"mask: {path.name} {note}" for note in part.notes]
     if not mask.any():
         names = ", ".join(path.name for path in item.mask_paths)
         raise ImageError(f"{item.name} is anomalous ({item.specie}) and its mask {names} is empty")

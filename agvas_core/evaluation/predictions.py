@@ -102,7 +102,9 @@ def read_map(path: Path) -> NDArray[np.float32]:
     if raw.dtype == np.uint16:
         return np.asarray(raw / 65535.0, np.float32)
     if raw.dtype.kind != "f":
-        raise UsageError(f"{path} holds {raw.dtype}, {_why_not(raw.dtype)}: save the scores as float npy or tiff, or as 16-bit png")
+        raise UsageError(
+            f"{path} holds {raw.dtype}, {_why_not(raw.dtype)}: save the scores as float npy or tiff, or as 16-bit png"
+        )
     scores = raw.astype(np.float32)
     if not np.isfinite(scores).all():
         raise ImageError(f"{path} holds {np.count_nonzero(~np.isfinite(scores))} values that are NaN or infinite")
@@ -113,7 +115,7 @@ def _why_not(dtype: np.dtype[Any]) -> str:
     if dtype == np.bool_:
         return "which is a mask and ranks nothing"
     if dtype.itemsize == 1:
-        return "whose 256 steps tie most pixels, which changes every ranking metric"
+        return "8 bits, whose 256 steps tie most pixels, which changes every ranking metric"
     if dtype.kind in "iu":
         return f"whole numbers of {dtype.itemsize * 8} bits, of which nobody knows what full scale is"
     return "which are no scores"

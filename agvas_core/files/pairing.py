@@ -1,16 +1,18 @@
 """Images and their masks by name."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from agvas_core.contract.errors import UsageError
+from agvas_core.contract.images.header import IMAGE_SUFFIXES as READ_SUFFIXES
+from agvas_core.contract.images.rare import OTHER_PICTURES
 
-__all__ = ["GOOD", "IMAGE_SUFFIXES", "folders", "images", "inside", "pair", "parts_of_mask"]
+__all__ = ["GOOD", "IMAGE_SUFFIXES", "folders", "images", "inside", "pair", "parts_of_mask", "unread_note"]
 
 GOOD = "good"
 """What MVTec-AD, and all who follow it, call the folder of defect-free parts."""
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+IMAGE_SUFFIXES = tuple(sorted(READ_SUFFIXES))
 
 
 def folders(parent: Path) -> list[Path]:
@@ -26,6 +28,15 @@ def images(folder: Path) -> list[Path]:
         return []
     files = (path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("."))
     return sorted(path for path in files if path.is_file())
+
+
+def unread_note(root: Path) -> str:
+    """What to say of pictures below ``root`` whose format is not read; empty where there are none."""
+    counts = Counter(path.suffix.lower() for path in root.rglob("*") if path.suffix.lower() in OTHER_PICTURES)
+    if not counts:
+        return ""
+    named = ", ".join(f"{count} {suffix} ({OTHER_PICTURES[suffix]})" for suffix, count in sorted(counts.items()))
+    return f"{root.name}: {sum(counts.values())} pictures are of formats that are not read: {named}; convert them"
 
 
 def parts_of_mask(path: Path) -> list[Path]:

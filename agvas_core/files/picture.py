@@ -74,14 +74,18 @@ def read_mask(path: Path, name: str, level: MaskLevel = "any") -> MaskFile:
     kind, samples = _decoded(path, name)
     raw = _values(samples.pixels)
     notes = []
-    coloured = samples.pixels.ndim == 3 and bool((samples.pixels[..., :3].max(axis=2) != samples.pixels[..., :3].min(axis=2)).any())
+    coloured = samples.pixels.ndim == 3 and bool(
+        (samples.pixels[..., :3].max(axis=2) != samples.pixels[..., :3].min(axis=2)).any()
+    )
     if kind == "png" and (classes := _palette_classes(path, name)) is not None:
         raw, palette_note = classes
         notes += [palette_note] if palette_note else []
     highest = int(raw.max())
     if level == "any" and kind == "jpeg" and highest:
         if highest < _WHITE_LEAST // 4:
-            raise ImageError(f"{name}: {path.name} is a JPEG whose highest value is {highest}; white is needed: save it as PNG, 0 and 255")
+            raise ImageError(
+                f"{name}: {path.name} is a JPEG whose highest value is {highest}; white is needed: save it as PNG, 0 and 255"
+            )
         level = "half"
         notes.append(f"is a JPEG: more than {HALF} is anomalous, as its compression blurs 0 and 255")
     elif level == "any" and not coloured and _is_soft(raw):

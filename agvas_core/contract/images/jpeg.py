@@ -72,7 +72,9 @@ def jpeg_parts(data: bytes) -> JpegParts:
         if code in _FRAMES and len(content) > 5:
             channels = content[5]
             if code == _PROGRESSIVE:
-                left = {(content[at], band): 15 for at in range(6, 6 + 3 * channels, 3) if at < len(content) for band in range(64)}
+                left = {
+                    (content[at], band): 15 for at in range(6, 6 + 3 * channels, 3) if at < len(content) for band in range(64)
+                }
         elif code == 0xE1 and content[:4] == b"Exif" and not exif:
             exif = content
         elif code == 0xE2 and content.startswith(b"ICC_PROFILE\0") and len(content) > 14:

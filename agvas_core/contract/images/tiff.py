@@ -173,9 +173,7 @@ class _Page:
         found = []
         for offset, count in zip(offsets[:needed], counts[:needed], strict=True):
             if offset <= 0 or count <= 0 or offset + count > len(self.data):
-                raise ImageError(
-                    f"TIFF has a piece of {count} bytes at {offset}; the file has {len(self.data)} bytes: {_REMEDY}"
-                )
+                raise ImageError(f"TIFF has a piece of {count} bytes at {offset}; the file has {len(self.data)} bytes: {_REMEDY}")
             found.append(view[offset : offset + count])
         return found
 
@@ -216,7 +214,14 @@ class _Page:
     def _lzw_page(self) -> NDArray[np.generic]:
         """[H, W, samples] of the usual kinds, all pieces at once: as a plain TIFF for OpenCV, twice as fast as each."""
         rows, columns = self._shape()
-        tags = {256: self.width, 257: self.height, 258: self.bits, 259: _LZW, 262: 1 if self.samples == 1 else 2, 277: self.samples}
+        tags = {
+            256: self.width,
+            257: self.height,
+            258: self.bits,
+            259: _LZW,
+            262: 1 if self.samples == 1 else 2,
+            277: self.samples,
+        }
         tags |= {284: 1, 317: int(self.page.predictor or 1), 266: int(self.page.fillorder or 1)}
         tags |= {322: columns, 323: rows} if self.tiled else {278: rows}
         pixels = _by_libtiff(tags, self._segments(), self.tiled, self.order)

@@ -5,19 +5,20 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
 
 from agvas_core.contract.command_line import printable
-from agvas_core.contract.errors import OutputError, SourceError, UsageError
+from agvas_core.contract.errors import ImageError, OutputError, SourceError, UsageError
+from agvas_core.contract.images.header import IMAGE_SUFFIXES
+from agvas_core.contract.images.rare import OTHER_PICTURES
 from agvas_runtime.batch.crew import Crew
 from agvas_runtime.batch.job import BatchJob
 from agvas_runtime.batch.plan import PLAN_FOLDER, PLAN_NAME, Plan, make_plan, read_plan
 from agvas_runtime.batch.shard_result import RESULTS_FOLDER, read_done, remove_leavings
-from agvas_core.contract.images.header import IMAGE_SUFFIXES
 from agvas_runtime.sources.camera import without_secrets
 from agvas_runtime.sources.listing import walk_images
 
@@ -69,6 +70,7 @@ def _lines(file: Iterator[bytes]) -> Iterator[str]:
 
 LOCK_NAME = "lock"
 SAY_EVERY_S = 5.0
+HINT_LOOKS = 3
 
 
 def run_batch(
@@ -134,10 +136,28 @@ def _planned(job: BatchJob, out: Path, shard_images: int | None, say: Console) -
         f"{time.monotonic() - began:.1f} s",
         markup=False,
     )
+    _hint(job, plan.shard(out, 0).names if plan.images else (), say)
     return plan
 
 
+def _hint(job: BatchJob, names: Sequence[str], say: Console) -> None:
+    """Says what may be meant otherwise of the first picture that can be read: of the others it is likely true as well."""
+    from agvas_runtime.batch.picture_store import PictureStore
+
+    store = PictureStore(job.base, max_pixels=job.max_pixels, bits=job.bits)
+    for name in names[:HINT_LOOKS]:
+        try:
+            notes: list[str] = []
+            store.read(name, note=notes.append)
+        except (ImageError, SourceError):  # its worker says so, in the result
+            continue
+        for note in notes:
+            say.print(f"{printable(without_secrets(name))}: {note}", style="yellow", markup=False)
+        return
+
+
 _LEFT_OUT = {"masks": "folders named ground_truth", "runs": "folders with results of earlier runs", "videos": "video files"}
+_LEFT_OUT |= {f"*{suffix}": f"{suffix} pictures ({name}), a format that is not read" for suffix, name in OTHER_PICTURES.items()}
 
 
 def _count(out: Path, plan: Plan) -> tuple[Counter[str], list[int]]:

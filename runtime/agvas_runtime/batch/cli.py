@@ -73,10 +73,11 @@ def batch(
     from agvas_runtime.pipeline.instruction import ask
     from agvas_runtime.this_machine import usable_cores
 
-    text = None
+    text, from_recipe = None, None
     if recipe is not None:
         version = read_recipe(recipe)
         text, model = version.text, version.recipe.model
+        from_recipe = version.recipe.bits
     bundle = load_bundle(model)
     if recipe is None:  # what cannot be asked is refused before millions of names are read
         ask(bundle.manifest.prompt, prompt=prompt, mode=mode, normal_look=normal_look)
@@ -95,7 +96,7 @@ def batch(
         threshold=threshold,
         tiling=tiling,
         max_pixels=max_pixels or MAX_PIXELS,
-        bits=bits,
+        bits=bits or from_recipe,
         recipe=text,
     )
     verdicts = run_batch(

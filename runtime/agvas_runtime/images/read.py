@@ -29,6 +29,7 @@ __all__ = [
     "IMAGE_SUFFIXES",
     "MAX_PIXELS",
     "OTHER_PICTURES",
+    "NotedOnce",
     "check_header",
     "count_pages",
     "decode_image",
@@ -57,6 +58,30 @@ def read_image(
     """
     with _named(path), _opened(path) as file:
         return _read(file, max_pixels, bits, page, note)
+
+
+class NotedOnce:
+    """Collects what readers note of files, each kind of note once a run: it is about the camera, and not about one picture."""
+
+    def __init__(self, notes: list[str]) -> None:
+        """``notes`` grows; each entry begins with the name of the first file that it was noted of."""
+        self.notes = notes
+        self.told: Callable[[str], None] | None = None
+        """Called with each entry, where somebody is to know at once."""
+        self._kinds: set[str] = set()
+
+    def of(self, name: str) -> Callable[[str], None]:
+        """What to pass as ``note`` for the file called ``name``."""
+
+        def note(text: str) -> None:
+            kind = "".join(letter for letter in text if not letter.isdigit())
+            if kind not in self._kinds:
+                self._kinds.add(kind)
+                self.notes.append(f"{name}: {text}")
+                if self.told is not None:
+                    self.told(self.notes[-1])
+
+        return note
 
 
 def count_pages(path: str | Path) -> int:
@@ -96,9 +121,7 @@ def writable_name(path: str | Path) -> str:
     return str(path).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def _read(
-    file: BinaryIO, max_pixels: int, bits: int | None, page: int | None, note: Callable[[str], None] | None
-) -> Rgb:
+def _read(file: BinaryIO, max_pixels: int, bits: int | None, page: int | None, note: Callable[[str], None] | None) -> Rgb:
     status = os.fstat(file.fileno())
     if not stat.S_ISREG(status.st_mode):
         raise ImageError("is a device or a pipe; an image file is needed: copy its content to a file")

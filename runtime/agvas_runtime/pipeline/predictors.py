@@ -30,8 +30,8 @@ __all__ = ["BundlePredictor", "Offered", "backend_names", "open_backend", "open_
 class BundlePredictor:
     """A segmenter, one file at a time."""
 
-    def __init__(self, segmenter: Segmenter) -> None:
-        self.segmenter = segmenter
+    def __init__(self, segmenter: Segmenter, *, bits: int | None = None) -> None:
+        self.segmenter, self._bits = segmenter, bits
         self.name = segmenter.bundle.manifest.name
         self.identity = segmenter.bundle.identity
 
@@ -41,7 +41,7 @@ class BundlePredictor:
         Raises:
             ImageError: there is no verdict on this image.
         """
-        image = read_image(path, max_pixels=self.segmenter.max_pixels)
+        image = read_image(path, max_pixels=self.segmenter.max_pixels, bits=self._bits)
         result = self.segmenter.segment(Frame(name=str(path), index=0, image=image, path=path))
         if result.score_map is None or result.mask is None:
             raise ImageError(f"{path}: {result.error}")
@@ -88,18 +88,19 @@ class _Silenced:
         return reply._replace(anchor_states=np.zeros_like(reply.anchor_states))
 
 
-def open_predictor(model: str | Path = "nano", **options: Any) -> BundlePredictor:
+def open_predictor(model: str | Path = "nano", *, bits: int | None = None, **options: Any) -> BundlePredictor:
     """Opens a bundle, on ONNX Runtime where nothing else is named.
 
     Args:
         model: a bundled name, or the folder or zip of a bundle.
+        bits: used bits of 16-bit images.
         options: of ``Segmenter.load``: vision, lmm, decoder, settings, threads, operating_point, threshold, prompt, tiling, max_pixels.
 
     Raises:
         UsageError: no such model, or an option out of range.
         BundleError: a bundle that is broken, foreign or too new.
     """
-    return BundlePredictor(Segmenter.load(model, **options))
+    return BundlePredictor(Segmenter.load(model, **options), bits=bits)
 
 
 # The runtime's engines as others compare them (``agvas_core.contract.backend``), found by their entry points, group ``agvas.stages``.

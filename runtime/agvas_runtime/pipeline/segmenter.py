@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 
 from agvas_core.contract.decision import BALANCED, OperatingPoint
 from agvas_core.contract.errors import ImageError, StageError, UsageError
+from agvas_core.contract.images.rgb import to_rgb
 from agvas_core.contract.preprocess import ViewSpec
 from agvas_core.contract.prompts import Mode
 from agvas_runtime.bundle import Bundle, load_bundle
 from agvas_runtime.images.frame import Frame, Sent
 from agvas_runtime.images.read import MAX_PIXELS
-from agvas_core.contract.images.rgb import to_rgb
 from agvas_runtime.images.views import camera_frame
 from agvas_runtime.masks.result import Result, Verdict
 from agvas_runtime.pipeline.batching import Counts, tuned_counts

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from agvas_core.contract.command_line import interrupt_code
+from agvas_core.contract.command_line import interrupt_code, printable
 from agvas_core.contract.errors import EXIT_OK, EXIT_REJECTS, OutputError, UsageError
 
 __all__ = ["duration_s", "profile", "rate_per_s"]
@@ -91,6 +91,9 @@ def profile(
     prompt: Annotated[str | None, typer.Option(help="What to look for, in words.")] = None,
     mode: Annotated[str, typer.Option(help="How the model answers: direct, describe, describe-plus, explain.")] = "direct",
     threads: Annotated[int | None, typer.Option(min=1, metavar="N", help="CPU threads; all cores by default.")] = None,
+    bits: Annotated[
+        int | None, typer.Option(min=9, max=16, metavar="N", help="Bits that 16-bit pictures use; 16 by default.")
+    ] = None,
     against: Annotated[
         Path | None, typer.Option(metavar="FILE", help="An earlier profile.json; the new one is compared with it.")
     ] = None,
@@ -123,6 +126,10 @@ def profile(
     from agvas_runtime.profile.table import print_comparison, print_profile, print_tuning
 
     screen, progress = Console(stderr=json_out, highlight=False), Console(stderr=True, highlight=False)
+
+    def note(text: str) -> None:
+        progress.print(printable(text), style="yellow", markup=False, soft_wrap=True)
+
     if compare is not None:
         old, new = read(compare[0]), read(compare[1])
         print_comparison(screen, compare_profiles(old, new))
@@ -157,7 +164,7 @@ def profile(
     if tune:
         from agvas_runtime.profile.tune import tune_here
 
-        shown = load_frames(sources) if sources else [generated_frame(size_px)]
+        shown = load_frames(sources, bits=bits, note=note) if sources else [generated_frame(size_px)]
         with progress.status("starting") as status:
             tuning = tune_here(model, options, shown, command=command, say=status.update)
         print_tuning(screen, tuning)
@@ -168,7 +175,7 @@ def profile(
     began = time.perf_counter()
     segmenter = Segmenter.load(model, **options, mode=mode)
     load_s = time.perf_counter() - began
-    shown = load_frames(sources) if sources else [generated_frame(size_px)]
+    shown = load_frames(sources, bits=bits, note=note) if sources else [generated_frame(size_px)]
     facts = {
         "backend": " ".join(dict.fromkeys(map(without_secrets, stages.values()))),
         "threads": threads,

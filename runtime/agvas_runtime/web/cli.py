@@ -45,6 +45,9 @@ def serve(
     ] = 16,
     max_mb: Annotated[int, typer.Option(min=1, max=1024, metavar="MB", help="Size of a request's body at most.")] = 32,
     max_pixels: Annotated[int, typer.Option(min=1, metavar="N", help="Width times height of an image at most.")] = 25_000_000,
+    bits: Annotated[
+        int | None, typer.Option(min=9, max=16, metavar="N", help="Bits that 16-bit images use; 16 by default.")
+    ] = None,
     recipe: Annotated[
         list[Path] | None,
         typer.Option(metavar="FILE|STORE", help="A recipe that requests may name by its product; may be given again."),
@@ -77,6 +80,7 @@ def serve(
         queue=queue,
         max_body_bytes=max_mb * MIB,
         max_pixels=max_pixels,
+        bits=bits,
         upload_bytes=max(256, max_mb) * MIB,
     )
     options: dict[str, Any] = {"operating_point": STRICT if strict else BALANCED, "threshold": threshold, "prompt": prompt}

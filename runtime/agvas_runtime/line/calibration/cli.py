@@ -93,6 +93,7 @@ def calibrate_command(
     version = read_recipe(recipe)
     inspector = SegmenterInspector(settings=StageSettings(threads=threads))
     inspector.prepare(version)
+    bits = bits or version.recipe.bits
     own = thresholds_of(version.recipe, inspector.bundle_of(version))
     say = _progress if sys.stderr.isatty() else _silent
 
