@@ -1,7 +1,7 @@
 """JPEG by libjpeg-turbo, strict: what it would only warn of is an error, because it then makes up pixels.
 
-The one module that imports simplejpeg. What libjpeg accepts in silence is looked at here: progressive files that end before
-their last scan.
+The one module that imports simplejpeg. What libjpeg accepts in silence is looked for here: progressive files that end before their
+last scan, and pictures that are shifted from one block on (``shifted``).
 """
 
 import re
@@ -12,6 +12,7 @@ import simplejpeg
 from numpy.typing import NDArray
 
 from agvas_core.contract.errors import ImageError
+from agvas_core.contract.images.shifted import shifted_from
 
 __all__ = ["JpegParts", "decode_jpeg", "decode_segment", "jpeg_parts"]
 
@@ -31,6 +32,8 @@ class JpegParts(NamedTuple):
     data: bytes
     """The file without stray bytes between its segments and without what follows its end."""
     channels: int
+    unit: tuple[int, int]
+    """(height, width) in px of what is coded together."""
     exif: bytes
     """Without its ``Exif`` mark; empty if none."""
     icc: bytes
@@ -42,7 +45,7 @@ def jpeg_parts(data: bytes) -> JpegParts:
     kept: list[bytes] = []
     start = 0  # of what is not kept yet
     position, stray = 2, 0
-    channels, exif = 0, b""
+    channels, exif, unit = 0, b"", (8, 8)
     profile: dict[int, bytes] = {}
     left: dict[tuple[int, int], int] | None = None
     while True:
@@ -71,6 +74,8 @@ def jpeg_parts(data: bytes) -> JpegParts:
         position += 2 + length
         if code in _FRAMES and len(content) > 5:
             channels = content[5]
+            factors = content[7 : 6 + 3 * channels : 3]
+            unit = 8 * max([factor & 15 for factor in factors], default=1), 8 * max([factor >> 4 for factor in factors], default=1)
             if code == _PROGRESSIVE:
                 left = {
                     (content[at], band): 15 for at in range(6, 6 + 3 * channels, 3) if at < len(content) for band in range(64)
@@ -91,7 +96,7 @@ def jpeg_parts(data: bytes) -> JpegParts:
         raise ImageError(f"JPEG is progressive and lacks scans ({missing} of {len(left)} coefficients are coarse): {_REMEDY}")
     kept.append(data[start : position + 2])
     icc = b"".join(profile[number] for number in sorted(profile))
-    return JpegParts(kept[0] if len(kept) == 1 else b"".join(kept), channels, exif, icc)
+    return JpegParts(kept[0] if len(kept) == 1 else b"".join(kept), channels, unit, exif, icc)
 
 
 def _scan_seen(content: bytes, left: dict[tuple[int, int], int]) -> None:
@@ -122,6 +127,11 @@ def decode_jpeg(parts: JpegParts) -> NDArray[np.uint8] | None:
             raise
         # Zeros before the end marker: padding of some cameras. Pixels cannot be among them, or too few would be left.
         pixels = decode_segment(padded + b"\xff\xd9", space)
+    if space != "CMYK" and (start := shifted_from(pixels, parts.unit)) is not None:
+        raise ImageError(
+            f"JPEG is brighter, darker or of another colour from row {start[0]}, column {start[1]} on, as after a changed byte: {_REMEDY}"
+            ", or save it as PNG where it is right"
+        )
     if space == "GRAY":
         return pixels[..., 0]
     return None if space == "CMYK" else pixels
@@ -130,6 +140,6 @@ def decode_jpeg(parts: JpegParts) -> NDArray[np.uint8] | None:
 def decode_segment(data: bytes, space: str) -> NDArray[np.uint8]:
     """uint8 [H, W, channels of ``space``] of a whole JPEG stream. Raises ImageError as :func:`decode_jpeg`."""
     try:
-        return simplejpeg.decode_jpeg(data, space, strict=True)
+        return np.asarray(simplejpeg.decode_jpeg(data, space, strict=True), np.uint8)
     except (ValueError, MemoryError) as error:
         raise ImageError(f"JPEG cannot be decoded ({str(error).strip()}): {_REMEDY}") from error

@@ -229,7 +229,7 @@ class _Page:
             raise ImageError(f"TIFF (LZW) cannot be decoded: {_REMEDY}")
         if self.samples == 1:
             return pixels[..., None]
-        return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+        return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB))
 
     def _dtype(self) -> np.dtype[Any]:
         if self.kind == "u" and self.bits not in (32, 64):
