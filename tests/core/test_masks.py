@@ -67,9 +67,7 @@ def test_numbered_kinds_are_all_anomalous(values: tuple[int, ...], truth: NDArra
         ([(0, 0, 255), (255, 0, 0)], True),  # no black: index 0 is normal
     ],
 )
-def test_palette_masks(
-    colours: list[tuple[int, int, int]], noted: bool | None, truth: NDArray[np.bool_], tmp_path: Path
-) -> None:
+def test_palette_masks(colours: list[tuple[int, int, int]], noted: bool | None, truth: NDArray[np.bool_], tmp_path: Path) -> None:
     image = Image.fromarray(truth.astype(np.uint8)).convert("P")
     image.putdata(truth.astype(np.uint8).ravel().tolist())
     image.putpalette([value for colour in colours for value in colour])

@@ -77,9 +77,7 @@ def seen_from(orientation: int, upright: Rgb) -> Rgb:
     ids=["one", "tiles", "strips", "zlib", "lzma"],
 )
 @pytest.mark.parametrize("planar", [False, True])
-def test_tiff_layouts_give_the_same_pixels(
-    picture: Rgb, bits: int, order: str, layout: dict[str, Any], planar: bool
-) -> None:
+def test_tiff_layouts_give_the_same_pixels(picture: Rgb, bits: int, order: str, layout: dict[str, Any], planar: bool) -> None:
     stored = picture if bits == 8 else picture.astype(np.uint16) * 257
     stored = stored.transpose(2, 0, 1) if planar else stored
     data = tif(stored, photometric="rgb", planarconfig="separate" if planar else "contig", byteorder=order, **layout)

@@ -75,7 +75,10 @@ def jpeg_parts(data: bytes) -> JpegParts:
         if code in _FRAMES and len(content) > 5:
             channels = content[5]
             factors = content[7 : 6 + 3 * channels : 3]
-            unit = 8 * max([factor & 15 for factor in factors], default=1), 8 * max([factor >> 4 for factor in factors], default=1)
+            unit = (
+                8 * max([factor & 15 for factor in factors], default=1),
+                8 * max([factor >> 4 for factor in factors], default=1),
+            )
             if code == _PROGRESSIVE:
                 left = {
                     (content[at], band): 15 for at in range(6, 6 + 3 * channels, 3) if at < len(content) for band in range(64)

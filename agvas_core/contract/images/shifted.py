@@ -63,9 +63,7 @@ def _first(
     return None
 
 
-def _block_lines(
-    pixels: NDArray[np.uint8], high: int, wide: int, rows: int, columns: int
-) -> NDArray[np.float32]:
+def _block_lines(pixels: NDArray[np.uint8], high: int, wide: int, rows: int, columns: int) -> NDArray[np.float32]:
     """The first and last 4 lines of each row of blocks, each line averaged over a block's width, [rows, 8, columns, C]."""
     whole = pixels[: rows * high, : columns * wide].reshape(rows, high, columns * wide, -1)
     if high > 8:
@@ -82,15 +80,11 @@ def _step(above: NDArray[np.float32], below: NDArray[np.float32], *, soft: bool)
     """
     if not soft:
         return (below[:, 0] - above[:, 3]) - 0.5 * ((below[:, 1] - below[:, 0]) + (above[:, 3] - above[:, 2]))
-    (far, near), (first, second) = (
-        ((side[:, 0] + side[:, 1]) / 2, (side[:, 2] + side[:, 3]) / 2) for side in (above, below)
-    )
+    (far, near), (first, second) = (((side[:, 0] + side[:, 1]) / 2, (side[:, 2] + side[:, 3]) / 2) for side in (above, below))
     return ((first - near) - 0.5 * ((second - first) + (near - far))) / 0.625  # 1 for a step of 1, after enlarging
 
 
-def _staircase(
-    blocks: NDArray[np.float32], above: NDArray[np.float32], below: NDArray[np.float32]
-) -> tuple[int, int] | None:
+def _staircase(blocks: NDArray[np.float32], above: NDArray[np.float32], below: NDArray[np.float32]) -> tuple[int, int] | None:
     """(row, column) of the block where the surest staircase begins, in blocks; steps and values are [edges, columns]."""
     edges, columns = blocks.shape
     dark, bright = (above < _CLIPPED, below < _CLIPPED), (above > 255 - _CLIPPED, below > 255 - _CLIPPED)
@@ -118,9 +112,7 @@ def _staircase(
     return None
 
 
-def _is_shift(
-    blocks: NDArray[np.float32], usable: NDArray[np.bool_], clipped: NDArray[np.bool_], row: int, column: int
-) -> bool:
+def _is_shift(blocks: NDArray[np.float32], usable: NDArray[np.bool_], clipped: NDArray[np.bool_], row: int, column: int) -> bool:
     before, after = (row + 1, slice(None, column)), (row, slice(column, None))
     along = np.concatenate([blocks[part][usable[part]] for part in (after, before)])
     cut = np.concatenate([clipped[part][usable[part]] for part in (after, before)])
