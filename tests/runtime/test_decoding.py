@@ -165,7 +165,7 @@ def test_tiff_pages_are_pictures_and_thumbnails_are_not(picture: Rgb, tmp_path: 
     notes: list[str] = []
     np.testing.assert_array_equal(read_image(path, note=notes.append), picture)
     assert len(notes) == 1 and "2 pages" in notes[0] and "--pages" in notes[0]
-    with pytest.raises(ImageError, match="page 2 .* has 2"):
+    with pytest.raises(ImageError, match=r"page 2 .* has 2"):
         read_image(path, page=2)
     with FileSource([path], pages=True) as source:
         frames = list(source)
