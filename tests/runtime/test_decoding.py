@@ -185,6 +185,15 @@ def test_tiff_compression_that_is_missing_is_named() -> None:
         decode_image(bytes(data))
 
 
+@pytest.mark.parametrize("tag", [258, 262, 274, 277])
+def test_tiff_with_a_broken_tag_is_refused_and_not_guessed_at(picture: Rgb, tag: int) -> None:
+    data = bytearray(tif(picture, photometric="rgb", extratags=[(274, "H", 1, 3, True)]))
+    with tifffile.TiffFile(BytesIO(bytes(data))) as file:
+        struct.pack_into("<H", data, file.pages[0].tags[tag].offset + 2, 77)  # a type that there is not
+    with pytest.raises(ImageError):
+        decode_image(bytes(data))
+
+
 @pytest.mark.parametrize("layout", [{}, {"tile": (16, 16)}, {"compression": "zlib"}], ids=["strip", "tiles", "zlib"])
 def test_tiff_that_lost_bytes_is_refused_or_reads_the_same_each_time(picture: Rgb, layout: dict[str, Any]) -> None:
     data = tif(picture, photometric="rgb", **layout)
@@ -316,6 +325,16 @@ def test_decoders_write_nothing_to_stderr(picture: Rgb, capfd: pytest.CaptureFix
         except ImageError:
             continue
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("colour", "samples"), [(0, 1), (2, 3), (3, 1), (4, 2), (6, 4)])
+def test_a_png_whose_stream_lacks_rows_is_refused(colour: int, samples: int) -> None:
+    palette = [(b"PLTE", bytes(range(48)))] if colour == 3 else []
+    row = b"\0" + bytes(10 * samples)
+    assert decode_image(png(10, 10, 8, colour, zlib.compress(row * 10), *palette)).shape == (10, 10, 3)
+    for rows in (0, 1, 9):
+        with pytest.raises(ImageError, match=f"{rows * len(row)} of {10 * len(row)} bytes"):
+            decode_image(png(10, 10, 8, colour, zlib.compress(row * rows), *palette))
 
 
 # Damaged JPEGs

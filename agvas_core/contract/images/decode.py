@@ -3,7 +3,7 @@
     pixels = decode_image(data)                 # uint8 RGB [H, W, 3], turned upright, in sRGB
     pixels = decode_image(data, bits=12)        # 12-bit data in 16-bit samples
 
-Decoders: libjpeg-turbo (``jpeg``), tifffile (``tiff``), Pillow (8-bit PNG; ``rare``), and OpenCV for BMP, WebP, Netpbm, other PNG. ``rgb`` gives the
+Decoders: libjpeg-turbo (``jpeg``), tifffile (``tiff``), Pillow (``rare``), and OpenCV for PNG, BMP, WebP and Netpbm. ``rgb`` gives the
 rules for 16-bit, float and alpha. Thread-safe.
 """
 

@@ -1,8 +1,8 @@
-"""PNG, checked to the last byte: 8 bits by Pillow, all else by OpenCV.
+"""PNG for OpenCV, checked to the last byte.
 
-libpng, which OpenCV brings, writes its complaints to stderr and cannot be told not to; so it gets nothing to complain of: the pixel
-stream is inflated here, and what OpenCV decodes is the same picture, stored, with the few chunks it needs. Pillow has a decoder of
-its own, which is silent, but cuts 16-bit colours down to 8.
+libpng, which OpenCV brings, writes its complaints to stderr and cannot be told not to. So it gets nothing to complain of: the pixel
+stream is inflated here, which also shows whether every row is there, and what OpenCV decodes is the same picture, stored, with the
+few chunks it needs. (Pillow's own decoder is silent, and gives black for rows that a stream lacks.)
 """
 
 import struct
@@ -33,8 +33,6 @@ _DAMAGED = "the file was damaged; copy it again"
 class PngParts(NamedTuple):
     """A PNG taken apart; its checksums are right."""
 
-    data: bytes
-    """The file."""
     header: bytes
     """Content of IHDR, whose values are possible."""
     kept: dict[bytes, bytes]
@@ -108,7 +106,7 @@ def png_parts(data: bytes) -> PngParts:
     depth, colour, method, filtering, interlace = header[8:]
     if depth not in _DEPTHS.get(colour, ()) or method or filtering or interlace > 1:
         raise ImageError(f"PNG has colour type {colour} with {depth} bits, which is not possible: {_DAMAGED}")
-    return PngParts(data, header, kept, stream, tuple(others))
+    return PngParts(header, kept, stream, tuple(others))
 
 
 def decode_png(parts: PngParts, by_opencv: Callable[[bytes], NDArray[np.generic]]) -> NDArray[np.generic]:
@@ -120,9 +118,6 @@ def decode_png(parts: PngParts, by_opencv: Callable[[bytes], NDArray[np.generic]
     Raises:
         ImageError: pixels are missing or the stream is broken.
     """
-    if parts.depth == 8 and parts.colour != 3 and b"tRNS" not in parts.kept:
-        plain = [(b"IHDR", parts.header), *((b"IDAT", piece) for piece in parts.stream), (b"IEND", b"")]
-        return _by_pillow(_written(plain) if parts.others else parts.data)
     chunks = [(b"IHDR", parts.header)]
     clear = parts.kept.get(b"tRNS", b"")
     if parts.colour == 3:
@@ -136,7 +131,7 @@ def decode_png(parts: PngParts, by_opencv: Callable[[bytes], NDArray[np.generic]
 def palette_indices(parts: PngParts) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """(indices [H, W], colours [N, 3]) of a PNG with a palette. Raises ImageError as :func:`decode_png`."""
     palette = _palette(parts.kept)
-    chunks = [(b"IHDR", parts.header), (b"PLTE", palette), *((b"IDAT", piece) for piece in parts.stream), (b"IEND", b"")]
+    chunks = [(b"IHDR", parts.header), (b"PLTE", palette), (b"IDAT", _store(_inflated(parts))), (b"IEND", b"")]
     return _by_pillow(_written(chunks)), np.frombuffer(palette, np.uint8).reshape(-1, 3)
 
 
@@ -146,7 +141,7 @@ def _by_pillow(data: bytes) -> NDArray[np.uint8]:
         image.load()
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         raise ImageError(f"PNG cannot be decoded ({error}): {_CUT_SHORT}") from error
-    return np.array(image.convert("RGBA") if image.mode == "LA" else image)
+    return np.array(image)
 
 
 def _white_out(pixels: NDArray[np.generic], white: int | None) -> NDArray[np.generic]:

@@ -7,7 +7,9 @@ the picture is never larger than what was written into it.
 
 import logging
 import math
+import re
 import struct
+import threading
 from collections.abc import Callable
 from io import BytesIO
 from typing import Any, BinaryIO, Final, NamedTuple
@@ -22,8 +24,26 @@ from agvas_core.contract.images.jpeg import decode_segment
 
 __all__ = ["TiffPicture", "decode_tiff", "tiff_pages", "tiff_size"]
 
-logging.getLogger("tifffile").addHandler(logging.NullHandler())  # what is wrong with a file is in our error
+
+class _Complaints(logging.Handler):
+    """What tifffile logs and then leaves out, such as a tag that is broken; kept by thread, and off stderr."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.of_thread = threading.local()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.of_thread.said = [*getattr(self.of_thread, "said", []), record.getMessage()]
+
+
+_complaints = _Complaints()
+logging.getLogger("tifffile").addHandler(_complaints)
 logging.getLogger("tifffile").propagate = False
+_BROKEN_TAG: Final = re.compile(r"TiffTag (\d+)")
+_NEEDED_TAGS: Final = frozenset(
+    (254, 256, 257, 258, 259, 262, 266, 273, 274, 277, 278, 279, 284, 317, 320, 322, 323, 324, 325, 338, 339, 347)
+)
+"""Without one of these a picture would be read as something that it is not."""
 
 PAGES_MOST: Final = 10_000
 _SIDE_MOST: Final = 1 << 20
@@ -64,6 +84,7 @@ def tiff_pages(data: bytes) -> int:
 def _open(file: BinaryIO) -> list[Any]:
     """Pages that are pictures: no thumbnails, no masks of other pages."""
     pages: list[Any] = []
+    _complaints.of_thread.said = []
     try:
         with tifffile.TiffFile(file) as tiff:
             for number, page in enumerate(tiff.pages):
@@ -76,6 +97,9 @@ def _open(file: BinaryIO) -> list[Any]:
         raise
     except Exception as error:  # tifffile lets what a broken file causes through as it comes, of any type
         raise ImageError(f"TIFF cannot be read ({_said(error)}): {_REMEDY}") from error
+    for said in _complaints.of_thread.said:
+        if (broken := _BROKEN_TAG.search(said)) and int(broken[1]) in _NEEDED_TAGS:
+            raise ImageError(f"TIFF has a broken tag {broken[1]}: {_REMEDY}")
     pictures = [page for page in pages if not int(page.subfiletype or 0) & 0b101] or pages[:1]
     if not pictures or any(page.imagewidth < 1 or page.imagelength < 1 for page in pictures):
         raise ImageError(f"TIFF gives no width or height: {_REMEDY}")
