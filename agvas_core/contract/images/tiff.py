@@ -44,6 +44,10 @@ _NEEDED_TAGS: Final = frozenset(
     (254, 256, 257, 258, 259, 262, 266, 273, 274, 277, 278, 279, 284, 317, 320, 322, 323, 324, 325, 338, 339, 347)
 )
 """Without one of these a picture would be read as something that it is not."""
+_SINGLE: Final = (
+    "imagewidth", "imagelength", "samplesperpixel", "compression", "photometric", "planarconfig", "rowsperstrip", "tilewidth",
+    "tilelength", "predictor", "fillorder", "subfiletype",
+)  # fmt: skip
 
 PAGES_MOST: Final = 10_000
 _SIDE_MOST: Final = 1 << 20
@@ -100,6 +104,11 @@ def _open(file: BinaryIO) -> list[Any]:
     for said in _complaints.of_thread.said:
         if (broken := _BROKEN_TAG.search(said)) and int(broken[1]) in _NEEDED_TAGS:
             raise ImageError(f"TIFF has a broken tag {broken[1]}: {_REMEDY}")
+    for page in pages:
+        for name in _SINGLE:
+            value = getattr(page, name, None)
+            if value is not None and not isinstance(value, int):
+                raise ImageError(f"TIFF has {value!r} as {name}, which is one whole number: {_REMEDY}")
     pictures = [page for page in pages if not int(page.subfiletype or 0) & 0b101] or pages[:1]
     if not pictures or any(page.imagewidth < 1 or page.imagelength < 1 for page in pictures):
         raise ImageError(f"TIFF gives no width or height: {_REMEDY}")
@@ -121,7 +130,10 @@ def decode_tiff(
     pages = _open(BytesIO(data))
     if page >= len(pages):
         raise ImageError(f"page {page} was asked for and the TIFF has {len(pages)}, counted from 0: name another")
-    return _Page(pages[page], data).picture(page == 0, whole_file, note)
+    try:
+        return _Page(pages[page], data).picture(page == 0, whole_file, note)
+    except (TypeError, ValueError, IndexError, KeyError, AttributeError, OverflowError, MemoryError) as error:
+        raise ImageError(f"TIFF has tags that do not fit each other ({_said(error)}): {_REMEDY}") from error
 
 
 class _Page:
