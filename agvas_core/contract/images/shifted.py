@@ -79,9 +79,11 @@ def _step(above: NDArray[np.float32], below: NDArray[np.float32], *, soft: bool)
     ``soft``: of colours that were stored at half the size and enlarged, by pairs of lines.
     """
     if not soft:
-        return (below[:, 0] - above[:, 3]) - 0.5 * ((below[:, 1] - below[:, 0]) + (above[:, 3] - above[:, 2]))
+        slope = (below[:, 1] - below[:, 0]) + (above[:, 3] - above[:, 2])
+        return np.asarray((below[:, 0] - above[:, 3]) - 0.5 * slope, np.float32)
     (far, near), (first, second) = (((side[:, 0] + side[:, 1]) / 2, (side[:, 2] + side[:, 3]) / 2) for side in (above, below))
-    return ((first - near) - 0.5 * ((second - first) + (near - far))) / 0.625  # 1 for a step of 1, after enlarging
+    # 1 for a step of 1, after enlarging.
+    return np.asarray(((first - near) - 0.5 * ((second - first) + (near - far))) / 0.625, np.float32)
 
 
 def _staircase(blocks: NDArray[np.float32], above: NDArray[np.float32], below: NDArray[np.float32]) -> tuple[int, int] | None:

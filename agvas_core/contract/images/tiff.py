@@ -403,7 +403,7 @@ class _Page:
         table = np.asarray(table, np.uint16)  # [3, colours]
         if table.max() < 256:  # written by programs that took the table for bytes
             table = table.astype(np.uint8)
-        return np.ascontiguousarray(table.T)[indices]
+        return np.asarray(np.ascontiguousarray(table.T)[indices])
 
 
 _REVERSED = bytes(int(f"{value:08b}"[::-1], 2) for value in range(256))

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,7 +81,7 @@ class LabelFile:
 
     def targets(self, shape: Shape) -> tuple[Target, ...]:
         """As ``LabelSource.targets``."""
-        labels = read_samples(self.path, f"label file {self.path.name}").pixels
+        labels: NDArray[Any] = read_samples(self.path, f"label file {self.path.name}").pixels
         if labels.ndim != 2:
             raise ImageError(
                 f"label file {self.path.name} has {labels.shape[2]} channels, not one class number a pixel: copy it again"
