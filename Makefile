@@ -41,14 +41,14 @@ demo: $(BASE)/installed
 line: $(BASE)/installed
 	@$(BASE)/bin/python -c "import tomllib; extras = tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']; \
 	    print(*extras['line'], *extras['web'], sep='\n')" | $(BASE)/bin/pip install -qq -r /dev/stdin
-	$(BASE)/bin/python scripts/demo_line.py $(ARGS)
+	$(BASE)/bin/python examples/demo_line.py $(ARGS)
 
 test: $(DEV)/installed native-test
 	$(DEV)/bin/python -m pytest --ignore=tests/repo $(ARGS)
 
 # A process for each file, for there is room for one vLLM in a process. It warns about torch, which is not ours to mend: no errors here.
 test-vllm:
-	@python=$$(scripts/vllm_env.sh "$(VLLM_TOOL)") && export OMP_NUM_THREADS=1 && for file in tests/vllm/test_*.py; do \
+	@python=$$(tools/vllm_env.sh "$(VLLM_TOOL)") && export OMP_NUM_THREADS=1 && for file in tests/vllm/test_*.py; do \
 	    "$$python" -m pytest $$file -o filterwarnings=default $(ARGS) || exit 1; done
 
 check: $(DEV)/installed
@@ -63,14 +63,14 @@ trt-check: $(DEV)/installed
 	$(DEV)/bin/agvas-export trt nano --check --paper-width $(ARGS)
 
 bench: $(DEV)/installed
-	$(DEV)/bin/python scripts/bench.py $(ARGS)
+	$(DEV)/bin/python benchmarks/bench.py $(ARGS)
 
 native-test: $(DEV)/installed
-	@scripts/native_tests.sh $(DEV)/bin build/native-test
+	@tools/native_tests.sh $(DEV)/bin build/native-test
 
 native-sanitize: $(DEV)/installed
-	@scripts/native_tests.sh $(DEV)/bin build/native-asan -DAGVAS_SANITIZE=address,undefined
-	@scripts/native_tests.sh $(DEV)/bin build/native-tsan -DAGVAS_SANITIZE=thread
+	@tools/native_tests.sh $(DEV)/bin build/native-asan -DAGVAS_SANITIZE=address,undefined
+	@tools/native_tests.sh $(DEV)/bin build/native-tsan -DAGVAS_SANITIZE=thread
 
 native-cuda: $(DEV)/installed
 	@rm -rf build/native-cuda && mkdir -p build/native-cuda
@@ -78,15 +78,15 @@ native-cuda: $(DEV)/installed
 	@ls build/native-cuda
 
 native-bench: $(DEV)/installed
-	$(DEV)/bin/python scripts/bench_native.py $(ARGS)
+	$(DEV)/bin/python benchmarks/bench_native.py $(ARGS)
 
 clean:
 	rm -rf $(BASE) $(DEV) build dist runs .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
-	find $(PACKAGES) tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +
+	find $(PACKAGES) tests benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# Python by scripts/find_python.sh, which ends with one clear sentence where there is none.
+# Python by tools/find_python.sh, which ends with one clear sentence where there is none.
 %/bin/pip:
-	@python=$$(scripts/find_python.sh) && echo "$$python -m venv $*" && "$$python" -m venv --clear $*
+	@python=$$(tools/find_python.sh) && echo "$$python -m venv $*" && "$$python" -m venv --clear $*
 
 # An installed copy, as a user has it; so it is made again whenever a source changes. pip -qq prints errors only.
 $(BASE)/installed: $(PACKAGING) $(SOURCES) | $(BASE)/bin/pip

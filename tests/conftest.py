@@ -4,6 +4,7 @@ Chromium is driven over a pipe with its own protocol, which needs nothing but th
 """
 
 import base64
+import contextlib
 import json
 import os
 import shutil
@@ -19,6 +20,10 @@ os.environ["AGVAS_TUNING"] = (
     "off"  # what was measured on this machine is nothing to the tests, nor to the commands that they start
 )
 KEYS = {"ArrowLeft": 37, "ArrowRight": 39, "Enter": 13, "Escape": 27, "Tab": 9}
+
+
+class NoPageNow(Exception):
+    """The page is being replaced by another; what was asked of it has no answer."""
 
 
 class Browser:
@@ -58,6 +63,8 @@ class Browser:
         while True:
             answer = self._next()
             if answer.get("id") == self._count:
+                if any(word in answer.get("error", {}).get("message", "") for word in ("context", "navigated")):
+                    raise NoPageNow(answer)
                 assert "error" not in answer, answer
                 found: dict[str, Any] = answer["result"]
                 return found
@@ -76,9 +83,13 @@ class Browser:
         self.call("Input.dispatchKeyEvent", type="keyDown", **event, **(typed if not modifiers else {}))
         self.call("Input.dispatchKeyEvent", type="keyUp", **event)
 
-    def until(self, script: str, seconds: float = 30) -> None:
+    def until(self, script: str, seconds: float = 60) -> None:
+        """Waits until the script is true, also while the browser goes from one page to another."""
         end = time.monotonic() + seconds
-        while not self.run(script):
+        while True:
+            with contextlib.suppress(NoPageNow):
+                if self.run(script):
+                    return
             assert time.monotonic() < end, f"never true: {script}; the page: {self.run('document.body.innerText')}"
             time.sleep(0.02)
 

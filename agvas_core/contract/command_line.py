@@ -1,10 +1,11 @@
 """How every command of ours ends: one line on stderr and an exit code, never a traceback for a foreseeable failure.
 
 0    fine
-1    rejects were found (agvas-run --fail-on-reject), faults in data (agvas data check), or a rate that is not held (agvas profile)
+1    rejects were found (agvas run --fail-on-reject), faults in data (agvas data check), or a rate that is not held (agvas profile)
 2    usage
 3    environment: a missing package, an unusable bundle, an output folder that cannot be written
-4    an export that does not give the model's own answer
+4    an export that does not give the model's own answer; a product or recipe that is written, and promises less than was asked for, or
+     more than a tenth of the images was left out
 5    a camera or stream that is not there, or stopped
 70   a bug of ours, with its traceback (EX_SOFTWARE of sysexits.h, so that it is never read as "rejects found")
 130  interrupted
@@ -13,30 +14,48 @@
 """
 
 import os
+import re
 import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import FrameType
-from typing import Any, Final, NoReturn
+from typing import Annotated, Any, Final, NoReturn
 
 import typer
 
-from agvas_core.contract.errors import EXIT_OK, AgvasError, SetupError
+from agvas_core.contract.errors import EXIT_OK, AgvasError, SetupError, UsageError
 
 __all__ = [
+    "DECISION",
     "EXIT_BROKEN_PIPE",
     "EXIT_BUG",
     "EXIT_INTERRUPTED",
     "EXIT_TERMINATED",
     "EXTRA_OF_PACKAGE",
+    "INPUT",
+    "LINE",
+    "MANY_OPTIONS",
+    "MODEL",
+    "OUTPUT",
+    "SPEED",
     "Terminated",
     "exit_code_of",
     "interrupt_code",
     "missing_package",
+    "prepared",
     "printable",
     "run_command",
 ]
+
+# Panels of the help, for commands with many options.
+INPUT: Final = "Input"
+MODEL: Final = "Model"
+DECISION: Final = "Decision"
+OUTPUT: Final = "Output"
+SPEED: Final = "Speed"
+LINE: Final = "Line"
 
 EXIT_BUG = 70
 EXIT_INTERRUPTED = 130
@@ -103,7 +122,7 @@ def missing_package(error: ModuleNotFoundError) -> SetupError | None:
     return None
 
 
-def exit_code_of(load: Callable[[], Any], *, name: str, arguments: Sequence[str]) -> int:
+def exit_code_of(load: Callable[[], Any], *, name: str, arguments: Sequence[str], examples: Sequence[str] = ()) -> int:
     """Runs a command to its end and says how it ended; failures are printed on stderr as ``name: message``.
 
     Args:
@@ -111,9 +130,10 @@ def exit_code_of(load: Callable[[], Any], *, name: str, arguments: Sequence[str]
             module needs and which is missing is reported like any other failure.
         name: what the user typed, ``agvas-run`` or ``agvas train``.
         arguments: what followed it.
+        examples: command lines that the end of the help shows.
     """
     try:
-        return _invoke(load(), name, list(arguments))
+        return _invoke(prepared(load(), examples), name, list(arguments))
     except AgvasError as error:
         _complain(name, error)
         return error.exit_code
@@ -143,11 +163,11 @@ def printable(text: str) -> str:
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
 
 
-def run_command(load: Callable[[], Any], *, name: str) -> NoReturn:
+def run_command(load: Callable[[], Any], *, name: str, examples: Sequence[str] = ()) -> NoReturn:
     """The whole of a ``main()``: runs the command with the arguments of this process and leaves with its exit code."""
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, _raise_terminated)
-    sys.exit(exit_code_of(load, name=name, arguments=sys.argv[1:]))
+    sys.exit(exit_code_of(load, name=name, arguments=sys.argv[1:], examples=examples))
 
 
 def _raise_terminated(number: int, frame: FrameType | None) -> NoReturn:
@@ -155,12 +175,123 @@ def _raise_terminated(number: int, frame: FrameType | None) -> NoReturn:
     raise Terminated
 
 
-def _invoke(command: Any, name: str, arguments: list[str]) -> int:
+MANY_OPTIONS: Final = 10
+"""A command with more options than this can read them from a file."""
+
+# Options that users of other tools type, and what does it here; said where the command has the second one.
+_OTHER_OPTIONS: Final = {
+    **dict.fromkeys(("--device", "--gpu", "--cuda"), ("--backend", "--backend ort-cuda runs on an NVIDIA GPU")),
+    **dict.fromkeys(("--source", "--input"), ("--camera", "files and folders are given without an option")),
+    **dict.fromkeys(("--weights", "--bundle"), ("--model", "the model is chosen with --model NAME or FOLDER")),
+    **dict.fromkeys(("--conf", "--confidence"), ("--threshold", "the threshold of scores is --threshold")),
+    **dict.fromkeys(("--output", "--project"), ("--out", "the folder of the results is --out DIR")),
+}
+
+
+def prepared(command: Any, examples: Sequence[str] = ()) -> Any:
+    """The click command of a function or a ``typer.Typer``: with examples at the end of its help, and with ``--config`` where it has many
+    options."""
     if not isinstance(command, typer.Typer) and not hasattr(command, "make_context"):
-        function, command = command, typer.Typer(add_completion=False, rich_markup_mode=None)
+        function, command = command, typer.Typer(add_completion=False, rich_markup_mode="rich")
         command.command()(function)
     if isinstance(command, typer.Typer):
         command = typer.main.get_command(command)
+    if examples:
+        command.epilog = "\n\n".join(("Examples:", *examples))
+    for one in _leaves(command):
+        one.help = one.help and _SOFT_BREAK.sub(" ", one.help)  # rich keeps the line breaks of a docstring
+        options = [param for param in one.params if param.param_type_name == "option"]
+        if len(options) > MANY_OPTIONS and all(param.name != "config" for param in options):
+            one.params.append(_config_option())
+    return command
+
+
+_SOFT_BREAK: Final = re.compile(r"(?<!\n)\n(?!\n)")
+
+
+def _leaves(command: Any) -> list[Any]:
+    """The command itself, or those of a group."""
+    below = getattr(command, "commands", None)
+    return [command] if below is None else [leaf for one in below.values() for leaf in _leaves(one)]
+
+
+_CONFIG_FILE: Final = "agvas.config"
+
+
+def _config_option() -> Any:
+    app = typer.Typer(add_completion=False)
+
+    @app.command()
+    def _(
+        config: Annotated[
+            Path | None,
+            typer.Option(
+                "--config",
+                metavar="FILE.yaml",
+                is_eager=True,
+                expose_value=False,
+                callback=_read_config,
+                help="Take options from a file, key by option name; the command line goes before it.",
+            ),
+        ] = None,
+    ) -> None: ...
+
+    return typer.main.get_command(app).params[0]
+
+
+def _read_config(context: typer.Context, path: Path | None) -> None:
+    """Makes the options of the file the defaults of this command."""
+    if path is None or context.resilient_parsing:
+        return
+    options = {
+        name.lstrip("-"): param
+        for param in context.command.params
+        if param.param_type_name == "option" and param.name not in ("config", "help", "version")
+        for name in param.opts
+        if name.startswith("--")
+    }
+    found: dict[str, Any] = {}
+    for key, value in _config_table(path).items():
+        param = options.get(key.replace("_", "-"))
+        if param is None:
+            from agvas_core.contract.validation import did_you_mean
+
+            raise UsageError(
+                f"--config {path} has {key!r}, which is no option of {context.command_path}{did_you_mean(key, options)}"
+            )
+        found[param.name] = _config_value(path, key, value, param)
+    context.meta[_CONFIG_FILE] = path
+    context.default_map = {**(context.default_map or {}), **found}
+
+
+def _config_table(path: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        # Every value stays the text that stands there, as on the command line: `off` is no truth value, and 007 no 7.
+        table = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
+    except OSError as error:
+        raise UsageError(f"--config {path} cannot be read ({error.strerror}): check the path") from error
+    except (yaml.YAMLError, ValueError) as error:
+        raise UsageError(
+            f"--config {path} is no YAML ({' '.join(str(error).split())}): write option: value, one a line"
+        ) from error
+    if not isinstance(table, dict):
+        raise UsageError(f"--config {path} has no options: write option: value, one a line")
+    return {str(key): value for key, value in table.items()}
+
+
+def _config_value(path: Path, key: str, value: Any, param: Any) -> Any:
+    """The value as the command line would have given it."""
+    several = param.multiple or param.nargs != 1
+    values = value if isinstance(value, list) else [value]
+    if not all(isinstance(each, str) for each in values) or (isinstance(value, list) and not several):
+        takes = "a list of values" if several else "one value"
+        raise UsageError(f"--config {path} has {value!r} for {key}; it takes {takes}")
+    return values if several else value
+
+
+def _invoke(command: Any, name: str, arguments: list[str]) -> int:
     # Typer carries a click of its own since 0.26 and uses the real one before: this finds the class in both.
     usage_error: type[Any] = next(parent for parent in typer.BadParameter.__mro__ if parent.__name__ == "ClickException")
     try:
@@ -170,7 +301,14 @@ def _invoke(command: Any, name: str, arguments: list[str]) -> int:
     except typer.Exit as error:
         return int(error.exit_code)
     except usage_error as error:
+        option = str(getattr(error, "option_name", ""))
+        other, hint = _OTHER_OPTIONS.get(option, ("", ""))
+        where = getattr(error, "ctx", None)
+        if hint and any(other in param.opts for param in getattr(where, "command", command).params):
+            raise UsageError(f"there is no option {option}: {hint}") from error
         error.show()
+        if where is not None and (file := where.meta.get(_CONFIG_FILE)):
+            print(f"{name}: options were also read from {file}", file=sys.stderr)
         return int(error.exit_code)
     return code if isinstance(code, int) else EXIT_OK
 

@@ -5,6 +5,9 @@
 Hysteresis: a region is what lies above ``threshold`` and hangs together; it counts where it reaches ``seed_threshold`` somewhere and
 is large enough. So the first number draws outlines and the second one makes verdicts, and moving one leaves the other alone: a single
 threshold that spares good parts also eats the rims of defects. The paper's M = P > 0.5 (sec. 3.1) is the default: both 0.5.
+
+A product (``agvas fit``) decides by ``image_score`` in place of the highest pixel: the mean of a small share of the highest
+pixels, which a single noisy pixel cannot raise. A frame whose image score does not exceed ``seed_threshold`` has no region.
 """
 
 from typing import Any, NamedTuple, Self
@@ -14,11 +17,23 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from agvas_core.contract.defaults import BALANCED, STRICT
 from agvas_core.contract.errors import UsageError
 
-__all__ = ["BALANCED", "STRICT", "Candidates", "Decision", "OperatingPoint", "anomaly_mask", "find_candidates"]
+__all__ = [
+    "BALANCED",
+    "STRICT",
+    "Candidates",
+    "Decision",
+    "OperatingPoint",
+    "anomaly_mask",
+    "find_candidates",
+    "image_score",
+    "mean_of_highest",
+    "outline_threshold",
+]
 
-BALANCED, STRICT = "balanced", "strict"
+SAMPLE = 20_000  # values that are looked at to guess which ones are high
 
 _FLAT = ("threshold", "min_area_fraction")  # what a decision of schema 1 had in place of operating points
 
@@ -37,9 +52,13 @@ class OperatingPoint(BaseModel):
     gate: float = Field(default=0.0, ge=0.0, le=1.0)
     """No region counts where the language model's acceptance, the probability that it answers instead of refusing, is below this."""
 
+    image_share: float = Field(default=0.0, ge=0.0, le=0.5)
+    """The frame's score is the mean of this share of its highest pixels, and no region counts where that does not exceed
+    ``seed_threshold``; ``threshold`` may then lie above it. 0: the score is the highest pixel."""
+
     @model_validator(mode="after")
     def _seeds_lie_in_regions(self) -> Self:
-        if self.seed_threshold < self.threshold:
+        if self.seed_threshold < self.threshold and not self.image_share:
             raise ValueError(
                 f"seed_threshold {self.seed_threshold} is below threshold {self.threshold}: a region's seed lies in it; raise it to "
                 f"{self.threshold} or more"
@@ -130,6 +149,31 @@ def find_candidates(score_map: NDArray[np.float32], threshold: float) -> Candida
     return Candidates(window, labels, stats[1:, cv2.CC_STAT_AREA].astype(np.int64), peaks[1:])
 
 
+def image_score(score_map: NDArray[np.float32], point: OperatingPoint) -> float:
+    """The score of a frame, 0..1, of its score map, float32 [H, W]: what the operating point compares with its seed threshold."""
+    return mean_of_highest(score_map, point.image_share)
+
+
+def outline_threshold(point: OperatingPoint, score: float) -> float:
+    """The threshold of pixels in a frame with this image score: never so high that a frame which fails has no region."""
+    return min(point.threshold, score * (1 - 1e-5)) if point.image_share else point.threshold
+
+
+def mean_of_highest(values: NDArray[np.float32], share: float) -> float:
+    """Mean of the highest ``share`` of ``values``, of one value at least; the highest one where ``share`` is 0."""
+    flat = values.ravel()
+    count = max(1, round(share * flat.size))
+    if count == 1:
+        return float(flat.max())
+    # Most values are far below: a sample says which, and only the others are sorted. The result does not depend on the sample.
+    sample = flat[:: max(1, flat.size // SAMPLE)]
+    floor = np.quantile(sample, max(0.0, 1.0 - 2.0 * count / flat.size))
+    high = flat[flat >= floor]
+    if high.size < count:
+        high = flat
+    return float(np.partition(high, high.size - count)[high.size - count :].mean(dtype=np.float64))
+
+
 def anomaly_mask(score_map: NDArray[np.float32], point: OperatingPoint, accept: float = 1.0) -> NDArray[np.bool_]:
     """M of a score map P, bool [H, W].
 
@@ -139,6 +183,11 @@ def anomaly_mask(score_map: NDArray[np.float32], point: OperatingPoint, accept: 
     """
     if accept < point.gate:
         return np.zeros(score_map.shape, bool)
+    if point.image_share:
+        score = image_score(score_map, point)
+        if score <= point.seed_threshold:
+            return np.zeros(score_map.shape, bool)
+        point = point.model_copy(update={"threshold": outline_threshold(point, score), "image_share": 0.0})
     if point.plain and point.min_area_fraction == 0:
         return score_map > point.threshold
     mask = np.zeros(score_map.shape, bool)

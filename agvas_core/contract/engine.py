@@ -1,12 +1,14 @@
-"""Engines built from a bundle's graphs: what they were built for, and the reasons to refuse them elsewhere.
+"""TensorRT engines built from a bundle's graphs, the reasons to refuse them elsewhere, and the library that runs them.
 
 A folder of engines belongs to one GPU model, one TensorRT version and one set of graphs. ``engines.json`` says which, and has the hash of
 every file; whoever opens an engine compares all of it before TensorRT sees a byte.
 """
 
 import json
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -19,12 +21,18 @@ __all__ = [
     "ENGINES_NAME",
     "EngineSet",
     "EngineSpec",
+    "Flavour",
     "engine_folder",
     "engine_sets",
+    "error_logger",
+    "installed_flavours",
+    "open_library",
+    "parse_version",
     "read_engines",
     "refuse_foreign",
     "write_engines",
 ]
+
 
 ENGINES_NAME = "engines.json"
 SCHEMA_VERSION = 1
@@ -142,3 +150,67 @@ def refuse_foreign(folder: Path, engines: EngineSet, joint: str, graph: Path, *,
             f"{path} has sha256 {actual[:12]}..., {ENGINES_NAME} says {spec.sha256[:12]}...: it was changed or cut off; {again}"
         )
     return path
+
+
+# The library: TensorRT or TensorRT-RTX, two packages with one interface.
+
+
+Flavour = Literal["tensorrt", "tensorrt-rtx"]
+OLDEST = (10, 3)  # JetPack 6.1
+NEWEST_MAJOR = 11
+
+
+def open_library(flavour: Flavour) -> Any:
+    """The module.
+
+    Raises:
+        SetupError: it is not installed, or of a version that this code was not written for.
+    """
+    if flavour == "tensorrt-rtx":
+        if find_spec("tensorrt_rtx_bindings") is None:
+            raise SetupError("TensorRT-RTX is not installed: pip install 'agvas[trt-check]'")
+        import_module("tensorrt_rtx_libs")
+        return import_module("tensorrt_rtx_bindings")
+    if find_spec("tensorrt") is None:
+        raise SetupError(
+            "TensorRT is not installed: pip install 'agvas[trt]', or on Jetson apt install python3-libnvinfer and a virtual environment with "
+            "--system-site-packages"
+        )
+    library = import_module("tensorrt")
+    version = parse_version(library.__version__)
+    if version < OLDEST or version[0] > NEWEST_MAJOR:
+        raise SetupError(f"this is TensorRT {library.__version__}; 10.3 to 11 are known: install one of these")
+    return library
+
+
+def parse_version(text: str) -> tuple[int, ...]:
+    """``10.3.0.post1`` -> (10, 3, 0)."""
+    numbers = []
+    for part in text.split("."):
+        if not part.isdigit():
+            break
+        numbers.append(int(part))
+    return tuple(numbers)
+
+
+def installed_flavours() -> tuple[Flavour, ...]:
+    """Those that can be imported, the full TensorRT first."""
+    packages: dict[Flavour, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx_bindings"}
+    return tuple(flavour for flavour, package in packages.items() if find_spec(package) is not None)
+
+
+def error_logger(library: Any) -> Any:
+    """A logger of TensorRT that prints nothing and keeps its last error in ``last``, for messages of ours."""
+
+    class Logger(library.ILogger):  # type: ignore[misc]
+        """As above."""
+
+        def __init__(self) -> None:
+            library.ILogger.__init__(self)
+            self.last = ""
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity <= library.ILogger.Severity.ERROR:
+                self.last = " ".join(message.split())
+
+    return Logger()

@@ -12,6 +12,7 @@
     ├── StageError            3   an engine behind a stage is down; a run goes on, each frame NO_VERDICT
     ├── DeliveryError         -   a sink did not take a message; it stays in the outbox and is sent again
     └── ImageError            -   one image cannot be used; the run goes on and records it
+        └── UnlikeError       -   the image is not of the product: NO_VERDICT, never PASS
 
 A message says value, bound and remedy, in that order.
 """
@@ -19,6 +20,7 @@ A message says value, bound and remedy, in that order.
 from typing import ClassVar
 
 __all__ = [
+    "EXIT_NOT_KEPT",
     "EXIT_OK",
     "EXIT_REJECTS",
     "AgvasError",
@@ -32,11 +34,13 @@ __all__ = [
     "SetupError",
     "SourceError",
     "StageError",
+    "UnlikeError",
     "UsageError",
 ]
 
 EXIT_OK = 0
 EXIT_REJECTS = 1  # rejects were found and --fail-on-reject was given
+EXIT_NOT_KEPT = 4  # what was asked for is written, and less is promised than was asked for, or too much was left out
 
 
 class AgvasError(Exception):
@@ -100,3 +104,12 @@ class DeliveryError(AgvasError):
 
 class ImageError(AgvasError):
     """One image cannot be used; it becomes NO_VERDICT and the run goes on."""
+
+
+class UnlikeError(ImageError):
+    """The image is unlike every good image of its product as a whole: NO_VERDICT, and never PASS.
+
+    Its message begins with ``START``, by which it is known where only the message arrives.
+    """
+
+    START: ClassVar[str] = "unlike:"

@@ -1,5 +1,7 @@
-"""Which GPU is here, as its driver names it: by nvidia-smi, by the device tree on a Jetson, or by CUDA itself."""
+"""Which GPU and which machine this is. The GPU as its driver names it: by nvidia-smi, by the device tree on a Jetson, or by CUDA."""
 
+import platform
+import re
 import shutil
 import subprocess
 import uuid
@@ -8,9 +10,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pydantic import BaseModel, ConfigDict
+
 from agvas_core.contract.errors import SetupError
 
-__all__ = ["Gpu", "cuda_gpu", "cuda_version", "jetson_model", "refuse_without_gpu", "this_gpu"]
+__all__ = ["Gpu", "Hardware", "cuda_gpu", "cuda_version", "jetson_model", "refuse_without_gpu", "this_gpu", "this_machine"]
+
 
 _DEVICE_TREE = Path("/proc/device-tree/model")
 ASK_TIMEOUT_S = 60
@@ -126,3 +131,36 @@ def refuse_without_gpu(cudart: Any) -> None:
 def cuda_version(number: int) -> str:
     """12040 -> 12.4."""
     return f"{number // 1000}.{number % 1000 // 10}"
+
+
+# The machine in words: a certificate says where it was made, and a run compares that with the machine it is on.
+
+
+_CPUINFO = Path("/proc/cpuinfo")
+_GPUS = Path("/proc/driver/nvidia/gpus")
+_MODEL = re.compile(r"^(?:model name|Model|Hardware)\s*:\s*(.+)$", re.MULTILINE)
+
+
+class Hardware(BaseModel):
+    """Two machines that are equal here may be expected to give the same numbers with the same software."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    system: str
+    """``Linux x86_64``."""
+    cpu: str
+    gpus: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return ", ".join([self.cpu, *self.gpus])
+
+
+def this_machine(cpuinfo: Path = _CPUINFO, gpus: Path = _GPUS) -> Hardware:
+    """Reads what the kernel says; starts no driver."""
+    found = _MODEL.search(cpuinfo.read_text(encoding="utf-8", errors="replace")) if cpuinfo.is_file() else None
+    cards = sorted(path.read_text(encoding="utf-8", errors="replace") for path in gpus.glob("*/information"))
+    return Hardware(
+        system=f"{platform.system()} {platform.machine()}",
+        cpu=" ".join(found[1].split()) if found else platform.processor() or platform.machine(),
+        gpus=tuple(" ".join(name[1].split()) for card in cards if (name := _MODEL.search(card))),
+    )

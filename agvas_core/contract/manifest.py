@@ -10,12 +10,11 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from agvas_core.contract.anchors import ANCHOR_TOKENS
 from agvas_core.contract.certificate import PARITY_NAME
 from agvas_core.contract.decision import Decision
 from agvas_core.contract.errors import BundleError
 from agvas_core.contract.preprocess import Scales, ViewSpec, check_scales, view_size
-from agvas_core.contract.prompts import FIXED_ANSWER, INSTRUCTIONS, NO_ANOMALY_ANSWER, ChatFormat, Mode
+from agvas_core.contract.prompts import ANCHOR_TOKENS, FIXED_ANSWER, INSTRUCTIONS, NO_ANOMALY_ANSWER, ChatFormat, Mode
 
 __all__ = [
     "ADAPTERS",
@@ -26,6 +25,7 @@ __all__ = [
     "Manifest",
     "Precision",
     "PromptSpec",
+    "ReferencesSpec",
     "TensorSpec",
     "TilingSpec",
     "check_file_name",
@@ -36,8 +36,14 @@ __all__ = [
     "write_manifest",
 ]
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+OLDEST_VERSION = 2
+"""Bundles from here on are read: 3 added ``references`` and ``product``, which may be missing."""
 MANIFEST_NAME = "manifest.json"
+BANK = "bank.npy"
+"""The memory bank of a product."""
+PLACES = "places.npy"
+"""What a product's good images usually show at each place."""
 IN_BUNDLE = "vllm"
 """Where a bundle has the form of its language model that vLLM serves (``lmm_folder``)."""
 ADAPTERS = "adapters"
@@ -65,6 +71,31 @@ class GraphSpec(_Part):
     file: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+
+
+class ReferencesSpec(GraphSpec):
+    """The graph that compares cells of an image with those of good images.
+
+    Inputs: ``reference_image`` uint8 RGB [batch, height, width, 3] where it has an encoder of its own, else ``pixel_image`` and
+    ``f_p`` of the vision graph; ``bank`` float32 [rows, D], the embeddings of good cells; and ``colour_weight`` float32 [], the
+    weight of the squared colour distance in ``joint``.
+    Outputs, float32, [batch, h, w]: ``embedding`` [batch, h, w, D], whose last ``colour_channels`` are colour; ``deep``, the
+    distance of the others to the nearest row; ``joint``, that of all D to the nearest.
+    """
+
+    view: ViewSpec | None = None
+    """How a frame becomes ``reference_image``; None where the graph takes the pixel view."""
+    stride: int = Field(default=8, ge=1)
+    """Pixels of the image in a cell, each way."""
+    colour_channels: int = Field(default=3, ge=0)
+    max_rows: int = Field(default=4096, ge=1)
+    """Rows of a bank that engines are built for; a product has the number of its own."""
+
+    @property
+    def channels(self) -> int:
+        """D."""
+        (width,) = (spec.shape[-1] for spec in self.inputs if spec.name == "bank")
+        return int(width)
 
 
 class PromptSpec(_Part):
@@ -130,6 +161,10 @@ class Manifest(_Part):
     text_logits (of the next word), present_key_values. One graph for the prefill and for each step of decoding."""
     decoder: GraphSpec
     """anchor_states and the decoder's features -> logits in anchor order."""
+    references: ReferencesSpec | None = None
+    """Distances to good images; None where the bundle cannot be taught by them."""
+    product: str | None = None
+    """File with what ``agvas fit`` learned of a product (``contract.product``); None for a bundle that knows none."""
     decision: Decision = Decision()
     tiling: TilingSpec = TilingSpec()
     precision: Precision = "fp32"
@@ -188,10 +223,10 @@ def read_manifest(folder: Path) -> Manifest:
     version = raw["schema_version"]
     if version > SCHEMA_VERSION:
         raise BundleError(f"{path} has schema {version}; this agvas reads {SCHEMA_VERSION}: pip install --upgrade agvas")
-    if version < SCHEMA_VERSION:
+    if version < OLDEST_VERSION:
         raise BundleError(
-            f"{path} has schema {version}, from before the language model had a cache; this agvas reads {SCHEMA_VERSION}: export the "
-            "bundle again with agvas-export bundle CHECKPOINT -o DIR"
+            f"{path} has schema {version}, from before the language model had a cache; this agvas reads {OLDEST_VERSION} to "
+            f"{SCHEMA_VERSION}: export the bundle again with agvas-export bundle CHECKPOINT -o DIR"
         )
     try:
         manifest = Manifest.model_validate(raw)
@@ -240,6 +275,10 @@ def verify_files(folder: Path, manifest: Manifest, *, beside: frozenset[str] = f
         BundleError: a file is missing, lies outside the bundle, or differs; or there is one that the manifest does not list.
     """
     needed = {graph.file for graph in manifest.graphs.values()} | {manifest.prompt.tokenizer}
+    if manifest.references is not None:
+        needed.add(manifest.references.file)
+    if manifest.product is not None:
+        needed |= {manifest.product, BANK, PLACES}
     if missing := sorted(needed - manifest.files.keys()):
         raise BundleError(f"{folder / MANIFEST_NAME} lists no hash for {missing[0]}: export the bundle again")
     for name, expected in manifest.files.items():

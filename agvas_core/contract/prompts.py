@@ -1,31 +1,52 @@
-"""What is said to the language model, and what it answers (paper 3.1).
+"""What is said to the language model, what it answers, and the three anchors in the answer (paper 3.1).
 
 One place for the instruction, the fixed answer and the chat format. Training builds its dialogues from these, the bundle
 carries them, and the runtime fills them in.
 """
 
 import re
-from enum import StrEnum
+from enum import IntEnum, StrEnum
+from typing import Final
 
 from pydantic import BaseModel, ConfigDict
-
-from agvas_core.contract.anchors import ANCHOR_TOKENS
 
 __all__ = [
     "ANCHORS",
     "ANCHORS_SHOWN",
+    "ANCHOR_TOKENS",
     "DEFAULT_INSTRUCTION",
+    "EMPTY_LOGITS",
     "FIXED_ANSWER",
     "IMAGE_TOKEN",
     "INSTRUCTIONS",
     "NO_ANOMALY_ANSWER",
     "QWEN_CHAT",
     "VICUNA_CHAT",
+    "Anchor",
     "ChatFormat",
     "Mode",
     "strip_control_tokens",
     "with_normal_look",
 ]
+
+
+# The three semantic anchors and their order (paper 3.1).
+#
+# The order NOR, ANO, SEG is written here and nowhere else: token ids, anchor states, learnable queries and mask logits all
+# follow it along their axis of size 3.
+
+
+class Anchor(IntEnum):
+    """Index of each anchor along every axis of size 3."""
+
+    NOR = 0  # relative: what is normal here
+    ANO = 1  # relative: what is anomalous here
+    SEG = 2  # absolute: what an anomaly is and where
+
+
+ANCHOR_TOKENS: Final[tuple[str, str, str]] = ("[NOR]", "[ANO]", "[SEG]")
+EMPTY_LOGITS: Final[tuple[float, float, float]] = (200.0, -200.0, -200.0)
+"""Mask logits of an answer without anchors: sigmoid(-200) is 0 in float32, so the mask is empty at any threshold."""
 
 
 class Mode(StrEnum):

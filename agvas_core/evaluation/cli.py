@@ -2,72 +2,135 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
 
 from agvas_core import __version__
+from agvas_core.contract.command_line import DECISION, INPUT, MODEL, OUTPUT, SPEED
 from agvas_core.contract.decision import STRICT
 from agvas_core.contract.errors import OutputError, UsageError
+from agvas_core.evaluation import few_shot_tables
 from agvas_core.evaluation.cross_check import available
 from agvas_core.evaluation.datasets import find_sets, limited
 from agvas_core.evaluation.evaluate import Job
 from agvas_core.evaluation.evaluate import evaluate as score_sets
+from agvas_core.evaluation.few_shot import FewShot, Learner, few_shot, find_fitter, parse_shots, splits
+from agvas_core.evaluation.few_shot import Plan as ShotPlan
 from agvas_core.evaluation.grounding.measure import Plan
 from agvas_core.evaluation.grounding.report import ground
 from agvas_core.evaluation.item import DataSet
 from agvas_core.evaluation.page import render_page
 from agvas_core.evaluation.predictions import pair_predictions
 from agvas_core.evaluation.predictor import MapSource, Model, find_opener
-from agvas_core.evaluation.protocol import find_protocol
-from agvas_core.evaluation.result import Evaluation, SetResult
-from agvas_core.evaluation.tables import Row, csv_text, latex_text, markdown_text, rows, terminal_table
-from agvas_core.files.pairing import unread_note
+from agvas_core.evaluation.progress import EvalProgress
+from agvas_core.evaluation.protocol import Protocol, find_protocol
+from agvas_core.evaluation.result import CategoryResult, Evaluation
+from agvas_core.evaluation.tables import csv_text, latex_text, markdown_text, rows, terminal_table
+from agvas_core.files import unread_note
 
 __all__ = ["evaluate"]
 
 
 def evaluate(
-    data: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of a set, or of several sets.")] = None,
-    model: Annotated[str | None, typer.Option(metavar="NAME|BUNDLE", help="A bundled model, or the folder of a bundle.")] = None,
-    predictions: Annotated[Path | None, typer.Option(metavar="DIR", help="Score maps to be scored in place of a model.")] = None,
-    only: Annotated[str | None, typer.Option("--set", metavar="NAME", help="The set of this name alone.")] = None,
-    layout: Annotated[str | None, typer.Option(help="Folder layout; found out by default.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder of a set, or of several sets.", rich_help_panel=INPUT)
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(metavar="NAME|BUNDLE", help="A bundled model, or the folder of a bundle.", rich_help_panel=MODEL)
+    ] = None,
+    predictions: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Score maps to be scored in place of a model.", rich_help_panel=INPUT)
+    ] = None,
+    only: Annotated[
+        str | None, typer.Option("--set", metavar="NAME", help="The set of this name alone.", rich_help_panel=INPUT)
+    ] = None,
+    layout: Annotated[str | None, typer.Option(help="Folder layout; found out by default.", rich_help_panel=INPUT)] = None,
     protocol: Annotated[
-        str, typer.Option(help="native, paper, resized-256 or resized-518-smoothed: resolution, smoothing and whose mask.")
+        str,
+        typer.Option(
+            help="native, paper, resized-256 or resized-518-smoothed: resolution, smoothing and whose mask.",
+            rich_help_panel=DECISION,
+        ),
     ] = "native",
     threshold: Annotated[
-        float | None, typer.Option(help="Pixels above it are the mask; the model's own mask by default.")
+        float | None,
+        typer.Option(help="Pixels above it are the mask; the model's own mask by default.", rich_help_panel=DECISION),
     ] = None,
     strict: Annotated[
-        bool, typer.Option("--strict", help="The model's strict operating point in place of the balanced one.")
+        bool,
+        typer.Option(
+            "--strict", help="The model's strict operating point in place of the balanced one.", rich_help_panel=DECISION
+        ),
     ] = False,
-    prompt: Annotated[str | None, typer.Option(help="What to look for, in place of the model's own words.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="At most N images of each kind.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Which images --limit takes, or --grounding draws.")] = 0,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Results; a later call goes on from here.")] = Path("runs/eval"),
+    prompt: Annotated[
+        str | None, typer.Option(help="What to look for, in place of the model's own words.", rich_help_panel=MODEL)
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="At most N images of each kind.", rich_help_panel=INPUT)
+    ] = None,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Which images --limit takes, or --grounding draws.", rich_help_panel=INPUT)
+    ] = 0,
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", help="Results; a later call goes on from here.", rich_help_panel=OUTPUT)
+    ] = Path("runs/eval"),
     jobs: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Processes. All cores for --predictions; 1, on all cores, for --model.")
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Processes. All cores for --predictions; 1, on all cores, for --model.",
+            rich_help_panel=SPEED,
+        ),
     ] = None,
-    cross_check: Annotated[bool, typer.Option("--cross-check", help="Recompute with scikit-learn and torchmetrics.")] = False,
-    beside_paper: Annotated[bool, typer.Option("--beside-paper", help="Print the paper's figures below ours.")] = False,
-    skip_unusable: Annotated[bool, typer.Option("--skip-unusable", help="Leave out images that cannot be scored.")] = False,
-    grounding: Annotated[
-        bool, typer.Option("--grounding", help="Measure on generated images whether words matter; needs no --data.")
+    cross_check: Annotated[
+        bool, typer.Option("--cross-check", help="Recompute with scikit-learn and torchmetrics.", rich_help_panel=OUTPUT)
     ] = False,
-    images: Annotated[int, typer.Option(min=1, metavar="N", help="How many images of each task --grounding draws.")] = 200,
-    predictor: Annotated[str, typer.Option(help="Who opens --model; an entry point of group agvas.predictors.")] = "bundle",
-    bits: Annotated[
-        int | None, typer.Option(min=9, max=16, metavar="N", help="Bits that 16-bit images use; 16 by default.")
+    beside_paper: Annotated[
+        bool, typer.Option("--beside-paper", help="Print the paper's figures below ours.", rich_help_panel=OUTPUT)
+    ] = False,
+    skip_unusable: Annotated[
+        bool, typer.Option("--skip-unusable", help="Leave out images that cannot be scored.", rich_help_panel=INPUT)
+    ] = False,
+    grounding: Annotated[
+        bool,
+        typer.Option(
+            "--grounding", help="Measure on generated images whether words matter; needs no --data.", rich_help_panel=INPUT
+        ),
+    ] = False,
+    images: Annotated[
+        int, typer.Option(min=1, metavar="N", help="How many images of each task --grounding draws.", rich_help_panel=INPUT)
+    ] = 200,
+    predictor: Annotated[
+        str, typer.Option(help="Who opens --model; an entry point of group agvas.predictors.", rich_help_panel=MODEL)
+    ] = "bundle",
+    shots: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N,N,...",
+            help="Fit --model on so many good images of each category, and test on the rest: 0,1,4,16.",
+            rich_help_panel=INPUT,
+        ),
     ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no table.")] = False,
+    seeds: Annotated[
+        int, typer.Option(min=1, max=100, metavar="N", help="How often --shots draws its good images.", rich_help_panel=INPUT)
+    ] = 3,
+    fitter: Annotated[
+        str, typer.Option(help="Who fits for --shots; an entry point of group agvas.fitters.", rich_help_panel=MODEL)
+    ] = "product",
+    bits: Annotated[
+        int | None,
+        typer.Option(min=9, max=16, metavar="N", help="Bits that 16-bit images use; 16 by default.", rich_help_panel=INPUT),
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no table.", rich_help_panel=OUTPUT)] = False,
 ) -> None:
-    """Score a model or score maps on sets with masks: AP, F1-Max, IoU, AUROC, AUPRO per category and mean."""
+    """Score a model, a product or score maps on sets with masks: image AUROC, AP, F1-Max, IoU, AUROC, AUPRO per category and mean."""
     if grounding:
         if model is None or any(given is not None for given in (data, predictions, prompt, limit)):
             raise UsageError(
@@ -77,6 +140,10 @@ def evaluate(
         opened = Model(find_opener(predictor), model, _options(None, threshold, jobs or 1))
         ground(opened, Plan(images, seed, out, jobs or 1), quiet=quiet)
         return
+    if shots is not None and (predictions is not None or beside_paper):
+        raise UsageError("--shots fits a model of ours: it goes with --model, without --predictions and --beside-paper")
+    if shots is not None and model is None:
+        model = "nano"
     if data is None:
         raise UsageError("--data is needed: the folder of a set, or of several; only --grounding does without")
     if (model is None) == (predictions is None):
@@ -91,54 +158,122 @@ def evaluate(
     if jobs is None:  # a model is loaded once in each process, and one that is large may not fit twice
         jobs = 1 if predictions is None else os.cpu_count() or 1
     checked_by = available() if cross_check else []
-    sets = find_sets(data, only=only, layout=layout)
+    sets = find_sets(data, only=only, layout=layout, train=shots is not None)
+    job = Job(chosen, out, threshold, jobs, cross_check, skip_unusable)
+    options = _options(prompt, threshold, jobs, strict=strict, bits=bits)
+    facts = {
+        "agvas": __version__,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "data": data.name,
+        "limit per kind": limit,
+        "seed": seed if limit is not None and shots is None else None,
+        "prompt": prompt,
+        "operating point": STRICT if strict else None,
+        "cross-checked with": checked_by,
+    }
+    if shots is not None and model is not None:
+        plan = ShotPlan(parse_shots(shots), seeds, limit)
+        learner = Learner(find_fitter(fitter), find_opener(predictor), model, out, options)
+        own = threshold is None and chosen.own_mask
+        facts["masks"] = "each product's own" if own else f"P > {_threshold(chosen, threshold):g}"
+        _few_shot(sets, learner, plan, job, facts, quiet=quiet)
+        return
     if limit is not None:
         sets = [limited(one, limit, seed) for one in sets]
-    sources = _sources(sets, model, predictions, predictor, _options(prompt, threshold, jobs, strict=strict, bits=bits))
-    job = Job(chosen, out, threshold, jobs, cross_check, skip_unusable)
-
-    console = Console(stderr=True)
-    total = sum(len(one.items) for one in sets)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=quiet, transient=True) as progress:
-        tasks = {name: progress.add_task(text, total=total) for name, text in (("check", "masks"), ("score", "images"))}
-        done = score_sets(sets, sources, job, lambda phase: progress.advance(tasks[phase]))
+    sources = _sources(sets, model, predictions, predictor, options)
+    with EvalProgress(Console(stderr=True), sum(len(one.items) for one in sets), quiet=quiet) as progress:
+        done = score_sets(sets, sources, job, progress.advance)
+    source = next(iter(sources.values()))
+    said = [note for one in done for note in one.notes]
+    said += [note for one in sets if (note := unread_note(one.root))]
+    said += notes([(one.name, category) for one in done for category in one.categories], job)
+    masks = _masks(source, chosen, threshold)
     result = Evaluation(
-        subject=next(iter(sources.values())).identity,
-        protocol=chosen.to_dict(),
-        threshold=chosen.threshold if threshold is None else threshold,
-        sets=done,
-        facts={
-            "agvas": __version__,
-            "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            "data": data.name,
-            "limit per kind": limit,
-            "seed": seed if limit is not None else None,
-            "prompt": prompt,
-            "operating point": STRICT if strict else None,
-            "cross-checked with": checked_by,
-        },
-        notes=tuple(notes(done, job, sets)),
-    )
+        source.identity, chosen.to_dict(), None if masks is not None else _threshold(chosen, threshold),
+        masks or f"P > {_threshold(chosen, threshold):g}", done, facts, tuple(said),
+    )  # fmt: skip
     lines = rows(result, beside_paper=beside_paper)
-    _write(out, result, lines)
+    _write(
+        out,
+        {
+            "result.json": json.dumps(result.to_dict(), indent=1, allow_nan=False) + "\n",
+            "result.csv": csv_text(lines),
+            "result.md": markdown_text(lines),
+            "result.tex": latex_text(lines),
+            "report.html": render_page(result, lines),
+        },
+    )
     if not quiet:
-        Console(width=None if Console().is_terminal else 160).print(terminal_table(result, lines))
-        for note in result.notes:
-            console.print(note, style="yellow", markup=False, highlight=False, soft_wrap=True)
-        console.print(
-            f"results in {out}: result.json, result.csv, result.md, result.tex, report.html", markup=False, soft_wrap=True
+        _show(terminal_table(result, lines), result.notes, out)
+
+
+def _few_shot(sets: Sequence[DataSet], learner: Learner, plan: ShotPlan, job: Job, facts: dict[str, Any], *, quiet: bool) -> None:
+    """Measures, writes and prints a few-shot evaluation."""
+    subject = learner.plain.identity  # a model that cannot be opened is known before anything is read
+    planned = [(data, [splits(data, plan, seed) for seed in range(plan.seeds)]) for data in sets]
+    total = sum(len(split.test.items) for _, draws in planned for one in draws for split in one.values())
+    with EvalProgress(Console(stderr=True), total * len(plan.shots), quiet=quiet) as progress:
+        trials = few_shot(sets, learner, plan, job, progress)
+    said = [
+        f"{data.name}/{category} is left out: it has no two good images."
+        for data, draws in planned
+        for category in sorted({item.category for item in data.items} - draws[0].keys())
+    ]
+    if few := {f"{one.dataset}/{one.result.name} ({one.used})" for one in trials if one.used < one.shots}:
+        said.append(
+            f"fewer good images than asked for were there to fit on: {', '.join(sorted(few))}; where a set keeps none apart for "
+            "training, at most half of the good test images are taken, and not tested."
         )
+    if seconds := [one.fit_seconds for one in trials if one.fit_seconds is not None]:
+        took = f"{min(seconds):.1f} to {max(seconds):.1f}" if len(seconds) > 1 else f"{seconds[0]:.1f}"
+        said.append(f"fitting took {took} s a product on this machine.")
+    said += [note for one in sets if (note := unread_note(one.root))]
+    said += notes([(one.dataset, one.result) for one in trials], job)
+    result = FewShot(subject, job.protocol.to_dict(), plan, trials, facts, tuple(dict.fromkeys(said)))
+    _write(
+        job.out,
+        {
+            "result.json": json.dumps(result.to_dict(), indent=1, allow_nan=False) + "\n",
+            "result.csv": few_shot_tables.csv_text(result),
+            "result.md": few_shot_tables.markdown_text(result),
+            "result.tex": few_shot_tables.latex_text(result),
+            "report.html": few_shot_tables.render_page(result),
+        },
+    )
+    if not quiet:
+        _show(few_shot_tables.terminal_table(result), result.notes, job.out)
 
 
-def notes(sets: Sequence[SetResult], job: Job, data: Sequence[DataSet] = ()) -> list[str]:
-    """What a reader must know to take the figures for what they are."""
-    said = [note for one in sets for note in one.notes]
-    said += [note for one in data if (note := unread_note(one.root))]
-    categories = [(one.name, category) for one in sets for category in one.categories]
+def _show(table: Table, said: Sequence[str], out: Path) -> None:
+    console = Console(stderr=True)
+    Console(width=None if Console().is_terminal else 160).print(table)
+    for note in said:
+        console.print(note, style="yellow", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"results in {out}: result.json, result.csv, result.md, result.tex, report.html", markup=False, soft_wrap=True)
+
+
+def _threshold(protocol: Protocol, threshold: float | None) -> float:
+    return protocol.threshold if threshold is None else threshold
+
+
+def _masks(source: MapSource, protocol: Protocol, threshold: float | None) -> str | None:
+    """What makes the masks, in words, where it is the model's own operating point; None where it is P > threshold."""
+    if threshold is not None or not protocol.own_mask or not isinstance(source, Model):
+        return None
+    return f"the model's own, {source.operating_point}" if source.operating_point else "the model's own"
+
+
+def notes(categories: Sequence[tuple[str, CategoryResult]], job: Job) -> list[str]:
+    """What a reader must know to take the figures for what they are; ``categories`` are names of sets with their categories."""
+    said = []
     records = [record for _, category in categories for record in category.records]
     if left_out := sum(len(category.left_out) for _, category in categories):
         said.append(f"{left_out} images could not be scored and are left out of every figure; result.json lists them.")
+    if unlike := [record for record in records if record.unlike is not None]:
+        said.append(
+            f"{len(unlike)} images have NO_VERDICT, for the product takes them for something else: they count as rejected, and their "
+            f"pixels do not count; the first is {unlike[0].name}: {unlike[0].unlike}"
+        )
     if resized := sum(record.resized for record in records if job.protocol.size_px is None):
         said.append(f"{resized} maps came at another resolution than their image and were resized to it, bilinearly.")
     if vanished := sum(record.anomalous and record.truth_px == 0 for record in records):
@@ -176,14 +311,7 @@ def _sources(
     return {one.name: opened for one in sets}
 
 
-def _write(out: Path, result: Evaluation, lines: Sequence[Row]) -> None:
-    files = {
-        "result.json": json.dumps(result.to_dict(), indent=1, allow_nan=False) + "\n",
-        "result.csv": csv_text(lines),
-        "result.md": markdown_text(lines),
-        "result.tex": latex_text(lines),
-        "report.html": render_page(result, lines),
-    }
+def _write(out: Path, files: Mapping[str, str]) -> None:
     for name, text in files.items():
         try:
             (out / name).write_text(text, encoding="utf-8")

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agvas_core.contract.errors import ParityError, SetupError
-from agvas_core.evaluation.image_score import ImageRecord
+from agvas_core.evaluation.image_score import ImageRecord, image_scores
 from agvas_core.evaluation.metrics import AUPRO_MAX_FPR, METRICS, mean_of
 from agvas_core.evaluation.runs import Run
 
@@ -124,9 +124,9 @@ def _images_sklearn(records: Sequence[ImageRecord]) -> dict[str, float]:
         figures["iou_ano scikit-learn"] = overlap
     good = [record for record in records if not record.anomalous]
     if good:
-        empty = [record.mask_px == 0 for record in good]
+        empty = [not record.flagged for record in good]
         figures["iou_nor scikit-learn"] = float(accuracy_score([True] * len(good), empty))
     labels = [record.anomalous for record in records]
     if len(set(labels)) == 2:
-        figures["image_auroc scikit-learn"] = float(roc_auc_score(labels, [record.score for record in records]))
+        figures["image_auroc scikit-learn"] = float(roc_auc_score(labels, image_scores(records)))
     return figures

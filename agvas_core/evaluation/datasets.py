@@ -3,19 +3,20 @@
 import random
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, Protocol, cast
 
 from agvas_core.contract.errors import UsageError
 from agvas_core.evaluation.item import DataSet, Item
 from agvas_core.evaluation.layouts import btad, cvc, isic, ksdd2, meta, mvtec, review, rsdd, visa
-from agvas_core.files.pairing import folders
+from agvas_core.files import folders
 
 __all__ = ["LAYOUT_NAMES", "find_sets", "limited"]
 
 
 class Layout(Protocol):
-    """A module of ``layouts``."""
+    """A module of ``layouts``. One that keeps good images apart for training also has ``train_items(root)``."""
 
     NAME: str
 
@@ -34,13 +35,14 @@ LAYOUT_NAMES: Final = (meta.NAME, *(layout.NAME for layout in LAYOUTS))
 ALIASES: Final = {"mpdd": "mvtec", "colondb": "cvc", "clinicdb": "cvc"}
 
 
-def find_sets(data: Path, *, only: str | None = None, layout: str | None = None) -> list[DataSet]:
+def find_sets(data: Path, *, only: str | None = None, layout: str | None = None, train: bool = False) -> list[DataSet]:
     """The sets in a folder: the folder itself is one, or each of its folders is.
 
     Args:
         data: the folder.
         only: take the set of this name.
         layout: take the folders for this layout; found out where None.
+        train: list the good images of the training half, too.
 
     Raises:
         UsageError: no such folder or set, no layout fits, or a set lists no image.
@@ -52,9 +54,9 @@ def find_sets(data: Path, *, only: str | None = None, layout: str | None = None)
     if layout is not None and ALIASES.get(layout, layout) not in LAYOUT_NAMES:
         raise UsageError(f"--layout is {layout!r}; it can be {', '.join((*LAYOUT_NAMES, *ALIASES))}")
     wanted = ALIASES.get(layout, layout) if layout else None
-    found = _sets_of(data, wanted)
+    found = _sets_of(data, wanted, train)
     if not found:
-        found = [one for folder in folders(data) for one in _sets_of(folder, wanted)]
+        found = [one for folder in folders(data) for one in _sets_of(folder, wanted, train)]
     if not found:
         names = ", ".join(LAYOUT_NAMES) if wanted is None else wanted
         raise UsageError(f"{data} has none of the layouts {names}, nor have its folders: see docs, or write a meta_<set>.json")
@@ -81,17 +83,22 @@ def limited(data: DataSet, per_kind: int, seed: int) -> DataSet:
         chance = random.Random(f"{seed}/{data.name}/{category}/{specie}")
         names = sorted(item.name for item in items)
         kept.update(chance.sample(names, min(per_kind, len(names))))
-    return DataSet(data.name, data.layout, data.root, tuple(item for item in data.items if item.name in kept))
+    return replace(data, items=tuple(item for item in data.items if item.name in kept))
 
 
-def _sets_of(folder: Path, layout: str | None) -> list[DataSet]:
+def _sets_of(folder: Path, layout: str | None, train: bool) -> list[DataSet]:
     if layout in (None, meta.NAME) and (lists := meta.meta_files(folder)):
-        return [_set(meta.set_name(path), meta.NAME, folder, meta.items(path)) for path in lists]
+        return [
+            _set(meta.set_name(path), meta.NAME, folder, meta.items(path), meta.train_items(path) if train else ())
+            for path in lists
+        ]
     for module in LAYOUTS:
         if layout in (None, module.NAME) and module.matches(folder):
-            return [_set(folder.resolve().name, module.NAME, folder, module.items(folder))]
+            listed = getattr(module, "train_items", None)
+            good = listed(folder) if train and listed is not None else ()
+            return [_set(folder.resolve().name, module.NAME, folder, module.items(folder), good)]
     return []
 
 
-def _set(name: str, layout: str, root: Path, items: Iterable[Item]) -> DataSet:
-    return DataSet(name, layout, root, tuple(items))
+def _set(name: str, layout: str, root: Path, items: Iterable[Item], train: Iterable[Item]) -> DataSet:
+    return DataSet(name, layout, root, tuple(items), tuple(train))

@@ -14,14 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from agvas_core.contract.durable import write_whole
 from agvas_core.contract.errors import OutputError, UsageError
 from agvas_core.evaluation import cross_check as checks
-from agvas_core.evaluation.image_score import ImageRecord, ImageScorer, Unusable
+from agvas_core.evaluation.image_score import ImageRecord, ImageScorer, Unusable, image_metrics
 from agvas_core.evaluation.item import DataSet, Item, examine
-from agvas_core.evaluation.metrics import auroc, mean_of, rank
+from agvas_core.evaluation.metrics import mean_of, rank
 from agvas_core.evaluation.predictor import MapSource
 from agvas_core.evaluation.protocol import Protocol
 from agvas_core.evaluation.result import CategoryResult, SetResult
@@ -50,6 +48,8 @@ class Job:
     skip_unusable: bool = False
     """Leave out images that cannot be scored, and say so, in place of refusing the set."""
     chunk: int = CHUNK
+    keep_runs: bool = False
+    """Keep what ranks pixels (4 bytes a pixel), for another ranking of some of the same images."""
 
 
 def evaluate(
@@ -162,15 +162,17 @@ def _category(
     else:
         known = _ranked(f"{data.name}/{name}", records, {item.name: item for item in data.items}, scorer, job, workers)
         write_whole(path, json.dumps(known))
-    for record in records:
-        remove_run(job.out / "images" / record.key)  # 4 bytes a pixel, of no more use
+    if not job.keep_runs:
+        for record in records:
+            remove_run(job.out / "images" / record.key)  # 4 bytes a pixel, of no more use
     good = [record for record in records if not record.anomalous]
     # 0.5 says nothing about maps on another scale; a threshold that was asked for is another matter.
     on_scale = job.threshold is not None or all(record.lowest >= 0 and record.score <= 1 for record in records)
     metrics: dict[str, float | None] = {
         **known["metrics"],
+        **image_metrics(records),
         "iou_ano": mean_of(record.iou for record in records) if on_scale else None,
-        "iou_nor": sum(record.mask_px == 0 for record in good) / len(good) if good and on_scale else None,
+        "iou_nor": sum(not record.flagged for record in good) / len(good) if good and on_scale else None,
     }
     if job.cross_check:
         figures = {key: value for key, value in known["checks"].items() if on_scale or not key.startswith("iou")}
@@ -196,15 +198,12 @@ def _ranked(
         if isinstance(outcome, Unusable):
             raise UsageError(f"{where}: {outcome.reason}")
     runs = [open_run(folder / record.key) for record in records]
-    pixels = sum(record.size[0] * record.size[1] for record in records)
+    pixels = sum(record.size[0] * record.size[1] for record in records if record.unlike is None)
     anomalous = sum(record.truth_px for record in records)
     regions = sum(len(record.regions) for record in records)
     ranking = rank(merge(runs, job.chunk), normal=pixels - anomalous, anomalous=anomalous, regions=regions)
-    scores = np.array([record.score for record in records], np.float32)
-    whole_images = auroc(scores, np.array([record.anomalous for record in records], bool))
     return {
-        "metrics": {"ap": ranking.ap, "f1_max": ranking.f1_max, "auroc": ranking.auroc, "aupro": ranking.aupro}
-        | {"image_auroc": whole_images},
+        "metrics": {"ap": ranking.ap, "f1_max": ranking.f1_max, "auroc": ranking.auroc, "aupro": ranking.aupro},
         "f1_threshold": ranking.f1_threshold,
         "curve": ranking.curve,
         "checks": checks.recompute(runs, records) if job.cross_check else {},

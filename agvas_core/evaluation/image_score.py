@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,17 +12,40 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agvas_core.contract.durable import write_whole
-from agvas_core.contract.errors import ImageError
+from agvas_core.contract.errors import ImageError, UnlikeError
 from agvas_core.contract.manifest import sha256_of
 from agvas_core.evaluation.item import Item, read_truth
-from agvas_core.evaluation.metrics import iou
-from agvas_core.evaluation.outlines import outline
+from agvas_core.evaluation.metrics import FALSE_REJECTS, auroc, caught, iou
 from agvas_core.evaluation.predictions import check_upright
 from agvas_core.evaluation.predictor import MapSource
 from agvas_core.evaluation.protocol import Protocol
 from agvas_core.evaluation.runs import make_run, save_run
 
-__all__ = ["ImageRecord", "ImageScorer", "Unusable"]
+__all__ = ["UNITS", "ImageRecord", "ImageScorer", "Unusable", "image_metrics", "image_scores", "outline"]
+
+
+# The outline of a mask as an SVG path, small enough to keep one for every image.
+
+
+UNITS = 1000  # the longer side of the image, in units of the path
+MAX_CONTOURS = 60  # the longest ones; a mask of noise has thousands
+STEP_UNITS = 2.0  # corners closer than this to the line are left out
+
+
+def outline(mask: NDArray[np.bool_]) -> str:
+    """``M1 2L3 4Z...`` for a mask bool [H, W]; empty for an empty one."""
+    if not mask.any():
+        return ""
+    contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    scale = UNITS / max(mask.shape)
+    parts = []
+    for contour in sorted(contours, key=len, reverse=True)[:MAX_CONTOURS]:
+        points = (contour.reshape(-1, 2).astype(np.float32) + 0.5) * scale
+        if len(points) > 3:
+            points = np.asarray(cv2.approxPolyDP(points, STEP_UNITS, True), np.float32).reshape(-1, 2)
+        parts.append("M" + "L".join(f"{x:.0f} {y:.0f}" for x, y in points) + "Z")
+    return "".join(parts)
+
 
 VERSION = 2  # of what is computed here; raise it when old records would be wrong
 
@@ -55,6 +79,21 @@ class ImageRecord:
     """Whether the map came at another resolution than the truth."""
     iou_reference: float | None = None
     """scikit-learn's figure, for --cross-check."""
+    image_score: float | None = None
+    """The model's own score of the image; None where that is the highest pixel."""
+    unlike: str | None = None
+    """Why the model takes it for no image of its product. There is no map then: such an image counts as rejected, and no pixel of it
+    counts."""
+
+    @property
+    def rank_score(self) -> float:
+        """What ranks images, where there is a map."""
+        return self.score if self.image_score is None else self.image_score
+
+    @property
+    def flagged(self) -> bool:
+        """Whether it does not pass: part of it is marked, or it has no verdict."""
+        return self.mask_px > 0 or self.unlike is not None
 
 
 @dataclass(frozen=True)
@@ -63,6 +102,24 @@ class Unusable:
 
     name: str
     reason: str
+
+
+def image_scores(records: Sequence[ImageRecord]) -> NDArray[np.float32]:
+    """What ranks images; those that are unlike the product rank above all others, for they are never passed."""
+    scores = np.array([record.rank_score for record in records], np.float32)
+    unlike = np.array([record.unlike is not None for record in records], bool)
+    if unlike.any():
+        scores[unlike] = np.nextafter(scores[~unlike].max(initial=0.0), np.float32(np.inf))
+    return scores
+
+
+def image_metrics(records: Sequence[ImageRecord]) -> dict[str, float | None]:
+    """The metrics that need no pixel: of images as wholes."""
+    scores = image_scores(records)
+    positive = np.array([record.anomalous for record in records], bool)
+    return {"image_auroc": auroc(scores, positive)} | {
+        key: caught(scores, positive, share) for key, share in FALSE_REJECTS.items()
+    }
 
 
 @dataclass(frozen=True)
@@ -88,10 +145,19 @@ class ImageScorer:
             if not again and path.is_file():
                 return _record(json.loads(path.read_text(encoding="utf-8")))
             record = self._score(item, key)
+        except UnlikeError as error:
+            record = self._unlike(item, key, str(error))
         except ImageError as error:
             return Unusable(item.name, str(error))
         write_whole(path, json.dumps(asdict(record)))  # last: where it is, the run is whole
         return record
+
+    def is_known(self, item: Item) -> bool:
+        """Whether an earlier evaluation has left this item's record."""
+        try:
+            return (self.folder / f"{self.key(item)}.json").is_file()
+        except ImageError:
+            return False
 
     def key(self, item: Item) -> str:
         """Hash of the image, its mask, its map, and the way of comparing."""
@@ -106,7 +172,7 @@ class ImageScorer:
     def _score(self, item: Item, key: str) -> ImageRecord:
         whole = read_truth(item)
         truth = self.protocol.truth(whole)
-        raw, own = self.source.read(item)
+        raw, own, image_score = self.source.read(item)
         check_upright(raw.shape, (whole.shape[0], whole.shape[1]), item.name)
         score_map = self.protocol.score_map(raw, truth.shape)
         mask = self.protocol.mask(score_map, own, self.threshold)
@@ -133,6 +199,32 @@ class ImageScorer:
             mask_outline=outline(mask),
             resized=raw.shape != truth.shape,
             iou_reference=_reference(truth, mask) if self.cross_check and truth.any() else None,
+            image_score=image_score,
+        )
+
+    def _unlike(self, item: Item, key: str, why: str) -> ImageRecord:
+        """An image without a map: its run is empty, so that pixels are ranked without it."""
+        shape = self.protocol.truth(read_truth(item)).shape
+        nothing = np.empty((0, 0), np.float32)
+        save_run(self.folder / key, make_run(nothing, nothing.astype(bool), nothing.astype(np.uint32)))
+        return ImageRecord(
+            key=key,
+            name=item.name,
+            category=item.category,
+            specie=item.specie,
+            anomalous=item.anomalous,
+            image_path=str(item.image_path),
+            size=(int(shape[0]), int(shape[1])),
+            truth_px=0,
+            mask_px=0,
+            iou=None,
+            score=0.0,
+            lowest=0.0,
+            regions=[],
+            truth_outline="",
+            mask_outline="",
+            resized=False,
+            unlike=why,
         )
 
 

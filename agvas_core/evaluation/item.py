@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agvas_core.contract.errors import ImageError
-from agvas_core.files.picture import MaskLevel, read_mask, read_rgb
+from agvas_core.files import MaskLevel, read_mask, read_rgb
 
 __all__ = ["DataSet", "Examined", "Item", "examine", "read_truth"]
 
@@ -44,6 +44,9 @@ class DataSet:
     layout: str
     root: Path
     items: tuple[Item, ...]
+    """What is tested."""
+    train: tuple[Item, ...] = ()
+    """Good images that the layout keeps apart for training, where they were asked for."""
 
 
 # Reading an item's truth, and refusing what cannot be scored against.

@@ -12,18 +12,23 @@ from numpy.typing import NDArray
 
 from agvas_core.evaluation.runs import Run, Step, merge
 
-__all__ = ["METRICS", "Ranking", "auroc", "iou", "mean_of", "rank"]
+__all__ = ["FALSE_REJECTS", "METRICS", "Ranking", "auroc", "caught", "iou", "mean_of", "rank"]
 
 METRICS: Final = {
+    "image_auroc": "image AUROC",
+    "caught_0": "caught at 0 %",
+    "caught_5": "caught at 5 %",
     "ap": "AP",
     "f1_max": "F1-Max",
     "iou_ano": "IoU_ano",
     "iou_nor": "IoU_nor",
     "auroc": "AUROC",
     "aupro": "AUPRO",
-    "image_auroc": "image AUROC",
 }
-"""Key -> title, in the order of every table."""
+"""Key -> title, in the order of every table. What decides PASS and FAIL comes first."""
+
+FALSE_REJECTS: Final = {"caught_0": 0.0, "caught_5": 0.05}
+"""Key -> share of the good images that may be rejected."""
 
 AUPRO_MAX_FPR: Final = 0.3  # Bergmann et al., "The MVTec Anomaly Detection Dataset", IJCV 2021, sec. 5.2
 CURVE_POINTS: Final = 250
@@ -93,6 +98,18 @@ def auroc(scores: NDArray[np.float32], positive: NDArray[np.bool_]) -> float | N
     good, bad = np.sort(scores[~positive]), np.sort(scores[positive])
     run = Run(good, bad, np.ones(len(bad), np.uint32))
     return rank(merge([run]), normal=len(good), anomalous=len(bad), regions=len(bad)).auroc
+
+
+def caught(scores: NDArray[np.float32], positive: NDArray[np.bool_], false_rejects: float) -> float | None:
+    """Share of the defective images that are rejected where ``false_rejects`` of the good ones are; None unless both kinds are there.
+
+    The threshold is the quantile 1 - ``false_rejects`` of the good images' scores, interpolated linearly (numpy's default); an image
+    is rejected where its score is higher. At 0 that is the highest score of any good image.
+    """
+    good, bad = scores[~positive], scores[positive]
+    if not len(good) or not len(bad):
+        return None
+    return float((bad > np.quantile(good.astype(np.float64), 1.0 - false_rejects)).mean())
 
 
 def iou(intersection: int, union: int) -> float:

@@ -12,19 +12,21 @@ from typing import Any, Final
 import cv2
 from numpy.typing import NDArray
 
-from agvas_core.evaluation.image_score import ImageRecord
+from agvas_core.evaluation.image_score import UNITS, ImageRecord
 from agvas_core.evaluation.metrics import METRICS, mean_of
-from agvas_core.evaluation.outlines import UNITS
-from agvas_core.evaluation.result import CategoryResult, Evaluation, SetResult
-from agvas_core.evaluation.tables import Row, percent, source
-from agvas_core.files.picture import read_rgb
+from agvas_core.evaluation.result import CategoryResult, Evaluation
+from agvas_core.evaluation.tables import Row, percent, shown, source
+from agvas_core.files import read_rgb
 
 __all__ = [
+    "CAUGHT",
     "SIZES",
     "KindRow",
     "SizeRow",
     "by_kind",
     "by_size",
+    "category_section",
+    "cells",
     "curve_figure",
     "document",
     "overlaid",
@@ -108,7 +110,7 @@ class KindRow:
     anomalous: bool
     images: int
     missed: int
-    """Anomalous: mask and truth have no pixel in common. Good: the mask is not empty."""
+    """Anomalous: mask and truth have no pixel in common. Good: the mask is not empty, or there is no verdict."""
     iou: float | None
 
 
@@ -157,16 +159,20 @@ def worst_and_best(records: Iterable[ImageRecord], count: int) -> tuple[list[Ima
 
 
 def _failed(record: ImageRecord) -> bool:
-    return record.iou == 0 if record.anomalous else record.mask_px > 0
+    return record.iou == 0 if record.anomalous else record.flagged
 
 
 def _merit(record: ImageRecord) -> tuple[float, float, str]:
     height, width = record.size
     if record.anomalous:
         return (record.iou or 0.0, -record.truth_px / (height * width), record.name)
-    return (1.0 if record.mask_px == 0 else 0.0, -record.mask_px / (height * width), record.name)
+    return (0.0 if record.flagged else 1.0, -record.mask_px / (height * width), record.name)
 
 
+CAUGHT: Final = (
+    "Image AUROC and caught are about whole images: caught at 5 % is the share of defective images whose score is higher than that "
+    "of 95 % of the good ones."
+)
 PICTURES = 6  # worst, and as many of the best; per category
 MANY = 20  # categories beyond which there are fewer
 PICTURES_MANY = 3
@@ -178,7 +184,7 @@ def render_page(result: Evaluation, lines: Sequence[Row]) -> str:
     count = PICTURES if categories <= MANY else PICTURES_MANY
     title = f"{result.subject}: evaluation"
     facts = [
-        f"Protocol <b>{_text(result.protocol['name'])}</b>: {_text(result.protocol['about'])}; threshold {result.threshold:g}.",
+        f"Protocol <b>{_text(result.protocol['name'])}</b>: {_text(result.protocol['about'])}; masks: {_text(result.masks)}.",
         *(
             f"{_text(key)}: {_text(', '.join(value) if isinstance(value, list) else value)}"
             for key, value in result.facts.items()
@@ -190,7 +196,7 @@ def render_page(result: Evaluation, lines: Sequence[Row]) -> str:
         f"<h1>{_text(title)}</h1>",
         "<ul class=facts>" + "".join(f"<li>{fact}</li>" for fact in facts) + "</ul>",
         _results(lines),
-        *(_category(one, category, count) for one in result.sets for category in one.categories),
+        *(category_section(one.name, category, count) for one in result.sets for category in one.categories),
     ]
     return document(title, parts)
 
@@ -208,28 +214,31 @@ def document(title: str, parts: Sequence[str]) -> str:
 
 
 def _results(lines: Sequence[Row]) -> str:
-    head = _cells("th", ["set", "category", "images", *METRICS.values()])
+    keys = shown(lines)
+    head = cells("th", ["set", "category", "images", *(METRICS[key] for key in keys)])
     body = []
     for line in lines:
         name = f"{line.category}, {line.method}" if line.method else line.category
-        cells = [
+        texts = [
             f"{line.dataset} (paper)" if line.method else line.dataset,
             name,
             "" if line.images is None else f"{line.images:,}",
+            *(percent(line.metrics[key]) for key in keys),
         ]
         kind = "paper" if line.method else "mean" if line.category == "mean" else "one"
-        body.append(f"<tr class={kind}>{_cells('td', [*cells, *(percent(line.metrics[key]) for key in METRICS)])}</tr>")
+        body.append(f"<tr class={kind}>{cells('td', texts)}</tr>")
     theirs = f"<p>Rows marked (paper) are figures of {_text(source())}; this software did not measure them.</p>"
     note = theirs if any(line.method for line in lines) else ""
-    return f"<table class=results><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table><p>In percent.</p>{note}"
+    return f"<table class=results><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table><p>In percent. {CAUGHT}</p>{note}"
 
 
-def _category(one: SetResult, category: CategoryResult, count: int) -> str:
+def category_section(dataset: str, category: CategoryResult, count: int) -> str:
+    """Curve, kinds, sizes, and the ``count`` worst and best images of one category."""
     worst, best = worst_and_best(category.records, count)
     left_out = "".join(f"<li>{_text(item.reason)}</li>" for item in category.left_out)
     return "\n".join(
         [
-            f"<section><h2>{_text(one.name)} / {_text(category.name)}</h2>",
+            f"<section><h2>{_text(dataset)} / {_text(category.name)}</h2>",
             "<div class=side>",
             curve_figure(category.curve, category.metrics["ap"]),
             _kinds(category.records),
@@ -247,22 +256,22 @@ def _category(one: SetResult, category: CategoryResult, count: int) -> str:
 
 def _kinds(records: Sequence[ImageRecord]) -> str:
     rows = "".join(
-        f"<tr>{_cells('td', [row.specie, str(row.images), str(row.missed), percent(row.iou)])}</tr>" for row in by_kind(records)
+        f"<tr>{cells('td', [row.specie, str(row.images), str(row.missed), percent(row.iou)])}</tr>" for row in by_kind(records)
     )
-    head = _cells("th", ["kind", "images", "failed", "IoU"])
+    head = cells("th", ["kind", "images", "failed", "IoU"])
     words = "Failed: nothing of the defect found, or a good part flagged."
     return f"<div><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table><p>{words}</p></div>"
 
 
 def _sizes(records: Sequence[ImageRecord]) -> str:
     rows = "".join(
-        f"<tr>{_cells('td', [row.size, str(row.regions), str(row.found), percent(row.found / row.regions)])}</tr>"
+        f"<tr>{cells('td', [row.size, str(row.regions), str(row.found), percent(row.found / row.regions)])}</tr>"
         for row in by_size(records)
         if row.regions
     )
     if not rows:
         return ""
-    head = _cells("th", ["region's share of the image", "regions", "found", "%"])
+    head = cells("th", ["region's share of the image", "regions", "found", "%"])
     return f"<div><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
 
 
@@ -272,14 +281,17 @@ def _gallery(title: str, records: Sequence[ImageRecord]) -> str:
     figures = []
     for record in records:
         outcome = f"IoU {percent(record.iou)}" if record.anomalous else "flagged" if record.mask_px else "good, left alone"
-        caption = f"{_text(record.name)}<br>{outcome}, highest score {record.score:.3g}"
+        caption = f"{_text(record.name)}<br>{outcome}, score {record.rank_score:.3g}"
+        if record.unlike is not None:
+            caption = f"{_text(record.name)}<br>NO_VERDICT: {_text(record.unlike)}"
         figures.append(f"<figure>{picture(record)}<figcaption>{caption}</figcaption></figure>")
     legend = "<span class=truth>truth</span> <span class=mask>prediction</span>"
     return f"<h3>{title} <small>{legend}</small></h3><div class=gallery>{''.join(figures)}</div>"
 
 
-def _cells(tag: str, cells: Sequence[str]) -> str:
-    return "".join(f"<{tag}>{_text(cell)}</{tag}>" for cell in cells)
+def cells(tag: str, texts: Sequence[str]) -> str:
+    """``<td>`` or ``<th>`` of plain texts."""
+    return "".join(f"<{tag}>{_text(text)}</{tag}>" for text in texts)
 
 
 def _text(value: object) -> str:

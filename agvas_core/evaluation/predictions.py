@@ -18,6 +18,7 @@ from agvas_core.contract.errors import ImageError, UsageError
 from agvas_core.contract.images.decode import check_header, decode_samples
 from agvas_core.contract.manifest import sha256_of
 from agvas_core.evaluation.item import DataSet, Item
+from agvas_core.evaluation.predictor import Scored
 
 __all__ = ["MapFiles", "check_upright", "pair_predictions", "read_map"]
 
@@ -44,9 +45,9 @@ class MapFiles:
         """Changes whenever the map does."""
         return sha256_of(self.paths[item.name])
 
-    def read(self, item: Item) -> tuple[NDArray[np.float32], None]:
+    def read(self, item: Item) -> Scored:
         """Map [h, w]; there is no mask of its own."""
-        return read_map(self.paths[item.name]), None
+        return Scored(read_map(self.paths[item.name]), None)
 
 
 def pair_predictions(folder: Path, data: DataSet) -> MapFiles:

@@ -3,7 +3,7 @@
 A package that can segment registers a function under the group ``agvas.predictors``; the runtime's is ``bundle``:
 
     predictor = find_opener("bundle")("nano")
-    score_map, mask, verdict = predictor.predict(path)
+    score_map, mask, verdict, image_score = predictor.predict(path)
     score_map, mask, answer, accept = predictor.reply(image, "Segment the scratch.")
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,22 +19,40 @@ from numpy.typing import NDArray
 from agvas_core.contract.errors import ImageError, SetupError, UsageError
 from agvas_core.evaluation.item import Item
 
-__all__ = ["GROUP", "Listener", "MapSource", "Model", "Predictor", "find_opener"]
+__all__ = ["GROUP", "Listener", "MapSource", "Model", "Prediction", "Predictor", "Scored", "find_opener"]
 
 GROUP = "agvas.predictors"
 
 
+class Prediction(NamedTuple):
+    """What a model says of one image."""
+
+    score_map: NDArray[np.float32]
+    """float32 [H, W] at the image's own resolution."""
+    mask: NDArray[np.bool_]
+    """bool [H, W]."""
+    verdict: str
+    image_score: float | None = None
+    """What decides about the image as a whole; None where that is the highest pixel."""
+
+
 class Predictor(Protocol):
-    """A model that segments files."""
+    """A model that segments files.
+
+    It may also have ``operating_point``: what makes its masks, in words, for the head of the page.
+    """
 
     name: str
     identity: str
     """Changes whenever its answers may: name and hash."""
 
-    def predict(self, path: Path) -> tuple[NDArray[np.float32], NDArray[np.bool_], str]:
-        """Score map float32 [H, W] and mask bool [H, W] at the image's own resolution, and the verdict.
+    def predict(
+        self, path: Path
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_], str] | tuple[NDArray[np.float32], NDArray[np.bool_], str, float | None]:
+        """Score map, mask and verdict, and the image's score where it is not the highest pixel of the map.
 
         Raises:
+            UnlikeError: the image is not of the product.
             ImageError: there is no verdict on this image.
         """
         ...
@@ -62,6 +80,17 @@ class Listener(Predictor, Protocol):
         ...
 
 
+class Scored(NamedTuple):
+    """What a source gives for one item."""
+
+    score_map: NDArray[np.float32]
+    """float32 [h, w]."""
+    mask: NDArray[np.bool_] | None
+    """The source's own, bool [h, w]; None where it has none."""
+    image_score: float | None = None
+    """As of ``Prediction``."""
+
+
 class MapSource(Protocol):
     """Score maps by item; goes to other processes by pickling."""
 
@@ -74,10 +103,11 @@ class MapSource(Protocol):
         """Changes whenever the item's map does."""
         ...
 
-    def read(self, item: Item) -> tuple[NDArray[np.float32], NDArray[np.bool_] | None]:
-        """Score map float32 [h, w], and the source's own mask where it has one.
+    def read(self, item: Item) -> Scored:
+        """The item's map, mask and score.
 
         Raises:
+            UnlikeError: the image is not of the source's product.
             ImageError: there is no usable map for this item.
         """
         ...
@@ -97,10 +127,17 @@ class Model:
     @property
     def predictor(self) -> Predictor:
         """The opened model."""
-        key = (self.opener, self.model, repr(sorted(self.options.items())))
-        if key not in _opened:
-            _opened[key] = self.opener(self.model, **self.options)
-        return _opened[key]
+        if self._key not in _opened:
+            _opened[self._key] = self.opener(self.model, **self.options)
+        return _opened[self._key]
+
+    def close(self) -> None:
+        """Forgets the opened model, in this process."""
+        _opened.pop(self._key, None)
+
+    @property
+    def _key(self) -> tuple[object, ...]:
+        return (self.opener, self.model, repr(sorted(self.options.items())))
 
     @property
     def listener(self) -> Listener:
@@ -126,12 +163,18 @@ class Model:
         """The same for every item; the image's own hash is added elsewhere."""
         return f"{self.identity} {sorted(self.options.items())}"
 
-    def read(self, item: Item) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    @property
+    def operating_point(self) -> str | None:
+        """What makes the model's own masks, in words; None where it does not say."""
+        words = getattr(self.predictor, "operating_point", None)
+        return None if words is None else str(words)
+
+    def read(self, item: Item) -> Scored:
         """Asks the model."""
-        score_map, mask, _ = self.predictor.predict(item.image_path)
-        if not np.isfinite(score_map).all():
+        said = Prediction(*self.predictor.predict(item.image_path))
+        if not np.isfinite(said.score_map).all() or not np.isfinite(said.image_score or 0.0):
             raise ImageError(f"{item.name}: {self.identity} gave values that are NaN or infinite")
-        return score_map, mask
+        return Scored(said.score_map, said.mask, said.image_score)
 
 
 def find_opener(name: str = "bundle") -> Callable[..., Predictor]:

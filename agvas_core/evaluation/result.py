@@ -41,7 +41,8 @@ class CategoryResult:
             "left_out": [{"name": item.name, "reason": item.reason} for item in self.left_out],
             "curve": [[round(recall, 5), round(precision, 5)] for recall, precision in self.curve],
             "per_image": [
-                {"name": one.name, "specie": one.specie, "iou": one.iou, "score": one.score, "mask_px": one.mask_px}
+                {"name": one.name, "specie": one.specie, "iou": one.iou, "score": one.rank_score, "mask_px": one.mask_px}
+                | ({} if one.unlike is None else {"unlike": one.unlike})
                 for one in self.records
             ],
         }
@@ -75,7 +76,10 @@ class Evaluation:
     subject: str
     """Model or predictions."""
     protocol: dict[str, Any]
-    threshold: float
+    threshold: float | None
+    """M = P > threshold; None where the model's own masks count, by its own operating point."""
+    masks: str
+    """What makes the masks, in words."""
     sets: tuple[SetResult, ...]
     facts: dict[str, Any]
     """Version, date, limit, seed and the like."""
@@ -92,6 +96,7 @@ class Evaluation:
             "subject": self.subject,
             "protocol": self.protocol,
             "threshold": self.threshold,
+            "masks": self.masks,
             **self.facts,
             "notes": list(self.notes),
             "mean_of_sets": self.mean,

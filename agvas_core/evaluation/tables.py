@@ -4,7 +4,7 @@ import csv
 import io
 import math
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any
@@ -13,18 +13,22 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from agvas_core.evaluation.metrics import METRICS
+from agvas_core.evaluation.metrics import FALSE_REJECTS, METRICS
 from agvas_core.evaluation.result import Evaluation, Metrics
 
 __all__ = [
     "PaperRow",
     "Row",
     "csv_text",
+    "latex",
+    "latex_line",
     "latex_text",
+    "markdown_line",
     "markdown_text",
     "paper_rows",
     "percent",
     "rows",
+    "shown",
     "source",
     "terminal_table",
 ]
@@ -115,6 +119,12 @@ def rows(result: Evaluation, *, beside_paper: bool = False) -> list[Row]:
     return lines
 
 
+def shown(lines: Sequence[Row]) -> list[str]:
+    """Metrics of the tables for people; what needs good parts is left out where there are none. CSV and JSON have them all."""
+    caught = ["caught_5"] if any(line.metrics["caught_5"] is not None for line in lines) else []
+    return [key for key in METRICS if key not in FALSE_REJECTS or key in caught]
+
+
 def percent(value: float | None) -> str:
     """``51.0`` for .51; ``-`` for what does not exist."""
     return ABSENT if value is None else f"{100 * value:.1f}"
@@ -126,12 +136,13 @@ def terminal_table(result: Evaluation, lines: Sequence[Row]) -> Table:
     table.add_column("set")
     table.add_column("category")
     table.add_column("images", justify="right")
-    for title in METRICS.values():
-        table.add_column(title, justify="right", no_wrap=True)
+    keys = shown(lines)
+    for key in keys:
+        table.add_column(METRICS[key], justify="right")
     for line in lines:
         style = "dim" if line.method else "bold" if line.category == MEAN else ""
         cells = [_dataset(line), _category(line), "" if line.images is None else f"{line.images:,}"]
-        table.add_row(*(Text(cell) for cell in (*cells, *map(percent, _values(line)))), style=style)
+        table.add_row(*(Text(cell) for cell in (*cells, *map(percent, _values(line, keys)))), style=style)
     if any(line.method for line in lines):
         table.caption = f"Rows marked (paper) are figures of {source()}; this software did not measure them."
     return table
@@ -144,20 +155,21 @@ def csv_text(lines: Sequence[Row]) -> str:
     writer.writerow(["origin", "set", "category", "images", "good", *METRICS])
     for line in lines:
         counts = ["" if count is None else count for count in (line.images, line.good)]
-        values = ["" if value is None else repr(value) for value in _values(line)]
+        values = ["" if value is None else repr(value) for value in _values(line, METRICS)]
         writer.writerow([f"paper: {line.method}" if line.method else "measured", line.dataset, line.category, *counts, *values])
     return out.getvalue()
 
 
 def markdown_text(lines: Sequence[Row]) -> str:
     """A table for a README."""
-    head = ["set", "category", "images", *METRICS.values()]
-    text = [_bar(head), _bar(["---", "---", *["---:"] * (len(head) - 2)])]
+    keys = shown(lines)
+    head = ["set", "category", "images", *(METRICS[key] for key in keys)]
+    text = [markdown_line(head), markdown_line(["---", "---", *["---:"] * (len(head) - 2)])]
     for line in lines:
         count = "" if line.images is None else str(line.images)
         name = (_dataset(line), _category(line))
-        cells = [cell.replace("|", "\\|") for cell in (*name, count, *map(percent, _values(line)))]
-        text.append(_bar([f"*{cell}*" if line.method and cell else cell for cell in cells]))
+        cells = [cell.replace("|", "\\|") for cell in (*name, count, *map(percent, _values(line, keys)))]
+        text.append(markdown_line([f"*{cell}*" if line.method and cell else cell for cell in cells]))
     if any(line.method for line in lines):
         text += ["", f"Rows in italics are figures of {source()}; this software did not measure them."]
     return "\n".join(text) + "\n"
@@ -165,18 +177,25 @@ def markdown_text(lines: Sequence[Row]) -> str:
 
 def latex_text(lines: Sequence[Row]) -> str:
     """Rows for a tabular with ``ll`` and a column for each number; the head stands in a comment."""
-    text = [f"% set & category & images & {' & '.join(METRICS.values())}; in percent"]
+    keys = shown(lines)
+    text = [f"% set & category & images & {' & '.join(METRICS[key] for key in keys)}; in percent"]
     for line in lines:
         count = "" if line.images is None else str(line.images)
-        cells = [_tex(_dataset(line)), _tex(_category(line)), count, *("--" if v is None else percent(v) for v in _values(line))]
-        text.append(" & ".join(rf"\textit{{{cell}}}" if line.method and cell else cell for cell in cells) + r" \\")
+        names = [latex(_dataset(line)), latex(_category(line)), count]
+        cells = [*names, *("--" if v is None else percent(v) for v in _values(line, keys))]
+        text.append(latex_line([rf"\textit{{{cell}}}" if line.method and cell else cell for cell in cells]))
     if any(line.method for line in lines):
         text.append(f"% rows in italics are figures of {source()}; this software did not measure them")
     return "\n".join(text) + "\n"
 
 
-def _values(line: Row) -> list[float | None]:
-    return [line.metrics[key] for key in METRICS]
+def latex_line(cells: Sequence[str]) -> str:
+    """One row of a tabular, of cells that are LaTeX already."""
+    return " & ".join(cells) + r" \\"
+
+
+def _values(line: Row, keys: Iterable[str]) -> list[float | None]:
+    return [line.metrics[key] for key in keys]
 
 
 def _category(line: Row) -> str:
@@ -187,11 +206,13 @@ def _dataset(line: Row) -> str:
     return f"{line.dataset} (paper)" if line.method else line.dataset
 
 
-def _bar(cells: Sequence[str]) -> str:
+def markdown_line(cells: Sequence[str]) -> str:
+    """One row of a table."""
     return f"| {' | '.join(cells)} |"
 
 
-def _tex(text: str) -> str:
+def latex(text: str) -> str:
+    """Plain text as LaTeX."""
     for special in "\\&%$#_{}":
         text = text.replace(special, r"\textbackslash " if special == "\\" else f"\\{special}")
     return text

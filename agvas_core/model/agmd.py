@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from agvas_core.contract.anchors import Anchor
+from agvas_core.contract.prompts import Anchor
 from agvas_core.model.encoders.positions import DensePosition
 
 __all__ = ["Agmd", "TokenRefiner", "TwoWayTransformer", "in_anchor_order"]

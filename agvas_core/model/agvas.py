@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from agvas_core.contract.anchors import EMPTY_LOGITS
+from agvas_core.contract.prompts import EMPTY_LOGITS
 from agvas_core.model.agmd import Agmd, TokenRefiner
 from agvas_core.model.encoders.encoders import LinearP, PixelEncoder, PixelFeatures, SemanticEncoder
 from agvas_core.model.lmm import Lmm, find_anchors

@@ -18,9 +18,8 @@ from transformers import (
     SiglipVisionConfig,
 )
 
-from agvas_core.contract.anchors import ANCHOR_TOKENS, Anchor
 from agvas_core.contract.errors import UsageError
-from agvas_core.contract.prompts import QWEN_CHAT, VICUNA_CHAT, ChatFormat
+from agvas_core.contract.prompts import ANCHOR_TOKENS, QWEN_CHAT, VICUNA_CHAT, Anchor, ChatFormat
 from agvas_core.contract.validation import did_you_mean
 from agvas_core.model.agmd import Agmd, TokenRefiner
 from agvas_core.model.agvas import AgVas

@@ -7,10 +7,10 @@ from typing import Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from agvas_core.contract.anchors import Anchor
 from agvas_core.contract.decision import Decision
 from agvas_core.contract.manifest import TilingSpec
 from agvas_core.contract.preprocess import Scales, ViewSpec, check_scales
+from agvas_core.contract.prompts import Anchor
 from agvas_core.contract.validation import validated
 from agvas_core.model.preset import load_preset, preset_names
 

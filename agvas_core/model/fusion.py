@@ -5,7 +5,7 @@ Softmax over two logits is a sigmoid of their difference, so the relative maps a
 
 from torch import Tensor
 
-from agvas_core.contract.anchors import Anchor
+from agvas_core.contract.prompts import Anchor
 
 __all__ = ["anomaly_probability", "binary_mask", "relative_probability", "seg_probability"]
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from agvas_core.contract.anchors import Anchor
 from agvas_core.contract.errors import UsageError
+from agvas_core.contract.prompts import Anchor
 
 __all__ = [
     "DICE_SMOOTHING",

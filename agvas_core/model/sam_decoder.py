@@ -7,7 +7,7 @@ need (the three other masks, the predicted quality, the encoder of points and bo
 import torch
 from torch import Tensor, nn
 
-from agvas_core.contract.anchors import Anchor
+from agvas_core.contract.prompts import Anchor
 from agvas_core.model.agmd import TwoWayTransformer, in_anchor_order
 from agvas_core.model.encoders.positions import DensePosition
 from agvas_core.model.encoders.sam import LayerNorm2d

@@ -23,10 +23,10 @@ import torch
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from agvas_core.contract.anchors import Anchor
 from agvas_core.contract.decision import BALANCED, STRICT, Decision
 from agvas_core.contract.errors import UsageError
 from agvas_core.contract.preprocess import scaled_views
+from agvas_core.contract.prompts import Anchor
 from agvas_core.data.synthetic.synthesis import synthesize
 from agvas_core.model.agvas import AgVas
 from agvas_core.model.config import ModelConfig

@@ -6,39 +6,71 @@ from typing import Annotated, Any
 
 import typer
 
+from agvas_core.contract.command_line import INPUT, MODEL, OUTPUT, SPEED
+
 __all__ = ["train"]
 
 
 def train(
-    preset: Annotated[str, typer.Option(help="A preset's name, or a .toml file with the tables model and train.")] = "nano",
-    out: Annotated[Path, typer.Option(help="Folder of the run: checkpoint, state, log, loss plot.")] = Path("runs/train"),
-    init: Annotated[str | None, typer.Option(help="Start from a checkpoint's weights and tokenizer: a folder, or nano.")] = None,
+    preset: Annotated[
+        str, typer.Option(help="A preset's name, or a .toml file with the tables model and train.", rich_help_panel=MODEL)
+    ] = "nano",
+    out: Annotated[
+        Path, typer.Option(help="Folder of the run: checkpoint, state, log, loss plot.", rich_help_panel=OUTPUT)
+    ] = Path("runs/train"),
+    init: Annotated[
+        str | None,
+        typer.Option(help="Start from a checkpoint's weights and tokenizer: a folder, or nano.", rich_help_panel=MODEL),
+    ] = None,
     calibrate_only: Annotated[
         str | None,
         typer.Option(
-            metavar="CKPT", help="Train nothing: calibrate this checkpoint with the preset's scales and table, into --out."
+            metavar="CKPT",
+            help="Train nothing: calibrate this checkpoint with the preset's scales and table, into --out.",
+            rich_help_panel=MODEL,
         ),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
-    images: Annotated[int | None, typer.Option(min=1, help="Generated images in all, instead of the preset's.")] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads for the model.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.", rich_help_panel=OUTPUT)] = False,
+    images: Annotated[
+        int | None, typer.Option(min=1, help="Generated images in all, instead of the preset's.", rich_help_panel=INPUT)
+    ] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads for the model.", rich_help_panel=SPEED)] = None,
     sets: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Train on the data sets that lie in this folder (docs/training.md).")
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Train on the data sets that lie in this folder (docs/training.md).", rich_help_panel=INPUT
+        ),
     ] = None,
     extra: Annotated[
-        Path | None, typer.Option("--with", metavar="FILE.toml", help="Tables mixture and fit over those of the preset.")
+        Path | None,
+        typer.Option(
+            "--with", metavar="FILE.toml", help="Tables mixture and fit over those of the preset.", rich_help_panel=MODEL
+        ),
     ] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="With data sets: optimizer steps.")] = None,
-    batch: Annotated[int | None, typer.Option(min=1, help="With data sets: examples of a step, over all processes.")] = None,
-    micro_batch: Annotated[int | None, typer.Option(min=1, help="With data sets: examples at once on each process.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="With data sets: optimizer steps.", rich_help_panel=SPEED)] = None,
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="With data sets: examples of a step, over all processes.", rich_help_panel=SPEED)
+    ] = None,
+    micro_batch: Annotated[
+        int | None, typer.Option(min=1, help="With data sets: examples at once on each process.", rich_help_panel=SPEED)
+    ] = None,
     deepspeed: Annotated[
-        str | None, typer.Option(metavar="zero2|zero3|FILE", help="With data sets: shard the training's state with DeepSpeed.")
+        str | None,
+        typer.Option(
+            metavar="zero2|zero3|FILE", help="With data sets: shard the training's state with DeepSpeed.", rich_help_panel=SPEED
+        ),
     ] = None,
     overfit: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="With data sets: the first N examples again and again, as a check.")
+        int | None,
+        typer.Option(
+            min=1, metavar="N", help="With data sets: the first N examples again and again, as a check.", rich_help_panel=INPUT
+        ),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="With data sets: only say what memory and time the run takes, per GPU.")
+        bool,
+        typer.Option(
+            "--dry-run", help="With data sets: only say what memory and time the run takes, per GPU.", rich_help_panel=OUTPUT
+        ),
     ] = False,
 ) -> None:
     """Train a model: on procedural images, or on the data sets that the preset or --sets names."""

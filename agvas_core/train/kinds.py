@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from agvas_core.contract.anchors import Anchor
+from agvas_core.contract.prompts import Anchor
 from agvas_core.data.synthetic.captions import GROUPS
 from agvas_core.data.synthetic.sample import PLACES, SIZES, TONES
 from agvas_core.model.agvas import AgVasOutput

@@ -8,9 +8,8 @@ import torch
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from agvas_core.contract.anchors import Anchor
 from agvas_core.contract.preprocess import back_to_frame, make_view, scaled_views
-from agvas_core.contract.prompts import DEFAULT_INSTRUCTION, FIXED_ANSWER, NO_ANOMALY_ANSWER
+from agvas_core.contract.prompts import DEFAULT_INSTRUCTION, FIXED_ANSWER, NO_ANOMALY_ANSWER, Anchor
 from agvas_core.data.synthetic.dialogue import Dialogue
 from agvas_core.model.agvas import AgVas
 from agvas_core.model.config import ModelConfig

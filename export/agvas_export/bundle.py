@@ -1,4 +1,4 @@
-"""Checkpoint -> bundle folder: three graphs, tokenizer, manifest with the hash of every file.
+"""Checkpoint -> bundle folder: three graphs and that of the references, tokenizer, manifest with the hash of every file.
 
 The folder appears whole or not at all: everything is written into a sibling and verified there, then renamed.
 """
@@ -18,11 +18,10 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from agvas_core import __version__
-from agvas_core.contract.anchors import ANCHOR_TOKENS
 from agvas_core.contract.errors import BundleError, OutputError, SetupError, UsageError
 from agvas_core.contract.lmm_folder import IN_BUNDLE
 from agvas_core.contract.manifest import Manifest, Precision, PromptSpec, read_version, sha256_of, write_manifest
-from agvas_core.contract.prompts import ANCHORS, FIXED_ANSWER
+from agvas_core.contract.prompts import ANCHOR_TOKENS, ANCHORS, FIXED_ANSWER
 from agvas_core.model.build import chat_format, named_anchors, visual_tokens
 from agvas_core.model.config import ModelConfig
 from agvas_core.model.weights.checkpoint import BASE, WEIGHTS, Checkpoint, find_checkpoint
@@ -32,6 +31,7 @@ from agvas_export.joints import make_joints
 from agvas_export.parity import Parity, compare
 from agvas_export.precision import in_precision
 from agvas_export.reference import encode, words
+from agvas_export.references import export_references
 from agvas_export.source import TORCH_FOLDER, checkpoint_files, read_checkpoint
 from agvas_export.streaming import STREAMED_BYTES, LmmWeights, can_stream, read_without_lmm
 from agvas_export.vllm_folder import write_vllm_folder
@@ -103,6 +103,8 @@ class Form:
     """Views that the graphs take together at most; 1 makes the batch a constant."""
     stream: bool | None = None
     """Whether the language model's weights go from file to file, one tensor at a time; where None, above ``STREAMED_BYTES`` of weights."""
+    references: bool = True
+    """Whether there is a graph that compares an image with good ones (``agvas fit`` needs it)."""
 
     def check(self) -> None:
         """Raises UsageError where it cannot be meant."""
@@ -161,8 +163,11 @@ def export_bundle(
     with written_whole(out, overwrite) as folder:
         write_lmm_forms(form, source, sha256, prompt, weights, folder, progress)
         merge(source.model)  # whose adapters are beside their layers where vLLM has them apart
-        specs = {}
+        specs, references = {}, None
         for joint in make_joints(source.model, source.config, form.max_batch):
+            if joint.name == "vision" and form.references:
+                progress("exporting the references graph")
+                references = export_references(source.config, joint, folder)
             if joint.name != "lmm" or "onnx" in form.lmm:
                 progress(f"exporting the {joint.name} graph")
                 fill = weights.fill if weights is not None and joint.name == "lmm" else None
@@ -177,11 +182,12 @@ def export_bundle(
             scales=source.config.scales,
             prompt=prompt,
             **specs,
+            references=None if references is None else references.spec,
             decision=source.config.decision,
             tiling=source.config.tiling,
             precision=form.precision,
             max_batch=form.max_batch,
-            provenance=provenance_of(source, sha256),
+            provenance=provenance_of(source, sha256) | ({} if references is None else {"references": references.provenance}),
             files={},
         )
         parity = None

@@ -6,41 +6,194 @@ What comes out is the certificate (``parity.json``) and, for images whose verdic
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from importlib.metadata import entry_points, version
 from pathlib import Path
 from statistics import fmean
 from time import perf_counter
-from typing import Any
+from typing import Any, Final
 
 import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from agvas_core import __version__
-from agvas_core.contract.backend import STAGES_GROUP, Backend, Judged
-from agvas_core.contract.certificate import BackendParity, Certificate, Flip, data_digest
-from agvas_core.contract.errors import ImageError, ParityError, SetupError, UsageError
-from agvas_core.contract.hardware import this_machine
+from agvas_core.contract.backend import STAGES_GROUP, Arrays, Backend, Judged, Stages
+from agvas_core.contract.certificate import TOLERANCES, BackendParity, Certificate, Flip, JointError, Tolerance, data_digest
+from agvas_core.contract.errors import ImageError, ParityError, SetupError, StageError, UsageError
+from agvas_core.contract.gpu import this_machine
 from agvas_core.contract.manifest import MANIFEST_NAME, Manifest, read_manifest, sha256_of, verify_files
 from agvas_core.contract.prompts import Mode
-from agvas_core.contract.tolerances import TOLERANCES
-from agvas_core.files.pairing import IMAGE_SUFFIXES
-from agvas_export.replay import Beside, Errors, mask_iou
+from agvas_core.files import IMAGE_SUFFIXES
+from agvas_core.model.encoders.encoders import PixelFeatures
+from agvas_core.model.lmm import find_anchors
+from agvas_core.model.weights.checkpoint import Checkpoint
+from agvas_export.reference import Words, encode, words
 from agvas_export.source import read_reference
-from agvas_export.torch_stages import TorchStages
 
 __all__ = [
     "DEFAULT_LIMITS",
     "MAX_SHOWN",
+    "NOT_FINITE",
+    "Beside",
     "Checked",
+    "Errors",
     "Limits",
+    "TorchStages",
     "Unlike",
     "check_bundle",
     "images_in",
+    "mask_iou",
     "open_backends",
     "refuse_failed",
 ]
+
+
+# Engines beside the reference: each joint gets the reference's own inputs, and the reference's answer goes on to the next.
+#
+# So an error shows at the joint where it arises, and the path of a frame is the reference's throughout.
+
+
+NOT_FINITE: Final = 1e30
+"""The error of a tensor with NaN or infinity in it, of another shape, or that was not made at all; JSON has no infinity."""
+
+_JOINTS: Final[Mapping[str, tuple[str, str]]] = {  # tensor -> joint, and the tolerance that holds; in the order of the data path
+    "f_s": ("vision", "features"),
+    "f_align": ("vision", "features"),
+    "f_p": ("vision", "features"),
+    "f_detail": ("vision", "features"),
+    "anchor_states": ("lmm", "anchor_states"),
+    "accept": ("lmm", "probability"),
+    "logits": ("decoder", "logits"),
+    "probability": ("whole", "probability"),
+}
+_UNSCALED: Final = frozenset({"accept", "probability"})
+
+
+class Errors:
+    """The worst error of each tensor of one engine."""
+
+    def __init__(self, tolerance: Tolerance) -> None:
+        self._tolerance = tolerance
+        self._worst: dict[str, float] = {}
+
+    def add(self, truth: Arrays, value: Arrays) -> None:
+        """Takes note of tensors by name; what the engine did not give counts as wrong."""
+        for name, wanted in truth.items():
+            if name in _JOINTS:
+                error = _error(wanted, value[name], scaled=name not in _UNSCALED) if name in value else NOT_FINITE
+                self._worst[name] = max(self._worst.get(name, 0.0), error)
+
+    def joints(self) -> tuple[JointError, ...]:
+        """All of them along the data path."""
+        return tuple(
+            JointError(tensor=tensor, joint=joint, error=self._worst[tensor], tolerance=getattr(self._tolerance, kind))
+            for tensor, (joint, kind) in _JOINTS.items()
+            if tensor in self._worst
+        )
+
+    def first_wrong(self) -> str | None:
+        """The first joint beyond its tolerance, and its tensor."""
+        return next((f"{each.joint}: {each.tensor}" for each in self.joints() if not each.holds), None)
+
+
+class Beside:
+    """The reference as stages; whatever it is asked, the engines are asked as well, and their errors noted."""
+
+    def __init__(self, reference: Stages, engines: Mapping[str, Stages], errors: Mapping[str, Errors]) -> None:
+        self.reference, self.engines, self.errors = reference, engines, errors
+
+    def see(self, semantic_image: NDArray[np.uint8], pixel_image: NDArray[np.uint8]) -> Arrays:
+        """Joint 1."""
+        truth = self.reference.see(semantic_image, pixel_image)
+        self._compare(truth, lambda engine: engine.see(semantic_image, pixel_image))
+        return truth
+
+    def ask(self, features: Arrays, instruction: str) -> Arrays:
+        """Joint 2."""
+        truth = self.reference.ask(features, instruction)
+        self._compare(truth, lambda engine: engine.ask(features, instruction))
+        return truth
+
+    def decode(self, anchor_states: NDArray[np.float32], features: Arrays) -> NDArray[np.float32]:
+        """Joint 3."""
+        truth = self.reference.decode(anchor_states, features)
+        self._compare({"logits": truth}, lambda engine: {"logits": engine.decode(anchor_states, features)})
+        return truth
+
+    def _compare(self, truth: Arrays, run: Any) -> None:
+        for name, engine in self.engines.items():
+            try:
+                value = run(engine)
+            except (
+                ImageError,
+                StageError,
+            ):  # it cannot do what the reference can: that is an error of the joint, the largest there is
+                value = {}
+            self.errors[name].add(truth, value)
+
+
+def mask_iou(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
+    """Intersection over union; 1 where both are empty."""
+    union = int(np.logical_or(one, other).sum())
+    return int(np.logical_and(one, other).sum()) / union if union else 1.0
+
+
+def _error(truth: NDArray[Any], value: NDArray[Any], *, scaled: bool) -> float:
+    if value.shape != truth.shape or not np.isfinite(value).all():
+        return NOT_FINITE
+    if not truth.size:
+        return 0.0
+    largest = float(np.abs(value.astype(np.float32) - truth).max())
+    return largest / max(1.0, float(np.abs(truth).max())) if scaled else largest
+
+
+# The model itself in torch as three stages: the reference that engines are compared with.
+#
+# It is the model's own ``see``, ``lmm`` and ``decode``, not what was traced, so a mistake in cutting it shows as one in exporting it does.
+
+
+class TorchStages:
+    """A checkpoint's model, asked as its bundle is."""
+
+    def __init__(self, source: Checkpoint, manifest: Manifest) -> None:
+        self.model = source.model
+        self._first = [encode(source.tokenizer, text)[0] for text in (manifest.prompt.refusal, manifest.prompt.answer)]
+        self._words = lru_cache(maxsize=64)(
+            lambda instruction: words(source.tokenizer, manifest.prompt, manifest.anchor_ids, instruction)
+        )
+
+    @torch.no_grad()
+    def see(self, semantic_image: NDArray[np.uint8], pixel_image: NDArray[np.uint8]) -> Arrays:
+        """Joint 1."""
+        vision = self.model.see(torch.from_numpy(semantic_image), torch.from_numpy(pixel_image))
+        seen = {"f_s": vision.f_s, "f_align": vision.f_align, "f_p": vision.pixel.f_p, "f_detail": vision.pixel.f_detail}
+        return {name: tensor.float().numpy() for name, tensor in seen.items() if tensor is not None}
+
+    @torch.no_grad()
+    def ask(self, features: Arrays, instruction: str) -> Arrays:
+        """Joint 2: one pass over prompt, image and fixed answer."""
+        said: Words = self._words(instruction)
+        f_s, f_align = (torch.from_numpy(features[name]) for name in ("f_s", "f_align"))
+        lmm, batch = self.model.lmm, len(f_s)
+        image = said.after.new_full((1, f_s.shape[1] + f_align.shape[1]), lmm.image_token_id)
+        input_ids = torch.cat([said.before, image, said.after], 1).expand(batch, -1)  # [B, L]
+        hidden = lmm(lmm.embed(input_ids, f_s, f_align), with_logits=False).hidden  # [B, L, D]
+        positions, _ = find_anchors(input_ids, lmm.anchor_ids)
+        logits = lmm.head(hidden[:, int(said.asked) - said.after.shape[1]])  # [B, V]
+        accept = logits[:, self._first].float().diff(dim=1)[:, 0].sigmoid()
+        return {"anchor_states": lmm.anchor_states(hidden, positions).float().numpy(), "accept": accept.numpy()}
+
+    @torch.no_grad()
+    def decode(self, anchor_states: NDArray[np.float32], features: Arrays) -> NDArray[np.float32]:
+        """Joint 3."""
+        given: Mapping[str, Tensor] = {name: torch.from_numpy(value) for name, value in features.items()}
+        pixel = PixelFeatures(given["f_p"], given.get("f_detail"))
+        logits: NDArray[np.float32] = self.model.decode(torch.from_numpy(anchor_states), pixel).float().numpy()
+        return logits
+
 
 NO_VERDICT = "NO_VERDICT"
 MAX_SHOWN = 24

@@ -1,16 +1,16 @@
-"""``agvas-export``: checkpoint to bundle."""
+"""``agvas export``: checkpoint to bundle."""
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, cast
+from typing import Annotated, Any, cast
 
 import typer
 
 from agvas_core import __version__
-from agvas_core.contract.command_line import run_command
+from agvas_core.contract.command_line import INPUT, MODEL, OUTPUT
 from agvas_core.contract.errors import UsageError
 
-__all__ = ["adapter", "app", "bundle", "check", "main", "vllm"]
+__all__ = ["adapter", "app", "bundle", "check", "trt", "vllm"]
 
 
 class Precision(StrEnum):
@@ -22,11 +22,10 @@ class Precision(StrEnum):
 
 
 app = typer.Typer(
-    name="agvas-export",
-    help="Turn trained models into bundles, which are all that agvas-run needs.",
+    help="Turn trained models into bundles, which are all that agvas run needs.",
     no_args_is_help=True,
     add_completion=False,
-    rich_markup_mode=None,
+    rich_markup_mode="rich",
 )
 
 
@@ -39,13 +38,24 @@ class Dtype(StrEnum):
 
 
 @app.callback(invoke_without_command=True)
-def top(version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False) -> None:
+def top(
+    context: typer.Context, version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False
+) -> None:
     if version:
-        print(f"agvas-export {__version__}")
+        print(f"{context.command_path} {__version__}")
         raise typer.Exit
 
 
-@app.command()
+# Examples of each subcommand, at the end of its help.
+def _examples(*lines: str) -> str:
+    return "\n\n".join(("Examples:", *lines))
+
+
+@app.command(
+    epilog=_examples(
+        "agvas export bundle runs/nano -o runs/bundle", "agvas export bundle nano -o out --precision fp16 --lmm onnx,vllm"
+    )
+)
 def bundle(
     checkpoint: Annotated[
         Path, typer.Argument(help="Folder that agvas train wrote, or nano, the bundled one.", show_default=False)
@@ -102,7 +112,9 @@ def bundle(
     )
 
 
-@app.command()
+@app.command(
+    epilog=_examples("agvas export check runs/bundle --data parts/", "agvas export check nano --data parts/ --backend ort-cuda")
+)
 def check(
     bundle: Annotated[str, typer.Argument(help="Folder of a bundle, or nano, the bundled one.", show_default=False)],
     data: Annotated[Path, typer.Option(help="Pictures of your parts: a folder, searched through, or one.", show_default=False)],
@@ -145,50 +157,81 @@ def check(
     run_check(job)
 
 
-@app.command()
+@app.command(
+    epilog=_examples(
+        "agvas export trt nano", "agvas export trt runs/bundle --precision int8 --images parts/", "agvas export trt nano --check"
+    )
+)
 def trt(
     bundle: Annotated[str, typer.Argument(help="Folder of a bundle, or nano, the bundled one.", show_default=False)],
     check_only: Annotated[
         bool,
         typer.Option(
-            "--check", help="Parse and build every graph with TensorRT-RTX, ahead of time: needs no GPU, keeps nothing."
+            "--check",
+            help="Parse and build every graph with TensorRT-RTX, ahead of time: needs no GPU, keeps nothing.",
+            rich_help_panel=OUTPUT,
         ),
     ] = False,
-    parse_only: Annotated[bool, typer.Option("--parse-only", help="With --check: parse, and do not build.")] = False,
+    parse_only: Annotated[
+        bool, typer.Option("--parse-only", help="With --check: parse, and do not build.", rich_help_panel=OUTPUT)
+    ] = False,
     paper_width: Annotated[
         bool,
-        typer.Option("--paper-width", help="With --check: SAM ViT-B, SPAM and AGMD at the paper's width too, random weights."),
+        typer.Option(
+            "--paper-width",
+            help="With --check: SAM ViT-B, SPAM and AGMD at the paper's width too, random weights.",
+            rich_help_panel=OUTPUT,
+        ),
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be built.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be built.", rich_help_panel=OUTPUT)] = False,
     target: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="A recipe of trt_engines/: orin, thor, a100, h100, rtx; by the GPU here by default."),
+        typer.Option(
+            metavar="NAME",
+            help="A recipe of trt_engines/: orin, thor, a100, h100, rtx; by the GPU here by default.",
+            rich_help_panel=MODEL,
+        ),
     ] = None,
     target_from: Annotated[
         str | None,
         typer.Option(
             metavar="nvidia-smi",
             help="Choose the recipe by the GPU that nvidia-smi names; of several kinds the one that CUDA puts first. The default.",
+            rich_help_panel=MODEL,
         ),
     ] = None,
     precision: Annotated[
         str | None,
         typer.Option(
-            help="fp32, tf32, fp16, bf16, int8, fp8, or auto: the fastest whose certificate holds on --images. As exported by default."
+            help="fp32, tf32, fp16, bf16, int8, fp8, or auto: the fastest whose certificate holds on --images. As exported by default.",
+            rich_help_panel=MODEL,
         ),
     ] = None,
     images: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Pictures of your parts, for the ranges of int8 and fp8 and the certificate of auto."),
+        typer.Option(
+            metavar="DIR",
+            help="Pictures of your parts, for the ranges of int8 and fp8 and the certificate of auto.",
+            rich_help_panel=INPUT,
+        ),
     ] = None,
     joint: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="vision, lmm or decoder; may be given again. All by default.")
+        list[str] | None,
+        typer.Option(metavar="NAME", help="vision, lmm or decoder; may be given again. All by default.", rich_help_panel=MODEL),
     ] = None,
     max_batch: Annotated[
-        int | None, typer.Option(min=1, max=64, metavar="N", help="Tiles at once; the recipe's by default.")
+        int | None,
+        typer.Option(min=1, max=64, metavar="N", help="Tiles at once; the recipe's by default.", rich_help_panel=MODEL),
     ] = None,
     store: Annotated[
-        Path | None, typer.Option("--out", "-o", metavar="DIR", help="Where engines are kept; ~/.cache/agvas/engines by default.")
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="DIR",
+            help="Where engines are kept; ~/.cache/agvas/engines by default.",
+            rich_help_panel=OUTPUT,
+        ),
     ] = None,
 ) -> None:
     """Build TensorRT engines from a bundle, on the GPU that will run them; or check, without one, that TensorRT takes its graphs."""
@@ -200,7 +243,6 @@ def trt(
         raise UsageError(f"--target-from is {target_from!r}: it takes nvidia-smi, and no --target beside it")
 
     from agvas_export.trt.command import PRECISIONS, TrtJob, run_trt
-    from agvas_export.trt.plan import JOINTS
     from agvas_export.trt.quantise import QUANTISED_PRECISIONS
 
     if precision is not None and precision not in PRECISIONS:
@@ -212,7 +254,7 @@ def trt(
             bundle=bundle,
             target=target,
             precision=precision,
-            joints=tuple(joint) if joint else JOINTS,
+            joints=tuple(joint) if joint else None,
             max_batch=max_batch,
             images=images,
             store=store,
@@ -224,7 +266,7 @@ def trt(
     )
 
 
-@app.command()
+@app.command(epilog=_examples("agvas export vllm runs/ov-7b -o runs/lmm --dtype bfloat16"))
 def vllm(
     checkpoint: Annotated[
         Path, typer.Argument(help="Folder that agvas train wrote, or nano, the bundled one.", show_default=False)
@@ -259,7 +301,7 @@ def vllm(
     )
 
 
-@app.command()
+@app.command(epilog=_examples("agvas export adapter runs/bolt --into runs/lmm --name bolt"))
 def adapter(
     checkpoint: Annotated[Path, typer.Argument(help="Folder of a checkpoint with LoRA.", show_default=False)],
     into: Annotated[Path, typer.Option(help="Folder of agvas-export vllm whose tables it was trained with.", show_default=False)],
@@ -274,12 +316,3 @@ def adapter(
     source, sha256 = read_checkpoint(checkpoint, merged=False)
     spec = write_adapter(source, sha256, folder, name or source.config.name)
     typer.echo(f"adapter: {spec.name} of rank {spec.rank} in {folder}")
-
-
-def main() -> NoReturn:
-    """Entry point of ``agvas-export``."""
-    run_command(lambda: app, name="agvas-export")
-
-
-if __name__ == "__main__":
-    main()

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from onnx import AttributeProto, GraphProto, TensorProto, numpy_helper
 from torch import Tensor
 
+from agvas_core.contract.certificate import TOLERANCES
 from agvas_core.contract.errors import ParityError
 from agvas_core.contract.manifest import GraphSpec, Manifest
-from agvas_core.contract.tolerances import TOLERANCES
 from agvas_core.model.fusion import anomaly_probability, binary_mask
 from agvas_core.model.weights.checkpoint import Checkpoint
 from agvas_export.reference import SEED, Words, encode, reference, synthetic_frames, words

@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING
 from agvas_core import __version__
 
 if TYPE_CHECKING:
-    from agvas_runtime import Frame, Region, Result, Segmenter, Verdict
+    from agvas.fitting.fit import fit
+    from agvas_runtime import Frame, Region, Result, Segmenter, SegmentOptions, Verdict
 
-__all__ = ["Frame", "Region", "Result", "Segmenter", "Verdict", "__version__"]
+__all__ = ["Frame", "Region", "Result", "SegmentOptions", "Segmenter", "Verdict", "__version__", "fit"]
 
-_HOMES = dict.fromkeys(("Frame", "Region", "Result", "Segmenter", "Verdict"), "agvas_runtime")
+_HOMES = dict.fromkeys(("Frame", "Region", "Result", "SegmentOptions", "Segmenter", "Verdict"), "agvas_runtime")
+_HOMES["fit"] = "agvas.fitting.fit"
 
 
 def __getattr__(name: str) -> object:

@@ -13,14 +13,16 @@ import agvas_core  # noqa: F401 - before ONNX Runtime, whose reports it turns of
 if TYPE_CHECKING:
     from agvas_runtime.images.frame import Frame
     from agvas_runtime.masks.result import Region, Result, Verdict
+    from agvas_runtime.pipeline.options import SegmentOptions
     from agvas_runtime.pipeline.segmenter import Segmenter
 
-__all__ = ["Frame", "Region", "Result", "Segmenter", "Verdict"]
+__all__ = ["Frame", "Region", "Result", "SegmentOptions", "Segmenter", "Verdict"]
 
 _HOMES = {
     "Frame": "images.frame",
     "Region": "masks.result",
     "Result": "masks.result",
+    "SegmentOptions": "pipeline.options",
     "Segmenter": "pipeline.segmenter",
     "Verdict": "masks.result",
 }

@@ -20,7 +20,7 @@ _Part = tuple[
 ]
 _Rule = tuple[float, float, float, bool]
 _Region = tuple[tuple[int, int, int, int], int, tuple[float, float], float, float, tuple[float, float], NDArray[np.uint8]]
-_Plan = tuple[NDArray[Any], int, int, Sequence[int], Sequence[float], Sequence[float]]
+_Plan = tuple[NDArray[np.uint8], int, int, Sequence[int]]
 
 def instructions() -> str:
     """Which instruction set is in use: ``baseline``, ``avx2``, ``avx512``."""
@@ -43,7 +43,6 @@ def judge_parts(
     alpha: float,
     rest: float,
     rule: _Rule,
-    roi: NDArray[np.uint8] | None,
     score_map: NDArray[np.float32],
     mask: NDArray[np.uint8],
     threads: int = 0,
@@ -55,7 +54,7 @@ def judge_parts(
     """
 
 def judge_map(
-    score_map: NDArray[np.float32], rule: _Rule, roi: NDArray[np.uint8] | None, mask: NDArray[np.uint8], threads: int = 0
+    score_map: NDArray[np.float32], rule: _Rule, mask: NDArray[np.uint8], threads: int = 0
 ) -> tuple[float, list[_Region]]:
     """The same of a P that is there."""
 
@@ -72,27 +71,8 @@ def make_views(
 ) -> None:
     """Fills views of a crop (top, left, height, width) of a frame (its bytes, [rows, bytes of a row]), and its RGB.
 
-    A plan: the view (uint8 [H, W, 3], or float32 or float16 [3, H, W]); rows and columns that the crop fills; RGB of the rest; mean, std.
+    A plan: the view, uint8 [H, W, 3]; rows and columns that the crop fills; RGB of the rest.
     """
-
-class FrameRing:
-    """A ring of equal buffers; frame_ring.h has its use."""
-
-    def __init__(self, slots: int, bytes: int) -> None: ...
-    def claim(self, wait_ms: int, drop: bool) -> int: ...
-    def publish(self, slot: int) -> None: ...
-    def discard(self, slot: int) -> None: ...
-    def take(self, wait_ms: int) -> int: ...
-    def release(self, slot: int) -> None: ...
-    def array(self, slot: int) -> NDArray[np.uint8]: ...
-    @property
-    def slots(self) -> int: ...
-    @property
-    def bytes(self) -> int: ...
-    @property
-    def pinned(self) -> bool: ...
-    @property
-    def dropped(self) -> int: ...
 
 # Only where CUDA was built in; pointers and streams are integers, of whoever made them.
 
@@ -102,8 +82,8 @@ def cuda_devices() -> int:
 class CudaViews:
     """Views on a GPU, one launch for each; cuda/device_views.h has its use.
 
-    A frame: format (by its place in camera_rows.h), height, width, bytes from row to row. A plan: layout, height, width, height and width that
-    the crop fills, padding, mean, std. For Mono16 the address of its table, 65536 bytes in the host's memory.
+    A frame: format (by its place in camera_rows.h), height, width, bytes from row to row. A plan: height, width, height and width that
+    the crop fills, padding. For Mono16 the address of its table, 65536 bytes in the host's memory.
     """
 
     def __init__(
@@ -122,7 +102,7 @@ class CudaVerdict:
     def __init__(
         self, tiles: Sequence[tuple[Any, ...]], height: int, width: int, alpha: float, rest: float, max_regions: int
     ) -> None: ...
-    def run(self, rule: int, roi: int, score_map: int, mask: int, summary: int, regions: int, stream: int) -> None: ...
+    def run(self, rule: int, score_map: int, mask: int, summary: int, regions: int, stream: int) -> None: ...
 
 CUDA_RULE_BYTES: int
 CUDA_REGION_BYTES: int

@@ -24,8 +24,17 @@ from typing import NamedTuple
 from agvas_core.contract.certificate import PARITY_NAME, Certificate, read_certificate
 from agvas_core.contract.command_line import missing_package
 from agvas_core.contract.errors import BundleError, UsageError
-from agvas_core.contract.hardware import Hardware, this_machine
-from agvas_core.contract.manifest import MANIFEST_NAME, Manifest, TensorSpec, read_manifest, sha256_of, verify_files
+from agvas_core.contract.gpu import Hardware, this_machine
+from agvas_core.contract.manifest import (
+    MANIFEST_NAME,
+    Manifest,
+    ReferencesSpec,
+    TensorSpec,
+    read_manifest,
+    sha256_of,
+    verify_files,
+)
+from agvas_core.contract.product import Product, read_product
 from agvas_core.contract.validation import nearest
 
 __all__ = ["BUNDLED", "Bundle", "Note", "bundled_names", "find_bundle", "load_bundle", "note_on_parity"]
@@ -60,6 +69,8 @@ class Bundle:
     manifest: Manifest
     identity: str
     """Name and first 12 hex digits of the manifest's sha256: ``nano@0123456789ab``."""
+    product: Product | None = None
+    """What it learned of a product's good images; None where it was shown none."""
 
     @property
     def is_bundled(self) -> bool:
@@ -112,7 +123,12 @@ def load_bundle(model: str | Path, *, offline: bool = False) -> Bundle:
     manifest = read_manifest(folder)
     verify_files(folder, manifest, beside=HUB_FILES if from_hub else frozenset())
     _check_joints(folder, manifest)
-    return Bundle(folder, manifest, f"{manifest.name}@{sha256_of(folder / MANIFEST_NAME)[:12]}")
+    product = None
+    if manifest.product is not None:
+        product = read_product(folder, manifest.product)
+        if manifest.references is None:
+            raise BundleError(f"{folder / MANIFEST_NAME} has a product and no references graph: run agvas fit again")
+    return Bundle(folder, manifest, f"{manifest.name}@{sha256_of(folder / MANIFEST_NAME)[:12]}", product)
 
 
 def _from_hub(model: str, offline: bool) -> Path:
@@ -176,6 +192,32 @@ def _check_joints(folder: Path, manifest: Manifest) -> None:
             continue
         if missing := sorted((inputs - _names(part.inputs)) | (outputs - _names(part.outputs))):
             raise BundleError(f"{folder / MANIFEST_NAME}: the {name} graph lacks {missing[0]}: export the bundle again")
+    if manifest.references is not None:
+        _check_references(folder, manifest, manifest.references)
+
+
+def _check_references(folder: Path, manifest: Manifest, references: ReferencesSpec) -> None:
+    """The graph takes an image of its own view, or what the vision graph takes and gives; tensors are those of ``ReferencesSpec``."""
+    place = f"{folder / MANIFEST_NAME}: the references graph"
+    images = {"reference_image"} if references.view is not None else {"pixel_image", "f_p"}
+    if (given := _names(references.inputs)) != images | {"bank", "colour_weight"}:
+        raise BundleError(
+            f"{place} takes {', '.join(sorted(given))}, not {', '.join(sorted(images))}, bank, colour_weight: export the bundle again"
+        )
+    if (made := _names(references.outputs)) != {"embedding", "deep", "joint"}:
+        raise BundleError(f"{place} gives {', '.join(sorted(made))}, not deep, embedding, joint: export the bundle again")
+    known = {spec.name: spec for spec in (*manifest.vision.inputs, *manifest.vision.outputs)}
+    shapes = {spec.name: spec.shape for spec in (*references.inputs, *references.outputs)}
+    for spec in references.inputs:
+        if spec.name in ("pixel_image", "f_p") and (spec.name not in known or known[spec.name].dtype != spec.dtype):
+            raise BundleError(
+                f"{place} takes {spec.name} as {spec.dtype}, which the vision graph does not have: export the bundle again"
+            )
+    widths = shapes["bank"][-1:], shapes["embedding"][-1:]
+    if widths[0] != widths[1] or not isinstance(widths[0][0], int):
+        raise BundleError(
+            f"{place} has a bank of {widths[0][0]} columns and an embedding of {widths[1][0]}: export the bundle again"
+        )
 
 
 def _names(specs: tuple[TensorSpec, ...]) -> set[str]:
@@ -200,6 +242,8 @@ def note_on_parity(bundle: Bundle, *, now: datetime | None = None, here: Hardwar
         certificate = read_certificate(bundle.folder / PARITY_NAME)
     except BundleError as error:
         return Note(f"no parity certificate: {error}", logging.WARNING)
+    if bundle.product is not None and certificate is not None and certificate.manifest_sha256[:12] == bundle.product.base[-12:]:
+        return Note(f"{bundle.identity}: the graphs are those of {bundle.product.base}: {_outcome(certificate)}", logging.INFO)
     if certificate is None:
         return Note(f"{bundle.identity} has no parity certificate; {again} makes one", logging.WARNING)
     if certificate.manifest_sha256 != sha256_of(bundle.folder / MANIFEST_NAME):
@@ -212,7 +256,7 @@ def note_on_parity(bundle: Bundle, *, now: datetime | None = None, here: Hardwar
             f"{facts}: FAILED on {wrong.backend} (first: {wrong.first_wrong or 'the masks'}): do not rely on it", logging.WARNING
         )
     if certificate.hardware != here:
-        return Note(f"{facts}, elsewhere, on {certificate.hardware}; this is {here}: {again}", logging.WARNING)
+        return Note(f"{facts}, elsewhere, on {certificate.hardware}; this is {here}: {again}", logging.INFO)
     return Note(f"{facts}, on this machine ({here})", logging.INFO)
 
 

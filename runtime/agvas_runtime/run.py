@@ -1,4 +1,4 @@
-"""One run of ``agvas-run``: source -> segmenter -> files, report and summary, whatever happens on the way."""
+"""One run of ``agvas run``: source -> segmenter -> files, report and summary, whatever happens on the way."""
 
 import logging
 import os
@@ -7,22 +7,20 @@ import shlex
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import chain, islice
 from pathlib import Path
 from time import perf_counter
-from typing import Literal
 
 from rich.console import Console
 
 from agvas_core import __version__
 from agvas_core.contract.command_line import interrupt_code, printable
-from agvas_core.contract.decision import BALANCED, STRICT
 from agvas_core.contract.errors import EXIT_OK, EXIT_REJECTS, OutputError, SetupError, SourceError, UsageError
 from agvas_runtime.bundle import note_on_parity
-from agvas_runtime.images.read import MAX_PIXELS
 from agvas_runtime.masks.result import Result, Verdict
+from agvas_runtime.pipeline.options import SegmentOptions
 from agvas_runtime.pipeline.segmenter import Segmenter
 from agvas_runtime.profile.own_run import OwnRun
 from agvas_runtime.report.progress import RunProgress, print_summary
@@ -32,36 +30,20 @@ from agvas_runtime.sinks.output_names import OutputNames, common_root
 from agvas_runtime.sinks.run_folder import REPORT_NAME, RunFolder, encode_line
 from agvas_runtime.sources import CameraSource, Source, open_source, prefetch
 from agvas_runtime.sources.camera import without_secrets
-from agvas_runtime.stages.open import DEFAULT_BACKEND, StageSettings
 
 __all__ = ["Job", "inspect"]
 
 
 @dataclass(frozen=True)
 class Job:
-    """What the options of ``agvas-run`` ask for."""
+    """What one run looks at, with which segmenter, and what becomes of the results."""
 
     sources: tuple[str, ...] = ()
     camera: str | None = None
+    """In place of ``sources``."""
     pixel_format: str | None = None
-    model: str = "nano"
-    offline: bool = False
-    prompt: str | None = None
-    mode: str = "direct"
-    normal_look: str | None = None
-    strict: bool = False
-    threshold: float | None = None
-    vision: str = DEFAULT_BACKEND
-    lmm: str = DEFAULT_BACKEND
-    decoder: str = DEFAULT_BACKEND
-    engines: Path | None = None
-    adapter: str | None = None
-    lmm_folder: Path | None = None
-    checkpoint: Path | None = None
-    threads: int | None = None
-    tiling: Literal["auto", "off"] = "auto"
-    max_pixels: int | None = None
-    bits: int | None = None
+    """That the camera is to send."""
+    options: SegmentOptions = field(default_factory=SegmentOptions)
     limit: int | None = None
     every: int = 1
     out: Path | None = None
@@ -72,6 +54,8 @@ class Job:
     quiet: bool = False
     verbose: bool = False
     profile: bool = False
+    program: str = "agvas-run"
+    """What the user typed before the arguments; messages begin with it."""
 
 
 def inspect(job: Job) -> int:
@@ -102,30 +86,13 @@ def inspect(job: Job) -> int:
 
 def _inspect(job: Job, console: Console, folder: RunFolder | None) -> int:
     camera = _camera(job)
-    with _warnings_on(console), _open(job, camera) as source:
+    with _warnings_on(console, job.program), _open(job, camera) as source:
         began = perf_counter()
-        segmenter = Segmenter.load(
-            job.model,
-            offline=job.offline,
-            vision=job.vision,
-            lmm=job.lmm,
-            decoder=job.decoder,
-            settings=StageSettings(
-                adapter=job.adapter, checkpoint=job.checkpoint, lmm_folder=job.lmm_folder, engines=job.engines
-            ),
-            threads=job.threads,
-            operating_point=STRICT if job.strict else BALANCED,
-            threshold=job.threshold,
-            prompt=job.prompt,
-            mode=job.mode,
-            normal_look=job.normal_look,
-            tiling=job.tiling,
-            max_pixels=job.max_pixels or MAX_PIXELS,
-        )
+        segmenter = Segmenter.open(job.options)
         if camera is not None:
             camera.whole_views = segmenter.whole_views
         if not job.quiet:
-            _say_parity(segmenter, console)
+            _say_parity(segmenter, console, job)
         own = OwnRun(segmenter, overlap=not source.live, load_s=perf_counter() - began) if job.profile else None
         frames = iter(source)
         first = list(islice(frames, 1))  # a camera that is not there says so here, before there is a folder
@@ -146,8 +113,8 @@ def _inspect(job: Job, console: Console, folder: RunFolder | None) -> int:
             notes.append(_why(error, progress.done))
         notes += source.notes
     if folder is not None and own is not None:
-        backend = " ".join(dict.fromkeys((job.vision, job.lmm, job.decoder)))
-        profiled = own.files(facts, backend=backend, threads=job.threads)
+        backend = " ".join(dict.fromkeys(job.options.backends))
+        profiled = own.files(facts, backend=backend, threads=job.options.threads)
         for name, text in profiled.items():
             folder.store(name, text.encode("utf-8"))
         notes += [] if profiled else ["Too few images were judged for a profile."]
@@ -197,11 +164,13 @@ def _inspect_all(
             own.add(result)
 
 
-def _say_parity(segmenter: Segmenter, console: Console) -> None:
-    """One line on how the bundle was compared with the model, and where."""
+def _say_parity(segmenter: Segmenter, console: Console, job: Job) -> None:
+    """One line on how the bundle was compared with its model: if something is wrong with it, or with --verbose."""
     text, level = note_on_parity(segmenter.bundle)
-    style = "yellow" if level >= logging.WARNING else "dim"
-    console.print(f"agvas-run: {printable(text)}", style=style, markup=False, highlight=False, soft_wrap=True)
+    wrong = level >= logging.WARNING
+    if wrong or job.verbose:
+        style = "yellow" if wrong else "dim"
+        console.print(f"{job.program}: {printable(text)}", style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 def _camera(job: Job) -> CameraSource | None:
@@ -210,17 +179,21 @@ def _camera(job: Job) -> CameraSource | None:
         if job.pixel_format is not None:
             raise UsageError(f"--pixel-format {job.pixel_format} is for --camera: leave it out")
         return None
-    max_pixels, bits = job.max_pixels or MAX_PIXELS, job.bits or 16
-    return CameraSource(job.camera, every=job.every, max_pixels=max_pixels, pixel_format=job.pixel_format, bits=bits)
+    return CameraSource(
+        job.camera,
+        every=job.every,
+        max_pixels=job.options.max_pixels,
+        pixel_format=job.pixel_format,
+        bits=job.options.bits or 16,
+    )
 
 
 def _open(job: Job, camera: CameraSource | None) -> Source:
-    max_pixels = job.max_pixels or MAX_PIXELS
-    return prefetch(
-        open_source(camera, limit=job.limit)
-        if camera is not None
-        else open_source(job.sources, every=job.every, limit=job.limit, max_pixels=max_pixels, bits=job.bits)
-    )
+    if camera is not None:
+        return prefetch(open_source(camera, limit=job.limit))
+    options = job.options
+    files = open_source(job.sources, every=job.every, limit=job.limit, max_pixels=options.max_pixels, bits=options.bits)
+    return prefetch(files)
 
 
 def _facts(job: Job, segmenter: Segmenter) -> dict[str, str]:
@@ -236,10 +209,16 @@ def _facts(job: Job, segmenter: Segmenter) -> dict[str, str]:
         else f"{point.threshold:g}, with a peak above {point.seed_threshold:g}",
         "date": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
         "source": printable(" ".join(without_secrets(source) for source in ([job.camera] if job.camera else job.sources))),
-        "command": printable(shlex.join(["agvas-run", *map(without_secrets, sys.argv[1:])])),
+        "command": printable(command_line(job.program)),
         "folder": os.getcwd(),
         "agvas": f"{__version__}, {platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores",
     }
+
+
+def command_line(program: str) -> str:
+    """What the user typed, without passwords; ``program`` is the command with its verb."""
+    words = program.split()
+    return shlex.join([*words, *map(without_secrets, sys.argv[len(words) :])])
 
 
 def _why(error: BaseException, done: int) -> str:
@@ -265,13 +244,13 @@ def _stdout() -> Iterator[None]:
 
 
 @contextmanager
-def _warnings_on(console: Console) -> Iterator[None]:
+def _warnings_on(console: Console, program: str) -> Iterator[None]:
     """Warnings of the package go to stderr, above the bar, while a run lasts."""
 
     class Lines(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             console.print(
-                f"agvas-run: {printable(record.getMessage())}", style="yellow", markup=False, highlight=False, soft_wrap=True
+                f"{program}: {printable(record.getMessage())}", style="yellow", markup=False, highlight=False, soft_wrap=True
             )
 
     log, handler = logging.getLogger("agvas"), Lines(logging.WARNING)

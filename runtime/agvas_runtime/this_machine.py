@@ -5,8 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from agvas_core.contract.errors import SetupError
-from agvas_core.contract.gpu import cuda_gpu
-from agvas_core.contract.hardware import this_machine
+from agvas_core.contract.gpu import cuda_gpu, this_machine
 
 __all__ = ["cpu_name", "free_memory_bytes", "gpu_name", "usable_cores"]
 

@@ -26,6 +26,7 @@ import numpy
 class Dark:
     """A model that finds what is dark."""
     def __init__(self, model, options):
+        self.operating_point = "balanced: P > 0.4375"
         self.name, self.identity, self.threshold = model, f"{model}@1", options.get("threshold", 0.5)
         if options.get("operating_point") == "strict":
             self.threshold = 0.9
@@ -102,6 +103,12 @@ def test_a_model_is_scored_and_everything_is_written(
     theirs = [line for line in lines if line["origin"].startswith("paper: ")]
     assert theirs[0]["category"] == "bottle" and theirs[0]["ap"] == "0.458" and theirs[0]["auroc"] == ""
     assert [line["set"] for line in theirs[:2]] == ["MVTec-AD", "MVTec-AD, 15 categories"]
+    assert list(measured[-1])[5] == "image_auroc" and 0 <= float(measured[-1]["caught_5"]) <= 1
+    for head in (said.out.splitlines()[2:4], (out / "result.md").read_text().splitlines()[:1]):
+        words = " ".join(head)
+        assert words.index("image AUROC") < words.index("caught at 5 %") < words.index("AP")
+    page = (out / "report.html").read_text()
+    assert "P &gt; 0.4375" in page and "threshold 0.5" not in page and result["threshold"] is None
     assert (out / "result.md").read_text().count("\n| ") >= 6
     assert r"a\_part" in (out / "result.tex").read_text() and "arXiv" in (out / "result.tex").read_text()
 
@@ -152,6 +159,26 @@ def test_predictions_are_scored_without_any_model(data: Path, tmp_path: Path) ->
     result = json.loads((out / "result.json").read_text())
     assert result["mean_of_sets"]["auroc"] == 0.5 and result["mean_of_sets"]["iou_ano"] == 0
     assert any("resized" in note for note in result["notes"])
+
+
+def test_progress_is_told_without_a_terminal_too(
+    dark: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agvas_core.evaluation.progress.LINE_EVERY_S", 0.0)
+    assert agvas_eval("--model", "night", "--predictor", dark, "--data", data, "--out", tmp_path / "out") == 0
+    assert "8 of 8 images scored" in capsys.readouterr().err
+    assert agvas_eval("--model", "night", "--predictor", dark, "--data", data, "--out", tmp_path / "out", "--quiet") == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_what_needs_good_parts_has_no_column_where_there_are_none(
+    dark: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in data.glob("mvtec/bottle/test/good/*"):
+        path.unlink()
+    options = ["--predictor", dark, "--data", data, "--set", "mvtec", "--out", tmp_path / "out"]
+    assert agvas_eval("--model", "night", *options) == 0
+    assert "caught" not in capsys.readouterr().out
 
 
 def test_maps_with_nan_are_the_model_s_fault_and_named(

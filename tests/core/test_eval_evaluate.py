@@ -18,6 +18,7 @@ from agvas_core.evaluation.evaluate import Job, evaluate
 from agvas_core.evaluation.item import DataSet, Item
 from agvas_core.evaluation.page import by_kind, by_size, worst_and_best
 from agvas_core.evaluation.predictions import pair_predictions, read_map
+from agvas_core.evaluation.predictor import Scored
 from agvas_core.evaluation.protocol import PROTOCOLS
 from agvas_core.evaluation.result import CategoryResult, SetResult
 
@@ -271,8 +272,8 @@ def test_a_model_s_own_mask_counts_unless_the_protocol_says_otherwise(data: Path
 
     class Cautious(Interrupted):
         def read(self, item: Item) -> Any:
-            scores, _ = super().read(item)
-            return scores, np.zeros(scores.shape, bool)
+            scores = super().read(item).score_map
+            return Scored(scores, np.zeros(scores.shape, bool))
 
     own = evaluate([one], {one.name: Cautious(maps, one)}, Job(NATIVE, tmp_path / "out"))[0]
     assert own.mean["iou_ano"] == 0 and own.mean["iou_nor"] == 1

@@ -23,8 +23,7 @@ from agvas_core.evaluation.grounding import cases, families
 from agvas_core.evaluation.grounding.cases import ASKED, SHUFFLED, TASKS, draw, mention_of
 from agvas_core.evaluation.grounding.figures import FIELDS, figures_of, stated_fields
 from agvas_core.evaluation.grounding.measure import Grounding, Plan, measure
-from agvas_core.evaluation.grounding.page import render_page
-from agvas_core.evaluation.grounding.table import markdown_text
+from agvas_core.evaluation.grounding.report import markdown_text, render_page
 from agvas_core.evaluation.grounding.trial import Answer, TrialRecord, says_nothing_is_there
 from agvas_core.evaluation.predictor import Model
 

@@ -11,7 +11,7 @@ import pytest
 from agvas_core.contract.errors import ImageError, UsageError
 from agvas_core.evaluation.datasets import find_sets, limited
 from agvas_core.evaluation.item import DataSet, Item, examine, read_truth
-from agvas_core.files.pairing import IMAGE_SUFFIXES
+from agvas_core.files import IMAGE_SUFFIXES
 
 Write = Callable[..., Path]
 
@@ -44,6 +44,14 @@ def the_set(root: Path, layout: str) -> DataSet:
     return found[0]
 
 
+def good_of(root: Path) -> list[tuple[str, str]]:
+    """Name and category of the training half's images of the one set of a folder."""
+    assert not find_sets(root)[0].train  # only where they are asked for
+    (data,) = find_sets(root, train=True)
+    assert not any(item.anomalous for item in data.train)
+    return [(item.name, item.category) for item in data.train]
+
+
 def told(data: DataSet) -> set[tuple[str, str, str, bool, str | None]]:
     """Name, category, kind, anomalous, name of the mask."""
     return {(i.name, i.category, i.specie, i.anomalous, i.mask_path.name if i.mask_path else None) for i in data.items}
@@ -61,6 +69,7 @@ def test_mvtec(tmp_path: Path, write: Write) -> None:
         ("bottle/test/broken/000.png", "bottle", "broken", True, "000_mask.png"),
     }
     assert [int(read_truth(item).sum()) for item in data.items] == [6, 0]
+    assert good_of(tmp_path) == [("bottle/train/good/000.png", "bottle")]
     assert told(find_sets(tmp_path / "bottle")[0]) == {
         ("test/good/000.png", "bottle", "good", False, None),
         ("test/broken/000.png", "bottle", "broken", True, "000_mask.png"),
@@ -86,6 +95,7 @@ def test_visa_numbers_kinds_from_one_and_has_a_split(tmp_path: Path, write: Writ
         ("candle/Data/Images/Normal/0001.JPG", "candle", "good", False, None),
         ("candle/Data/Images/Anomaly/000.JPG", "candle", "anomaly", True, "000.png"),
     }
+    assert good_of(tmp_path) == [("candle/Data/Images/Normal/0000.JPG", "candle")]
     assert int(read_truth(data.items[0]).sum()) == 6
 
 
@@ -101,6 +111,7 @@ def test_btad(tmp_path: Path, write: Write) -> None:
         ("01/test/ko/0000.bmp", "01", "ko", True, "0000.png"),
         ("03/test/ko/0000.bmp", "03", "ko", True, "0000.bmp"),
     }
+    assert good_of(tmp_path) == [("01/train/ok/0000.bmp", "01")]
 
 
 def test_ksdd2_is_good_where_the_mask_is_black(tmp_path: Path, write: Write) -> None:
@@ -114,6 +125,9 @@ def test_ksdd2_is_good_where_the_mask_is_black(tmp_path: Path, write: Write) -> 
         ("test/20000.png", "surface", "good", False, None),
         ("test/20001.png", "surface", "defect", True, "20001_GT.png"),
     }
+    write("train/10001.png")
+    write("train/10001_GT.png", 255)
+    assert good_of(tmp_path) == [("train/10000.png", "surface")]
     write("test/20002.png")
     with pytest.raises(UsageError, match="has no 20002_GT"):
         find_sets(tmp_path)
@@ -189,11 +203,13 @@ def test_the_lists_of_other_zero_shot_code_are_read_too(tmp_path: Path, write: W
     write("mvtec/bottle/test/broken/0.png")
     write("mvtec/bottle/ground_truth/broken/0_mask.png", 255)
     entry = {"img_path": "bottle/test/broken/0.png", "mask_path": "bottle/ground_truth/broken/0_mask.png", "cls_name": "bottle"}
-    listed = {"train": {}, "test": {"bottle": [{**entry, "specie_name": "broken", "anomaly": 1}]}}
+    good = {"img_path": "bottle/train/good/1.png", "mask_path": "", "cls_name": "bottle", "specie_name": "", "anomaly": 0}
+    listed = {"train": {"bottle": [good]}, "test": {"bottle": [{**entry, "specie_name": "broken", "anomaly": 1}]}}
     (tmp_path / "meta_mvtec.json").write_text(json.dumps(listed))
     data = the_set(tmp_path, "meta")
     assert told(data) == {("bottle/test/broken/0.png", "bottle", "broken", True, "0_mask.png")}
     assert read_truth(data.items[0]).any()
+    assert good_of(tmp_path) == [("bottle/train/good/1.png", "bottle")]
 
 
 def test_a_folder_of_sets_gives_them_all_and_one_by_name(tmp_path: Path, write: Write) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from agvas_core.evaluation.metrics import Ranking, auroc, mean_of, rank
+from agvas_core.evaluation.metrics import Ranking, auroc, caught, mean_of, rank
 from agvas_core.evaluation.runs import Run, make_run, merge, open_run, remove_run, run_is_there, save_run
 
 Maps = list[tuple[NDArray[np.float32], NDArray[np.uint32]]]
@@ -162,3 +162,13 @@ def test_an_image_without_anomalous_pixels_can_be_saved_as_well(tmp_path: Path) 
     empty = Run(np.arange(3, dtype=np.float32), np.empty(0, np.float32), np.empty(0, np.uint32))
     save_run(tmp_path / "good", empty)
     assert len(open_run(tmp_path / "good").anomalous) == 0
+
+
+def test_caught_is_the_share_above_a_quantile_of_the_good_ones() -> None:
+    good, bad = np.linspace(0, 1, 21, dtype=np.float32), np.array([0.5, 0.94, 0.97, 1.0, 2.0], np.float32)
+    scores = np.concatenate([good, bad])
+    positive = np.arange(len(scores)) >= len(good)
+    assert caught(scores, positive, 0.0) == 1 / 5  # a tie with the highest good one passes
+    assert caught(scores, positive, 0.05) == 3 / 5  # above 0.95
+    assert caught(scores[positive], positive[positive], 0.05) is None
+    assert caught(good, np.zeros(len(good), bool), 0.05) is None

@@ -4,13 +4,11 @@ import numpy as np
 import pytest
 
 from agvas_core.data.synthetic.canvas import Ground, ground_of, settled
-from agvas_core.data.synthetic.defects import KINDS, PAINTERS, centre_in, paint
-from agvas_core.data.synthetic.irregular import flat
+from agvas_core.data.synthetic.defects import KINDS, PAINTERS, centre_in, hairline, paint
 from agvas_core.data.synthetic.photometry import Photometry
 from agvas_core.data.synthetic.raster import grown, shrunk
 from agvas_core.data.synthetic.scenes import Scene, frame_scene, object_scene, silhouette
-from agvas_core.data.synthetic.textures import FAMILIES
-from agvas_core.data.synthetic.thin_defects import hairline
+from agvas_core.data.synthetic.textures import FAMILIES, flat
 
 PLAIN = Photometry(light=None, blur_px=0.0, noise=0.0, coloured_noise=False, grey=False, gamma=1.0, jpeg_quality=None)
 NAMES = tuple(FAMILIES)

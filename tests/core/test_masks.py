@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from agvas_core.contract.errors import ImageError, UsageError
+from agvas_core.data.datasets.anomalies import REVIEWED
 from agvas_core.data.datasets.mvtec_like import MVTEC
-from agvas_core.data.datasets.review import REVIEWED
 from agvas_core.evaluation.datasets import find_sets
 from agvas_core.evaluation.item import examine, read_truth
 from agvas_core.evaluation.predictions import check_upright, read_map
-from agvas_core.files.picture import read_mask
+from agvas_core.files import read_mask
 
 SHAPE = (64, 96)
 

@@ -3,13 +3,18 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
+from agvas.cli import main
 from agvas_core.model.config import load_preset, parse_config
 
 pytestmark = pytest.mark.slow
+
+TrainHere = Callable[..., tuple[int, str, str]]
 
 TRAIN = """
 [train]
@@ -23,9 +28,28 @@ phases = [{ share = 1.0, batch = 1, cuts = [{ weight = 1.0, canvas = [96, 96], s
 
 
 def train(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from agvas_core.command import main; main()", "train", "--preset", "small.toml"]
+    command = [sys.executable, "-c", "from agvas.cli import main; main()", "train", "--preset", "small.toml"]
     plain = {**os.environ, "TERM": "dumb", "COLUMNS": "200"}
     return subprocess.run([*command, "--threads", "1", *arguments], cwd=folder, env=plain, capture_output=True, text=True)
+
+
+@pytest.fixture
+def train_here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[TrainHere]:
+    """The same in this process, which has imported torch already: exit code, stdout and stderr."""
+    threads = torch.get_num_threads()
+
+    def call(folder: Path, *arguments: str) -> tuple[int, str, str]:
+        monkeypatch.chdir(folder)
+        monkeypatch.setattr(sys, "argv", ["agvas", "train", "--preset", "small.toml", "--threads", "1", *arguments])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        said = capsys.readouterr()
+        assert isinstance(ended.value.code, int)
+        return ended.value.code, said.out, said.err
+
+    yield call
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture
@@ -38,7 +62,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_run_shows_its_progress_ends_with_a_plot_and_goes_on_when_asked(folder: Path) -> None:
+def test_a_run_shows_its_progress_ends_with_a_plot_and_goes_on_when_asked(folder: Path, train_here: TrainHere) -> None:
     assert parse_config(load_preset(folder / "small.toml")["model"]).name == "nano"
     done = train(folder, "--out", "run")
     assert done.returncode == 0, done.stderr
@@ -55,14 +79,14 @@ def test_a_run_shows_its_progress_ends_with_a_plot_and_goes_on_when_asked(folder
         "training.json",
     }
 
-    again = train(folder, "--out", "run")
-    assert again.returncode == 2 and "--resume" in again.stderr and "Traceback" not in again.stderr
+    code, _, errors = train_here(folder, "--out", "run")
+    assert code == 2 and "--resume" in errors and "Traceback" not in errors
     weights = (folder / "run/model.safetensors").read_bytes()
-    assert train(folder, "--out", "run", "--resume").returncode == 0
+    assert train_here(folder, "--out", "run", "--resume")[0] == 0
     assert (folder / "run/model.safetensors").read_bytes() == weights, "a finished run has nothing left to do"
 
 
-def test_a_run_too_short_for_a_plot_names_none(folder: Path) -> None:
-    done = train(folder, "--out", "run", "--images", "2")
-    assert done.returncode == 0, done.stderr
-    assert "loss plot" not in done.stdout and not (folder / "run/loss.png").exists()
+def test_a_run_too_short_for_a_plot_names_none(folder: Path, train_here: TrainHere) -> None:
+    code, said, errors = train_here(folder, "--out", "run", "--images", "2")
+    assert code == 0, errors
+    assert "loss plot" not in said and not (folder / "run/loss.png").exists()

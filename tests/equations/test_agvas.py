@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from agvas_core.contract.anchors import Anchor
+from agvas_core.contract.prompts import Anchor
 from agvas_core.model.agvas import AgVas
 from agvas_core.model.build import build_model
 from agvas_core.model.config import parse_config

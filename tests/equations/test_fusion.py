@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from agvas_core.contract.anchors import Anchor
+from agvas_core.contract.prompts import Anchor
 from agvas_core.model.fusion import anomaly_probability, binary_mask, relative_probability, seg_probability
 
 

@@ -1,5 +1,7 @@
 """Greedy text, its anchors, and direct mode: one prefill with the fixed answer equals generation that says it."""
 
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,8 +13,11 @@ from agvas_core.model.agvas import AgVas
 from agvas_core.model.build import build_model
 from agvas_core.model.config import ModelConfig
 from agvas_core.model.fusion import anomaly_probability, binary_mask
-from agvas_core.model.generation import greedy_generate, segment_by_generation
+from agvas_core.model.generation import greedy_generate
 from agvas_core.model.losses import text_loss
+
+sys.path.insert(0, str(Path(__file__).parent))
+from generation_reference import segment_by_generation
 
 END, IMAGE = 2, 3
 PROMPT = torch.tensor([[10, *[IMAGE] * 8, 11, 12]])

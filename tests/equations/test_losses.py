@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from agvas_core.contract.anchors import Anchor
 from agvas_core.contract.errors import UsageError
+from agvas_core.contract.prompts import Anchor
 from agvas_core.model.losses import SegmentationWeights, segmentation_loss, text_loss, total_loss
 
 PAPER = SegmentationWeights()

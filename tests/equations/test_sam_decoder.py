@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from transformers import SamConfig, SamMaskDecoderConfig, SamModel, SamPromptEncoderConfig, SamVisionConfig
 
-from agvas_core.contract.anchors import Anchor
 from agvas_core.contract.errors import UsageError
+from agvas_core.contract.prompts import Anchor
 from agvas_core.model.agmd import Agmd, in_anchor_order
 from agvas_core.model.sam_decoder import SamMaskDecoder
 from agvas_core.model.weights.sam_checkpoint import load_sam_decoder_state

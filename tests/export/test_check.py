@@ -20,9 +20,8 @@ from agvas_core.contract.errors import ParityError, SetupError, UsageError
 from agvas_core.contract.manifest import MANIFEST_NAME, read_manifest, sha256_of, write_manifest
 from agvas_core.data.synthetic.synthesis import synthesize
 from agvas_export import check as check_module
-from agvas_export.check import Limits, check_bundle, images_in, refuse_failed
+from agvas_export.check import NOT_FINITE, Limits, check_bundle, images_in, mask_iou, refuse_failed
 from agvas_export.cli import app
-from agvas_export.replay import NOT_FINITE, mask_iou
 from agvas_runtime.bundle import load_bundle
 from agvas_runtime.pipeline.predictors import backend_names, open_backend
 

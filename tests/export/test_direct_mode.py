@@ -3,6 +3,7 @@
 The torch side takes the runtime's own scorer and puts the model behind its three protocols, tokenizing as training does.
 """
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,15 +11,13 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from agvas_core.contract.anchors import ANCHOR_TOKENS
+from agvas_core.contract.certificate import TOLERANCES
 from agvas_core.contract.manifest import sha256_of
-from agvas_core.contract.prompts import DEFAULT_INSTRUCTION, FIXED_ANSWER, Mode
-from agvas_core.contract.tolerances import TOLERANCES
+from agvas_core.contract.prompts import ANCHOR_TOKENS, DEFAULT_INSTRUCTION, FIXED_ANSWER, Mode
 from agvas_core.data.synthetic.dialogue import Dialogue
 from agvas_core.data.synthetic.synthesis import synthesize
 from agvas_core.model.encoders.encoders import PixelFeatures
 from agvas_core.model.fusion import anomaly_probability
-from agvas_core.model.generation import segment_by_generation
 from agvas_core.model.lmm import find_anchors
 from agvas_core.model.weights.checkpoint import Checkpoint, load_checkpoint
 from agvas_core.train.batches import encode_dialogues
@@ -27,6 +26,9 @@ from agvas_runtime.pipeline.scorer import Clock, Scorer
 from agvas_runtime.pipeline.segmenter import Segmenter
 from agvas_runtime.stages.onnx import OnnxDecoder, OnnxLmm, OnnxVision
 from agvas_runtime.stages.protocol import Features, Reply
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "equations"))
+from generation_reference import segment_by_generation
 
 FP32 = TOLERANCES["fp32"]
 ROOT = Path(__file__).parents[2]

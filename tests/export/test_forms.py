@@ -12,10 +12,10 @@ import pytest
 import torch
 from onnx import TensorProto
 
+from agvas_core.contract.certificate import TOLERANCES
 from agvas_core.contract.command_line import exit_code_of
 from agvas_core.contract.errors import BundleError, UsageError
 from agvas_core.contract.manifest import read_manifest, sha256_of
-from agvas_core.contract.tolerances import TOLERANCES
 from agvas_core.data.synthetic.synthesis import synthesize
 from agvas_core.model.agvas import AgVas
 from agvas_core.model.config import ModelConfig

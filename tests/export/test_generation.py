@@ -1,5 +1,6 @@
 """Words on ONNX Runtime are torch's, token by token, and so are the anchors that stand in them."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -7,14 +8,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from agvas_core.contract.anchors import EMPTY_LOGITS
-from agvas_core.contract.prompts import INSTRUCTIONS, NO_ANOMALY_ANSWER, Mode
-from agvas_core.contract.tolerances import TOLERANCES
+from agvas_core.contract.certificate import TOLERANCES
+from agvas_core.contract.prompts import EMPTY_LOGITS, INSTRUCTIONS, NO_ANOMALY_ANSWER, Mode
 from agvas_core.data.synthetic.synthesis import synthesize
 from agvas_core.model.agvas import Vision
 from agvas_core.model.config import parse_config
 from agvas_core.model.encoders.encoders import PixelFeatures
-from agvas_core.model.generation import segment_by_generation
 from agvas_core.model.weights.checkpoint import Checkpoint, load_checkpoint
 from agvas_export.bundle import prompt_of
 from agvas_export.reference import encode
@@ -22,6 +21,9 @@ from agvas_runtime.bundle import BUNDLED, Bundle, load_bundle
 from agvas_runtime.stages.onnx import OnnxDecoder, OnnxLmm, OnnxVision
 from agvas_runtime.stages.prompt_tokenizer import PromptTokenizer
 from agvas_runtime.stages.protocol import Features
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "equations"))
+from generation_reference import segment_by_generation
 
 FP32 = TOLERANCES["fp32"]
 CHECKPOINT = Path(__file__).parents[2] / "agvas_core" / "checkpoints" / "nano"

@@ -12,9 +12,9 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 from torch.export import Dim
 
+from agvas_core.contract.certificate import TOLERANCES
 from agvas_core.contract.manifest import Manifest, read_manifest
 from agvas_core.contract.preprocess import make_view
-from agvas_core.contract.tolerances import TOLERANCES
 from agvas_core.data.synthetic.synthesis import synthesize
 from agvas_core.model.build import build_model
 from agvas_core.model.config import ModelConfig, load_preset, parse_config

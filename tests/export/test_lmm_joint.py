@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from agvas_core.contract.tolerances import TOLERANCES
+from agvas_core.contract.certificate import TOLERANCES
 from agvas_core.model.agvas import AgVas
 from agvas_core.model.build import build_model, visual_tokens
 from agvas_core.model.config import ModelConfig, parse_config

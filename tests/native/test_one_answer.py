@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from agvas_core.contract.tolerances import TOLERANCES
+from agvas_core.contract.certificate import TOLERANCES
 from agvas_runtime import Segmenter, native
 
 PARTS = Path(__file__).resolve().parents[2] / "examples/parts"

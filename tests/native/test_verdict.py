@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agvas_core.contract.certificate import TOLERANCES
 from agvas_core.contract.decision import OperatingPoint, anomaly_mask
 from agvas_core.contract.manifest import TilingSpec
 from agvas_core.contract.preprocess import View, ViewSpec, make_view
-from agvas_core.contract.tolerances import TOLERANCES
 from agvas_runtime import native
 from agvas_runtime.images.tiling import plan_looks, plan_tiles
 from agvas_runtime.masks.regions import find_regions, judge_map
@@ -63,26 +63,13 @@ def test_masks_and_regions_of_a_score_map_are_the_rules_own(
 def test_length_and_breadth_are_those_of_the_tightest_rectangle(core: ModuleType, height: int, width: int, seed: int) -> None:
     score_map = np.float32(1 / (1 + np.exp(-blobs(np.random.default_rng(seed), height, width))))
     mask = np.empty(score_map.shape, np.uint8)
-    for (x, y, wide, high), area, _, _, _, (length, breadth), inside in core.judge_map(
-        score_map, (0.5, 0.5, 0, True), None, mask
-    )[1]:
+    for (x, y, wide, high), area, _, _, _, (length, breadth), inside in core.judge_map(score_map, (0.5, 0.5, 0, True), mask)[1]:
         rows, columns = np.nonzero(inside)
         assert len(rows) == area and inside.shape == (high, wide)
         _, sides, _ = cv2.minAreaRect(np.stack([columns + x, rows + y], axis=1).astype(np.float32))
         # Where two rectangles are as tight, the two may choose differently.
         assert (length - 1) * (breadth - 1) == pytest.approx(sides[0] * sides[1], rel=1e-4, abs=1e-3)
         assert length >= breadth >= 1
-
-
-def test_a_region_of_interest_hides_what_lies_outside(core: ModuleType) -> None:
-    rng = np.random.default_rng(4)
-    score_map = np.float32(1 / (1 + np.exp(-blobs(rng, 80, 110))))
-    roi = np.zeros((80, 110), np.uint8)
-    roi[10:50, 20:77] = 1
-    mask = np.empty((80, 110), np.uint8)
-    core.judge_map(score_map, (0.4, 0.6, 2.5, True), roi, mask)
-    point = OperatingPoint(threshold=0.4, seed_threshold=0.6, min_area_fraction=2.5 / roi.size)
-    np.testing.assert_array_equal(mask.astype(bool), anomaly_mask(np.where(roi, score_map, 0), point))
 
 
 def both(monkeypatch: pytest.MonkeyPatch, logits: FrameLogits, point: OperatingPoint) -> tuple[Judged, Judged]:
@@ -147,7 +134,7 @@ def test_every_instruction_set_and_number_of_threads_gives_the_same_bits(
     for isa, count in (("baseline", 1), (instructions, threads)):
         assert core.use_instructions(isa)
         score_map, mask = np.empty((301, 407), np.float32), np.empty((301, 407), np.uint8)
-        score, regions = core.judge_parts(parts, 0.5, 0.5, rule, None, score_map, mask, threads=count)
+        score, regions = core.judge_parts(parts, 0.5, 0.5, rule, score_map, mask, threads=count)
         assert score == score_map.max() and len(regions) > 1
         maps.append(score_map)
     np.testing.assert_array_equal(*maps)
@@ -162,7 +149,7 @@ def test_extreme_logits_stay_probabilities(core: ModuleType) -> None:
 
 
 def test_buffers_that_do_not_fit_are_refused(core: ModuleType) -> None:
-    cells, score_map, mask = np.zeros((4, 4), np.float32), np.empty((9, 9), np.float32), np.empty((9, 9), np.uint8)
+    cells, score_map = np.zeros((4, 4), np.float32), np.empty((9, 9), np.float32)
     rule = (0.5, 0.5, 0.0, True)
     for wrong in [
         (cells, cells, (9, 9), (1, 0, 9, 9), 1.0, None, None),
@@ -174,6 +161,4 @@ def test_buffers_that_do_not_fit_are_refused(core: ModuleType) -> None:
         with pytest.raises(ValueError):
             core.score_map([wrong], 0.5, 0.5, score_map)
     with pytest.raises(ValueError):
-        core.judge_map(score_map, rule, None, np.empty((9, 8), np.uint8))
-    with pytest.raises(ValueError):
-        core.judge_map(score_map, rule, np.ones((8, 9), np.uint8), mask)
+        core.judge_map(score_map, rule, np.empty((9, 8), np.uint8))

@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from agvas.cli import GROUPS
+
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = ["README.md", "CONTRIBUTING.md"]
 COMMANDS: dict[str, str] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]
@@ -43,17 +45,25 @@ def entry(name: str) -> list[str]:
     return [sys.executable, "-c", f"import sys, {module}; sys.argv[0] = {name!r}; sys.exit({module}.{function}())"]
 
 
+def verb_of(name: str, arguments: list[str]) -> tuple[str, ...]:
+    """The words of a command line that say whose help explains it."""
+    if name == "agvas-run":
+        return ()
+    two = name == "agvas" and arguments[0] in (*GROUPS, "export")
+    return tuple(word for word in arguments[: 2 if two else 1] if not word.startswith("-"))
+
+
 @cache
-def help_of(name: str, subcommand: str | None) -> str:
+def help_of(name: str, verb: tuple[str, ...]) -> str:
     done = subprocess.run(
-        [*entry(name), *([subcommand] if subcommand else []), "--help"],
+        [*entry(name), *verb, "--help"],
         cwd=ROOT,
         env=PLAIN_TERMINAL,
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 0, f"{name} {subcommand or ''} --help: {done.stderr}"
-    return done.stdout
+    assert done.returncode == 0, f"{name} {' '.join(verb)} --help: {done.stderr}"
+    return "\n".join(line.strip("│* ") for line in done.stdout.splitlines())  # of the panels, what is in them
 
 
 def required(help_text: str) -> list[str]:
@@ -74,7 +84,8 @@ def words(command: str) -> list[list[str]]:
 
 def runs_here(command: str) -> bool:
     """Whether a command is a run of the bundled model on the bundled pictures, which takes no camera and no training."""
-    return "examples/parts" in command and "agvas-run" in command and "--model" not in command
+    ours = "agvas-run" in command or "agvas run" in command
+    return ours and "examples/parts" in command and "--model" not in command
 
 
 @pytest.fixture
@@ -98,8 +109,9 @@ def shell(folder: Path) -> dict[str, str]:
 def test_every_path_of_the_architecture_exists(root: Path) -> None:
     quoted = re.findall(r"`([^`\n]+)`", (root / "ARCHITECTURE.md").read_text(encoding="utf-8"))
     paths = {word for word in quoted if PATH_LIKE.fullmatch(word) and ("/" in word or word.endswith(SOURCE_LIKE))}
-    assert len(paths) > 20, "the document walks file by file; if it names this few paths, the pattern above has lost them"
-    assert sorted(path for path in paths if not (root / path).exists()) == []
+    assert len(paths) > 20, "if the document names this few paths, the pattern above has lost them"
+    homes = (root, root / "runtime" / "agvas_runtime")  # short paths are the runtime's
+    assert sorted(path for path in paths if not any((home / path).exists() for home in homes)) == []
 
 
 @pytest.mark.parametrize("document", ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "trt_engines/README.md"])
@@ -121,9 +133,9 @@ def test_documented_commands_are_understood(root: Path, project: dict[str, Any],
             asked = {extra for word in arguments for found in re.findall(r"\[(.+)\]", word) for extra in found.split(",")}
             assert asked <= set(project["project"]["optional-dependencies"])
         if name in COMMANDS:
-            subcommand = None if name == "agvas-run" or arguments[0].startswith("-") else arguments[0]
-            known = set(re.findall(r"(?<![\w-])--?[a-zA-Z][\w-]*", help_of(name, subcommand)))
-            needed = [set(re.findall(r"(?<![\w-])--?[a-zA-Z][\w-]*", line)) for line in required(help_of(name, subcommand))]
+            shown = help_of(name, verb_of(name, arguments))
+            known = set(re.findall(r"(?<![\w-])--?[a-zA-Z][\w-]*", shown))
+            needed = [set(re.findall(r"(?<![\w-])--?[a-zA-Z][\w-]*", line)) for line in required(shown)]
             given = {word for word in arguments if re.fullmatch(r"--?[a-zA-Z].*", word)}
             assert given <= known
             assert all(given & names for names in needed), f"{command!r} lacks one of {needed}"

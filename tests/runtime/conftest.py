@@ -24,10 +24,19 @@ from tokenizers.models import WordLevel
 from tokenizers.normalizers import Lowercase
 from tokenizers.pre_tokenizers import Whitespace
 
-from agvas_core.contract.anchors import ANCHOR_TOKENS
-from agvas_core.contract.manifest import GraphSpec, Manifest, PromptSpec, TensorSpec, TilingSpec, sha256_of, write_manifest
+from agvas_core.contract.manifest import (
+    GraphSpec,
+    Manifest,
+    PromptSpec,
+    ReferencesSpec,
+    TensorSpec,
+    TilingSpec,
+    read_manifest,
+    sha256_of,
+    write_manifest,
+)
 from agvas_core.contract.preprocess import ViewSpec
-from agvas_core.contract.prompts import QWEN_CHAT
+from agvas_core.contract.prompts import ANCHOR_TOKENS, QWEN_CHAT
 
 WORDS = ["please", "segment", "find", "the", "dark", "bright", "broken", "spots", "anomalies", "in", "this", "image", "user",
          "assistant", "sure", "it", "is", ".", ",", "there", "are", "no", "hole"]  # fmt: skip
@@ -179,6 +188,61 @@ def make_tiny_bundle(folder: Path) -> Path:
     return folder
 
 
+# Brute force: the square of each cell's difference to each row of the bank. One deep channel, f_p, and three of colour.
+REFERENCES = """
+references (uint8[batch,height,width,3] pixel_image, float[batch,1,rows_of_cells,columns_of_cells] f_p, float[rows,4] bank, float colour_weight)
+    => (float[batch,rows_of_cells,columns_of_cells,4] embedding, float[batch,rows_of_cells,columns_of_cells] deep,
+        float[batch,rows_of_cells,columns_of_cells] joint)
+<float[1] white = {255.0}, int64[1] before_bank = {3}, int64[1] channels = {4}, int64[1] zero = {0}, int64[1] one = {1}, int64[1] four = {4}> {
+    pixels = Cast<to: int = 1>(pixel_image)
+    pixels_chw = Transpose<perm: ints = [0, 3, 1, 2]>(pixels)
+    means = AveragePool<kernel_shape: ints = [4, 4], strides: ints = [4, 4]>(pixels_chw)
+    colour = Div(means, white)
+    both = Concat<axis: int = 1>(f_p, colour)
+    embedding = Transpose<perm: ints = [0, 2, 3, 1]>(both)
+    cells = Unsqueeze(embedding, before_bank)
+    difference = Sub(cells, bank)
+    square = Mul(difference, difference)
+    deep_part = Slice(square, zero, one, channels)
+    colour_part = Slice(square, one, four, channels)
+    deep_square = ReduceSum<keepdims: int = 0>(deep_part, channels)
+    colour_square = ReduceSum<keepdims: int = 0>(colour_part, channels)
+    weighted = Mul(colour_square, colour_weight)
+    joint_square = Add(deep_square, weighted)
+    nearest_deep = ReduceMin<axes: ints = [3], keepdims: int = 0>(deep_square)
+    nearest_joint = ReduceMin<axes: ints = [3], keepdims: int = 0>(joint_square)
+    deep = Sqrt(nearest_deep)
+    joint = Sqrt(nearest_joint)
+}
+"""
+
+
+OWN_ENCODER = (
+    REFERENCES.replace(
+        "uint8[batch,height,width,3] pixel_image, float[batch,1,rows_of_cells,columns_of_cells] f_p,",
+        "uint8[batch,height,width,3] reference_image,",
+    )
+    .replace("(pixel_image)", "(reference_image)")
+    .replace("    both =", "    f_p = ReduceMean<axes: ints = [1], keepdims: int = 1>(colour)\n    both =")
+)
+REFERENCE_VIEW = ViewSpec(fit="area", size_px=48, multiple_px=16, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+
+
+def add_references(folder: Path, max_rows: int = 64, *, own_encoder: bool = False) -> Path:
+    """Gives a tiny bundle a references graph that measures f_p, or the brightness of a view of its own."""
+    raw = _write_graph(folder, "references", OWN_ENCODER if own_encoder else REFERENCES).model_dump()
+    names = {"rows_of_cells": "height/4", "columns_of_cells": "width/4"}
+    for tensor in (*raw["inputs"], *raw["outputs"]):
+        tensor["shape"] = tuple(names.get(axis, axis) for axis in tensor["shape"])
+    manifest = read_manifest(folder)
+    files = dict(manifest.files) | {"references.onnx": sha256_of(folder / "references.onnx")}
+    spec = ReferencesSpec.model_validate(
+        raw | {"stride": 4, "max_rows": max_rows, "view": REFERENCE_VIEW if own_encoder else None}
+    )
+    write_manifest(folder, manifest.model_copy(update={"references": spec, "files": files}))
+    return folder
+
+
 def _write_graph(folder: Path, name: str, text: str) -> GraphSpec:
     model = onnx.parser.parse_model(HEADER + text)
     onnx.checker.check_model(model)
@@ -201,6 +265,12 @@ def _tensor(value: onnx.ValueInfoProto) -> TensorSpec:
 def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of the tiny bundle; read it only, copy it to change it."""
     return make_tiny_bundle(tmp_path_factory.mktemp("bundle") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def tiny_references(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the tiny bundle with a references graph; read it only."""
+    return add_references(make_tiny_bundle(tmp_path_factory.mktemp("references") / "tiny"))
 
 
 @pytest.fixture(scope="session")

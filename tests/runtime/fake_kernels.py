@@ -59,9 +59,8 @@ class _Views:
         def work() -> None:
             self.kernels.seen += 1
             given = []
-            for (layout, high, wide, *content, padding, mean, std), output in zip(self.plans, outputs, strict=True):
-                assert layout == 0
-                given.append((at(output, (high, wide, 3), np.uint8), *content, padding, mean, std))
+            for (high, wide, *content, padding), output in zip(self.plans, outputs, strict=True):
+                given.append((at(output, (high, wide, 3), np.uint8), *content, padding))
             self.kernels._core.make_views(at(frame, (height, stride), np.uint8), name, height, width, self.crop, given)
 
         self.kernels._run(stream, work)
@@ -81,9 +80,7 @@ class _Verdict:
             for tile in tiles
         ]
 
-    def run(self, rule: int, roi: int, score_map: int, mask: int, summary: int, regions: int, stream: int) -> None:
-        assert roi == 0
-
+    def run(self, rule: int, score_map: int, mask: int, summary: int, regions: int, stream: int) -> None:
         def work() -> None:
             self.kernels.judged += 1
             parts, best, finite = [], dict[int, tuple[float, float]](), True
@@ -98,7 +95,7 @@ class _Verdict:
             told = at(rule, (1,), RULE)[0]
             asked = float(told["threshold"]), float(told["seed"]), float(told["min_area"]), bool(accept >= told["gate"])
             maps = at(score_map, self.size, np.float32), at(mask, self.size, np.uint8)
-            score, found = self.kernels._core.judge_parts(parts, *self.weights, asked, None, *maps)
+            score, found = self.kernels._core.judge_parts(parts, *self.weights, asked, *maps)
             at(summary, (1,), SUMMARY)[0] = (len(found), len(found), 0, not finite, score, accept)
 
         self.kernels._run(stream, work)

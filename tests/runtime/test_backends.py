@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from agvas_core.contract.certificate import TOLERANCES
 from agvas_core.contract.errors import BundleError, SetupError, StageError, UsageError
 from agvas_core.contract.prompts import Mode
-from agvas_core.contract.tolerances import TOLERANCES
 from agvas_runtime import Segmenter, Verdict
 from agvas_runtime.bundle import Bundle, load_bundle
 from agvas_runtime.stages.open import Stages, StageSettings, open_stages

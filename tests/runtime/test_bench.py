@@ -1,4 +1,4 @@
-"""``scripts/bench.py``, which makes the figures of docs/benchmarks.md."""
+"""``benchmarks/bench.py``, which makes the figures of docs/benchmarks.md."""
 
 import subprocess
 import sys
@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-BENCH = Path(__file__).resolve().parents[2] / "scripts" / "bench.py"
+BENCH = Path(__file__).resolve().parents[2] / "benchmarks" / "bench.py"
 
 
 def bench(*arguments: str | Path) -> subprocess.CompletedProcess[str]:

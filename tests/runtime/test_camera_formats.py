@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from agvas.run import run as app
 from agvas_core.contract.command_line import exit_code_of
 from agvas_core.contract.errors import SourceError, UsageError
 from agvas_runtime import Segmenter, Verdict, native
-from agvas_runtime.cli import app
 from agvas_runtime.images.frame import Frame, Sent
 from agvas_runtime.images.views import PIXEL_FORMATS, camera_frame, camera_image
 from agvas_runtime.line.ledger.check import check_ledger, open_for_reading

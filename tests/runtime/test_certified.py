@@ -6,10 +6,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 
+from agvas.run import run
 from agvas_core.contract.certificate import PARITY_NAME, BackendParity, Certificate, data_digest, write_certificate
-from agvas_core.contract.hardware import Hardware, this_machine
+from agvas_core.contract.command_line import exit_code_of
+from agvas_core.contract.gpu import Hardware, this_machine
 from agvas_core.contract.manifest import MANIFEST_NAME, sha256_of
 from agvas_runtime.bundle import Bundle, load_bundle, note_on_parity
 
@@ -64,18 +68,36 @@ def test_one_made_here_is_told_with_its_age_and_changes_no_identity(bundle: Bund
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("changes", "words", "level"),
     [
-        ({"hardware": HERE.model_copy(update={"cpu": "Model B"})}, "elsewhere, on Model B; this is Model A: agvas-export check"),
-        ({"hardware": HERE.model_copy(update={"gpus": ("A100",)})}, "elsewhere, on Model A, A100"),
-        ({"manifest_sha256": "f" * 64}, "another bundle's"),
-        ({"passed": False}, "FAILED on onnx"),
+        # What every user of a shipped bundle has is no warning.
+        (
+            {"hardware": HERE.model_copy(update={"cpu": "Model B"})},
+            "on Model B; this is Model A: agvas-export check",
+            logging.INFO,
+        ),
+        ({"hardware": HERE.model_copy(update={"gpus": ("A100",)})}, "elsewhere, on Model A, A100", logging.INFO),
+        ({"manifest_sha256": "f" * 64}, "another bundle's", logging.WARNING),
+        ({"passed": False}, "FAILED on onnx", logging.WARNING),
     ],
 )
-def test_one_that_says_little_about_this_run_is_a_warning(bundle: Bundle, changes: dict[str, Any], words: str) -> None:
+def test_one_that_does_not_hold_is_a_warning(bundle: Bundle, changes: dict[str, Any], words: str, level: int) -> None:
     certify(bundle, **changes)
     note = note_on_parity(bundle, now=NOW, here=HERE)
-    assert note.level == logging.WARNING and words in note.text and "\n" not in note.text
+    assert note.level == level and words in note.text and "\n" not in note.text
+
+
+@pytest.mark.parametrize("options", [(), ("-v",), ("--quiet",)])
+@pytest.mark.parametrize("passed", [True, False])
+def test_a_run_tells_of_it_if_something_is_wrong_or_with_verbose(
+    bundle: Bundle, passed: bool, options: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    certify(bundle, passed=passed)
+    cv2.imwrite(str(tmp_path / "part.png"), np.full((32, 32, 3), 128, np.uint8))
+    arguments = [str(tmp_path / "part.png"), "--model", str(bundle.folder), "--save", "none", "--threads", "1", *options]
+    assert exit_code_of(lambda: run, name="agvas run", arguments=arguments) == 0
+    told = "agvas run: parity of tiny" in capsys.readouterr().err
+    assert told == ("--quiet" not in options and ("-v" in options or not passed))
 
 
 def test_a_missing_or_damaged_one_is_a_warning(bundle: Bundle) -> None:

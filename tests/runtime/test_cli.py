@@ -20,11 +20,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from agvas.run import run as app
 from agvas_core.contract.command_line import exit_code_of
-from agvas_runtime.cli import app
 
 Run = Callable[..., int]
-COMMAND = [sys.executable, "-c", "from agvas_runtime.cli import main; main()"]
+COMMAND = [sys.executable, "-c", "from agvas.cli import agvas_run; agvas_run()"]
 
 
 @pytest.fixture
@@ -249,14 +249,26 @@ def test_without_a_source_there_is_help_and_exit_code_2(run: Run, capsys: pytest
     assert output.out == "" and "Usage: agvas-run" in output.err
 
 
-def test_help_and_version_load_no_heavy_library() -> None:
-    for option, words in (("--help", "SOURCE"), ("--version", "agvas-run ")):
-        code = (
-            f"import sys; sys.argv = ['agvas-run', {option!r}]\nfrom agvas_runtime.cli import main\n"
-            "try:\n    main()\nfinally:\n    print({'cv2', 'onnxruntime', 'numpy', 'torch'} & set(sys.modules), file=sys.stderr)\n"
-        )
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-        assert words in done.stdout and done.stderr == "set()\n"
+@pytest.mark.parametrize(
+    ("entry", "arguments", "words"),
+    [
+        ("agvas_run", ["agvas-run", "--help"], "SOURCE"),
+        ("agvas_run", ["agvas-run", "--version"], "agvas-run "),
+        ("main", ["agvas", "--help"], "calibrate"),
+        ("main", ["agvas", "run", "--help"], "SOURCE"),
+        ("main", ["agvas", "line", "--help"], "--recipe"),
+        ("main", ["agvas", "batch", "--help"], "--workers"),
+        ("main", ["agvas", "serve", "--help"], "--port"),
+        ("main", ["agvas", "profile", "--help"], "--soak"),
+    ],
+)
+def test_help_and_version_load_no_heavy_library(entry: str, arguments: list[str], words: str) -> None:
+    code = (
+        f"import sys; sys.argv = {arguments!r}\nfrom agvas.cli import {entry}\n"
+        f"try:\n    {entry}()\nfinally:\n    print({{'cv2', 'onnxruntime', 'numpy', 'torch'}} & set(sys.modules), file=sys.stderr)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert words in done.stdout and done.stderr == "set()\n"
 
 
 # --- what happens on the way

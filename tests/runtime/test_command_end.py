@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from agvas.run import run as app
 from agvas_core.contract.command_line import Terminated, exit_code_of
 from agvas_core.contract.errors import SourceError
-from agvas_runtime.cli import app
 
 
 def test_a_message_is_one_line_that_cannot_steer_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:

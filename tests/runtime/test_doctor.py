@@ -90,8 +90,6 @@ def test_a_gpu_is_read_from_nvidia_smi(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_the_table_names_the_way_out() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", "from agvas_core.command import main; main()", "doctor"], capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, "-c", "from agvas.cli import main; main()", "doctor"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "All that is here works" in done.stdout and "pip install 'agvas[trt]'" in done.stdout

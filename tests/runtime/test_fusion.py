@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agvas_runtime.masks import fusion
-from agvas_runtime.masks.fusion import ano_probability, anomaly_probability, seg_probability
+from agvas_runtime.pipeline import frame_logits as fusion
+from agvas_runtime.pipeline.frame_logits import ano_probability, anomaly_probability, seg_probability
 
 logits = st.floats(-30, 30, width=32)
 

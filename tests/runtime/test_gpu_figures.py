@@ -1,4 +1,4 @@
-"""``scripts/gpu_figures.sh``, the one command for a machine with a GPU: here at tiny size on a CPU, from its first step to its table."""
+"""``benchmarks/gpu_figures.sh``, the one command for a machine with a GPU: here at tiny size on a CPU, from its first step to its table."""
 
 import json
 import os
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / "scripts/gpu_figures.sh"
+SCRIPT = Path(__file__).parents[2] / "benchmarks/gpu_figures.sh"
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:

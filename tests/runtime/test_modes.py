@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from agvas.run import run as app
 from agvas_core.contract.command_line import exit_code_of
 from agvas_core.contract.errors import BundleError, ImageError, UsageError
 from agvas_core.contract.prompts import FIXED_ANSWER, INSTRUCTIONS, NO_ANOMALY_ANSWER, Mode
 from agvas_runtime import Segmenter, Verdict
 from agvas_runtime.bundle import Bundle, load_bundle
-from agvas_runtime.cli import app
 from agvas_runtime.pipeline.instruction import ask
 from agvas_runtime.pipeline.predictors import BundlePredictor
 from agvas_runtime.stages.onnx import OnnxDecoder, OnnxLmm, OnnxVision

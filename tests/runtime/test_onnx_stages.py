@@ -9,9 +9,9 @@ import numpy as np
 import onnx
 import pytest
 
-from agvas_core.contract.anchors import ANCHOR_TOKENS
 from agvas_core.contract.errors import BundleError, ImageError, SetupError, UsageError
 from agvas_core.contract.manifest import MANIFEST_NAME, sha256_of
+from agvas_core.contract.prompts import ANCHOR_TOKENS
 from agvas_runtime.bundle import Bundle, load_bundle
 from agvas_runtime.stages.onnx import OnnxDecoder, OnnxLmm, OnnxVision
 from agvas_runtime.stages.protocol import DecoderStage, Features, LmmStage, VisionStage

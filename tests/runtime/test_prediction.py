@@ -24,17 +24,18 @@ def picture(tmp_path: Path, make_part: Part) -> Path:
 
 def test_a_file_gives_the_segmenter_s_answer(tiny_bundle: Path, picture: Path) -> None:
     predictor = open_predictor(tiny_bundle, threads=1)
-    score_map, mask, verdict = predictor.predict(picture)
+    score_map, mask, verdict, score = predictor.predict(picture)
     expected = Segmenter.load(tiny_bundle, threads=1).predict(picture)[0]
     assert expected.score_map is not None and expected.mask is not None
     assert np.array_equal(score_map, expected.score_map) and np.array_equal(mask, expected.mask)
     assert score_map.dtype == np.float32 and mask.dtype == bool and mask.any() and verdict == "FAIL"
+    assert score is None, "it is the highest pixel"
     assert predictor.name == "tiny" and predictor.identity == expected.bundle
 
 
 def test_options_reach_the_segmenter(tiny_bundle: Path, picture: Path) -> None:
-    _, dark, _ = open_predictor(tiny_bundle, threads=1).predict(picture)
-    _, bright, _ = open_predictor(tiny_bundle, threads=1, prompt="find the bright spots").predict(picture)
+    dark = open_predictor(tiny_bundle, threads=1).predict(picture)[1]
+    bright = open_predictor(tiny_bundle, threads=1, prompt="find the bright spots").predict(picture)[1]
     assert not dark[0, 0] and bright[0, 0]
     with pytest.raises(UsageError, match="threshold is 2"):
         open_predictor(tiny_bundle, threshold=2)

@@ -237,7 +237,7 @@ def test_a_run_measures_itself_and_its_profile_is_compared_like_any_other(
 ) -> None:
     import cv2
 
-    from agvas_runtime.cli import app
+    from agvas.run import run as app
 
     monkeypatch.setattr(CORES, lambda: 4)
 

@@ -18,6 +18,7 @@ from agvas_core.contract.preprocess import ViewSpec, scaled_views
 from agvas_runtime import Frame, Result, Segmenter, Verdict
 from agvas_runtime.bundle import load_bundle
 from agvas_runtime.images.tiling import plan_looks
+from agvas_runtime.pipeline.options import SegmentOptions
 from agvas_runtime.stages.onnx import OnnxDecoder, OnnxLmm, OnnxVision
 from agvas_runtime.stages.protocol import Features
 
@@ -34,7 +35,7 @@ def altered(tiny_bundle: Path, options: dict[str, Any] | None = None, **changes:
     bundle = load_bundle(tiny_bundle)
     bundle = replace(bundle, manifest=bundle.manifest.model_copy(update=changes))
     stages = OnnxVision(bundle, threads=1), OnnxLmm(bundle, threads=1), OnnxDecoder(bundle, threads=1)
-    return Segmenter(bundle, *stages, **options or {})
+    return Segmenter(bundle, *stages, SegmentOptions(**options or {}))
 
 
 def disc(height: int, width: int, x: int, y: int, radius: int) -> NDArray[np.bool_]:

@@ -1,8 +1,14 @@
 """What a GenICam camera promises, against a real GigE Vision device: ``arv-fake-gv-camera`` of aravis-tools, and ours on its library."""
 
+import ctypes
+import fcntl
+import os
 import shutil
+import socket
+import struct
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -18,7 +24,8 @@ from agvas_runtime.sources import CameraSource
 from agvas_runtime.sources.camera_address import camera_address
 from agvas_runtime.sources.genicam import library
 
-DEMO = Path(__file__).parents[2] / "scripts" / "demo_camera.py"
+CLONE_NEWNET, SIOCSIFFLAGS, IFF_UP = 0x40000000, 0x8914, 0x1
+DEMO = Path(__file__).parents[2] / "examples" / "demo_camera.py"
 
 
 def there_is_aravis() -> bool:
@@ -31,6 +38,26 @@ def there_is_aravis() -> bool:
 
 needs_aravis = pytest.mark.skipif(not there_is_aravis(), reason="libaravis-0.8-0 is not installed")
 needs_tools = pytest.mark.skipif(shutil.which("arv-fake-gv-camera-0.8") is None, reason="aravis-tools is not installed")
+
+
+@pytest.fixture
+def own_loopback() -> Iterator[None]:
+    """A loopback of the test's own: GigE Vision has one port for all cameras, 3956, and one address has one camera.
+
+    The thread of the test, and what it starts, gets a network namespace of its own. Where that is not allowed, runs of these
+    tests wait for each other; a camera that is none of theirs then makes them fail.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    with open("/proc/thread-self/ns/net") as home:
+        if libc.unshare(CLONE_NEWNET) == 0:
+            with socket.socket(type=socket.SOCK_DGRAM) as loopback:
+                fcntl.ioctl(loopback, SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", IFF_UP))
+            yield
+            assert libc.setns(home.fileno(), CLONE_NEWNET) == 0, os.strerror(ctypes.get_errno())
+            return
+    with open(Path(tempfile.gettempdir()) / f"agvas-tests-gige-{os.getuid()}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 @contextmanager
@@ -61,6 +88,7 @@ def opened(camera: CameraSource, frames: int) -> list[np.ndarray]:
 
 
 @needs_aravis
+@pytest.mark.usefixtures("own_loopback")
 @needs_tools
 def test_aravis_own_camera_gives_frames_and_one_that_is_killed_is_an_error_in_time() -> None:
     with running("arv-fake-gv-camera-0.8", "-i", "127.0.0.1", "-s", "AG1") as process:
@@ -78,6 +106,7 @@ def test_aravis_own_camera_gives_frames_and_one_that_is_killed_is_an_error_in_ti
 
 
 @needs_aravis
+@pytest.mark.usefixtures("own_loopback")
 @needs_tools
 def test_a_camera_that_waits_for_its_trigger_is_silent_and_no_error_and_gives_one_frame_for_one_shot() -> None:
     with (
@@ -103,6 +132,7 @@ def test_a_camera_that_waits_for_its_trigger_is_silent_and_no_error_and_gives_on
 
 
 @needs_aravis
+@pytest.mark.usefixtures("own_loopback")
 def test_the_demo_camera_shows_parts_with_their_numbers_over_gige() -> None:
     sys.path.insert(0, str(DEMO.parent))
     from demo_camera import read_stamp
@@ -117,6 +147,7 @@ def test_the_demo_camera_shows_parts_with_their_numbers_over_gige() -> None:
 
 
 @needs_aravis
+@pytest.mark.usefixtures("own_loopback")
 def test_a_camera_that_is_not_there_is_an_error_with_a_remedy() -> None:
     with (
         CameraSource("genicam://Nobody-0815", open_timeout_s=10) as camera,

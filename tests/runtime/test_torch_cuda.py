@@ -9,17 +9,20 @@ import pytest
 import torch
 from torch import Tensor
 
+from agvas_core.contract.certificate import TOLERANCES
 from agvas_core.contract.errors import BundleError, ImageError, SetupError, StageError, UsageError
+from agvas_core.contract.preprocess import make_view, scaled_views
 from agvas_core.contract.prompts import Mode
-from agvas_core.contract.tolerances import TOLERANCES
 from agvas_core.model.agvas import AgVas
 from agvas_core.model.config import ModelConfig
 from agvas_core.model.encoders.sam import SamImageEncoder
 from agvas_core.model.weights.checkpoint import load_checkpoint
 from agvas_runtime import Segmenter, native
 from agvas_runtime.bundle import Bundle, load_bundle
+from agvas_runtime.images.tiling import plan_looks
 from agvas_runtime.stages.open import open_stages
 from agvas_runtime.stages.prompt_tokenizer import PromptTokenizer, Words
+from agvas_runtime.stages.protocol import FramePlan, FrameReferences
 from agvas_runtime.stages.torch_cuda import device as device_module
 from agvas_runtime.stages.torch_cuda.device import open_device, told
 from agvas_runtime.stages.torch_cuda.engine import Engine
@@ -27,8 +30,9 @@ from agvas_runtime.stages.torch_cuda.pieces import PLAIN, compiled
 from agvas_runtime.stages.torch_cuda.reading import Float8, Reader, Wanted, fused
 from agvas_runtime.stages.torch_cuda.seeing import Eyes, FusedSam, placed
 from agvas_runtime.stages.torch_cuda.stages import CudaDecoder, CudaLmm, CudaVision
+from agvas_runtime.stages.torch_reference import TorchReferences
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 sys.path.insert(0, str(Path(__file__).parent))
 import paper_model
 import reference_ratio
@@ -207,6 +211,32 @@ def test_a_frame_whose_size_comes_again_is_one_launch_with_the_same_answer(
     (strict,) = at_once.predict([bad], threshold=0.999)
     assert strict.verdict == reference.predict([bad], threshold=0.999)[0].verdict and strict.verdict == "PASS"
     assert not strict.mask.any()
+
+
+def test_a_whole_frame_brings_its_distances_to_good_images(nano: Bundle, engine: Engine, kernels: FakeKernels) -> None:
+    spec = nano.manifest.references
+    assert spec is not None and spec.view is not None
+    stage, vision, lmm = TorchReferences(nano), CudaVision(engine), CudaLmm(nano, engine)
+    frames = vision.framed(lmm, CudaDecoder(engine))
+    assert frames is not None
+    image = np.full((480, 640, 3), 180, np.uint8)
+    image[200:260, 300:380] = 20
+    view = make_view(spec.view, image).pixels[None]
+    bank = stage.embed(view).reshape(-1, spec.channels)[:50]
+    references = FrameReferences(stage, bank, spec.view, 0.5)
+    views = scaled_views(nano.manifest.pixel_view, nano.manifest.scales, 480, 640)
+    looks = tuple(plan_looks(480, 640, views, nano.manifest.tiling, enabled=True))
+    plan = FramePlan((480, 640), nano.manifest.semantic_view, looks, nano.manifest.decision.alpha, 2, references)
+    asked = "find anomalies", nano.manifest.decision.point()
+    assert frames(image, plan, *asked) is None
+    expected = stage(view, bank, colour_weight=0.5)
+    for _ in range(2):
+        pending = frames(image, plan, *asked)
+        assert pending is not None
+        seen = pending.result()
+        assert seen.deep is not None and seen.joint is not None
+        np.testing.assert_allclose(seen.deep, expected.deep[0], atol=1e-5)
+        np.testing.assert_allclose(seen.joint, expected.joint[0], atol=1e-5)
 
 
 def test_a_camera_makes_no_views_for_an_engine_that_makes_its_own(nano: Bundle, engine: Engine, kernels: FakeKernels) -> None:

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from agvas_core.contract.certificate import TOLERANCES
 from agvas_core.contract.command_line import exit_code_of
 from agvas_core.contract.errors import ImageError, UsageError
-from agvas_core.contract.tolerances import TOLERANCES
 from agvas_runtime.doctor import State, look_at_tunings
 from agvas_runtime.images.frame import Frame
 from agvas_runtime.line.app.replay import inspector_as
@@ -30,6 +30,7 @@ from agvas_runtime.pipeline.batching import (
     place_here,
     tuned_bundles,
 )
+from agvas_runtime.pipeline.options import SegmentOptions
 from agvas_runtime.pipeline.segmenter import Segmenter
 from agvas_runtime.profile.cli import profile
 from agvas_runtime.profile.compare import compare_profiles
@@ -189,9 +190,9 @@ def test_a_file_that_may_not_be_read_stops_nothing(kept: Path, tiny_bundle: Path
 
 def test_a_line_takes_it_up_and_the_ledger_says_so(kept: Path, tiny_bundle: Path) -> None:
     identity = Segmenter.load(tiny_bundle).bundle.identity
-    inspector = SegmenterInspector(settings=StageSettings(threads=1))
+    inspector = SegmenterInspector(SegmentOptions(threads=1))
     assert inspector.facts["tiles"] == {identity: 2} and inspector._opened(str(tiny_bundle)).counts.tiles == 2
-    other = SegmenterInspector(settings=StageSettings(threads=2))
+    other = SegmenterInspector(SegmentOptions(threads=2))
     assert "tiles" not in other.facts and other._opened(str(tiny_bundle)).counts == Counts()
     # A verdict of the past is judged again as it was, whatever was measured since.
     facts = json.loads(json.dumps(dict(inspector.facts)))

@@ -77,7 +77,18 @@ def server(whole_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 
 def test_the_certificate_has_vllm_in_it(whole_bundle: Path) -> None:
-    command = [sys.executable, "-m", "agvas_export.cli", "check", str(whole_bundle), "--data", str(PART.parent), "--limit", "2"]
+    command = [
+        sys.executable,
+        "-m",
+        "agvas.cli",
+        "export",
+        "check",
+        str(whole_bundle),
+        "--data",
+        str(PART.parent),
+        "--limit",
+        "2",
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     certificate = json.loads((whole_bundle / "parity.json").read_text())
@@ -116,7 +127,7 @@ def test_adapters_that_are_added_while_it_runs_answer_request_by_request(
 def test_the_command_gives_the_regions_that_onnx_gives(server: Server, whole_bundle: Path) -> None:
     lines = []
     for lmm in ("onnx", server.url):
-        command = [sys.executable, "-m", "agvas_runtime.cli", str(PART), "--json", "--save", "none", "--lmm", lmm]
+        command = [sys.executable, "-m", "agvas.cli", "run", str(PART), "--json", "--save", "none", "--lmm", lmm]
         command += ["--model", str(whole_bundle)]
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr

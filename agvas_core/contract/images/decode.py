@@ -18,18 +18,27 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from agvas_core.contract.defaults import MAX_PIXELS
 from agvas_core.contract.errors import ImageError
 from agvas_core.contract.images.header import ImageHeader, read_header
 from agvas_core.contract.images.jpeg import decode_jpeg, jpeg_parts
 from agvas_core.contract.images.metadata import orientation_of, png_exif, riff_chunks, to_srgb, turn_upright
-from agvas_core.contract.images.png import decode_png, png_parts
+from agvas_core.contract.images.png import decode_png, palette_indices, png_parts
 from agvas_core.contract.images.rare import decode_by_pillow
 from agvas_core.contract.images.rgb import looks_like_fewer_bits, to_rgb
 from agvas_core.contract.images.tiff import decode_tiff
 
-__all__ = ["MAX_PIXELS", "Samples", "check_header", "check_size", "decode_image", "decode_samples", "quiet_opencv"]
+__all__ = [
+    "MAX_PIXELS",
+    "Samples",
+    "check_header",
+    "check_size",
+    "decode_image",
+    "decode_palette",
+    "decode_samples",
+    "quiet_opencv",
+]
 
-MAX_PIXELS = 100_000_000  # a 100-megapixel camera fits; decoded, that is 300 MB
 MAX_SIDE_PX = 1_000_000  # libpng's limit: a longer side could be judged, but its mask not be saved
 
 Rgb = NDArray[np.uint8]
@@ -150,6 +159,12 @@ def decode_samples(data: bytes, header: ImageHeader, *, page: int = 0, note: Not
     if header.format == "bmp" and pixels.ndim == 3 and pixels.shape[2] == 4 and not pixels[..., 3].any():
         pixels = pixels[..., :3]  # the fourth byte of most 32-bit BMPs is unused and zero, not transparency
     return Samples(pixels, sample_max=header.sample_max)
+
+
+def decode_palette(data: bytes) -> tuple[NDArray[np.uint8], NDArray[np.uint8]] | None:
+    """(indices [H, W], colours [N, 3]) of a PNG; None where it has no palette. Raises ImageError as :func:`decode_image`."""
+    header, parts = check_header(data), png_parts(data)
+    return palette_indices(parts, lambda plain: _by_opencv(plain, header)) if parts.colour == 3 else None
 
 
 def _webp(data: bytes, header: ImageHeader) -> Samples:

@@ -1,30 +1,26 @@
-"""PNG for OpenCV, checked to the last byte.
+"""PNG for OpenCV: checksums first, and only the chunks that make the pixels.
 
-libpng, which OpenCV brings, writes its complaints to stderr and cannot be told not to. So it gets nothing to complain of: the pixel
-stream is inflated here, which also shows whether every row is there, and what OpenCV decodes is the same picture, stored, with the
-few chunks it needs. (Pillow's own decoder is silent, and gives black for rows that a stream lacks.)
+OpenCV refuses a PNG that lacks rows, but not one whose bytes were changed, so every checksum is looked at here. Chunks that say
+something beside the pixels are not passed on: a broken one would make libpng, which OpenCV brings, write to stderr.
 """
 
 import struct
 import zlib
 from collections.abc import Callable
-from io import BytesIO
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from agvas_core.contract.errors import ImageError
-from agvas_core.contract.images.rare import open_by_pillow
 
 __all__ = ["PngParts", "decode_png", "palette_indices", "png_parts"]
 
+Decode = Callable[[bytes], NDArray[np.generic]]
+"""The bytes of a PNG to its pixels, channels in the order RGB; raises ImageError where rows are missing."""
+
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
-_SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
-_PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
-_FILTERS = 4  # the last one that there is
-_STORED_BYTES = 65_535
 _PROFILE_BYTES_MOST = 16 << 20
 _CUT_SHORT = "it is cut short; copy or record it again"
 _DAMAGED = "the file was damaged; copy it again"
@@ -37,8 +33,8 @@ class PngParts(NamedTuple):
     """Content of IHDR, whose values are possible."""
     kept: dict[bytes, bytes]
     """PLTE and tRNS, where they are there."""
-    stream: list[bytes]
-    """The pixels, compressed."""
+    stream: list[memoryview]
+    """The chunks IDAT, whole."""
     others: tuple[tuple[bytes, bytes], ...]
     """(kind, content) of the other chunks."""
 
@@ -75,8 +71,9 @@ class PngParts(NamedTuple):
 def png_parts(data: bytes) -> PngParts:
     """Takes the bytes of a PNG apart. Raises ImageError where any byte that matters is missing or was changed."""
     kept: dict[bytes, bytes] = {}
-    stream: list[bytes] = []
+    stream: list[memoryview] = []
     others: list[tuple[bytes, bytes]] = []
+    view = memoryview(data)
     position = len(_SIGNATURE)
     while True:
         if position + 8 > len(data):
@@ -94,7 +91,7 @@ def png_parts(data: bytes) -> PngParts:
         if kind == b"IEND":
             break
         if kind == b"IDAT":
-            stream.append(content)
+            stream.append(view[position : end + 4])
         elif kind in (b"IHDR", b"PLTE", b"tRNS"):
             kept.setdefault(kind, content)
         elif whole:
@@ -109,39 +106,28 @@ def png_parts(data: bytes) -> PngParts:
     return PngParts(header, kept, stream, tuple(others))
 
 
-def decode_png(parts: PngParts, by_opencv: Callable[[bytes], NDArray[np.generic]]) -> NDArray[np.generic]:
+def decode_png(parts: PngParts, by_opencv: Decode) -> NDArray[np.generic]:
     """[H, W] or [H, W, C], C = 3, 4: RGB, RGBA; uint8 or uint16. Grey with alpha comes as RGBA.
-
-    Args:
-        by_opencv: decodes a PNG, its channels in this order.
 
     Raises:
         ImageError: pixels are missing or the stream is broken.
     """
-    chunks = [(b"IHDR", parts.header)]
+    chunks = []
     clear = parts.kept.get(b"tRNS", b"")
     if parts.colour == 3:
         chunks.append((b"PLTE", _palette(parts.kept)))
     if (parts.colour == 2 and len(clear) == 6) or (parts.colour == 3 and 0 < len(clear) <= 256):
         chunks.append((b"tRNS", clear))
-    chunks += [(b"IDAT", _store(_inflated(parts))), (b"IEND", b"")]
-    return _white_out(by_opencv(_written(chunks)), parts.white)
+    return _white_out(by_opencv(_written(parts.header, chunks, parts.stream)), parts.white)
 
 
-def palette_indices(parts: PngParts) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+def palette_indices(parts: PngParts, by_opencv: Decode) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """(indices [H, W], colours [N, 3]) of a PNG with a palette. Raises ImageError as :func:`decode_png`."""
-    palette = _palette(parts.kept)
-    chunks = [(b"IHDR", parts.header), (b"PLTE", palette), (b"IDAT", _store(_inflated(parts))), (b"IEND", b"")]
-    return _by_pillow(_written(chunks)), np.frombuffer(palette, np.uint8).reshape(-1, 3)
-
-
-def _by_pillow(data: bytes) -> NDArray[np.uint8]:
-    image = open_by_pillow(BytesIO(data), "png")
-    try:
-        image.load()
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise ImageError(f"PNG cannot be decoded ({error}): {_CUT_SHORT}") from error
-    return np.array(image)
+    colours = np.frombuffer(_palette(parts.kept), np.uint8).reshape(-1, 3)
+    # Indices are stored as grey values are. As grey they come scaled to 255.
+    grey = parts.header[:9] + bytes([0]) + parts.header[10:]
+    step = 255 // ((1 << parts.depth) - 1)
+    return np.asarray(by_opencv(_written(grey, [], parts.stream)) // step, np.uint8), colours
 
 
 def _white_out(pixels: NDArray[np.generic], white: int | None) -> NDArray[np.generic]:
@@ -152,34 +138,6 @@ def _white_out(pixels: NDArray[np.generic], white: int | None) -> NDArray[np.gen
     return np.where(pixels == white, pixels.dtype.type(full), pixels)
 
 
-def _inflated(parts: PngParts) -> bytes:
-    """The filtered rows, as many as the header says."""
-    width, height, depth, colour, _, _, interlace = struct.unpack(">IIBBBBB", parts.header)
-    bits = depth * _SAMPLES[colour]
-    sizes = [(width, height)]
-    if interlace:
-        sizes = [(-(-(width - x) // across), -(-(height - y) // down)) for x, y, across, down in _PASSES]
-    sizes = [(1 + (columns * bits + 7) // 8, rows) for columns, rows in sizes if columns > 0 and rows > 0]
-    needed = sum(stride * rows for stride, rows in sizes)
-    inflate = zlib.decompressobj()
-    try:
-        pixels = inflate.decompress(b"".join(parts.stream), needed + 1)
-        # The checksum at the end of the stream is looked at only where the end is asked for.
-        if len(pixels) == needed and not inflate.eof:
-            pixels += inflate.decompress(inflate.unconsumed_tail, 1)
-    except zlib.error as error:
-        raise ImageError(f"PNG cannot be decoded ({error}): {_DAMAGED}") from error
-    if len(pixels) < needed:
-        raise ImageError(f"PNG has {len(pixels)} of {needed} bytes of pixels: {_CUT_SHORT}")
-    at = 0
-    for stride, rows in sizes:
-        filters = np.frombuffer(pixels, np.uint8, stride * rows, at)[::stride]
-        if filters.max() > _FILTERS:
-            raise ImageError(f"PNG has the filter {filters.max()}; {_FILTERS} is the last: {_DAMAGED}")
-        at += stride * rows
-    return pixels[:needed]
-
-
 def _palette(found: dict[bytes, bytes]) -> bytes:
     palette = found.get(b"PLTE", b"")
     if not palette or len(palette) % 3 or len(palette) > 768:
@@ -187,24 +145,10 @@ def _palette(found: dict[bytes, bytes]) -> bytes:
     return palette
 
 
-def _store(pixels: bytes) -> bytes:
-    """A zlib stream that holds ``pixels`` as they are."""
-    parts = [b"\x78\x01"]
-    for start in range(0, len(pixels), _STORED_BYTES):
-        block = pixels[start : start + _STORED_BYTES]
-        last = start + _STORED_BYTES >= len(pixels)
-        parts += [struct.pack("<BHH", last, len(block), len(block) ^ 0xFFFF), block]
-    parts.append(struct.pack(">I", zlib.adler32(pixels)))
-    return b"".join(parts)
+def _written(header: bytes, chunks: list[tuple[bytes, bytes]], stream: list[memoryview]) -> bytes:
+    before = b"".join(_chunk(kind, content) for kind, content in [(b"IHDR", header), *chunks])
+    return b"".join([_SIGNATURE, before, *stream, _chunk(b"IEND", b"")])
 
 
-def _written(chunks: list[tuple[bytes, bytes]]) -> bytes:
-    return _SIGNATURE + b"".join(
-        piece
-        for kind, content in chunks
-        for piece in (
-            struct.pack(">I", len(content)) + kind,
-            content,
-            struct.pack(">I", zlib.crc32(content, zlib.crc32(kind))),
-        )
-    )
+def _chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(content, zlib.crc32(kind)))

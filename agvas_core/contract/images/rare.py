@@ -11,11 +11,11 @@ from PIL import Image, ImageOps
 
 from agvas_core.contract.errors import ImageError
 
-__all__ = ["OTHER_PICTURES", "decode_by_pillow", "open_by_pillow", "pillow_size", "unread_format"]
+__all__ = ["OTHER_PICTURES", "decode_by_pillow", "pillow_size", "unread_format"]
 
 Image.MAX_IMAGE_PIXELS = None  # the cap is ours, and is looked at before anything is decoded
 
-_PLUGINS: Final = {"gif": "GIF", "jp2": "JPEG2000", "avif": "AVIF", "png": "PNG"}
+_PLUGINS: Final = {"gif": "GIF", "jp2": "JPEG2000", "avif": "AVIF"}
 
 OTHER_PICTURES: Final = {
     ".heic": "HEIC", ".heif": "HEIF", ".jxl": "JPEG XL", ".psd": "Photoshop", ".exr": "OpenEXR", ".hdr": "Radiance HDR",
@@ -45,7 +45,7 @@ def unread_format(start: bytes) -> str | None:
 
 def pillow_size(file: BinaryIO, kind: str) -> tuple[int, int]:
     """(width, height) of an open file, before any rotation. Raises ImageError where Pillow cannot open it."""
-    return open_by_pillow(file, kind).size
+    return _open_by_pillow(file, kind).size
 
 
 def decode_by_pillow(data: bytes, kind: str) -> tuple[NDArray[np.generic], bytes]:
@@ -54,7 +54,7 @@ def decode_by_pillow(data: bytes, kind: str) -> tuple[NDArray[np.generic], bytes
     Raises:
         ImageError: it is cut short or broken, or has a kind of samples that is not read.
     """
-    image = open_by_pillow(BytesIO(data), kind)
+    image = _open_by_pillow(BytesIO(data), kind)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -72,7 +72,7 @@ def decode_by_pillow(data: bytes, kind: str) -> tuple[NDArray[np.generic], bytes
     return np.array(upright), bytes(profile)
 
 
-def open_by_pillow(file: BinaryIO, kind: str) -> Image.Image:
+def _open_by_pillow(file: BinaryIO, kind: str) -> Image.Image:
     """The file, nothing of it decoded. Raises ImageError where Pillow cannot open it."""
     name = _PLUGINS[kind]
     Image.init()

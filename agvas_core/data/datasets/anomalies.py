@@ -1,9 +1,4 @@
-"""Road cracks: CrackForest-dataset, the paper's "Road".
-
-image/001.jpg, groundTruth/001.mat (struct groundTruth with Segmentation, 2 for crack); where groundTruthPng/001.png or
-groundTruthPngImg/001.png lies beside them, as most who use the set write it, it is read instead. Every image has a crack. The layout was
-read from public code that loads the set.
-"""
+"""Sets of anomalies, each in its published layout: CrackForest, GC10-DET, Real-IAD, ZJU-Leaper, and reviewed parts of a station."""
 
 import re
 import xml.etree.ElementTree as ElementTree
@@ -13,15 +8,20 @@ from pathlib import Path
 from typing import Any, Final
 
 from agvas_core.contract.errors import UsageError
-from agvas_core.data.datasets.adapter import Adapter, first_folder, image_in
+from agvas_core.contract.review_folder import IMAGES, MASKS, REVIEW, ReviewLine, read_lines
 from agvas_core.data.datasets.annotation_file import need, read_json
 from agvas_core.data.datasets.masks import BoxMask, FileMask
 from agvas_core.data.datasets.mat_file import CrackMat
-from agvas_core.data.datasets.record import Family, MaskSource, Record
-from agvas_core.files.pairing import images, inside
+from agvas_core.data.datasets.record import Adapter, Family, MaskSource, Record, first_folder, image_in
+from agvas_core.files import IMAGE_SUFFIXES, images, inside, is_empty, pair
 
-__all__ = ["CRACK_FOREST", "GC10", "REAL_IAD", "ZJU_LEAPER"]
+__all__ = ["CRACK_FOREST", "GC10", "REAL_IAD", "REVIEWED", "ZJU_LEAPER", "review_lines"]
 
+# Road cracks: CrackForest-dataset, the paper's "Road".
+#
+# image/001.jpg, groundTruth/001.mat (struct groundTruth with Segmentation, 2 for crack); where groundTruthPng/001.png or
+# groundTruthPngImg/001.png lies beside them, as most who use the set write it, it is read instead. Every image has a crack. The layout was
+# read from public code that loads the set.
 
 _PNG_FOLDERS: Final = ("groundTruthPng", "groundTruthPngImg")
 
@@ -223,4 +223,40 @@ ZJU_LEAPER: Final = Adapter(
     parts=("Images", "Annotations/masks"),
     training_splits=("train", "test"),
     published_images=98_777,
+)
+
+# Reviewed parts of a station (``contract/review_folder.py`` has the layout), as a training set: few-shot adaptation to a station.
+
+
+def review_lines(root: Path) -> Iterator[ReviewLine]:
+    """What the folder says of each of its images; by its pictures alone where it has no ``review.jsonl``.
+
+    Raises:
+        UsageError: a line that is not one, or a picture that has two masks.
+    """
+    if (root / REVIEW).is_file():
+        yield from read_lines(root)
+        return
+    for picture, mask in pair(_pictures(root / IMAGES), _pictures(root / MASKS), ("", "_mask")):
+        yield ReviewLine(image=inside(root, picture), mask=inside(root, mask) if mask else None, good=mask is None)
+
+
+def _pictures(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+
+
+def _records(root: Path) -> Iterator[Record]:
+    for line in review_lines(root):
+        good = line.good or (line.mask is not None and is_empty(root / line.mask))  # nothing was marked
+        mask = FileMask(root / line.mask) if line.mask and not good else None
+        kind = "" if good else line.kind
+        yield Record("review", Family.ANOMALY, root / line.image, line.image, "train", line.category, not good, kind, mask)
+
+
+REVIEWED: Final = Adapter(
+    "review",
+    Family.ANOMALY,
+    f"{IMAGES}/*, {MASKS}/* of the same names, and {REVIEW} where it was written by a review",
+    lambda root: (root / IMAGES).is_dir() and ((root / REVIEW).is_file() or (root / MASKS).is_dir()),
+    _records,
 )

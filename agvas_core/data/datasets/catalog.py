@@ -11,17 +11,15 @@ from pathlib import Path
 from typing import Final
 
 from agvas_core.contract.errors import UsageError
-from agvas_core.data.datasets.adapter import Adapter
-from agvas_core.data.datasets.anomalies import CRACK_FOREST, GC10, REAL_IAD, ZJU_LEAPER
+from agvas_core.data.datasets.anomalies import CRACK_FOREST, GC10, REAL_IAD, REVIEWED, ZJU_LEAPER
 from agvas_core.data.datasets.conversation import INSTRUCT, LLAVA, WEB_AD
+from agvas_core.data.datasets.mat_file import PASCAL_PART
 from agvas_core.data.datasets.mvtec_like import DTD_SYNTHETIC, GOODS_AD, MIAD, MVTEC
 from agvas_core.data.datasets.parts import PACO, PART_IMAGENET, PASCAL_PART_JSON
-from agvas_core.data.datasets.pascal_part import PASCAL_PART
-from agvas_core.data.datasets.record import Record
+from agvas_core.data.datasets.record import Adapter, Record
 from agvas_core.data.datasets.referring import REFCLEF, REFCOCO, REFCOCO_PLUS, REFCOCOG
-from agvas_core.data.datasets.review import REVIEWED
 from agvas_core.data.datasets.semantic import ADE20K, COCO_STUFF
-from agvas_core.files.pairing import folders
+from agvas_core.files import folders
 
 __all__ = ["ADAPTERS", "FoundSet", "find_sets", "named_set", "set_names"]
 

@@ -16,7 +16,7 @@ from agvas_core.contract.command_line import printable
 from agvas_core.contract.errors import ImageError, UsageError
 from agvas_core.data.datasets.catalog import FoundSet
 from agvas_core.data.datasets.record import MaskSource, Record, Shape
-from agvas_core.files.picture import read_rgb
+from agvas_core.files import read_rgb
 
 __all__ = ["Problem", "Row", "SetReport", "check_set", "json_report", "problem_lines", "terminal_table"]
 

@@ -14,13 +14,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from agvas_core.contract.anchors import ANCHOR_TOKENS
 from agvas_core.contract.errors import UsageError
-from agvas_core.contract.prompts import ANCHORS, strip_control_tokens
-from agvas_core.data.datasets.adapter import Adapter, first_file, first_folder
+from agvas_core.contract.prompts import ANCHOR_TOKENS, ANCHORS, strip_control_tokens
 from agvas_core.data.datasets.annotation_file import need, read_json
-from agvas_core.data.datasets.record import Family, Record, Texts, Turn
-from agvas_core.data.instruct.reading import read_instruct
+from agvas_core.data.datasets.record import Adapter, Family, Record, Texts, Turn, first_file, first_folder
+from agvas_core.data.instruct.entry import read_instruct
 
 __all__ = ["INSTRUCT", "LLAVA", "WEB_AD"]
 

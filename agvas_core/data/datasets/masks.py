@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from agvas_core.contract.errors import ImageError
 from agvas_core.data.datasets.record import Shape, Target
-from agvas_core.files.picture import MaskLevel, read_mask, read_samples
+from agvas_core.files import MaskLevel, read_mask, read_samples
 
 __all__ = ["ArrayMask", "BoxMask", "FileMask", "LabelFile", "same_size"]
 

@@ -1,11 +1,12 @@
-"""Masks in MATLAB files, of which two sets are made: PASCAL-Part and CrackForest. The only module that imports scipy.
+"""Masks in MATLAB files (PASCAL-Part and CrackForest), and the set PASCAL-Part. The only module that imports scipy.
 
 scipy's reader makes arrays and structs of them and runs nothing.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,9 +16,10 @@ from scipy.io.matlab import MatReadError
 from agvas_core.contract.errors import ImageError
 from agvas_core.data.datasets.masks import ArrayMask, same_size
 from agvas_core.data.datasets.parts import pascal_words
-from agvas_core.data.datasets.record import Shape, Target
+from agvas_core.data.datasets.record import Adapter, Family, Record, Shape, Target, first_folder, image_in
 
-__all__ = ["CrackMat", "PartsMat"]
+__all__ = ["PASCAL_PART", "CrackMat", "PartsMat"]
+
 
 CRACK = 2  # in groundTruth.Segmentation; 1 is road
 
@@ -73,3 +75,34 @@ def _field(struct: Any, name: str, path: Path) -> Any:
 def _rows(value: Any) -> list[Any]:
     """A struct array of no, one or several rows."""
     return list(np.atleast_1d(value).ravel()) if isinstance(value, np.ndarray) else [value]
+
+
+# PASCAL-Part as published: a MATLAB file of things and their parts for each image of VOC 2010.
+#
+# Annotations_Part/2008_000003.mat (also below trainval/, as the archive unpacks), VOCdevkit/VOC2010/JPEGImages/2008_000003.jpg, and VOC's own
+# split in VOCdevkit/VOC2010/ImageSets/Main/{train,val}.txt; without it all count as train. The fields are those that public readers of the
+# set use; no copy of the set was at hand.
+
+
+_ANNOTATIONS: Final = ("Annotations_Part", "trainval/Annotations_Part")
+_VOC: Final = ("VOCdevkit/VOC2010", "VOC2010", "../VOCdevkit/VOC2010")
+
+
+def _pascal_parts_records(root: Path) -> Iterator[Record]:
+    annotations = first_folder(root, *_ANNOTATIONS) or root / _ANNOTATIONS[0]
+    images = image_in(root, "PASCAL-Part", *(f"{place}/JPEGImages" for place in _VOC))
+    lists = images.parent / "ImageSets" / "Main"
+    val = set((lists / "val.txt").read_text(encoding="utf-8").split()) if (lists / "val.txt").is_file() else set()
+    for path in sorted(annotations.glob("*.mat")):
+        split = "val" if path.stem in val else "train"
+        yield Record("pascal-part", Family.GENERAL, images / f"{path.stem}.jpg", f"{path.stem}.jpg", split, labels=PartsMat(path))
+
+
+PASCAL_PART: Final = Adapter(
+    "pascal-part",
+    Family.GENERAL,
+    "Annotations_Part/*.mat, VOCdevkit/VOC2010/JPEGImages/*.jpg",
+    lambda root: first_folder(root, *_ANNOTATIONS) is not None,
+    _pascal_parts_records,
+    published_images=10_103,
+)

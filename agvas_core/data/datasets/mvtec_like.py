@@ -13,10 +13,9 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from agvas_core.data.datasets.adapter import Adapter
 from agvas_core.data.datasets.masks import FileMask
-from agvas_core.data.datasets.record import Family, Record
-from agvas_core.files.pairing import GOOD, folders, images, inside, pair, parts_of_mask
+from agvas_core.data.datasets.record import Adapter, Family, Record
+from agvas_core.files import GOOD, folders, images, inside, pair, parts_of_mask
 
 __all__ = ["DTD_SYNTHETIC", "GOODS_AD", "MIAD", "MVTEC", "kind_words"]
 

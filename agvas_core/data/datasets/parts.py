@@ -20,10 +20,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from agvas_core.contract.errors import UsageError
-from agvas_core.data.datasets.adapter import Adapter, first_file
 from agvas_core.data.datasets.annotation_file import read_coco
 from agvas_core.data.datasets.coco_mask import CocoMask
-from agvas_core.data.datasets.record import Family, Record, Target
+from agvas_core.data.datasets.record import Adapter, Family, Record, Target, first_file
 
 __all__ = ["PACO", "PART_IMAGENET", "PASCAL_PART_JSON", "part_names", "pascal_words"]
 

@@ -1,5 +1,9 @@
-"""What every training set is read into: one image with what is known of it; masks are read when they are asked for."""
+"""What every training set is read into, and the adapter that reads one published layout.
 
+A record is one image with what is known of it; masks are read when they are asked for.
+"""
+
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -8,7 +12,23 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Family", "LabelSource", "MaskSource", "Record", "Shape", "Target", "Texts", "Turn"]
+from agvas_core.contract.errors import UsageError
+
+__all__ = [
+    "Adapter",
+    "Family",
+    "LabelSource",
+    "MaskSource",
+    "Record",
+    "Shape",
+    "Target",
+    "Texts",
+    "Turn",
+    "first_file",
+    "first_folder",
+    "image_in",
+]
+
 
 Shape = tuple[int, int]
 """Height and width of an image in px."""
@@ -119,3 +139,50 @@ class Record:
     def all_targets(self, shape: Shape) -> tuple[Target, ...]:
         """What can be asked for in the image; reads the label file where there is one."""
         return self.targets if self.labels is None else self.labels.targets(shape)
+
+
+# Adapters: what each published set says of itself, and where its folders are.
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """One set in one published layout."""
+
+    name: str
+    family: Family
+    layout: str
+    """The paths that it is known by, for messages."""
+    matches: Callable[[Path], bool]
+    records: Callable[[Path], Iterator[Record]]
+    """All its records, in the same order on every machine; raises UsageError where the listing itself is broken."""
+    parts: tuple[str, ...] = ()
+    """Paths that a complete copy has, other than ``layout``'s; ``a|b`` is either."""
+    training_splits: tuple[str, ...] = ("train",)
+    published_images: int | None = None
+    """How many images the whole set has, where its authors say so."""
+
+    def missing_parts(self, root: Path) -> list[str]:
+        """Which of ``parts`` are not there."""
+        return [part for part in self.parts if not any((root / path).exists() for path in part.split("|"))]
+
+
+def first_folder(root: Path, *candidates: str) -> Path | None:
+    """The first of ``candidates``, relative to ``root``, that is a folder."""
+    return next((root / path for path in candidates if (root / path).is_dir()), None)
+
+
+def first_file(root: Path, *candidates: str) -> Path | None:
+    """The first of ``candidates``, relative to ``root``, that is a file."""
+    return next((root / path for path in candidates if (root / path).is_file()), None)
+
+
+def image_in(root: Path, what: str, *candidates: str) -> Path:
+    """The folder of the images.
+
+    Raises:
+        UsageError: none of the places where they may lie is there.
+    """
+    found = first_folder(root, *candidates)
+    if found is None:
+        raise UsageError(f"{root} has the annotations of {what} and not its images: put them into {' or '.join(candidates)}")
+    return found

@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from agvas_core.contract.errors import UsageError
-from agvas_core.data.datasets.adapter import Adapter, first_file, first_folder
 from agvas_core.data.datasets.annotation_file import CocoAnnotations, need, read_coco, read_json
 from agvas_core.data.datasets.coco_mask import CocoMask
-from agvas_core.data.datasets.record import Family, Record, Target
+from agvas_core.data.datasets.record import Adapter, Family, Record, Target, first_file, first_folder
 
 __all__ = ["REFCLEF", "REFCOCO", "REFCOCOG", "REFCOCO_PLUS", "read_plain"]
 

@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import Final
 
 from agvas_core.contract.errors import UsageError
-from agvas_core.data.datasets.adapter import Adapter, first_file, first_folder, image_in
 from agvas_core.data.datasets.masks import LabelFile
-from agvas_core.data.datasets.record import Family, Record
-from agvas_core.files.pairing import inside
+from agvas_core.data.datasets.record import Adapter, Family, Record, first_file, first_folder, image_in
+from agvas_core.files import inside
 
 __all__ = ["ADE20K", "COCO_STUFF"]
 

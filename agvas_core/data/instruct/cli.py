@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from agvas_core.contract.command_line import printable
+from agvas_core.contract.command_line import INPUT, MODEL, OUTPUT, SPEED, printable
 from agvas_core.contract.errors import OutputError, SetupError, UsageError
 from agvas_core.data.datasets.catalog import find_sets
 from agvas_core.data.datasets.mvtec_like import MVTEC
@@ -62,29 +62,55 @@ LISTED: Final = 5
 def instruct(
     data: Annotated[Path, typer.Argument(help="Folder of a set, or of several; or a list, meta_<set>.json.")],
     out: Annotated[Path, typer.Argument(help="File of JSON lines; one that is there is gone on with.")],
-    endpoint: Annotated[str, typer.Option(metavar="URL", help="OpenAI-compatible endpoint, such as http://127.0.0.1:8000/v1.")],
-    model: Annotated[str, typer.Option(help="The model, as the endpoint calls it.")],
-    key_env: Annotated[str, typer.Option(metavar="NAME", help="Environment variable with the API key.")] = KEY_VARIABLE,
-    only: Annotated[str | None, typer.Option("--set", metavar="NAME", help="The set of this name alone.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="At most N images of each kind of each category.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Which images --limit takes.")] = 0,
-    concurrency: Annotated[int, typer.Option(min=1, max=256, help="Questions at a time.")] = 4,
-    rate: Annotated[float | None, typer.Option(min=0.01, metavar="N", help="At most N requests a minute.")] = None,
-    retries: Annotated[int, typer.Option(min=0, max=100, help="How often to repeat a request that failed.")] = 6,
-    attempts: Annotated[int, typer.Option(min=1, max=20, help="How many answers to ask for until one is valid.")] = 3,
-    timeout: Annotated[float, typer.Option(min=0.1, metavar="SECONDS", help="For a whole answer.")] = 180,
-    image_px: Annotated[int, typer.Option(min=64, max=4096, help="Longest side of the pictures that are sent.")] = 1024,
-    temperature: Annotated[float, typer.Option(min=0, max=2, help="Of the model's choice of words.")] = 0.4,
-    max_tokens: Annotated[int, typer.Option(min=64, help="Longest answer.")] = 1500,
-    body: Annotated[str, typer.Option(metavar="JSON", help="Further keys of the request; null takes one out.")] = "{}",
+    endpoint: Annotated[
+        str,
+        typer.Option(metavar="URL", help="OpenAI-compatible endpoint, such as http://127.0.0.1:8000/v1.", rich_help_panel=MODEL),
+    ],
+    model: Annotated[str, typer.Option(help="The model, as the endpoint calls it.", rich_help_panel=MODEL)],
+    key_env: Annotated[
+        str, typer.Option(metavar="NAME", help="Environment variable with the API key.", rich_help_panel=MODEL)
+    ] = KEY_VARIABLE,
+    only: Annotated[
+        str | None, typer.Option("--set", metavar="NAME", help="The set of this name alone.", rich_help_panel=INPUT)
+    ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="At most N images of each kind of each category.", rich_help_panel=INPUT),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Which images --limit takes.", rich_help_panel=INPUT)] = 0,
+    concurrency: Annotated[int, typer.Option(min=1, max=256, help="Questions at a time.", rich_help_panel=SPEED)] = 4,
+    rate: Annotated[
+        float | None, typer.Option(min=0.01, metavar="N", help="At most N requests a minute.", rich_help_panel=SPEED)
+    ] = None,
+    retries: Annotated[
+        int, typer.Option(min=0, max=100, help="How often to repeat a request that failed.", rich_help_panel=SPEED)
+    ] = 6,
+    attempts: Annotated[
+        int, typer.Option(min=1, max=20, help="How many answers to ask for until one is valid.", rich_help_panel=SPEED)
+    ] = 3,
+    timeout: Annotated[float, typer.Option(min=0.1, metavar="SECONDS", help="For a whole answer.", rich_help_panel=MODEL)] = 180,
+    image_px: Annotated[
+        int, typer.Option(min=64, max=4096, help="Longest side of the pictures that are sent.", rich_help_panel=INPUT)
+    ] = 1024,
+    temperature: Annotated[
+        float, typer.Option(min=0, max=2, help="Of the model's choice of words.", rich_help_panel=MODEL)
+    ] = 0.4,
+    max_tokens: Annotated[int, typer.Option(min=64, help="Longest answer.", rich_help_panel=MODEL)] = 1500,
+    body: Annotated[
+        str, typer.Option(metavar="JSON", help="Further keys of the request; null takes one out.", rich_help_panel=MODEL)
+    ] = "{}",
     prompt: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder with system.txt, example.json, ... in place of ours.")
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder with system.txt, example.json, ... in place of ours.", rich_help_panel=INPUT),
     ] = None,
-    retry_rejects: Annotated[bool, typer.Option("--retry-rejects", help="Ask again about what was rejected.")] = False,
+    retry_rejects: Annotated[
+        bool, typer.Option("--retry-rejects", help="Ask again about what was rejected.", rich_help_panel=OUTPUT)
+    ] = False,
     preview: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Write the first request into DIR and send nothing.")
+        Path | None,
+        typer.Option(metavar="DIR", help="Write the first request into DIR and send nothing.", rich_help_panel=OUTPUT),
     ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no summary.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no summary.", rich_help_panel=OUTPUT)] = False,
 ) -> None:
     """Have a vision-language model describe each anomaly of a set (Anomaly-Instruct20K): checked JSON lines for review and training."""
     console = Console(stderr=True)

@@ -1,15 +1,36 @@
-"""One line of the data set: a sample, the five texts about it, and where they came from."""
+"""The generated data set: its entries, the decisions of the review on them, and reading both.
+
+An entry is one line: a sample, the five texts about it, and where they came from.
+"""
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
+from agvas_core.contract.errors import UsageError
 from agvas_core.data.datasets.masks import FileMask
-from agvas_core.files.picture import MaskLevel
+from agvas_core.data.datasets.record import Family, Record, Texts
+from agvas_core.data.instruct.journal import read_lines
+from agvas_core.files import MaskLevel
 
-__all__ = ["FIELDS", "Entry", "ReviewState", "texts_digest"]
+__all__ = [
+    "FIELDS",
+    "NOT_REJECTED",
+    "REVIEWED",
+    "Decision",
+    "Entry",
+    "ReviewState",
+    "decided",
+    "read_decisions",
+    "read_entries",
+    "read_instruct",
+    "review_path",
+    "texts_digest",
+]
+
 
 FIELDS: Final = ("expectation", "observation", "diagnosis", "summary", "explanation")
 """The five texts, in the order in which they build on each other (sec. 3.3)."""
@@ -64,3 +85,123 @@ class Entry(BaseModel):
 def texts_digest(texts: dict[str, str]) -> str:
     """Says whether a decision was made on these very texts."""
     return hashlib.sha256("\0".join(texts[field] for field in FIELDS).encode()).hexdigest()[:16]
+
+
+# What a person decided about an entry, kept in a file of its own beside the data: the newest decision on it counts.
+
+
+class Decision(BaseModel):
+    """One line of the review log."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    key: str
+    on: str
+    """Digest of the texts as they were generated: a decision is void for texts that were generated anew since."""
+    review: ReviewState
+    texts: dict[str, str] | None = None
+    """The texts as the person left them, where they are not those that were generated."""
+    at: str
+    """When, ISO 8601."""
+
+
+def review_path(path: Path) -> Path:
+    """``instruct.jsonl`` -> ``instruct.review.jsonl``."""
+    return path.with_suffix(f".review{path.suffix}")
+
+
+def read_decisions(path: Path) -> dict[str, Decision]:
+    """The newest decision on each key; none where the log does not exist.
+
+    Raises:
+        UsageError: a line that is no decision.
+    """
+    found: dict[str, Decision] = {}
+    if path.is_file():
+        for number, line in read_lines(path):
+            decision = _decision(path, number, line)
+            found[decision.key] = decision
+    return found
+
+
+def decided(entry: Entry, decisions: Mapping[str, Decision]) -> Entry:
+    """``entry`` with the decision on it applied, where there is one and it was made on these texts."""
+    decision = decisions.get(entry.key)
+    if decision is None or decision.on != texts_digest(entry.texts):
+        return entry
+    return entry.model_copy(update={**(decision.texts or {}), "review": decision.review})
+
+
+def _decision(path: Path, number: int, line: dict[str, Any]) -> Decision:
+    try:
+        decision = Decision.model_validate(line)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UsageError(
+            f"{path}, line {number}: {'.'.join(map(str, first['loc']))}: {first['msg']}; take the line out"
+        ) from error
+    if decision.texts is not None and set(decision.texts) != set(FIELDS):
+        raise UsageError(f"{path}, line {number}: texts has {sorted(decision.texts)}; it must have {', '.join(FIELDS)}")
+    return decision
+
+
+# Reading the data set: what was generated, with the decisions of the review applied.
+#
+# for record in read_instruct(Path("instruct.jsonl")):
+#     print(record.image, record.texts.summary)
+
+
+NOT_REJECTED: tuple[ReviewState, ...] = ("pending", "accepted", "edited")
+REVIEWED: tuple[ReviewState, ...] = ("accepted", "edited")
+
+
+def read_instruct(path: Path, *, root: Path | None = None, states: Sequence[ReviewState] = NOT_REJECTED) -> list[Record]:
+    """The samples of a file, in its order, as the review left them.
+
+    Args:
+        path: the file that ``agvas data instruct`` wrote; its review log beside it is read as well.
+        root: the folder of the set, where it is no longer where it was.
+        states: which to keep; ``REVIEWED`` keeps what a person saw, as all of the paper's were.
+
+    Raises:
+        UsageError: the file cannot be read, a line is no entry, or two lines are about one sample.
+    """
+    decisions = read_decisions(review_path(path))
+    entries = (decided(entry, decisions) for entry in read_entries(path))
+    return [_record(entry, entry.folder(path, root)) for entry in entries if entry.review in states]
+
+
+def read_entries(path: Path) -> list[Entry]:
+    """The lines as they stand in the file, without the review.
+
+    Raises:
+        UsageError: as :func:`read_instruct`.
+    """
+    entries: dict[str, Entry] = {}
+    lines: dict[str, int] = {}
+    for number, line in read_lines(path):
+        try:
+            entry = Entry.model_validate(line)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise UsageError(f"{path}, line {number}: {where}: {first['msg']}; mend the line or take it out") from error
+        if entry.key in entries:
+            raise UsageError(f"{path}, line {number}: {entry.key} stands in line {lines[entry.key]} already: keep one of them")
+        entries[entry.key], lines[entry.key] = entry, number
+    return list(entries.values())
+
+
+def _record(entry: Entry, folder: Path) -> Record:
+    return Record(
+        dataset=entry.dataset,
+        family=Family.INSTRUCT,
+        image=folder / entry.image,
+        name=entry.image,
+        split="train",
+        category=entry.category,
+        anomalous=True,
+        kind=entry.kind,
+        mask=entry.file_mask(folder),
+        texts=Texts(**entry.texts),
+    )

@@ -14,13 +14,12 @@ from agvas_core.contract.durable import write_whole
 from agvas_core.contract.errors import ImageError, OutputError, SetupError
 from agvas_core.data.instruct.answer import AnswerError, parsed
 from agvas_core.data.instruct.endpoint import Endpoint, NoReply
-from agvas_core.data.instruct.entry import Entry
+from agvas_core.data.instruct.entry import Entry, read_entries
 from agvas_core.data.instruct.journal import Journal, read_lines
 from agvas_core.data.instruct.pictures import data_url, shrunk, with_boxes, with_mask
 from agvas_core.data.instruct.prompt import Message, Prompt
-from agvas_core.data.instruct.reading import read_entries
 from agvas_core.data.instruct.samples import Sample
-from agvas_core.files.picture import read_rgb
+from agvas_core.files import read_rgb
 
 __all__ = ["Generation", "Outcome", "Tally", "pictures_of", "rejects_path"]
 

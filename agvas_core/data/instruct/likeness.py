@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from agvas_core.contract.errors import ImageError
 from agvas_core.data.instruct.pictures import Rgb
-from agvas_core.files.picture import read_rgb
+from agvas_core.files import read_rgb
 
 __all__ = ["Look", "ReferenceShelf", "bhattacharyya", "likeness", "look", "ssim"]
 

@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from agvas_core.contract.errors import UsageError
-from agvas_core.data.instruct.answer import AnswerError, parsed
+from agvas_core.data.instruct.answer import AnswerError, Wording, parsed
 from agvas_core.data.instruct.pictures import RECIPE
-from agvas_core.data.instruct.wording import Wording
 
 __all__ = ["Message", "Prompt", "load_prompt"]
 

@@ -8,14 +8,20 @@ from types import TracebackType
 from typing import Any, Final, Literal, Self
 
 from agvas_core.contract.errors import UsageError
-from agvas_core.data.instruct.answer import checked
-from agvas_core.data.instruct.decision import Decision, decided, read_decisions, review_path
-from agvas_core.data.instruct.entry import FIELDS, Entry, texts_digest
+from agvas_core.data.instruct.answer import Wording, checked
+from agvas_core.data.instruct.entry import (
+    FIELDS,
+    Decision,
+    Entry,
+    decided,
+    read_decisions,
+    read_entries,
+    review_path,
+    texts_digest,
+)
 from agvas_core.data.instruct.journal import Journal
 from agvas_core.data.instruct.pictures import jpeg, shrunk, with_mask
-from agvas_core.data.instruct.reading import read_entries
-from agvas_core.data.instruct.wording import Wording
-from agvas_core.files.picture import read_rgb
+from agvas_core.files import read_rgb
 
 __all__ = ["VERBS", "Review", "StaleError", "Verb"]
 

@@ -17,7 +17,7 @@ from agvas_core.data.datasets.masks import FileMask
 from agvas_core.data.datasets.record import Family, Record
 from agvas_core.data.instruct.likeness import ReferenceShelf
 from agvas_core.data.instruct.pictures import Rgb
-from agvas_core.files.picture import read_rgb
+from agvas_core.files import read_rgb
 
 __all__ = ["Found", "Sample", "limited", "list_name", "listed_records", "samples_of"]
 

@@ -6,7 +6,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from agvas_core.contract.anchors import Anchor
+from agvas_core.contract.prompts import Anchor
 from agvas_core.data.datasets.record import Family
 from agvas_core.data.templates.rules import Task
 

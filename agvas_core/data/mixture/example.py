@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from agvas_core.contract.anchors import Anchor
 from agvas_core.contract.durable import write_whole
 from agvas_core.contract.errors import OutputError
+from agvas_core.contract.prompts import Anchor
 from agvas_core.data.datasets.record import Turn
 from agvas_core.data.mixture.config import Source
 from agvas_core.data.templates.rules import Task

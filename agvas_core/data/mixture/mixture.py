@@ -22,7 +22,7 @@ from agvas_core.data.mixture.exchange import make_exchange
 from agvas_core.data.mixture.pool import Pool, chosen
 from agvas_core.data.synthetic.noise import pick
 from agvas_core.data.templates.library import Library, load_library
-from agvas_core.files.picture import read_rgb
+from agvas_core.files import read_rgb
 
 __all__ = ["Mixture", "positions"]
 

@@ -138,14 +138,13 @@ class SyntheticProduct:
         limit = 2 * variation.shift
         shift = np.clip(rng.normal(0, variation.shift, 2), -limit, limit)
         scale = 1.02 if self.kind == "frame" else 1.0  # a frame's rim stays outside the picture
-        matrix = cv2.getRotationMatrix2D((width / 2, height / 2), turn, scale)
+        matrix = np.asarray(cv2.getRotationMatrix2D((width / 2, height / 2), turn, scale), np.float64)
         matrix[:, 2] += shift * (width, height)
         surface = _clipped(_warp(scene.image, matrix, cv2.BORDER_REFLECT_101) * tint + grain)
         if scene.backdrop is None:
             return Scene(surface, np.ones(self.size, bool), scene.kind, scene.family)
-        soft = cv2.GaussianBlur(
-            cv2.dilate(scene.part.astype(np.uint8), np.ones((5, 5), np.uint8)).astype(np.float32), (0, 0), 0.8
-        )
+        grown = cv2.dilate(scene.part.astype(np.uint8), np.ones((5, 5), np.uint8)).astype(np.float32)
+        soft = np.asarray(cv2.GaussianBlur(grown, (0, 0), 0.8), np.float32)
         alpha = _warp(soft, matrix, cv2.BORDER_CONSTANT)[..., None]
         part = _warp(scene.part.astype(np.float32), matrix, cv2.BORDER_CONSTANT) > 0.5
         image = _clipped(scene.backdrop * (1 - alpha) + surface * alpha)

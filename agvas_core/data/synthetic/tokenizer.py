@@ -10,8 +10,7 @@ from functools import cache
 import numpy as np
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from agvas_core.contract.anchors import ANCHOR_TOKENS
-from agvas_core.contract.prompts import ANCHORS, IMAGE_TOKEN, INSTRUCTIONS, Mode
+from agvas_core.contract.prompts import ANCHOR_TOKENS, ANCHORS, IMAGE_TOKEN, INSTRUCTIONS, Mode
 from agvas_core.data.synthetic.dialogue import TASKS, make_dialogues
 from agvas_core.data.synthetic.synthesis import synthesize
 

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from agvas_core.contract.anchors import ANCHOR_TOKENS
 from agvas_core.contract.errors import UsageError
-from agvas_core.contract.prompts import ANCHORS, DEFAULT_INSTRUCTION, FIXED_ANSWER, NO_ANOMALY_ANSWER
+from agvas_core.contract.prompts import ANCHOR_TOKENS, ANCHORS, DEFAULT_INSTRUCTION, FIXED_ANSWER, NO_ANOMALY_ANSWER
 
 __all__ = ["CARRIERS", "FIXED", "RULES", "Rule", "Task", "check_line", "filled"]
 

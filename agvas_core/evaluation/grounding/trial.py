@@ -13,12 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agvas_core.contract.anchors import ANCHOR_TOKENS
 from agvas_core.contract.durable import write_whole
 from agvas_core.contract.errors import ImageError
-from agvas_core.contract.prompts import ANCHORS_SHOWN
+from agvas_core.contract.prompts import ANCHOR_TOKENS, ANCHORS_SHOWN
 from agvas_core.evaluation.grounding.cases import Case, Question, Task, draw
-from agvas_core.evaluation.outlines import outline
+from agvas_core.evaluation.image_score import outline
 from agvas_core.evaluation.predictor import Model
 
 __all__ = ["Answer", "Trial", "TrialRecord", "ask", "generator_hash", "key_of", "says_nothing_is_there"]

@@ -5,10 +5,9 @@ from pathlib import Path
 
 from agvas_core.contract.errors import UsageError
 from agvas_core.evaluation.item import Item
-from agvas_core.files.pairing import GOOD, images, inside, pair
-from agvas_core.files.picture import is_empty
+from agvas_core.files import GOOD, images, inside, is_empty, pair
 
-__all__ = ["NAME", "items", "matches"]
+__all__ = ["NAME", "items", "matches", "train_items"]
 
 NAME = "ksdd2"
 MASK_SUFFIX = "_GT"
@@ -21,7 +20,16 @@ def matches(root: Path) -> bool:
 
 def items(root: Path) -> Iterator[Item]:
     """The test half."""
-    files = images(root / "test")
+    yield from _half(root, "test")
+
+
+def train_items(root: Path) -> Iterator[Item]:
+    """The good images of the training half."""
+    yield from (item for item in _half(root, "train") if not item.anomalous)
+
+
+def _half(root: Path, which: str) -> Iterator[Item]:
+    files = images(root / which)
     masks = [path for path in files if path.stem.endswith(MASK_SUFFIX)]
     pictures = [path for path in files if not path.stem.endswith(MASK_SUFFIX)]
     for picture, mask in pair(pictures, masks, (MASK_SUFFIX,)):

@@ -1,7 +1,7 @@
 """The generic layout: ``meta_<set>.json`` lists images and masks, wherever they lie below it.
 
 Either a list of {img_path, mask_path?, category, specie, anomaly}, or, as other zero-shot code writes it,
-{"test": {CATEGORY: [{img_path, mask_path, cls_name, specie_name, anomaly}]}}. Paths are relative to the file's folder, or to a
+{"test": {CATEGORY: [{img_path, mask_path, cls_name, specie_name, anomaly}]}}, and "train" likewise. Paths are relative to the file's folder, or to a
 folder of the set's name beside it.
 """
 
@@ -13,9 +13,9 @@ from typing import Any
 
 from agvas_core.contract.errors import UsageError
 from agvas_core.evaluation.item import Item
-from agvas_core.files.pairing import GOOD, parts_of_mask
+from agvas_core.files import GOOD, parts_of_mask
 
-__all__ = ["NAME", "items", "meta_files", "set_name"]
+__all__ = ["NAME", "items", "meta_files", "set_name", "train_items"]
 
 NAME = "meta"
 
@@ -36,7 +36,15 @@ def items(path: Path) -> Iterator[Item]:
     Raises:
         UsageError: not such a list, an entry that lacks a field, or an image that stands there twice.
     """
-    entries = _entries(path)
+    yield from _listed(path, _entries(path))
+
+
+def train_items(path: Path) -> Iterator[Item]:
+    """The good images of a list's training half; none where it has none."""
+    yield from (item for item in _listed(path, _entries(path, "train")) if not item.anomalous)
+
+
+def _listed(path: Path, entries: list[dict[str, Any]]) -> Iterator[Item]:
     names = Counter(entry["img_path"] for entry in entries)
     if twice := [name for name, count in names.items() if count > 1]:
         raise UsageError(f"{path} lists {twice[0]} {names[twice[0]]} times: keep one entry")
@@ -55,15 +63,18 @@ def items(path: Path) -> Iterator[Item]:
         )
 
 
-def _entries(path: Path) -> list[dict[str, Any]]:
+def _entries(path: Path, half: str = "test") -> list[dict[str, Any]]:
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UsageError(f"{path} cannot be read as JSON ({error}): write it again") from error
     if isinstance(raw, dict) and isinstance(raw.get("test"), dict):
-        raw = [{"category": category, **entry} for category, listed in raw["test"].items() for entry in listed]
+        named = raw.get(half) if isinstance(raw.get(half), dict) else {}
+        raw = [{"category": category, **entry} for category, listed in named.items() for entry in listed]
         for entry in raw:
             entry.setdefault("specie", entry.get("specie_name"))
+    elif half != "test":
+        return []
     if not isinstance(raw, list) or not all(isinstance(entry, dict) for entry in raw):
         raise UsageError(
             f"{path} holds no list of images: it must be a list of {{img_path, mask_path, category, specie, anomaly}}"

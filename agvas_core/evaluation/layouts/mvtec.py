@@ -1,6 +1,6 @@
 """MVTec-AD, and the many sets that follow it (MPDD among them).
 
-CATEGORY/test/good/000.png, CATEGORY/test/KIND/000.png, CATEGORY/ground_truth/KIND/000_mask.png
+CATEGORY/test/good/000.png, CATEGORY/test/KIND/000.png, CATEGORY/ground_truth/KIND/000_mask.png, CATEGORY/train/good/000.png
 
 MVTec LOCO has a folder of masks for each image instead, one mask an anomaly: CATEGORY/ground_truth/KIND/000/000.png, 001.png, ...
 """
@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from agvas_core.evaluation.item import Item
-from agvas_core.files.pairing import GOOD, folders, images, inside, pair, parts_of_mask
+from agvas_core.files import GOOD, folders, images, inside, pair, parts_of_mask
 
-__all__ = ["NAME", "items", "matches"]
+__all__ = ["NAME", "items", "matches", "train_items"]
 
 NAME = "mvtec"
 MASK_SUFFIXES = ("_mask", "")
@@ -34,6 +34,13 @@ def items(root: Path) -> Iterator[Item]:
                 first = found[0] if found else mask
                 name = inside(root, picture)
                 yield Item(picture, first, category.name, kind.name, anomalous, name, more_masks=tuple(found[1:]))
+
+
+def train_items(root: Path) -> Iterator[Item]:
+    """The good images of the training half."""
+    for category in _categories(root):
+        for picture in images(category / "train" / GOOD):
+            yield Item(picture, None, category.name, GOOD, False, inside(root, picture))
 
 
 def _categories(root: Path) -> list[Path]:

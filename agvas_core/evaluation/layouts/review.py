@@ -5,8 +5,7 @@ from pathlib import Path
 
 from agvas_core.contract.review_folder import IMAGES, REVIEW, read_lines
 from agvas_core.evaluation.item import Item
-from agvas_core.files.pairing import GOOD
-from agvas_core.files.picture import is_empty
+from agvas_core.files import GOOD, is_empty
 
 __all__ = ["NAME", "items", "matches"]
 

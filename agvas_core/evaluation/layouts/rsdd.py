@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from agvas_core.evaluation.item import Item
-from agvas_core.files.pairing import folders, images, inside, pair
+from agvas_core.files import folders, images, inside, pair
 
 __all__ = ["NAME", "items", "matches"]
 

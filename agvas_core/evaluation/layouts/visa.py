@@ -10,9 +10,9 @@ from pathlib import Path
 
 from agvas_core.contract.errors import UsageError
 from agvas_core.evaluation.item import Item
-from agvas_core.files.pairing import GOOD, folders, images, inside, pair
+from agvas_core.files import GOOD, folders, images, inside, pair
 
-__all__ = ["NAME", "items", "matches"]
+__all__ = ["NAME", "items", "matches", "train_items"]
 
 NAME = "visa"
 SPLIT = Path("split_csv") / "1cls.csv"
@@ -25,7 +25,7 @@ def matches(root: Path) -> bool:
 
 def items(root: Path) -> Iterator[Item]:
     """All anomalous images, and the good ones of the test half (of everything where no split file is there)."""
-    test = _test_half(root)
+    test = _half(root, "test")
     for category in folders(root):
         data = category / "Data"
         for picture, mask in pair(images(data / "Images" / "Anomaly"), images(data / "Masks" / "Anomaly"), ("",)):
@@ -38,7 +38,16 @@ def items(root: Path) -> Iterator[Item]:
                 yield Item(picture, None, category.name, GOOD, False, name)
 
 
-def _test_half(root: Path) -> set[str] | None:
+def train_items(root: Path) -> Iterator[Item]:
+    """The good images of the official training half; none without the file that says which these are."""
+    train = _half(root, "train") or set()
+    for category in folders(root):
+        for picture in images(category / "Data" / "Images" / "Normal"):
+            if (name := inside(root, picture)) in train:
+                yield Item(picture, None, category.name, GOOD, False, name)
+
+
+def _half(root: Path, which: str) -> set[str] | None:
     path = root / SPLIT
     if not path.is_file():
         return None
@@ -46,4 +55,4 @@ def _test_half(root: Path) -> set[str] | None:
         rows = list(csv.DictReader(file))
     if rows and not {"split", "image"} <= rows[0].keys():
         raise UsageError(f"{path} has columns {', '.join(rows[0])}; split and image are needed: copy the file of the set again")
-    return {row["image"].replace("\\", "/") for row in rows if row["split"] == "test"}
+    return {row["image"].replace("\\", "/") for row in rows if row["split"] == which}

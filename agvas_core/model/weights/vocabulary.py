@@ -6,9 +6,8 @@ import torch
 from tokenizers import AddedToken, Tokenizer
 from torch import Tensor, nn
 
-from agvas_core.contract.anchors import ANCHOR_TOKENS
 from agvas_core.contract.errors import UsageError
-from agvas_core.contract.prompts import IMAGE_TOKEN
+from agvas_core.contract.prompts import ANCHOR_TOKENS, IMAGE_TOKEN
 from agvas_core.contract.validation import did_you_mean
 from agvas_core.model.config import LmmConfig
 from agvas_core.model.weights.published import read_published_tokenizer

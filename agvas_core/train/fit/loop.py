@@ -7,24 +7,34 @@ Under torchrun or accelerate launch every process calls this with the same argum
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
+import cv2
+import numpy as np
 import torch
+import torch.nn.functional as F
 from safetensors import SafetensorError
 from tokenizers import Tokenizer
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
+from torch.utils.tensorboard import SummaryWriter
 
 from agvas_core import __version__
+from agvas_core.contract.decision import BALANCED, STRICT, Decision
 from agvas_core.contract.errors import OutputError, SetupError, UsageError
 from agvas_core.data.mixture.config import MixtureConfig
 from agvas_core.data.mixture.example import SkipLog
 from agvas_core.data.mixture.mixture import Mixture
 from agvas_core.data.synthetic.tokenizer import train_tokenizer
-from agvas_core.evaluation.item import DataSet
+from agvas_core.evaluation.item import DataSet, read_truth
+from agvas_core.files import read_rgb
+from agvas_core.model.agvas import AgVas
 from agvas_core.model.config import ModelConfig
+from agvas_core.model.losses import IGNORED_TARGET, segmentation_loss, supervision_counts, text_loss, total_loss
 from agvas_core.model.weights.checkpoint import (
     Digests,
     base_digests,
@@ -35,19 +45,189 @@ from agvas_core.model.weights.checkpoint import (
     start_tokenizer,
 )
 from agvas_core.model.weights.trained import make_trainable, train_mode
+from agvas_core.train.config import CalibrationConfig
 from agvas_core.train.fit.batches import FitBatch, Parts
 from agvas_core.train.fit.config import FitConfig, ValidationConfig, run_identity
 from agvas_core.train.fit.engine import Engine
-from agvas_core.train.fit.language import prepare_language_model
-from agvas_core.train.fit.log import RunLog
-from agvas_core.train.fit.objective import Counts, part_loss
-from agvas_core.train.fit.points import points_on
 from agvas_core.train.fit.predictor import TorchPredictor
 from agvas_core.train.fit.schedule import learning_rate
 from agvas_core.train.fit.state import STATE, kept_tensors, put_model, put_moments, read_state, save_state, write_tensors
 from agvas_core.train.fit.validation import held_out_sets, validate
+from agvas_core.train.sweep import Scored, search, strict_seed
 
-__all__ = ["SKIPPED", "Row", "fit_model"]
+__all__ = [
+    "LOG",
+    "SKIPPED",
+    "VALIDATION_LOG",
+    "Counts",
+    "Row",
+    "RunLog",
+    "fit_model",
+    "part_loss",
+    "points_on",
+    "prepare_language_model",
+]
+
+
+# How the language model computes in training: its attention, and whether it keeps or recomputes what lies between its layers.
+
+
+_ATTENTION = {"sdpa": "sdpa", "flash": "flash_attention_2", "eager": "eager"}
+
+
+def prepare_language_model(model: AgVas, fit: FitConfig) -> None:
+    """Sets both, in place.
+
+    Raises:
+        SetupError: flash-attn is asked for and not installed.
+    """
+    if fit.attention == "flash" and find_spec("flash_attn") is None:
+        raise SetupError(
+            "fit.attention is 'flash' and flash-attn is not installed: pip install flash-attn, or set attention = \"sdpa\""
+        )
+    language_model: Any = model.lmm.language_model
+    language_model.set_attn_implementation(_ATTENTION[fit.attention])
+    if fit.gradient_checkpointing:
+        # transformers 5.24 gave it another name, and warns of the old one.
+        enable = getattr(language_model, "activation_checkpointing_enable", language_model.gradient_checkpointing_enable)
+        enable({"use_reentrant": False})
+
+
+# Eq. 11 for a part of a step, divided by what the whole step has: the parts add up to the step in one batch, whoever computes them.
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Of a step: target tokens, and the images that take part in BCE and Dice of each anchor. float32 [7] so that processes can add them."""
+
+    values: Tensor
+
+    @classmethod
+    def of(cls, batch: FitBatch, fit: FitConfig) -> "Counts":
+        """Of one part."""
+        tokens = (batch.labels[:, 1:] != IGNORED_TARGET).sum().float()[None]
+        images = supervision_counts(batch.mask.float(), batch.supervise, fit.loss.weights())
+        return cls(torch.cat([tokens, images.flatten()]))
+
+    @property
+    def tokens(self) -> Tensor:
+        """Scalar."""
+        return self.values[0]
+
+    @property
+    def images(self) -> Tensor:
+        """[2, 3]."""
+        return self.values[1:].view(2, 3)
+
+
+def part_loss(model: nn.Module, batch: FitBatch, counts: Counts, fit: FitConfig) -> tuple[Tensor, dict[str, Tensor]]:
+    """The part's share of the step's loss, and detached shares of its pieces by name.
+
+    Args:
+        model: AgVas, or what accelerate made of it.
+        counts: of the whole step.
+    """
+    output = model(batch.semantic, batch.pixel, batch.input_ids, batch.attention, batch.answer_start)
+    text = text_loss(output.text_logits, batch.labels, count=counts.tokens)  # eq. 9
+    logits = F.interpolate(output.mask_logits.float(), size=batch.mask.shape[-2:], mode="bilinear", align_corners=False)
+    masks, pieces = segmentation_loss(
+        logits, batch.mask.float(), fit.loss.weights(), batch.supervise, valid=batch.valid, counts=counts.images
+    )  # eq. 10
+    loss = total_loss(fit.text_weight * text, masks)  # eq. 11
+    return loss, {"loss": loss.detach(), "text": text.detach(), "masks": masks.detach(), **pieces}
+
+
+# What a run writes down as it goes: ``log.jsonl``, TensorBoard's event files, Weights & Biases where it is asked for.
+
+
+LOG, VALIDATION_LOG, EVENTS = "log.jsonl", "validation.jsonl", "events"
+
+
+class RunLog:
+    """Rows past ``step`` are dropped at the start: they were written after the last saved state, and come again.
+
+    Args:
+        wandb: project, None for none.
+    """
+
+    def __init__(self, out: Path, step: int, config: Mapping[str, Any], wandb: str | None = None) -> None:
+        for name in (LOG, VALIDATION_LOG):
+            _trim(out / name, step)
+        self._out = out
+        self._events = SummaryWriter(str(out / EVENTS), purge_step=step + 1 if step else None)
+        self._wandb = None if wandb is None else _start_wandb(wandb, out, config)
+
+    def training(self, row: dict[str, float]) -> None:
+        """One row; ``step`` is in it."""
+        self._write(LOG, "train", row)
+
+    def validation(self, step: int, metrics: Mapping[str, float | None]) -> None:
+        """Metrics of the held-out images."""
+        self._write(VALIDATION_LOG, "validation", {"step": step, **{k: v for k, v in metrics.items() if v is not None}})
+
+    def close(self) -> None:
+        """Everything is on disk afterwards."""
+        self._events.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+    def _write(self, name: str, group: str, row: dict[str, float]) -> None:
+        with (self._out / name).open("a", encoding="utf-8") as file:
+            file.write(
+                json.dumps({key: round(value, 6) if isinstance(value, float) else value for key, value in row.items()}) + "\n"
+            )
+        step = int(row["step"])
+        scalars = {f"{group}/{key}": value for key, value in row.items() if key not in ("step", "images")}
+        for key, value in scalars.items():
+            self._events.add_scalar(key, value, step)
+        self._events.flush()
+        if self._wandb is not None:
+            self._wandb.log(scalars, step=step)
+
+
+def _start_wandb(project: str, out: Path, config: Mapping[str, Any]) -> Any:
+    try:
+        import wandb
+    except ModuleNotFoundError as error:
+        raise SetupError(f"fit.wandb is {project!r} and wandb is not installed: pip install wandb, or leave it out") from error
+    return wandb.init(project=project, dir=str(out), config=dict(config))
+
+
+def _trim(path: Path, step: int) -> None:
+    if path.exists():
+        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+        path.write_text("".join(f"{line}\n" for line in lines if json.loads(line)["step"] <= step), encoding="utf-8")
+
+
+# Operating points after adaptation, set on reviewed images that were held out of it (``fit.calibrate``).
+#
+# As after training from scratch (train/calibration.py), with real images in place of generated ones, and no shift of the bias: a person judged
+# these, and they are of the station where the model is to run.
+
+
+def points_on(predictor: TorchPredictor, sets: Sequence[DataSet], iou_nor: float) -> Decision | None:
+    """The points with the highest IoU_ano that leave ``iou_nor`` of the good images alone; None where there is no image of one of the two.
+
+    The strict one, which has to leave more of them alone, counts the same few images: take it for what they are.
+    """
+    kept_px = CalibrationConfig().kept_px
+    scored = []
+    for item in (item for one in sets for item in one.items):
+        score_map, accept = predictor.score(read_rgb(item.image_path, item.name))
+        truth = read_truth(item)
+        shrunk = min(1.0, kept_px / max(truth.shape))
+        size = (round(truth.shape[1] * shrunk), round(truth.shape[0] * shrunk))
+        small, share = (cv2.resize(each, size, interpolation=cv2.INTER_AREA) for each in (score_map, truth.astype(np.float32)))
+        scored.append(Scored(np.asarray(small, np.float32), np.asarray(share > 0.4), accept))
+    bad = sum(bool(image.truth.any()) for image in scored)
+    if not 0 < bad < len(scored):
+        return None
+    balanced = search(scored, iou_nor).point
+    strict = balanced.model_copy(
+        update={"seed_threshold": strict_seed(scored, balanced, max(iou_nor, CalibrationConfig().strict_iou_nor))}
+    )
+    return Decision(alpha=predictor.config.decision.alpha, operating_points={BALANCED: balanced, STRICT: strict})
+
 
 Row = dict[str, float]
 Progress = Callable[[int, int, Row], None]

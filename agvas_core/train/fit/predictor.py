@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 
 from agvas_core.contract.decision import anomaly_mask
 from agvas_core.contract.manifest import sha256_of
-from agvas_core.files.picture import read_rgb
+from agvas_core.files import read_rgb
 from agvas_core.model.agvas import AgVas
 from agvas_core.model.config import ModelConfig
 from agvas_core.model.fusion import anomaly_probability

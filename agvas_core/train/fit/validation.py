@@ -15,9 +15,10 @@ from agvas_core.evaluation.datasets import find_sets, limited
 from agvas_core.evaluation.evaluate import Job, evaluate
 from agvas_core.evaluation.item import DataSet, Item, examine
 from agvas_core.evaluation.metrics import METRICS, mean_of
+from agvas_core.evaluation.predictor import Scored
 from agvas_core.evaluation.protocol import find_protocol
 from agvas_core.evaluation.result import SetResult
-from agvas_core.files.picture import read_rgb
+from agvas_core.files import read_rgb
 from agvas_core.train.fit.config import ValidationConfig
 from agvas_core.train.fit.predictor import TorchPredictor
 
@@ -72,11 +73,11 @@ class _Source:
     def fingerprint(self, item: Item) -> str:
         return self.identity
 
-    def read(self, item: Item) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    def read(self, item: Item) -> Scored:
         score_map, mask, _ = self.predictor.predict(item.image_path)
         if not np.isfinite(score_map).all():
             raise ImageError(f"{item.name}: the model gave values that are NaN or infinite")
-        return score_map, mask
+        return Scored(score_map, mask)
 
 
 def _of_records(records: Sequence[Record], masks: Path, write: bool) -> list[DataSet]:

@@ -8,11 +8,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from agvas_core.contract.engine import EngineSet, EngineSpec, engine_folder, write_engines
+from agvas_core.contract.engine import EngineSet, EngineSpec, engine_folder, open_library, parse_version, write_engines
 from agvas_core.contract.errors import OutputError, SetupError
 from agvas_core.contract.gpu import Gpu
 from agvas_core.contract.manifest import sha256_of
-from agvas_core.contract.tensorrt_library import open_library, parse_version
 from agvas_export.trt.builder import Options, build_engine
 from agvas_export.trt.plan import Plan, Step
 from agvas_export.trt.quantise import QUANTISED_PRECISIONS, quantise_pixel_encoder

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from agvas_core.contract.engine import error_logger
 from agvas_core.contract.errors import BundleError, SetupError
-from agvas_core.contract.tensorrt_library import error_logger
 from agvas_export.trt.shapes import Shapes
 
 __all__ = ["Built", "Options", "build_engine", "parse_graph"]

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from agvas_core.contract.tensorrt_library import open_library
+from agvas_core.contract.engine import open_library
 from agvas_export.trt.build import graph_to_build
 from agvas_export.trt.builder import Options, build_engine, parse_graph
 from agvas_export.trt.plan import Plan

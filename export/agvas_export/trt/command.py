@@ -18,7 +18,7 @@ from agvas_export.check import check_bundle, refuse_failed
 from agvas_export.check_command import find_folder
 from agvas_export.trt.build import build_plan
 from agvas_export.trt.check import CheckedGraph, check_graph, check_plan
-from agvas_export.trt.plan import JOINTS, Plan, make_plan
+from agvas_export.trt.plan import Plan, make_plan
 from agvas_export.trt.precision import BUILDER_PRECISIONS
 from agvas_export.trt.recipe import Recipe, find_recipe, recipe_for_gpu, recipes
 from agvas_export.trt.wide import export_wide
@@ -39,7 +39,8 @@ class TrtJob:
     bundle: str
     target: str | None = None
     precision: str | None = None
-    joints: tuple[str, ...] = JOINTS
+    joints: tuple[str, ...] | None = None
+    """All that the bundle has a graph of where None."""
     max_batch: int | None = None
     images: Path | None = None
     store: Path | None = None

@@ -3,16 +3,16 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from agvas_core.contract.engine import parse_version
 from agvas_core.contract.errors import UsageError
 from agvas_core.contract.manifest import Manifest, read_manifest, verify_files
-from agvas_core.contract.tensorrt_library import parse_version
 from agvas_export.trt.precision import BUILDER_PRECISIONS, FLOAT8_SINCE, graph_precision
 from agvas_export.trt.recipe import Recipe
 from agvas_export.trt.shapes import Shapes, profile_shapes
 
 __all__ = ["JOINTS", "Plan", "Step", "make_plan"]
 
-JOINTS = ("vision", "lmm", "decoder")
+JOINTS = ("vision", "lmm", "decoder", "references")
 
 
 @dataclass(frozen=True)
@@ -59,21 +59,26 @@ class Plan:
 
 
 def make_plan(
-    bundle: Path, recipe: Recipe, *, precision: str | None, joints: tuple[str, ...] = JOINTS, max_batch: int | None = None
+    bundle: Path, recipe: Recipe, *, precision: str | None, joints: tuple[str, ...] | None = None, max_batch: int | None = None
 ) -> Plan:
     """Verifies the bundle and plans its engines.
 
     Args:
         precision: as exported where None.
+        joints: all that the bundle has a graph of where None.
 
     Raises:
         BundleError: the bundle is not whole.
-        UsageError: a precision that its graphs do not have, or no such joint.
+        UsageError: a precision that its graphs do not have, no such joint, or no graph of it.
     """
     manifest = read_manifest(bundle)
     verify_files(bundle, manifest)
+    present = tuple(joint for joint in JOINTS if getattr(manifest, joint) is not None)
+    joints = joints or present
     if unknown := [joint for joint in joints if joint not in JOINTS]:
         raise UsageError(f"there is no joint {unknown[0]!r}: they are {', '.join(JOINTS)}")
+    if absent := [joint for joint in joints if joint not in present]:
+        raise UsageError(f"{bundle} has no graph of the joint {absent[0]}: it has {', '.join(present)}")
     exported = graph_precision(bundle / manifest.vision.file)
     wanted = precision or exported
     if wanted != exported and wanted not in BUILDER_PRECISIONS:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from itertools import product
 
 from agvas_core.contract.errors import BundleError
-from agvas_core.contract.manifest import GraphSpec, Manifest
+from agvas_core.contract.manifest import GraphSpec, Manifest, ReferencesSpec
 from agvas_core.contract.preprocess import view_size
 
 __all__ = ["Range", "Shapes", "profile_shapes"]
@@ -25,7 +25,7 @@ def profile_shapes(manifest: Manifest, graph: GraphSpec, max_batch: int) -> Shap
     Raises:
         BundleError: an open axis whose name says nothing.
     """
-    ranges = _ranges(manifest, max_batch)
+    ranges = _ranges(manifest, graph, max_batch)
     found: Shapes = {}
     for spec in graph.inputs:
         axes = [_axis(axis, ranges) for axis in spec.shape]
@@ -34,9 +34,13 @@ def profile_shapes(manifest: Manifest, graph: GraphSpec, max_batch: int) -> Shap
     return found
 
 
-def _ranges(manifest: Manifest, max_batch: int) -> Mapping[str, Range]:
-    view = manifest.pixel_view
-    sizes = [round(view.size_px * scale) for scale in manifest.scales]
+def _ranges(manifest: Manifest, graph: GraphSpec, max_batch: int) -> Mapping[str, Range]:
+    view, scales = manifest.pixel_view, manifest.scales
+    rows = (1, 1, 1)
+    if isinstance(graph, ReferencesSpec):
+        rows = (1, graph.max_rows, graph.max_rows)
+        view, scales = (view, scales) if graph.view is None else (graph.view, (1.0,))
+    sizes = [round(view.size_px * scale) for scale in scales]
     # Every aspect that the view allows, at every scale: the corners are the extremes.
     aspects = (1 / view.max_aspect, 1.0, view.max_aspect)
     seen = [
@@ -57,6 +61,7 @@ def _ranges(manifest: Manifest, max_batch: int) -> Mapping[str, Range]:
         "after": (1, min(64, most), most),
         "asked": (1, 1, 1),
         "past": (0, 0, 0),
+        "rows": rows,
     }
 
 

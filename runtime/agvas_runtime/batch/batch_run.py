@@ -144,7 +144,7 @@ def _hint(job: BatchJob, names: Sequence[str], say: Console) -> None:
     """Says what may be meant otherwise of the first picture that can be read: of the others it is likely true as well."""
     from agvas_runtime.batch.picture_store import PictureStore
 
-    store = PictureStore(job.base, max_pixels=job.max_pixels, bits=job.bits)
+    store = PictureStore(job.base, max_pixels=job.options.max_pixels, bits=job.options.bits)
     for name in names[:HINT_LOOKS]:
         try:
             notes: list[str] = []

@@ -1,16 +1,38 @@
 """What a batch asks of every image; the same for all its shards, and for every run that goes on with it."""
 
-from typing import Any, Literal
+from typing import Any, Final
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_serializer, model_validator
 
 from agvas_core.contract.errors import UsageError
+from agvas_runtime.pipeline.options import SegmentOptions
 
 __all__ = ["BatchJob"]
 
+# The order of the keys in plan.json. Of the options those stand there that a verdict depends on.
+_KEYS: Final = (
+    "source",
+    "base",
+    "model",
+    "bundle",
+    "prompt",
+    "mode",
+    "normal_look",
+    "operating_point",
+    "threshold",
+    "tiling",
+    "max_pixels",
+    "bits",
+    "recipe",
+)
+_OWN: Final = frozenset(("source", "base", "bundle", "recipe"))
+
 
 class BatchJob(BaseModel):
-    """Everything that a verdict depends on, and where the images are."""
+    """Everything that a verdict depends on, and where the images are.
+
+    In ``plan.json`` it is one flat table: the options stand beside ``source`` and ``bundle``, by their own names.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -18,19 +40,23 @@ class BatchJob(BaseModel):
     """As the user named it."""
     base: str
     """The folder that relative names start from."""
-    model: str
     bundle: str
     """Identity of the model's bundle: a worker that finds another one refuses to work."""
-    prompt: str | None = None
-    mode: str = "direct"
-    normal_look: str | None = None
-    operating_point: str = "balanced"
-    threshold: float | None = None
-    tiling: Literal["auto", "off"] = "auto"
-    max_pixels: int
-    bits: int | None = None
+    options: SegmentOptions
     recipe: str | None = None
-    """Text of the recipe whose rules decide; the operating point does where None."""
+    """Text of the recipe whose rules decide; the operating point does if None."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_flat(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or "options" in data:
+            return data
+        flat = [key for key in _KEYS if key in data and key not in _OWN]
+        return {key: value for key, value in data.items() if key not in flat} | {"options": {key: data[key] for key in flat}}
+
+    @model_serializer
+    def _to_flat(self) -> dict[str, Any]:
+        return {key: getattr(self if key in _OWN else self.options, key) for key in _KEYS}
 
     def differences(self, other: "BatchJob") -> list[str]:
         """``key: mine, not theirs`` for each thing that the two do not agree on."""

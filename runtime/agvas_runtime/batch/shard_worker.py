@@ -6,10 +6,11 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from agvas_core.contract.errors import BundleError, ImageError, SourceError, StageError, UsageError
+from agvas_core.contract.errors import BundleError, ImageError, SourceError, StageError, UnlikeError, UsageError
 from agvas_runtime.batch.job import BatchJob
 from agvas_runtime.batch.picture_store import PictureStore
 from agvas_runtime.batch.plan import Shard, read_plan
@@ -21,7 +22,6 @@ from agvas_runtime.line.recipe.file import parse_recipe
 from agvas_runtime.line.station.inspector import SegmenterInspector, frame_fault
 from agvas_runtime.pipeline.segmenter import Segmenter
 from agvas_runtime.sources.prefetch import ReadAhead
-from agvas_runtime.stages.open import StageSettings
 
 __all__ = ["OPEN_FOLDER", "Claim", "Look", "ShardWorker", "open_look"]
 
@@ -112,17 +112,7 @@ def open_look(job: BatchJob, *, threads: int | None) -> Look:
 
 
 def _by_point(job: BatchJob, threads: int | None) -> Look:
-    segmenter = Segmenter.load(
-        job.model,
-        threads=threads,
-        operating_point=job.operating_point,
-        threshold=job.threshold,
-        prompt=job.prompt,
-        mode=job.mode,
-        normal_look=job.normal_look,
-        tiling=job.tiling,
-        max_pixels=job.max_pixels,
-    )
+    segmenter = Segmenter.open(replace(job.options, threads=threads))
     _check(job, segmenter.bundle.identity)
 
     def look(frames: Iterable[Frame], careful: bool) -> Iterator[dict[str, Any]]:
@@ -136,7 +126,8 @@ def _by_point(job: BatchJob, threads: int | None) -> Look:
 def _by_recipe(job: BatchJob, threads: int | None) -> Look:
     assert job.recipe is not None
     version = parse_recipe(job.recipe, "the recipe of the plan")
-    inspector = SegmenterInspector(settings=StageSettings(threads=threads))
+    # Frames are cut into tiles as on the line, whatever the options say.
+    inspector = SegmenterInspector(replace(job.options, threads=threads, tiling="auto"))
     inspector.prepare(version)
     _check(job, inspector.bundle_of(version).identity)
 
@@ -146,7 +137,7 @@ def _by_recipe(job: BatchJob, threads: int | None) -> Look:
             if fault is None and frame.image is not None:
                 try:
                     found = inspector.inspect(frame, version)
-                except StageError as error:
+                except (StageError, UnlikeError) as error:
                     fault = str(error)
                 else:
                     height, width = frame.image.shape[:2]
@@ -176,7 +167,7 @@ def _ahead(look: Look) -> Look:
 def _check(job: BatchJob, identity: str) -> None:
     if identity != job.bundle:
         raise BundleError(
-            f"model {job.model} is {identity} here, and the batch was begun with {job.bundle}: put that bundle back, or begin anew with "
+            f"model {job.options.model} is {identity} here, and the batch was begun with {job.bundle}: put that bundle back, or begin anew with "
             "another --out DIR"
         )
 
@@ -195,7 +186,7 @@ class ShardWorker:
         if plan is None:
             raise UsageError(f"{out} has no plan: agvas batch makes one")
         self.out, self.plan, self._stopped = out, plan, stopped
-        self._pictures = PictureStore(plan.job.base, max_pixels=plan.job.max_pixels, bits=plan.job.bits)
+        self._pictures = PictureStore(plan.job.base, max_pixels=plan.job.options.max_pixels, bits=plan.job.options.bits)
         self._look = open_look(plan.job, threads=threads)
 
     def work(self, number: int) -> Done | None:

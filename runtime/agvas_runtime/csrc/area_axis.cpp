@@ -55,26 +55,6 @@ ViewAxes::ViewAxes(const ViewPlan& plan, const Crop& crop) {
   const int pixels = (crop.height / plan.content_high) * (crop.width / plan.content_wide);
   if (whole) scale = 1.0f / static_cast<float>(pixels);
   up = whole && crop.height / plan.content_high == 2 && crop.width / plan.content_wide == 2;
-  if (plan.layout == Layout::Bytes) return;
-  for (int channel = 0; channel < 3; ++channel)
-    for (int value = 0; value < 256; ++value) {
-      const float normalised = (static_cast<float>(value) / 255.0f - plan.mean[channel]) / plan.std[channel];
-      table.push_back(normalised);
-      halves.push_back(to_half(normalised));
-    }
-}
-
-uint16_t to_half(float value) {
-  const uint32_t bits = __builtin_bit_cast(uint32_t, value);
-  const uint32_t sign = (bits >> 16) & 0x8000u, magnitude = bits & 0x7FFFFFFFu;
-  if (magnitude > 0x7F800000u) return static_cast<uint16_t>(sign | 0x7E00u);    // NaN
-  if (magnitude >= 0x477FF000u) return static_cast<uint16_t>(sign | 0x7C00u);  // rounds to infinity
-  if (magnitude < 0x38800000u) {  // below the least normal one: in units of 2^-24
-    const float units = __builtin_bit_cast(float, magnitude) * 16777216.0f;
-    return static_cast<uint16_t>(sign | static_cast<uint32_t>(std::nearbyint(units)));
-  }
-  const uint32_t odd = (magnitude >> 13) & 1u;
-  return static_cast<uint16_t>(sign | ((magnitude - 0x38000000u + 0xFFFu + odd) >> 13));
 }
 
 }  // namespace agvas

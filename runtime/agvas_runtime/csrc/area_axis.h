@@ -25,8 +25,6 @@ struct ViewAxes {
   Axis rows, columns;
   float scale = 1.0f;  // of the sums
   bool up = false;     // halves are rounded upwards, as OpenCV has it where both sides are halved
-  std::vector<float> table;      // [3, 256] of normalised values, for planes
-  std::vector<uint16_t> halves;  // the same as float16
 
   // Throws std::invalid_argument where the plan enlarges.
   ViewAxes(const ViewPlan& plan, const Crop& crop);

@@ -8,7 +8,6 @@
 #include <string>
 #include <vector>
 
-#include "frame_ring.h"
 #include "row_kernels.h"
 #include "thread_pool.h"
 #include "verdict.h"
@@ -31,9 +30,8 @@ using ConstLine = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device
 using Bytes = nb::ndarray<uint8_t, nb::c_contig, nb::device::cpu>;
 using ConstBytes = nb::ndarray<const uint8_t, nb::device::cpu>;
 using Mask = nb::ndarray<uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
-using ConstMask = nb::ndarray<const uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Table = nb::ndarray<const uint8_t, nb::shape<65536>, nb::c_contig, nb::device::cpu>;
-using View = nb::ndarray<nb::c_contig, nb::device::cpu>;
+using View = nb::ndarray<uint8_t, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
 
 void require(bool holds, const char* message) {
   if (!holds) throw std::invalid_argument(message);
@@ -85,13 +83,6 @@ Rule to_rule(const nb::handle& given) {
   return {item<float>(given, 0), item<float>(given, 1), item<double>(given, 2), item<bool>(given, 3)};
 }
 
-const uint8_t* to_roi(const nb::object& roi, int height, int width) {
-  if (roi.is_none()) return nullptr;
-  const auto mask = nb::cast<ConstMask>(roi);
-  require(static_cast<int>(mask.shape(0)) == height && static_cast<int>(mask.shape(1)) == width, "roi is not of the frame's size");
-  return mask.data();
-}
-
 // (score, [(box, area, centroid, mean, max, (length, breadth), inside), ...])
 nb::tuple to_python(Verdict&& verdict) {
   nb::list regions;
@@ -109,18 +100,16 @@ nb::tuple to_python(Verdict&& verdict) {
   return nb::make_tuple(verdict.score, regions);
 }
 
-nb::tuple judge_parts(const nb::sequence& parts, float alpha, float rest, const nb::tuple& rule, const nb::object& roi, Map score, Mask mask,
-                      int threads) {
+nb::tuple judge_parts(const nb::sequence& parts, float alpha, float rest, const nb::tuple& rule, Map score, Mask mask, int threads) {
   const int height = static_cast<int>(score.shape(0)), width = static_cast<int>(score.shape(1));
   require(height > 0 && width > 0 && mask.shape(0) == score.shape(0) && mask.shape(1) == score.shape(1), "mask and score map differ in size");
   std::vector<ScorePart> given;
   for (const nb::handle part : parts) given.push_back(to_part(part, height, width));
   const Rule wanted = to_rule(rule);
-  const uint8_t* const allowed = to_roi(roi, height, width);
   Verdict verdict;
   {
     nb::gil_scoped_release released;
-    verdict = judge(ScoreMap(std::move(given), height, width, alpha, rest), wanted, allowed, score.data(), mask.data(), threads);
+    verdict = judge(ScoreMap(std::move(given), height, width, alpha, rest), wanted, score.data(), mask.data(), threads);
   }
   return to_python(std::move(verdict));
 }
@@ -134,15 +123,14 @@ float score_map(const nb::sequence& parts, float alpha, float rest, Map score, i
   return fill_score_map(ScoreMap(std::move(given), height, width, alpha, rest), score.data(), threads);
 }
 
-nb::tuple judge_map(ConstMap score, const nb::tuple& rule, const nb::object& roi, Mask mask, int threads) {
+nb::tuple judge_map(ConstMap score, const nb::tuple& rule, Mask mask, int threads) {
   const int height = static_cast<int>(score.shape(0)), width = static_cast<int>(score.shape(1));
   require(height > 0 && width > 0 && mask.shape(0) == score.shape(0) && mask.shape(1) == score.shape(1), "mask and score map differ in size");
   const Rule wanted = to_rule(rule);
-  const uint8_t* const allowed = to_roi(roi, height, width);
   Verdict verdict;
   {
     nb::gil_scoped_release released;
-    verdict = judge(score.data(), height, width, wanted, allowed, mask.data(), threads);
+    verdict = judge(score.data(), height, width, wanted, mask.data(), threads);
   }
   return to_python(std::move(verdict));
 }
@@ -154,7 +142,7 @@ PixelFormat to_format(const std::string& name) {
   throw std::invalid_argument("pixel format " + name + " is not known; Mono8, Mono16, BayerRG8, BayerGB8, NV12, YUYV, RGB8 and BGR8 are");
 }
 
-// frame: bytes [rows, bytes of a row], rows apart by any stride. plan: (out, content_high, content_wide, padding, mean, std)
+// frame: bytes [rows, bytes of a row], rows apart by any stride. plan: (out [H, W, 3], content_high, content_wide, padding)
 void views(ConstBytes frame, const std::string& format, int height, int width, const nb::tuple& crop, const nb::sequence& plans,
            const nb::object& rgb, const nb::object& table, int threads) {
   CameraFrame camera{frame.data(), to_format(format), height, width, static_cast<ptrdiff_t>(frame.stride(0))};
@@ -171,25 +159,16 @@ void views(ConstBytes frame, const std::string& format, int height, int width, c
   const Crop wanted{item<int>(crop, 0), item<int>(crop, 1), item<int>(crop, 2), item<int>(crop, 3)};
   std::vector<ViewPlan> given;
   for (const nb::handle plan : plans) {
-    const View out = item<View>(plan, 0);
-    const bool bytes = out.dtype() == nb::dtype<uint8_t>();
-    const size_t channels = bytes ? 2 : 0, high = bytes ? 0 : 1;
+    View out;  // not converted: a copy would be filled in its place
+    require(nb::try_cast(nb::object(plan[0]), out, false) && out.shape(2) == 3, "a view is not a uint8 array [H, W, 3] in one piece");
     ViewPlan made{};
-    require(out.ndim() == 3 && out.shape(channels) == 3, "a view is neither [H, W, 3] nor [3, H, W]");
-    made.layout = bytes ? Layout::Bytes : out.dtype() == nb::dtype<float>() ? Layout::Planes32 : Layout::Planes16;
-    require(made.layout != Layout::Planes16 || (out.dtype().bits == 16 && out.dtype().code == static_cast<uint8_t>(nb::dlpack::dtype_code::Float)),
-            "a view is of none of the types uint8, float32 and float16");
-    made.high = static_cast<int>(out.shape(high));
-    made.wide = static_cast<int>(out.shape(high + 1));
+    made.high = static_cast<int>(out.shape(0));
+    made.wide = static_cast<int>(out.shape(1));
     made.content_high = item<int>(plan, 1);
     made.content_wide = item<int>(plan, 2);
     require(made.content_high <= made.high && made.content_wide <= made.wide, "a view's content is larger than the view");
-    for (size_t c = 0; c < 3; ++c) {
-      made.padding[c] = item<uint8_t>(plan[3], c);
-      made.mean[c] = item<float>(plan[4], c);
-      made.std[c] = item<float>(plan[5], c);
-    }
-    made.out = const_cast<void*>(static_cast<const void*>(out.data()));
+    for (size_t c = 0; c < 3; ++c) made.padding[c] = item<uint8_t>(plan[3], c);
+    made.out = out.data();
     given.push_back(made);
   }
   uint8_t* copy = nullptr;
@@ -212,30 +191,14 @@ NB_MODULE(_native, m) {
   m.def("instructions", [] { return std::string(row_kernels().name); });
   m.def("use_instructions", [](const std::string& name) { return use_row_kernels(name.c_str()); }, nb::arg("name"));
   m.def("cores", &cores);
-  m.def("judge_parts", &judge_parts, nb::arg("parts"), nb::arg("alpha"), nb::arg("rest"), nb::arg("rule"), nb::arg("roi").none(),
+  m.def("judge_parts", &judge_parts, nb::arg("parts"), nb::arg("alpha"), nb::arg("rest"), nb::arg("rule"),
         nb::arg("score_map").noconvert(), nb::arg("mask").noconvert(), nb::arg("threads") = 0);
   m.def("score_map", &score_map, nb::arg("parts"), nb::arg("alpha"), nb::arg("rest"), nb::arg("score_map").noconvert(),
         nb::arg("threads") = 0);
-  m.def("judge_map", &judge_map, nb::arg("score_map").noconvert(), nb::arg("rule"), nb::arg("roi").none(), nb::arg("mask").noconvert(),
+  m.def("judge_map", &judge_map, nb::arg("score_map").noconvert(), nb::arg("rule"), nb::arg("mask").noconvert(),
         nb::arg("threads") = 0);
   m.def("make_views", &views, nb::arg("frame").noconvert(), nb::arg("format"), nb::arg("height"), nb::arg("width"), nb::arg("crop"),
         nb::arg("plans"), nb::arg("rgb").none() = nb::none(), nb::arg("table").none() = nb::none(), nb::arg("threads") = 0);
-  nb::class_<FrameRing>(m, "FrameRing")
-      .def(nb::init<int, size_t>(), nb::arg("slots"), nb::arg("bytes"))
-      .def("claim", &FrameRing::claim, nb::arg("wait_ms"), nb::arg("drop"), nb::call_guard<nb::gil_scoped_release>())
-      .def("publish", &FrameRing::publish, nb::arg("slot"))
-      .def("discard", &FrameRing::discard, nb::arg("slot"))
-      .def("take", &FrameRing::take, nb::arg("wait_ms"), nb::call_guard<nb::gil_scoped_release>())
-      .def("release", &FrameRing::release, nb::arg("slot"))
-      .def("array",
-           [](FrameRing& ring, int slot) {
-             return nb::ndarray<nb::numpy, uint8_t, nb::ndim<1>>(ring.data(slot), {ring.bytes()}, nb::find(ring));
-           },
-           nb::arg("slot"))
-      .def_prop_ro("slots", &FrameRing::slots)
-      .def_prop_ro("bytes", &FrameRing::bytes)
-      .def_prop_ro("pinned", &FrameRing::pinned)
-      .def_prop_ro("dropped", &FrameRing::dropped);
 #ifdef AGVAS_CUDA
   bind_cuda(m);
 #endif

@@ -71,23 +71,18 @@ void measure(const std::vector<Point>& points, Region& region) {
 
 }  // namespace
 
-RunFinder::RunFinder(const float* score, const uint8_t* roi, int height, int width, float threshold)
-    : score_(score), roi_(roi), height_(height), width_(width), threshold_(threshold), by_row_(height) {}
+RunFinder::RunFinder(const float* score, int height, int width, float threshold)
+    : score_(score), height_(height), width_(width), threshold_(threshold), by_row_(height) {}
 
 void RunFinder::rows(int top, int bottom, const float* peaks) {
   const RowKernels& kernels = row_kernels();
   for (int y = top; y < bottom; ++y) {
     if (peaks != nullptr && !(peaks[y - top] > threshold_)) continue;
     const float* const row = score_ + static_cast<size_t>(y) * width_;
-    const uint8_t* const allowed = roi_ != nullptr ? roi_ + static_cast<size_t>(y) * width_ : nullptr;
     int x = 0;
     while ((x = kernels.first_above(row, threshold_, x, width_)) < width_) {
-      if (allowed != nullptr && allowed[x] == 0) {
-        ++x;
-        continue;
-      }
       Run run{y, x, x, 0.0, 0.0f};
-      for (; x < width_ && row[x] > threshold_ && (allowed == nullptr || allowed[x] != 0); ++x) {
+      for (; x < width_ && row[x] > threshold_; ++x) {
         run.sum += row[x];
         run.peak = std::max(run.peak, row[x]);
       }

@@ -1,11 +1,11 @@
 // From a score map to a mask and its regions: the rule of agvas_core/contract/decision.py.
 //
-//     RunFinder finder(P, roi, height, width, rule.threshold);
+//     RunFinder finder(P, height, width, rule.threshold);
 //     finder.rows(top, bottom, peaks);                  // bands, from any thread; band after band must not overlap
 //     std::vector<Region> regions = finder.regions(rule, mask, ...);
 //
 // A region is what lies above `threshold` and hangs together, corners included; it counts where it exceeds `seed` somewhere and has
-// `min_area` pixels. What lies outside the region of interest is neither. Coordinates are of pixel centres.
+// `min_area` pixels. Coordinates are of pixel centres.
 #pragma once
 
 #include <cstddef>
@@ -39,8 +39,7 @@ struct Run {
 
 class RunFinder {
  public:
-  // roi: uint8 [height, width], zero outside; null where all of the frame counts.
-  RunFinder(const float* score, const uint8_t* roi, int height, int width, float threshold);
+  RunFinder(const float* score, int height, int width, float threshold);
 
   // Finds the runs of rows [top, bottom). `peaks` [bottom - top], where known, lets rows without one be passed over.
   void rows(int top, int bottom, const float* peaks);
@@ -54,7 +53,6 @@ class RunFinder {
 
  private:
   const float* score_;
-  const uint8_t* roi_;
   int height_, width_;
   float threshold_;
   std::vector<std::vector<Run>> by_row_;

@@ -11,9 +11,9 @@ namespace {
 
 constexpr int kBand = 64;  // rows; a few times the height of a cell, so that each row of cells is enlarged about once
 
-Verdict judge_bands(float* score, int height, int width, const Rule& rule, const uint8_t* roi, uint8_t* mask, int threads,
+Verdict judge_bands(float* score, int height, int width, const Rule& rule, uint8_t* mask, int threads,
                     const std::function<void(int, int, float*)>& fill) {
-  RunFinder finder(score, roi, height, width, rule.threshold);
+  RunFinder finder(score, height, width, rule.threshold);
   std::vector<float> peaks(height);
   parallel_for((height + kBand - 1) / kBand, threads, [&](int band) {
     const int top = band * kBand, bottom = std::min(height, top + kBand);
@@ -39,16 +39,16 @@ Verdict judge_bands(float* score, int height, int width, const Rule& rule, const
 
 }  // namespace
 
-Verdict judge(const ScoreMap& map, const Rule& rule, const uint8_t* roi, float* score, uint8_t* mask, int threads) {
+Verdict judge(const ScoreMap& map, const Rule& rule, float* score, uint8_t* mask, int threads) {
   const int width = map.width();
-  return judge_bands(score, map.height(), width, rule, roi, mask, threads, [&](int top, int bottom, float* peaks) {
+  return judge_bands(score, map.height(), width, rule, mask, threads, [&](int top, int bottom, float* peaks) {
     map.rows(top, bottom, score + static_cast<size_t>(top) * width, peaks);
   });
 }
 
-Verdict judge(const float* score, int height, int width, const Rule& rule, const uint8_t* roi, uint8_t* mask, int threads) {
+Verdict judge(const float* score, int height, int width, const Rule& rule, uint8_t* mask, int threads) {
   // Read only: nothing fills it.
-  return judge_bands(const_cast<float*>(score), height, width, rule, roi, mask, threads, [&](int top, int bottom, float* peaks) {
+  return judge_bands(const_cast<float*>(score), height, width, rule, mask, threads, [&](int top, int bottom, float* peaks) {
     for (int y = top; y < bottom; ++y) {
       const float* const row = score + static_cast<size_t>(y) * width;
       float lanes[16] = {};

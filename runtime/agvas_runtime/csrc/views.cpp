@@ -21,16 +21,7 @@ struct Resize {
 
   // Pixels [H, W, 3] of row y to where they belong.
   void store(int y, int from_x, const uint8_t* rgb, int n) const {
-    const size_t at = static_cast<size_t>(y) * plan->wide + from_x, plane = static_cast<size_t>(plan->high) * plan->wide;
-    if (plan->layout == Layout::Bytes) {
-      std::memcpy(static_cast<uint8_t*>(plan->out) + 3 * at, rgb, 3 * static_cast<size_t>(n));
-    } else if (plan->layout == Layout::Planes32) {
-      for (int c = 0; c < 3; ++c)
-        for (int x = 0; x < n; ++x) static_cast<float*>(plan->out)[c * plane + at + x] = axes.table[256 * c + rgb[3 * x + c]];
-    } else {
-      for (int c = 0; c < 3; ++c)
-        for (int x = 0; x < n; ++x) static_cast<uint16_t*>(plan->out)[c * plane + at + x] = axes.halves[256 * c + rgb[3 * x + c]];
-    }
+    std::memcpy(plan->out + 3 * (static_cast<size_t>(y) * plan->wide + from_x), rgb, 3 * static_cast<size_t>(n));
   }
 
   void pad() const {

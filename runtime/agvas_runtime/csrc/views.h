@@ -13,13 +13,6 @@
 
 namespace agvas {
 
-// How the pixels of a view lie in memory.
-enum class Layout {
-  Bytes,     // uint8 [H, W, 3], for graphs that normalise by themselves, as those of bundles do
-  Planes32,  // float32 [3, H, W], normalised
-  Planes16,  // float16 [3, H, W], normalised
-};
-
 // The rectangle of the frame that is looked at.
 struct Crop {
   int top, left, height, width;
@@ -30,15 +23,10 @@ struct ViewPlan {
   int content_high, content_wide;  // the crop fills this much, from the top left corner
   int high, wide;                  // of all of the view
   uint8_t padding[3];              // RGB of the rest
-  Layout layout;
-  float mean[3], std[3];  // for planes: (value / 255 - mean) / std
-  void* out;
+  uint8_t* out;                    // [high, wide, 3]; a bundle's graphs normalise by themselves
 };
 
 // Throws std::invalid_argument where a plan enlarges, or the crop leaves the frame. `rgb`, where not null: uint8 [height, width, 3] of the crop.
 void make_views(const CameraFrame& frame, const Crop& crop, const ViewPlan* plans, int count, uint8_t* rgb, int threads);
-
-// float32 to float16, halves to even.
-uint16_t to_half(float value);
 
 }  // namespace agvas

@@ -8,7 +8,7 @@ built, is done there, by OpenCV.
 
 from collections.abc import Sequence
 from time import perf_counter
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +27,6 @@ __all__ = [
     "camera_image",
     "camera_views",
     "make_views",
-    "normalised_view",
     "shrinks",
     "view_layout",
 ]
@@ -122,13 +121,6 @@ def camera_frame(
     return Frame(name, index, image=image, views=ready, read_ms=read_ms + (perf_counter() - began) * 1000)
 
 
-def normalised_view(view: View, spec: ViewSpec, dtype: type[np.float32] | type[np.float16] = np.float32) -> NDArray[Any]:
-    """[3, H, W], (value / 255 - mean) / std, for engines that do not normalise by themselves."""
-    values = np.arange(256, dtype=np.float32)[:, None] / np.float32(255)
-    table = ((values - np.asarray(spec.mean, np.float32)) / np.asarray(spec.std, np.float32)).astype(dtype)  # [256, 3]
-    return np.stack([table[view.pixels[..., channel], channel] for channel in range(3)])
-
-
 def shrinks(spec: ViewSpec, height: int, width: int) -> bool:
     """Neither side is enlarged, and something is shrunk: OpenCV averages over areas there, and only there."""
     high, wide = view_size(spec, height, width)
@@ -149,7 +141,7 @@ def _native_views(
     for spec in specs:
         content, whole, padding = view_layout(spec, height, width)
         views.append(View(np.empty((*whole, 3), np.uint8), content))
-        plans.append((views[-1].pixels, *content, padding, spec.mean, spec.std))
+        plans.append((views[-1].pixels, *content, padding))
     assert native.core is not None
     native.core.make_views(rows, pixel_format, height, width, (0, 0, height, width), plans, image, table, threads)
     return views

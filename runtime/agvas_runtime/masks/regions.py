@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from agvas_core.contract.decision import OperatingPoint, anomaly_mask
+from agvas_core.contract.decision import OperatingPoint, anomaly_mask, image_score, outline_threshold
 from agvas_runtime import native
 from agvas_runtime.masks.result import Region
 
@@ -88,9 +88,14 @@ def judge_map(
     if native.core is None:
         mask = anomaly_mask(score_map, point, accept)
         return mask, find_regions(mask, score_map)
+    if point.image_share:
+        score = image_score(score_map, point)
+        if score <= point.seed_threshold:
+            return np.zeros(score_map.shape, np.bool_), []
+        point = point.model_copy(update={"threshold": outline_threshold(point, score), "image_share": 0.0})
     mask = np.empty(score_map.shape, np.bool_)
     rule = native_rule(point, accept, score_map.size)
-    _, found = native.core.judge_map(np.ascontiguousarray(score_map), rule, None, mask.view(np.uint8))
+    _, found = native.core.judge_map(np.ascontiguousarray(score_map), rule, mask.view(np.uint8))
     return mask, native_regions(found)
 
 

@@ -7,22 +7,65 @@ to the verdict. The native core does it in one go, NumPy and OpenCV step by step
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from agvas_core.contract.anchors import Anchor
-from agvas_core.contract.decision import OperatingPoint
+from agvas_core.contract.decision import OperatingPoint, image_score
 from agvas_core.contract.preprocess import View, enlarge, frame_cells
+from agvas_core.contract.prompts import Anchor
 from agvas_runtime import native
 from agvas_runtime.images.tiling import Blend, Tile
-from agvas_runtime.masks.fusion import anomaly_probability
 from agvas_runtime.masks.regions import judge_map, native_regions, native_rule
 from agvas_runtime.masks.result import Region
 from agvas_runtime.stages.protocol import FrameSeen
 
-__all__ = ["FrameLogits", "FrameMap", "Judged"]
+__all__ = ["FrameLogits", "FrameMap", "Judged", "ano_probability", "anomaly_probability", "seg_probability"]
+
+
+# From mask logits to the score map P (paper eq. 7 and 8).
+
 
 Float = NDArray[np.float32]
+
+BLOCK_PX = 1 << 16  # computed block by block, each small enough for a core's cache
+
+
+def seg_probability(l_seg: Float) -> Float:
+    """P_seg = sigmoid(l_seg), eq. 7; logits [H, W] to 0..1."""
+    return _sigmoid(l_seg)
+
+
+def ano_probability(l_ano_nor: Float) -> Float:
+    """P_ano of [P_nor, P_ano] = softmax([l_nor, l_ano]), eq. 7, from the difference ``l_ano - l_nor`` [H, W].
+
+    A softmax over two logits is the sigmoid of their difference, and P_nor = 1 - P_ano.
+    """
+    return _sigmoid(l_ano_nor)
+
+
+def anomaly_probability(l_seg: Float, l_ano_nor: Float, alpha: float, *, out: Float | None = None) -> Float:
+    """P = alpha P_seg + (1 - alpha) P_ano, eq. 8; float32 [H, W] in 0..1.
+
+    ``out`` may be ``l_seg`` itself: a frame of 400 megapixels then needs no third map.
+    """
+    score_map = np.empty_like(l_seg) if out is None else out
+    block = max(1, BLOCK_PX // max(1, l_seg.shape[1]))
+    for top in range(0, l_seg.shape[0], block):
+        rows = np.s_[top : top + block]
+        fused = seg_probability(l_seg[rows]) * np.float32(alpha)
+        fused += ano_probability(l_ano_nor[rows]) * np.float32(1.0 - alpha)
+        np.minimum(fused, np.float32(1.0), out=score_map[rows])  # the two rounded weights may sum to a hair above one
+    return score_map
+
+
+def _sigmoid(x: Float) -> Float:
+    # 1 / (1 + exp(-x)) keeps small probabilities apart, where tanh would round them all to zero; exp(80) still fits float32.
+    out = np.clip(x, -80.0, 80.0)
+    np.negative(out, out=out)
+    cv2.exp(out, out)  # several times faster than NumPy's
+    out += np.float32(1.0)
+    return np.reciprocal(out, out=out)
 
 
 class Judged(NamedTuple):
@@ -31,7 +74,7 @@ class Judged(NamedTuple):
     score_map: Float
     """P, float32 [H, W] in 0..1."""
     score: float
-    """The highest value of it."""
+    """``contract.decision.image_score`` of it: the highest value, or the mean of a share of the highest."""
     mask: NDArray[np.bool_]
     """M, bool [H, W]."""
     regions: list[Region]
@@ -81,14 +124,14 @@ class FrameLogits:
         Args:
             accept: the language model's acceptance of the frame, 0..1.
         """
-        if native.core is None:
-            score_map = self._score_map(alpha)
-            return Judged(score_map, float(score_map.max()), *judge_map(score_map, point, accept))
+        if native.core is None or point.image_share:
+            score_map = self.score_map(alpha)
+            return Judged(score_map, image_score(score_map, point), *judge_map(score_map, point, accept))
         score_map = np.empty((self.height, self.width), np.float32)
         mask = np.empty((self.height, self.width), np.bool_)
         rule = native_rule(point, accept, score_map.size)
         score, found = native.core.judge_parts(
-            self._native(), alpha, 1.0 - alpha, rule, None, score_map, mask.view(np.uint8), self._threads
+            self._native(), alpha, 1.0 - alpha, rule, score_map, mask.view(np.uint8), self._threads
         )
         return Judged(score_map, score, mask, native_regions(found))
 
@@ -131,7 +174,9 @@ class FrameMap:
 
     def judge(self, alpha: float, point: OperatingPoint, accept: float = 1.0) -> Judged:
         """As of ``FrameLogits``."""
-        score_map, score, known, anomalous = self._seen
-        if point == self._point and accept == known and not anomalous:
+        score_map, score, known, anomalous = self._seen[:4]
+        if point.image_share:
+            score = image_score(score_map, point)
+        elif point == self._point and accept == known and not anomalous:
             return Judged(score_map, score, np.zeros(score_map.shape, np.bool_), [])
         return Judged(score_map, score, *judge_map(score_map, point, accept))

@@ -1,7 +1,7 @@
 """The runtime as a predictor for ``agvas eval``, which finds it by its entry point (group ``agvas.predictors``).
 
 predictor = open_predictor("nano")
-score_map, mask, verdict = predictor.predict(Path("part.png"))
+score_map, mask, verdict, _ = predictor.predict(Path("part.png"))
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from agvas_core import __version__
 from agvas_core.contract.backend import Arrays, Judged, Stages
-from agvas_core.contract.errors import ImageError, UsageError
+from agvas_core.contract.errors import ImageError, UnlikeError, UsageError
 from agvas_core.contract.prompts import Mode
 from agvas_runtime.bundle import Bundle, load_bundle
 from agvas_runtime.images.frame import Frame
@@ -35,17 +35,30 @@ class BundlePredictor:
         self.name = segmenter.bundle.manifest.name
         self.identity = segmenter.bundle.identity
 
-    def predict(self, path: Path) -> tuple[NDArray[np.float32], NDArray[np.bool_], str]:
-        """Score map float32 [H, W] in 0..1 and mask bool [H, W] at the image's own resolution, and the verdict.
+    @property
+    def operating_point(self) -> str:
+        """What makes the masks, in words."""
+        point = self.segmenter.point
+        outlines = f"{self.segmenter.operating_point}: P > {point.threshold:g}"
+        if point.image_share:
+            return f"{outlines} where the image's score is above {point.seed_threshold:g}"
+        return outlines if point.plain else f"{outlines}, a region counts from {point.seed_threshold:g}"
+
+    def predict(self, path: Path) -> tuple[NDArray[np.float32], NDArray[np.bool_], str, float | None]:
+        """Score map float32 [H, W] in 0..1 and mask bool [H, W] at the image's own resolution, the verdict, and the image's score where
+        that is not the highest pixel, as with a product.
 
         Raises:
+            UnlikeError: the image is not of the product.
             ImageError: there is no verdict on this image.
         """
         image = read_image(path, max_pixels=self.segmenter.max_pixels, bits=self._bits)
         result = self.segmenter.segment(Frame(name=str(path), index=0, image=image, path=path))
         if result.score_map is None or result.mask is None:
-            raise ImageError(f"{path}: {result.error}")
-        return result.score_map, result.mask, str(result.verdict)
+            unlike = str(result.error).startswith(UnlikeError.START)
+            raise (UnlikeError if unlike else ImageError)(f"{path}: {result.error}")
+        highest = result.score is None or result.score == float(result.score_map.max())
+        return result.score_map, result.mask, str(result.verdict), None if highest else result.score
 
     def reply(
         self,
@@ -93,8 +106,7 @@ def open_predictor(model: str | Path = "nano", *, bits: int | None = None, **opt
 
     Args:
         model: a bundled name, or the folder or zip of a bundle.
-        bits: used bits of 16-bit images.
-        options: of ``Segmenter.load``: vision, lmm, decoder, settings, threads, operating_point, threshold, prompt, tiling, max_pixels.
+        options: the other fields of ``SegmentOptions`` (``pipeline.options``).
 
     Raises:
         UsageError: no such model, or an option out of range.

@@ -10,12 +10,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from agvas_core.contract.anchors import EMPTY_LOGITS, Anchor
 from agvas_core.contract.decision import OperatingPoint
 from agvas_core.contract.errors import BundleError, ImageError
 from agvas_core.contract.manifest import Manifest
 from agvas_core.contract.preprocess import View, ViewSpec, scaled_views
-from agvas_core.contract.prompts import DEFAULT_INSTRUCTION, Mode
+from agvas_core.contract.prompts import DEFAULT_INSTRUCTION, EMPTY_LOGITS, Anchor, Mode
 from agvas_runtime.images.tiling import Look, Tile, plan_looks
 from agvas_runtime.images.views import make_views, shrinks
 from agvas_runtime.pipeline.batching import Counts

@@ -10,41 +10,37 @@ A frame that cannot be used gives NO_VERDICT with the reason, and the next one i
 import copy
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from itertools import chain
 from pathlib import Path
-from typing import Literal, NamedTuple, overload
+from typing import Any, Literal, NamedTuple, Unpack, overload
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from agvas_core.contract.decision import BALANCED, OperatingPoint
-from agvas_core.contract.errors import ImageError, StageError, UsageError
+from agvas_core.contract.decision import OperatingPoint
+from agvas_core.contract.defaults import DEFAULT_MODEL
+from agvas_core.contract.errors import ImageError, StageError
 from agvas_core.contract.images.rgb import to_rgb
 from agvas_core.contract.preprocess import ViewSpec
 from agvas_core.contract.prompts import Mode
 from agvas_runtime.bundle import Bundle, load_bundle
 from agvas_runtime.images.frame import Frame, Sent
-from agvas_runtime.images.read import MAX_PIXELS
 from agvas_runtime.images.views import camera_frame
 from agvas_runtime.masks.result import Result, Verdict
 from agvas_runtime.pipeline.batching import Counts, tuned_counts
 from agvas_runtime.pipeline.instruction import Question, ask
+from agvas_runtime.pipeline.options import SegmentKeywords, SegmentOptions, check_threshold
 from agvas_runtime.pipeline.overlap import overlapped
+from agvas_runtime.pipeline.references import References, open_references
 from agvas_runtime.pipeline.scorer import Clock, Scorer, Seen, SeenWhole
 from agvas_runtime.sources import ArraySource, CameraSource, FileSource, Source, open_source, prefetch
-from agvas_runtime.stages.open import DEFAULT_BACKEND, StageSettings, open_stages
+from agvas_runtime.stages.open import StageSettings, open_stages
 from agvas_runtime.stages.prompt_tokenizer import PromptTokenizer
 from agvas_runtime.stages.protocol import DecoderStage, FramedVision, JoinedVision, LmmStage, VisionStage
 
-__all__ = ["Judge", "Rule", "Segmenter", "plain"]
-
-
-# One frame to its result, in two halves that may overlap from frame to frame: what is seen, and what is made of it.
-
-
-_Image = NDArray[np.uint8]
+__all__ = ["Rule", "Segmenter"]
 
 
 class Rule(NamedTuple):
@@ -53,6 +49,14 @@ class Rule(NamedTuple):
     name: str
     point: OperatingPoint
 
+    def at(self, threshold: float) -> "Rule":
+        """One threshold of the caller's in place of the point's two.
+
+        Raises:
+            UsageError: it is not between 0 and 1.
+        """
+        return Rule("threshold", self.point.at(check_threshold(threshold)))
+
 
 @dataclass
 class _Work:
@@ -60,115 +64,8 @@ class _Work:
 
     frame: Frame
     clock: Clock
-    image: _Image | None = None
-    """As the stages see it; there before the first half gives anything."""
-
-
-class Judge:
-    """Frames to verdicts; a frame that cannot be used gives NO_VERDICT with the reason.
-
-    Args:
-        identity: of the bundle.
-        max_pixels: larger frames get NO_VERDICT.
-    """
-
-    def __init__(self, scorer: Scorer, identity: str, max_pixels: int) -> None:
-        self.scorer, self.identity, self.max_pixels = scorer, identity, max_pixels
-
-    def stream(self, frames: Iterable[Frame], question: Question, rule: Rule, *, ahead: int) -> Generator[Result, None, None]:
-        """The results of frames in their order; where passes are made ahead, a thread makes them and takes the frames."""
-        if not ahead:
-            yield from (self.segment(frame, question, rule) for frame in frames)
-            return
-        works = (_Work(frame, Clock(frame.read_ms)) for frame in frames)
-        with closing(overlapped(works, lambda work: self._first_half(work, question, rule), ahead=ahead)) as halves:
-            for work, seen in halves:
-                yield self._second_half(work, seen, question, rule)
-
-    def segment(self, frame: Frame, question: Question, rule: Rule) -> Result:
-        """The result of one frame."""
-        work = _Work(frame, Clock(frame.read_ms))
-        return self._second_half(work, self._first_half(work, question, rule), question, rule)
-
-    def _first_half(self, work: _Work, question: Question, rule: Rule) -> Iterator[Seen | SeenWhole]:
-        """What vision makes of the image, pass by pass."""
-        frame, image = work.frame, self._usable(work.frame)
-        work.image = image
-        ready = frame.views if image is frame.image else {}
-        yield from self.scorer.see(image, work.clock, question.mode, question.instruction, ready, rule.point)
-
-    def _second_half(self, work: _Work, seen: Iterator[Seen | SeenWhole], question: Question, rule: Rule) -> Result:
-        unjudged = self._unjudged(work.frame, question, rule)
-        try:
-            result = self._judge(unjudged, work, seen, question, rule.point)
-        except (ImageError, StageError) as error:
-            result = replace(unjudged, error=str(error))
-        except (MemoryError, cv2.error) as error:
-            if isinstance(error, cv2.error) and error.code != cv2.Error.StsNoMem:
-                raise
-            result = replace(unjudged, error="the image needs more memory than there is: give a smaller one, or lower max_pixels")
-        return replace(result, timing=work.clock.timing())
-
-    def _judge(
-        self, unjudged: Result, work: _Work, seen: Iterator[Seen | SeenWhole], question: Question, point: OperatingPoint
-    ) -> Result:
-        passes = chain((next(seen),), seen)  # a frame that cannot be used is said here
-        image, clock = work.image, work.clock
-        assert image is not None, "the first half has it before it gives anything"
-        size = image.shape[0], image.shape[1]
-        logits, accept, tiles, answer = self.scorer.judge(passes, size, question.instruction, clock, question.mode)
-        with clock.stage("postprocess"):
-            judged = logits.judge(self.scorer.manifest.decision.alpha, point, accept)
-        return replace(
-            unjudged,
-            verdict=Verdict.FAIL if judged.regions else Verdict.PASS,
-            score=judged.score,
-            regions=judged.regions,
-            image=image,
-            score_map=judged.score_map,
-            mask=judged.mask,
-            tiles=tiles,
-            answer=answer,
-            accept=accept,
-        )
-
-    def _usable(self, frame: Frame) -> NDArray[np.uint8]:
-        if frame.error is not None:
-            raise ImageError(str(frame.error)) from frame.error
-        if frame.image is None:
-            raise ImageError(f"frame {frame.name} has neither an image nor an error: its source is at fault")
-        height, width = frame.image.shape[:2] if frame.image.ndim > 1 else (1, 1)
-        if height * width > self.max_pixels:
-            raise ImageError(
-                f"the image is {width}x{height} px, {height * width / 1e6:.0f} megapixels; {self.max_pixels / 1e6:.0f} are allowed: "
-                "raise max_pixels, or cut it up"
-            )
-        return to_rgb(frame.image)
-
-    def _unjudged(self, frame: Frame, question: Question, rule: Rule) -> Result:
-        """What is known before the frame was looked at."""
-        return Result(
-            name=frame.name,
-            index=frame.index,
-            verdict=Verdict.NO_VERDICT,
-            score=None,
-            operating_point=rule.name,
-            threshold=rule.point.threshold,
-            seed_threshold=rule.point.seed_threshold,
-            prompt=question.instruction,
-            mode=str(question.mode),
-            bundle=self.identity,
-        )
-
-
-def plain(rule: Rule, threshold: float) -> Rule:
-    """Plain thresholding at a number of the caller's."""
-    if not 0.0 < threshold < 1.0:
-        raise UsageError(f"threshold is {threshold}; it lies between 0 and 1, both excluded")
-    return Rule("threshold", rule.point.at(threshold))
-
-
-MAX_THREADS = 1024  # ONNX Runtime starts them all at once, however many; beyond this it is a slip
+    image: NDArray[np.uint8] | None = None
+    """As the stages see it; set before the first half gives anything."""
 
 
 class Segmenter:
@@ -183,95 +80,90 @@ class Segmenter:
         vision: VisionStage,
         lmm: LmmStage,
         decoder: DecoderStage,
+        options: SegmentOptions | None = None,
         *,
-        operating_point: str = BALANCED,
-        threshold: float | None = None,
-        prompt: str | None = None,
-        mode: Mode | str = Mode.DIRECT,
-        normal_look: str | None = None,
-        tiling: Literal["auto", "off"] = "auto",
-        max_pixels: int = MAX_PIXELS,
-        threads: int | None = None,
         counts: Counts | None = None,
+        references: References | None = None,
     ) -> None:
-        if tiling not in ("auto", "off"):
-            raise UsageError(f"tiling is {tiling!r}; it can be auto or off")
-        self.bundle = bundle
-        if threshold is not None and operating_point != BALANCED:
-            raise UsageError(
-                f"threshold {threshold} and operating point {operating_point} both say what is anomalous: leave one out"
-            )
-        named = Rule(operating_point, bundle.manifest.decision.point(operating_point))
-        self._rule = named if threshold is None else plain(named, threshold)
-        self.question = ask(bundle.manifest.prompt, prompt=prompt, mode=mode, normal_look=normal_look)
-        self.max_pixels = max_pixels
+        """Takes stages that are open; ``load`` and ``open`` open them.
+
+        Args:
+            options: how it is asked; those that say what is opened are not looked at.
+            counts: tiles a launch, and how far to look ahead; the defaults if None.
+            references: of a product, which frames are compared with.
+
+        Raises:
+            UsageError: an operating point that the bundle does not have, or words or a mode that are not valid.
+        """
+        options = options or SegmentOptions()
+        self.bundle, self.references = bundle, references
+        named = Rule(options.operating_point, bundle.manifest.decision.point(options.operating_point))
+        self._rule = named if options.threshold is None else named.at(options.threshold)
+        self.question = ask(bundle.manifest.prompt, prompt=options.prompt, mode=options.mode, normal_look=options.normal_look)
+        self.max_pixels = options.max_pixels
         self._counts = counts or Counts()
-        scorer = Scorer(bundle.manifest, vision, lmm, decoder, tiled=tiling == "auto", threads=threads, tiles=self._counts.tiles)
-        self._judge = Judge(scorer, bundle.identity, max_pixels)
+        self._scorer = Scorer(
+            bundle.manifest,
+            vision,
+            lmm,
+            decoder,
+            tiled=options.tiling == "auto",
+            threads=options.threads,
+            tiles=self._counts.tiles,
+        )
 
     @classmethod
     def load(
         cls,
-        model: str | Path = "nano",
+        model: str | Path = DEFAULT_MODEL,
         *,
-        vision: str = DEFAULT_BACKEND,
-        lmm: str = DEFAULT_BACKEND,
-        decoder: str = DEFAULT_BACKEND,
         settings: StageSettings | None = None,
-        offline: bool = False,
-        threads: int | None = None,
-        operating_point: str = BALANCED,
-        threshold: float | None = None,
-        prompt: str | None = None,
-        mode: Mode | str = Mode.DIRECT,
-        normal_look: str | None = None,
-        tiling: Literal["auto", "off"] = "auto",
-        max_pixels: int = MAX_PIXELS,
         counts: Counts | None = None,
+        **options: Unpack[SegmentKeywords],
     ) -> "Segmenter":
-        """Opens a bundle, on ONNX Runtime and the CPU where nothing else is named.
+        """Opens a bundle, on ONNX Runtime and the CPU if nothing else is named.
+
+            segmenter = Segmenter.load("nano", threads=2, prompt="Segment the scratch.")
 
         Args:
             model: a bundled name, the folder or zip of a bundle, or ``hf:org/name[@revision]`` of a model hub.
-            vision, lmm, decoder: the backend of each stage (``stages.open.BACKENDS``); ``lmm`` may be the address of a server.
-            settings: what backends other than ONNX Runtime need to know.
-            offline: takes a bundle of the hub from the cache, without a connection.
-            threads: CPU threads per stage, and of the native core; all cores where None.
-            operating_point: one of the bundle's by name; ``strict`` spares good parts.
-            threshold: a pixel is anomalous above this, 0..1, in place of the operating point's two thresholds; least area and gate stay.
-            prompt: what to look for; the mode's own instruction where None.
-            mode: ``direct``: the mask at once. ``describe``: words, then the mask. ``describe-plus``: so too, told how a good part looks.
-                ``explain``: the mask, then why. All but the first speak word by word, and see the whole frame in one view.
-            normal_look: how a good part looks, for ``describe-plus``.
-            tiling: ``auto`` cuts frames that one view would shrink too much; ``off`` never does.
-            max_pixels: larger frames get NO_VERDICT.
-            counts: tiles a launch, and how far to look ahead; where None what ``agvas profile --tune`` found here for this bundle, these backends
-                and threads, and the defaults where it was not run.
+            settings: engines, adapter and the like in one object, as ``pycuda_interop.settings_in`` makes it.
+            counts: as in ``open``.
+            options: the other fields of ``SegmentOptions``, which says what each means.
 
         Raises:
             UsageError: no such model, or an option out of range.
             BundleError: a bundle that is broken, foreign or too new.
             SetupError: what a backend needs is not there.
         """
-        settings = settings or StageSettings()
-        if threads is not None:
-            if not 1 <= threads <= MAX_THREADS:
-                raise UsageError(f"threads is {threads}; 1 to {MAX_THREADS} are possible: leave it out to use all cores")
-            settings = replace(settings, threads=threads)
-        bundle = load_bundle(model, offline=offline)
-        segmenter = cls(
-            bundle,
-            *open_stages(bundle, vision=vision, lmm=lmm, decoder=decoder, settings=settings),
-            operating_point=operating_point,
-            threshold=threshold,
-            prompt=prompt,
-            mode=mode,
-            normal_look=normal_look,
-            tiling=tiling,
-            max_pixels=max_pixels,
-            threads=settings.threads,
-            counts=counts or tuned_counts(bundle.identity, (vision, lmm, decoder), settings.threads),
-        )
+        given: dict[str, Any] = dict(options)
+        if settings is not None:
+            told = {field.name: getattr(settings, field.name) for field in fields(settings)}
+            address = told.pop("lmm_url")
+            given = {name: value for name, value in told.items() if value is not None} | given
+            if address is not None and given.get("lmm") == "http":
+                given["lmm"] = address
+        return cls.open(SegmentOptions(model, **given), counts=counts)
+
+    @classmethod
+    def open(cls, options: SegmentOptions, *, counts: Counts | None = None) -> "Segmenter":
+        """Opens the bundle and the stages that the options name.
+
+        Args:
+            counts: tiles a launch, and how far to look ahead; if None what ``agvas profile --tune`` found here for this bundle, these
+                backends and threads, and the defaults where it was not run.
+
+        Raises:
+            UsageError: no such model or backend, words or a mode that are not valid.
+            BundleError: a bundle that is broken, foreign or too new.
+            SetupError: what a backend needs is not there.
+        """
+        bundle = load_bundle(options.model, offline=options.offline)
+        vision, lmm, decoder = options.backends
+        stages = open_stages(bundle, vision=vision, lmm=lmm, decoder=decoder, settings=options.stage_settings)
+        counts = counts or tuned_counts(bundle.identity, options.backends, options.threads)
+        references = open_references(bundle, stages.vision, vision, options.stage_settings)
+        segmenter = cls(bundle, *stages, options, counts=counts, references=references)
         # A prompt that does not fit is refused now, not at the first frame.
         PromptTokenizer(bundle).words(segmenter.prompt, segmenter.question.mode)
         return segmenter
@@ -350,7 +242,7 @@ class Segmenter:
             overlap: a thread takes the frames and looks at the next one while the language model and the decoder are at work on the one
                 before, as far ahead as ``counts`` says. The results are the same; more of them come in a second.
         """
-        return self._judge.stream(frames, self.question, self._rule, ahead=self._counts.ahead if overlap else 0)
+        return self._stream(frames, self.question, self._rule, overlap=overlap)
 
     def segment(
         self,
@@ -366,12 +258,12 @@ class Segmenter:
         Raises:
             UsageError: something asked that cannot be meant.
         """
-        return self._judge.segment(frame, self._ask(prompt, mode, normal_look), self._rule_at(threshold))
+        return self._segment(frame, self._ask(prompt, mode, normal_look), self._rule_at(threshold))
 
     def whole_views(self, height: int, width: int, mode: Mode | None = None) -> list[ViewSpec]:
         """The views that a whole frame of this size is looked at in, asked as in ``load`` or in ``mode``; a camera makes them in one pass
         with its image."""
-        return self._judge.scorer.whole_views(height, width, mode or self.question.mode)
+        return self._scorer.whole_views(height, width, mode or self.question.mode)
 
     def camera_frame(self, sent: Sent, name: str, index: int = 0) -> Frame:
         """What a camera's driver gave (Mono8, Mono16, BayerRG8, BayerGB8, NV12, YUYV, RGB8, BGR8) as a frame to segment: views and image in
@@ -380,34 +272,34 @@ class Segmenter:
         Raises:
             UsageError: a pixel format that is not known.
         """
-        return camera_frame(sent, self.whole_views(*sent.size), name, index, threads=self._judge.scorer.threads)
+        return camera_frame(sent, self.whole_views(*sent.size), name, index, threads=self._scorer.threads)
 
     def with_lmm(self, lmm: LmmStage) -> "Segmenter":
         """The same segmenter with another language model behind it; the two share all else."""
-        scorer = copy.copy(self._judge.scorer)
+        scorer = copy.copy(self._scorer)
         scorer.lmm = lmm
         return self._with(scorer)
 
     def with_counts(self, counts: Counts) -> "Segmenter":
         """The same segmenter with other counts; the two share all else."""
-        other = self._with(self._judge.scorer.with_tiles(counts.tiles))
+        other = self._with(self._scorer.with_tiles(counts.tiles))
         other._counts = counts
         return other
 
     @property
     def counts(self) -> Counts:
         """Tiles a launch, as far as the bundle allows them, and how far a stream looks ahead."""
-        return replace(self._counts, tiles=self._judge.scorer.tiles)
+        return replace(self._counts, tiles=self._scorer.tiles)
 
     @property
     def lmm(self) -> LmmStage:
         """The language model."""
-        return self._judge.scorer.lmm
+        return self._scorer.lmm
 
     @property
     def stages(self) -> tuple[VisionStage, LmmStage, DecoderStage]:
         """The three, in the order of the data path."""
-        return self._judge.scorer.vision, self._judge.scorer.lmm, self._judge.scorer.decoder
+        return self._scorer.vision, self._scorer.lmm, self._scorer.decoder
 
     @property
     def captures(self) -> bool:
@@ -417,12 +309,11 @@ class Segmenter:
     @property
     def tiled(self) -> bool:
         """Whether large frames are cut into tiles."""
-        return self._judge.scorer.tiled
+        return self._scorer.tiled
 
     def _with(self, scorer: Scorer) -> "Segmenter":
         other = copy.copy(self)
-        other._judge = copy.copy(self._judge)
-        other._judge.scorer = scorer
+        other._scorer = scorer
         return other
 
     def _ask(self, prompt: str | None, mode: Mode | str | None, normal_look: str | None) -> Question:
@@ -430,7 +321,7 @@ class Segmenter:
         return ask(spec, prompt=prompt, mode=mode, normal_look=normal_look, before=self.question)
 
     def _rule_at(self, threshold: float | None) -> Rule:
-        return self._rule if threshold is None else plain(self._rule, threshold)
+        return self._rule if threshold is None else self._rule.at(threshold)
 
     def _open(self, source: object) -> Source:
         opened = open_source(source, max_pixels=self.max_pixels)
@@ -441,4 +332,102 @@ class Segmenter:
         if isinstance(source, CameraSource):
             source.whole_views = self.whole_views
         with source:
-            yield from self._judge.stream(source, question, rule, ahead=self._counts.ahead if overlap else 0)
+            yield from self._stream(source, question, rule, overlap=overlap)
+
+    # One frame to its result, in two halves that may overlap from frame to frame: what is seen, and what is made of it.
+
+    def _stream(self, frames: Iterable[Frame], question: Question, rule: Rule, *, overlap: bool) -> Generator[Result, None, None]:
+        ahead = self._counts.ahead if overlap else 0
+        if not ahead:
+            yield from (self._segment(frame, question, rule) for frame in frames)
+            return
+        works = (_Work(frame, Clock(frame.read_ms)) for frame in frames)
+        with closing(overlapped(works, lambda work: self._first_half(work, question, rule), ahead=ahead)) as halves:
+            for work, seen in halves:
+                yield self._second_half(work, seen, question, rule)
+
+    def _segment(self, frame: Frame, question: Question, rule: Rule) -> Result:
+        work = _Work(frame, Clock(frame.read_ms))
+        return self._second_half(work, self._first_half(work, question, rule), question, rule)
+
+    def _first_half(self, work: _Work, question: Question, rule: Rule) -> Iterator[Seen | SeenWhole]:
+        """What vision makes of the image, pass by pass."""
+        frame, image = work.frame, self._usable(work.frame)
+        work.image = image
+        ready = frame.views if image is frame.image else {}
+        yield from self._scorer.see(image, work.clock, question.mode, question.instruction, ready, rule.point)
+
+    def _second_half(self, work: _Work, seen: Iterator[Seen | SeenWhole], question: Question, rule: Rule) -> Result:
+        """The result of a frame, or the reason why there is none."""
+        unjudged = self._unjudged(work.frame, question, rule)
+        try:
+            result = self._judge(unjudged, work, seen, question, rule.point)
+        except (ImageError, StageError) as error:
+            result = replace(unjudged, error=str(error))
+        except (MemoryError, cv2.error) as error:
+            if isinstance(error, cv2.error) and error.code != cv2.Error.StsNoMem:
+                raise
+            result = replace(unjudged, error="the image needs more memory than there is: give a smaller one, or lower max_pixels")
+        return replace(result, timing=work.clock.timing())
+
+    def _judge(
+        self, unjudged: Result, work: _Work, seen: Iterator[Seen | SeenWhole], question: Question, point: OperatingPoint
+    ) -> Result:
+        """Logits -> score map -> rule -> result: the one place where a score map becomes a verdict."""
+        passes = chain((next(seen),), seen)  # a frame that cannot be used raises here
+        image, clock = work.image, work.clock
+        assert image is not None, "the first half sets it before it gives anything"
+        size = image.shape[0], image.shape[1]
+        logits, accept, tiles, answer = self._scorer.judge(passes, size, question.instruction, clock, question.mode)
+        alpha = self.bundle.manifest.decision.alpha
+        if self.references is not None:
+            with clock.stage("references"):
+                judged = self.references.judge(image, logits.score_map(alpha), point)
+        else:
+            with clock.stage("postprocess"):
+                judged = logits.judge(alpha, point, accept)
+        return replace(
+            unjudged,
+            verdict=Verdict.FAIL if judged.regions else Verdict.PASS,
+            score=judged.score,
+            regions=judged.regions,
+            image=image,
+            score_map=judged.score_map,
+            mask=judged.mask,
+            tiles=tiles,
+            answer=answer,
+            accept=accept,
+        )
+
+    def _usable(self, frame: Frame) -> NDArray[np.uint8]:
+        """The frame's image as RGB.
+
+        Raises:
+            ImageError: there is none, or it is too large.
+        """
+        if frame.error is not None:
+            raise ImageError(str(frame.error)) from frame.error
+        if frame.image is None:
+            raise ImageError(f"frame {frame.name} has neither an image nor an error: its source is at fault")
+        height, width = frame.image.shape[:2] if frame.image.ndim > 1 else (1, 1)
+        if height * width > self.max_pixels:
+            raise ImageError(
+                f"the image is {width}x{height} px, {height * width / 1e6:.0f} megapixels; {self.max_pixels / 1e6:.0f} are allowed: "
+                "raise max_pixels, or cut it up"
+            )
+        return to_rgb(frame.image)
+
+    def _unjudged(self, frame: Frame, question: Question, rule: Rule) -> Result:
+        """What is known before the frame was looked at."""
+        return Result(
+            name=frame.name,
+            index=frame.index,
+            verdict=Verdict.NO_VERDICT,
+            score=None,
+            operating_point=rule.name,
+            threshold=rule.point.threshold,
+            seed_threshold=rule.point.seed_threshold,
+            prompt=question.instruction,
+            mode=str(question.mode),
+            bundle=self.bundle.identity,
+        )

@@ -4,12 +4,14 @@ import re
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from agvas_core.contract.command_line import interrupt_code, printable
+from agvas_core.contract.command_line import INPUT, MODEL, OUTPUT, SPEED, interrupt_code, printable
+from agvas_core.contract.defaults import DEFAULT_BACKEND, DEFAULT_MODEL
 from agvas_core.contract.errors import EXIT_OK, EXIT_REJECTS, OutputError, UsageError
+from agvas_runtime.pipeline.options import SegmentOptions, stage_backends
 
 __all__ = ["duration_s", "profile", "rate_per_s"]
 
@@ -46,65 +48,110 @@ def profile(
         list[str] | None,
         typer.Argument(metavar="SOURCE", help="Pictures, folders, globs, videos; a generated picture where there is none."),
     ] = None,
-    model: Annotated[str, typer.Option(metavar="NAME|FOLDER", help="A bundled model, or the folder of a bundle.")] = "nano",
+    model: Annotated[
+        str, typer.Option(metavar="NAME|FOLDER", help="A bundled model, or the folder of a bundle.", rich_help_panel=MODEL)
+    ] = DEFAULT_MODEL,
     backend: Annotated[
         str,
         typer.Option(
             metavar="NAME",
             help="What runs the stages: onnx, torch, torch-cuda, ort-cuda, trt. The next three have the last word.",
+            rich_help_panel=MODEL,
         ),
-    ] = "onnx",
-    vision: Annotated[str | None, typer.Option(metavar="BACKEND", help="What runs the image encoders.")] = None,
-    lmm: Annotated[str | None, typer.Option(metavar="BACKEND|URL", help="What runs the language model.")] = None,
-    decoder: Annotated[str | None, typer.Option(metavar="BACKEND", help="What runs the mask decoder.")] = None,
+    ] = DEFAULT_BACKEND,
+    vision: Annotated[
+        str | None, typer.Option(metavar="BACKEND", help="What runs the image encoders.", rich_help_panel=MODEL)
+    ] = None,
+    lmm: Annotated[
+        str | None, typer.Option(metavar="BACKEND|URL", help="What runs the language model.", rich_help_panel=MODEL)
+    ] = None,
+    decoder: Annotated[
+        str | None, typer.Option(metavar="BACKEND", help="What runs the mask decoder.", rich_help_panel=MODEL)
+    ] = None,
     engines: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="With trt: where the engines lie; the default otherwise.")
+        Path | None,
+        typer.Option(metavar="DIR", help="With trt: where the engines lie; the default otherwise.", rich_help_panel=MODEL),
     ] = None,
     checkpoint: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="With torch: the checkpoint of the bundle, where it is not nano's.")
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="With torch: the checkpoint of the bundle, where it is not nano's.", rich_help_panel=MODEL
+        ),
     ] = None,
-    frames: Annotated[int, typer.Option(min=2, metavar="N", help="Frames that are measured one after the other.")] = 100,
-    warmup: Annotated[int, typer.Option(min=0, metavar="N", help="Frames before that, which do not count.")] = 10,
-    size_px: Annotated[int, typer.Option(min=32, max=8192, metavar="PX", help="Side of the generated picture.")] = 512,
+    frames: Annotated[
+        int, typer.Option(min=2, metavar="N", help="Frames that are measured one after the other.", rich_help_panel=SPEED)
+    ] = 100,
+    warmup: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Frames before that, which do not count.", rich_help_panel=SPEED)
+    ] = 10,
+    size_px: Annotated[
+        int, typer.Option(min=32, max=8192, metavar="PX", help="Side of the generated picture.", rich_help_panel=INPUT)
+    ] = 512,
     rate: Annotated[
         str | None,
-        typer.Option(metavar="RATE", help="Can this line run at this rate? 600/min, 10/s; answers yes (exit 0) or no (1)."),
+        typer.Option(
+            metavar="RATE",
+            help="Can this line run at this rate? 600/min, 10/s; answers yes (exit 0) or no (1).",
+            rich_help_panel=SPEED,
+        ),
     ] = None,
-    soak: Annotated[str, typer.Option(metavar="TIME", help="For how long the rate is tried: 10m, 90s, 1h.")] = "60s",
+    soak: Annotated[
+        str, typer.Option(metavar="TIME", help="For how long the rate is tried: 10m, 90s, 1h.", rich_help_panel=SPEED)
+    ] = "60s",
     deadline_ms: Annotated[
         float | None,
-        typer.Option(min=0.1, metavar="MS", help="A verdict may come so late after its frame; one period by default."),
+        typer.Option(
+            min=0.1,
+            metavar="MS",
+            help="A verdict may come so late after its frame; one period by default.",
+            rich_help_panel=SPEED,
+        ),
     ] = None,
     offered: Annotated[
-        int, typer.Option(min=0, metavar="N", help="Frames at each of five offered rates; 0 leaves them out.")
+        int,
+        typer.Option(min=0, metavar="N", help="Frames at each of five offered rates; 0 leaves them out.", rich_help_panel=SPEED),
     ] = 24,
     tune: Annotated[
         bool,
         typer.Option(
             "--tune",
             help="Measure how many tiles a launch and passes ahead are fastest here, and keep them: every command takes them.",
+            rich_help_panel=SPEED,
         ),
     ] = False,
     count: Annotated[
-        bool, typer.Option("--count/--no-count", help="Count the work, and measure what the machine can do.")
+        bool,
+        typer.Option("--count/--no-count", help="Count the work, and measure what the machine can do.", rich_help_panel=SPEED),
     ] = True,
-    prompt: Annotated[str | None, typer.Option(help="What to look for, in words.")] = None,
-    mode: Annotated[str, typer.Option(help="How the model answers: direct, describe, describe-plus, explain.")] = "direct",
-    threads: Annotated[int | None, typer.Option(min=1, metavar="N", help="CPU threads; all cores by default.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="What to look for, in words.", rich_help_panel=MODEL)] = None,
+    mode: Annotated[
+        str, typer.Option(help="How the model answers: direct, describe, describe-plus, explain.", rich_help_panel=MODEL)
+    ] = SegmentOptions.mode,
+    threads: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="CPU threads; all cores by default.", rich_help_panel=SPEED)
+    ] = None,
     bits: Annotated[
-        int | None, typer.Option(min=9, max=16, metavar="N", help="Bits that 16-bit pictures use; 16 by default.")
+        int | None,
+        typer.Option(min=9, max=16, metavar="N", help="Bits that 16-bit pictures use; 16 by default.", rich_help_panel=INPUT),
     ] = None,
     against: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="An earlier profile.json; the new one is compared with it.")
+        Path | None,
+        typer.Option(metavar="FILE", help="An earlier profile.json; the new one is compared with it.", rich_help_panel=OUTPUT),
     ] = None,
     compare: Annotated[
-        tuple[Path, Path] | None, typer.Option(metavar="OLD NEW", help="Compare two profile.json, and measure nothing.")
+        tuple[Path, Path] | None,
+        typer.Option(metavar="OLD NEW", help="Compare two profile.json, and measure nothing.", rich_help_panel=OUTPUT),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", metavar="DIR", help="Folder for profile.json and profile.html.")
+        Path | None,
+        typer.Option("--out", "-o", metavar="DIR", help="Folder for profile.json and profile.html.", rich_help_panel=OUTPUT),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier profile in --out.")] = False,
-    json_out: Annotated[bool, typer.Option("--json", help="The profile as JSON on stdout, all else on stderr.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an earlier profile in --out.", rich_help_panel=OUTPUT)
+    ] = False,
+    json_out: Annotated[
+        bool, typer.Option("--json", help="The profile as JSON on stdout, all else on stderr.", rich_help_panel=OUTPUT)
+    ] = False,
 ) -> None:
     """Measure how fast a bundle runs here: latencies, rates, memory, and how near each stage is to the machine's limits.
 
@@ -147,7 +194,6 @@ def profile(
     from agvas_runtime.profile.session import Plan, generated_frame, load_frames
     from agvas_runtime.profile.session import profile as measure
     from agvas_runtime.sources.camera import without_secrets
-    from agvas_runtime.stages.open import StageSettings
 
     plan = Plan(
         frames=frames,
@@ -158,26 +204,33 @@ def profile(
         deadline_ms=deadline_ms,
         count=count,
     )
-    stages: dict[str, Any] = {"vision": vision or backend, "lmm": lmm or backend, "decoder": decoder or backend}
-    options = stages | {"settings": StageSettings(engines=engines, checkpoint=checkpoint), "threads": threads, "prompt": prompt}
+    options = SegmentOptions(
+        model,
+        **stage_backends(backend, vision=vision, lmm=lmm, decoder=decoder),
+        engines=engines,
+        checkpoint=checkpoint,
+        threads=threads,
+        prompt=prompt,
+        mode=mode,
+    )
     command = shlex.join(["agvas", "profile", *map(without_secrets, sys.argv[2:])])
     if tune:
         from agvas_runtime.profile.tune import tune_here
 
         shown = load_frames(sources, bits=bits, note=note) if sources else [generated_frame(size_px)]
         with progress.status("starting") as status:
-            tuning = tune_here(model, options, shown, command=command, say=status.update)
+            tuning = tune_here(options, shown, command=command, say=status.update)
         print_tuning(screen, tuning)
         screen.print(f"kept in  {keep_tuning(tuning)}", soft_wrap=True)
         if json_out:
             typer.echo(tuning.model_dump_json(indent=1))
         return
     began = time.perf_counter()
-    segmenter = Segmenter.load(model, **options, mode=mode)
+    segmenter = Segmenter.open(options)
     load_s = time.perf_counter() - began
     shown = load_frames(sources, bits=bits, note=note) if sources else [generated_frame(size_px)]
     facts = {
-        "backend": " ".join(dict.fromkeys(map(without_secrets, stages.values()))),
+        "backend": " ".join(dict.fromkeys(map(without_secrets, options.backends))),
         "threads": threads,
         "load_s": load_s,
         "command": command,

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from itertools import cycle, islice
 from math import floor
 from statistics import median
-from typing import Any, Final, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from agvas_core.contract.command_line import printable
 from agvas_core.contract.errors import ImageError
@@ -20,6 +20,7 @@ from agvas_core.contract.preprocess import scaled_views
 from agvas_runtime.images.frame import Frame
 from agvas_runtime.images.tiling import plan_looks
 from agvas_runtime.pipeline.batching import Counts, Tried, Tuning, make_folder, place_here
+from agvas_runtime.pipeline.options import SegmentOptions
 from agvas_runtime.pipeline.segmenter import Segmenter
 from agvas_runtime.profile.machine import load_average, peak_memory_mb
 from agvas_runtime.profile.session import frames_in_words, generated_frame
@@ -172,13 +173,8 @@ def _tried(trial: _Trial, seconds: Mapping[int, Sequence[float]]) -> Tried:
 # A bundle on its backends, tuned on this machine: what ``agvas profile --tune`` keeps.
 
 
-def tune_here(
-    model: str, options: Mapping[str, Any], frames: Sequence[Frame], *, command: str, say: Callable[[str], None]
-) -> Tuning:
+def tune_here(options: SegmentOptions, frames: Sequence[Frame], *, command: str, say: Callable[[str], None]) -> Tuning:
     """Opens the bundle and measures.
-
-    Args:
-        options: of ``Segmenter.load``: ``vision``, ``lmm``, ``decoder``, ``threads`` and more.
 
     Raises:
         UsageError, OutputError: there is nowhere to keep what is found.
@@ -186,10 +182,10 @@ def tune_here(
     """
     make_folder()  # before minutes of measuring
     load_before = load_average()
-    segmenter = Segmenter.load(model, **options, counts=Counts())
+    segmenter = Segmenter.open(options, counts=Counts())
     found = tune(segmenter, frames, say=say)
     return Tuning(
-        place=place_here(segmenter.bundle.identity, (options["vision"], options["lmm"], options["decoder"]), options["threads"]),
+        place=place_here(segmenter.bundle.identity, options.backends, options.threads),
         tiles=found.counts.tiles,
         ahead=found.counts.ahead,
         created=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -67,6 +67,8 @@ class Chart:
     y_label: str
     about: str
     logarithmic: bool = False
+    y_linear: bool = False
+    """Only x is logarithmic."""
     height: int = HEIGHT
     left: int = LEFT
     y_names: Sequence[str] | None = None
@@ -79,7 +81,7 @@ class Chart:
 
     @property
     def y(self) -> Scale:
-        return Scale(*self.y_range, self.height - BOTTOM, TOP, self.logarithmic)
+        return Scale(*self.y_range, self.height - BOTTOM, TOP, self.logarithmic and not self.y_linear)
 
     def line(self, points: Sequence[tuple[float, float]], kind: str, title: str = "") -> None:
         """A polyline."""

@@ -18,7 +18,8 @@ from agvas_core.contract.prompts import Mode
 from agvas_runtime.bundle import Bundle
 from agvas_runtime.stages.open import StageSettings
 from agvas_runtime.stages.prompt_tokenizer import PromptTokenizer, Words
-from agvas_runtime.stages.protocol import Features, Reply, Turn
+from agvas_runtime.stages.protocol import Features, ReferenceDistances, Reply, Turn
+from agvas_runtime.stages.references import empty_bank, reference_inputs, references_of
 
 __all__ = [
     "CPU",
@@ -26,11 +27,14 @@ __all__ = [
     "OnnxDecoder",
     "OnnxGraph",
     "OnnxLmm",
+    "OnnxReferences",
     "OnnxVision",
     "open_decoder",
     "open_decoder_cuda",
     "open_lmm",
     "open_lmm_cuda",
+    "open_references",
+    "open_references_cuda",
     "open_vision",
     "open_vision_cuda",
     "read_prefill",
@@ -326,3 +330,35 @@ def open_lmm(bundle: Bundle, settings: StageSettings) -> OnnxLmm:
 def open_lmm_cuda(bundle: Bundle, settings: StageSettings) -> OnnxLmm:
     """On an NVIDIA GPU or not at all; raises as ``open_lmm``."""
     return OnnxLmm(bundle, threads=settings.threads, providers=CUDA)
+
+
+# Reference distances.
+
+
+class OnnxReferences:
+    """``ReferenceStage`` on ONNX Runtime."""
+
+    def __init__(self, bundle: Bundle, *, threads: int | None = None, providers: Sequence[str] = CPU) -> None:
+        self.spec = references_of(bundle)
+        self.graph = OnnxGraph(bundle, self.spec, threads, providers)
+
+    def embed(self, image: NDArray[np.uint8], features: Features | None = None) -> Float:
+        """As of ``ReferenceStage``."""
+        return self(image, empty_bank(self.spec), features).embedding
+
+    def __call__(
+        self, image: NDArray[np.uint8], bank: Float, features: Features | None = None, *, colour_weight: float = 1.0
+    ) -> ReferenceDistances:
+        """As of ``ReferenceStage``."""
+        found = self.graph.run(reference_inputs(self.spec, image, bank, features, colour_weight))
+        return ReferenceDistances(found["embedding"], found["deep"], found["joint"])
+
+
+def open_references(bundle: Bundle, settings: StageSettings) -> OnnxReferences:
+    """Raises BundleError where the bundle has no references graph; SetupError or BundleError, as ``OnnxGraph``."""
+    return OnnxReferences(bundle, threads=settings.threads)
+
+
+def open_references_cuda(bundle: Bundle, settings: StageSettings) -> OnnxReferences:
+    """On an NVIDIA GPU or not at all; raises as ``open_references``."""
+    return OnnxReferences(bundle, threads=settings.threads, providers=CUDA)

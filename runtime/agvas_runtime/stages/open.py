@@ -15,12 +15,22 @@ from types import MappingProxyType
 from typing import Any, Final, NamedTuple, cast
 
 from agvas_core.contract.command_line import missing_package
+from agvas_core.contract.defaults import DEFAULT_BACKEND
 from agvas_core.contract.errors import UsageError
 from agvas_core.contract.validation import nearest
 from agvas_runtime.bundle import Bundle
-from agvas_runtime.stages.protocol import DecoderStage, LmmStage, VisionStage
+from agvas_runtime.stages.protocol import DecoderStage, LmmStage, ReferenceStage, VisionStage
 
-__all__ = ["BACKENDS", "DEFAULT_BACKEND", "StageSettings", "Stages", "backend_names", "open_stages"]
+__all__ = [
+    "BACKENDS",
+    "DEFAULT_BACKEND",
+    "REFERENCE_BACKENDS",
+    "StageSettings",
+    "Stages",
+    "backend_names",
+    "open_references",
+    "open_stages",
+]
 
 
 # What the backends of the stages are told when they are opened.
@@ -45,8 +55,6 @@ class StageSettings:
     cuda_context: int | None = None
     """TensorRT: handle of the CUDA context to use, where it is not the GPU's own (``stages.trt.pycuda_interop``)."""
 
-
-DEFAULT_BACKEND: Final = "onnx"
 
 BACKENDS: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType(
     {
@@ -80,6 +88,18 @@ BACKENDS: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType(
     }
 )
 """Stage -> backend -> the function that opens it, as module:function."""
+
+
+REFERENCE_BACKENDS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "onnx": "agvas_runtime.stages.onnx:open_references",
+        "ort-cuda": "agvas_runtime.stages.onnx:open_references_cuda",
+        "trt": "agvas_runtime.stages.trt.references:open_stage",
+        "torch": "agvas_runtime.stages.torch_reference:open_references",
+        "torch-cuda": "agvas_runtime.stages.torch_reference:open_references_cuda",
+    }
+)
+"""Of the reference stage, which a bundle may lack: as in ``BACKENDS``."""
 
 
 class Stages(NamedTuple):
@@ -118,15 +138,26 @@ def open_stages(
     )
 
 
+def open_references(bundle: Bundle, backend: str = DEFAULT_BACKEND, settings: StageSettings | None = None) -> ReferenceStage:
+    """Opens the reference stage.
+
+    Raises:
+        BundleError: the bundle has no references graph.
+        UsageError, SetupError: as ``open_stages``.
+    """
+    return cast(ReferenceStage, _open("references", backend, bundle, settings or StageSettings()))
+
+
 def _open(stage: str, backend: str, bundle: Bundle, settings: StageSettings) -> Any:
-    if "://" in backend and "http" in BACKENDS[stage]:
+    backends = REFERENCE_BACKENDS if stage == "references" else BACKENDS[stage]
+    if "://" in backend and "http" in backends:
         backend, settings = "http", replace(settings, lmm_url=backend)
-    if backend not in BACKENDS[stage]:
-        meant = f"did you mean {near}? " if (near := nearest(backend, BACKENDS[stage])) else ""
-        address = ", or the address of a server" if "http" in BACKENDS[stage] else ""
-        raise UsageError(f"{stage} is {backend!r}: {meant}it can be {', '.join(BACKENDS[stage])}{address}")
+    if backend not in backends:
+        meant = f"did you mean {near}? " if (near := nearest(backend, backends)) else ""
+        address = ", or the address of a server" if "http" in backends else ""
+        raise UsageError(f"{stage} is {backend!r}: {meant}it can be {', '.join(backends)}{address}")
     try:
-        place, _, function = BACKENDS[stage][backend].partition(":")
+        place, _, function = backends[backend].partition(":")
         module = import_module(place)
     except ModuleNotFoundError as error:
         raise missing_package(error) or error from error

@@ -9,9 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from agvas_core.contract.anchors import ANCHOR_TOKENS
 from agvas_core.contract.errors import BundleError, UsageError
-from agvas_core.contract.prompts import ANCHORS_SHOWN, Mode, strip_control_tokens
+from agvas_core.contract.prompts import ANCHOR_TOKENS, ANCHORS_SHOWN, Mode, strip_control_tokens
 from agvas_runtime.bundle import Bundle
 from agvas_runtime.stages.protocol import Turn
 

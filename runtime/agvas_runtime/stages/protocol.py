@@ -22,6 +22,7 @@ __all__ = [
     "DirectStage",
     "Features",
     "FramePlan",
+    "FrameReferences",
     "FrameSeen",
     "FrameStage",
     "FramedVision",
@@ -30,6 +31,8 @@ __all__ = [
     "Pending",
     "PendingFrame",
     "ProbedVision",
+    "ReferenceDistances",
+    "ReferenceStage",
     "Reply",
     "Segmented",
     "TellingLmm",
@@ -144,6 +147,19 @@ class JoinedVision(Protocol):
         ...
 
 
+@dataclass(frozen=True, eq=False)
+class FrameReferences:
+    """Good images that whole frames are compared with in the same launch. Make one of them and keep it: its identity is the key of the
+    graph."""
+
+    stage: "ReferenceStage"
+    bank: Float
+    """float32 [rows, D]."""
+    view: ViewSpec
+    """Of the whole frame."""
+    colour_weight: float = 1.0
+
+
 @dataclass(frozen=True)
 class FramePlan:
     """A frame of one size, and all looks at it."""
@@ -157,6 +173,8 @@ class FramePlan:
     """Of eq. 8."""
     tiles_at_once: int
     """That go through the model together, at most."""
+    references: FrameReferences | None = None
+    """With them the distances come back, too."""
 
 
 class FrameSeen(NamedTuple):
@@ -170,6 +188,9 @@ class FrameSeen(NamedTuple):
     """As in ``Reply``, over all looks."""
     anomalous: bool
     """Whether a region of it counts, by the operating point that it was seen under."""
+    deep: Float | None = None
+    """float32 [h, w], as of ``ReferenceDistances``, of the whole frame; None where the plan has no references."""
+    joint: Float | None = None
 
 
 class PendingFrame(Protocol):
@@ -189,7 +210,8 @@ class FrameStage(Protocol):
     """From a frame's pixels to its score map in direct mode: views, all three joints, eq. 7 and 8 on one device."""
 
     def __call__(self, image: NDArray[np.uint8], plan: FramePlan, instruction: str, point: OperatingPoint) -> PendingFrame | None:
-        """Begins with RGB uint8 [H, W, 3], and returns at once. None where frames of this size go the other way, so the first of them."""
+        """Begins with RGB uint8 [H, W, 3], and returns at once. None where frames of this size go the other way, so the first of them, and
+        all of a plan whose references another engine has or whose view of them is no smaller than the frame."""
         ...
 
 
@@ -226,4 +248,47 @@ class DecoderStage(Protocol):
 
     def __call__(self, anchor_states: Float, features: Features) -> Float:
         """Logits [B, 3, Hm, Wm] in anchor order, covering the whole pixel view."""
+        ...
+
+
+class ReferenceDistances(NamedTuple):
+    """Output of the reference stage; one value for each cell of ``manifest.references.stride`` px."""
+
+    embedding: Float
+    """[B, h, w, D], deep channels first, then colour; rows of a bank have this form."""
+    deep: Float
+    """[B, h, w], Euclidean distance of the deep channels to the nearest row of the bank."""
+    joint: Float
+    """[B, h, w], the same of all channels, colour weighted."""
+
+
+class ReferenceStage(Protocol):
+    """An image's cells and how far they are from those of good images."""
+
+    def embed(self, image: NDArray[np.uint8], features: Features | None = None) -> Float:
+        """Embedding of each cell, float32 [B, h, w, D].
+
+        Args:
+            image: uint8 RGB [B, H, W, 3]: a view by ``manifest.references.view``; where that is None, the pixel view.
+            features: what the vision stage made of the pixel view; needed where there is no view of its own.
+
+        Raises:
+            UsageError: no features where they are needed.
+            ImageError: the engine fails on this image.
+        """
+        ...
+
+    def __call__(
+        self, image: NDArray[np.uint8], bank: Float, features: Features | None = None, *, colour_weight: float = 1.0
+    ) -> ReferenceDistances:
+        """Embedding and distances.
+
+        Args:
+            bank: float32 [rows, D], one row or more.
+            colour_weight: of the squared colour distance in ``joint``; 0 leaves colour out.
+
+        Raises:
+            UsageError: a bank of another shape or type; as ``embed``.
+            ImageError: the engine fails on this image.
+        """
         ...

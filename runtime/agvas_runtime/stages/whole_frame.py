@@ -12,12 +12,12 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from agvas_core.contract.anchors import Anchor
 from agvas_core.contract.decision import OperatingPoint
 from agvas_core.contract.errors import ImageError, StageError
 from agvas_core.contract.preprocess import View, frame_cells
+from agvas_core.contract.prompts import Anchor
 from agvas_runtime import native
-from agvas_runtime.images.views import PIXEL_FORMAT_PLACES, view_layout
+from agvas_runtime.images.views import PIXEL_FORMAT_PLACES, shrinks, view_layout
 from agvas_runtime.masks.regions import native_rule
 from agvas_runtime.stages.protocol import FramePlan, FrameSeen
 
@@ -31,6 +31,7 @@ __all__ = [
     "FrameKernels",
     "LookShapes",
     "TileMade",
+    "can_see_references",
     "kernels",
     "packed_rule",
     "read_summary",
@@ -99,8 +100,17 @@ def packed_rule(point: OperatingPoint, pixels: int) -> NDArray[np.uint8]:
     return np.array([(threshold, seed, min_area, point.gate)], RULE).view(np.uint8)
 
 
-def read_summary(summary: NDArray[np.uint8], score_map: NDArray[np.float32]) -> FrameSeen:
+def can_see_references(plan: FramePlan, kind: type) -> bool:
+    """Whether the plan has no references, or those of a stage of ``kind`` and a view that the kernels can make: they only shrink."""
+    references = plan.references
+    return references is None or (isinstance(references.stage, kind) and shrinks(references.view, *plan.size))
+
+
+def read_summary(summary: NDArray[np.uint8], score_map: NDArray[np.float32], *distances: NDArray[np.float32]) -> FrameSeen:
     """What the kernels say of a frame.
+
+    Args:
+        distances: deep and joint, [1, h, w] each, where the plan has references.
 
     Raises:
         ImageError: a logit is NaN or infinite.
@@ -108,7 +118,9 @@ def read_summary(summary: NDArray[np.uint8], score_map: NDArray[np.float32]) -> 
     told = summary.view(SUMMARY)[0]
     if told["broken"]:
         raise ImageError(LOGITS_BROKEN)
-    return FrameSeen(score_map, float(told["score"]), float(told["accept"]), bool(told["counting"]))
+    return FrameSeen(
+        score_map, float(told["score"]), float(told["accept"]), bool(told["counting"]), *(each[0] for each in distances)
+    )
 
 
 class FrameKernels:
@@ -128,15 +140,29 @@ class FrameKernels:
         ]
         """Of the views, for each look."""
         height, width = plan.size
-        frame, unused = (PIXEL_FORMAT_PLACES["RGB8"], height, width, 3 * width), ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+        frame = (PIXEL_FORMAT_PLACES["RGB8"], height, width, 3 * width)
         self._views: list[Any] = []  # one for each tile, of all looks
         for look, layouts in zip(plan.looks, self._layouts, strict=True):
-            plans = [(0, *layout.whole, *layout.content, layout.padding, *unused) for layout in layouts]  # normalised later
+            plans = [(*layout.whole, *layout.content, layout.padding) for layout in layouts]
             for tile in look.tiles:
                 crop = (tile.rows.start, tile.columns.start, *look.tiles.size)
                 with _told():
                     self._views.append(core.CudaViews(frame, crop, plans))
+        self._reference_view: Any = None
+        self.reference_shape: Shape | None = None
+        """[1, H, W, 3] of the view for the references, where the plan has them."""
+        if plan.references is not None:
+            layout = view_layout(plan.references.view, height, width)
+            self.reference_shape = (1, *layout.whole, 3)
+            views = [(*layout.whole, *layout.content, layout.padding)]
+            with _told():
+                self._reference_view = core.CudaViews(frame, (0, 0, height, width), views)
         self._verdict: Any = None
+
+    def see_reference(self, frame: int, view: int, stream: int) -> None:
+        """RGB uint8 [H, W, 3] at ``frame`` to the view for the references at ``view``."""
+        with _told():
+            self._reference_view.run(frame, (view,), stream)
 
     def see(self, frame: int, views: Sequence[tuple[int, int]], stream: int) -> None:
         """RGB uint8 [H, W, 3] at ``frame`` to views at ``views``: for each tile, of all looks, pointers to the semantic one and the pixel one."""
@@ -173,7 +199,7 @@ class FrameKernels:
     def judge(self, rule: int, judged: FrameJudged, stream: int) -> None:
         """By RULE at ``rule``, of the logits that are followed."""
         with _told():
-            self._verdict.run(rule, 0, *judged, stream)
+            self._verdict.run(rule, *judged, stream)
 
 
 @contextmanager

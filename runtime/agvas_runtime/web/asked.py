@@ -7,10 +7,9 @@ from pydantic.json_schema import models_json_schema
 
 from agvas_core.contract.prompts import Mode
 
-__all__ = ["INCLUDABLE", "ChatRequest", "ImagePart", "Message", "Options", "SegmentRequest", "TextPart", "reference", "schemas"]
+__all__ = ["ChatRequest", "ImagePart", "Message", "Options", "SegmentRequest", "TextPart", "reference", "schemas"]
 
 Include = Literal["polygons", "rle", "png", "score"]
-INCLUDABLE: tuple[Include, ...] = ("polygons", "rle", "png", "score")
 
 
 def _split(value: Any) -> Any:

@@ -4,13 +4,15 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from agvas_core.contract.decision import BALANCED, STRICT
+from agvas_core.contract.command_line import DECISION, INPUT, MODEL, OUTPUT, SPEED
+from agvas_core.contract.defaults import BALANCED, DEFAULT_BACKEND, DEFAULT_MODEL, STRICT
 from agvas_core.contract.errors import UsageError
 from agvas_core.contract.network import KEY_VARIABLE
+from agvas_runtime.pipeline.options import SegmentOptions
 
 __all__ = ["serve"]
 
@@ -20,41 +22,82 @@ MIB = 1 << 20
 def serve(
     model: Annotated[
         str, typer.Argument(metavar="NAME|FOLDER", help="A bundled model, a folder, or hf:org/name of a hub.")
-    ] = "nano",
+    ] = DEFAULT_MODEL,
     offline: Annotated[
-        bool, typer.Option("--offline", help="Take a model of the hub from the cache; open no connection for it.")
+        bool,
+        typer.Option(
+            "--offline", help="Take a model of the hub from the cache; open no connection for it.", rich_help_panel=MODEL
+        ),
     ] = False,
-    host: Annotated[str, typer.Option(help="Address to listen on; beyond loopback an API key is needed.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8080,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; beyond loopback an API key is needed.", rich_help_panel=OUTPUT)
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.", rich_help_panel=OUTPUT)] = 8080,
     api_key_file: Annotated[
-        Path | None, typer.Option(metavar="FILE", help=f"File with the API key; {KEY_VARIABLE} in the environment otherwise.")
+        Path | None,
+        typer.Option(
+            metavar="FILE", help=f"File with the API key; {KEY_VARIABLE} in the environment otherwise.", rich_help_panel=OUTPUT
+        ),
     ] = None,
     lmm: Annotated[
         str,
-        typer.Option(metavar="BACKEND|URL", help="What runs the language model: onnx, torch, vllm, or the address of serve-lmm."),
-    ] = "onnx",
-    adapter: Annotated[str | None, typer.Option(metavar="NAME", help="With vLLM: the adapter to answer with.")] = None,
-    lmm_folder: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="With vllm: the folder of agvas-export vllm, where the bundle has none.")
+        typer.Option(
+            metavar="BACKEND|URL",
+            help="What runs the language model: onnx, torch, vllm, or the address of serve-lmm.",
+            rich_help_panel=MODEL,
+        ),
+    ] = DEFAULT_BACKEND,
+    adapter: Annotated[
+        str | None, typer.Option(metavar="NAME", help="With vLLM: the adapter to answer with.", rich_help_panel=MODEL)
     ] = None,
-    checkpoint: Annotated[Path | None, typer.Option(metavar="DIR", help="With torch: the checkpoint of the bundle.")] = None,
-    workers: Annotated[int, typer.Option(min=1, max=64, metavar="N", help="Images judged at the same time.")] = 1,
-    threads: Annotated[int | None, typer.Option(min=1, metavar="N", help="CPU threads of each; all cores by default.")] = None,
+    lmm_folder: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="With vllm: the folder of agvas-export vllm, where the bundle has none.", rich_help_panel=MODEL
+        ),
+    ] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="With torch: the checkpoint of the bundle.", rich_help_panel=MODEL)
+    ] = None,
+    workers: Annotated[
+        int, typer.Option(min=1, max=64, metavar="N", help="Images judged at the same time.", rich_help_panel=SPEED)
+    ] = 1,
+    threads: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="CPU threads of each; all cores by default.", rich_help_panel=SPEED)
+    ] = None,
     queue: Annotated[
-        int, typer.Option(min=1, max=10000, metavar="N", help="Images that may wait; more are refused with 429.")
+        int,
+        typer.Option(
+            min=1, max=10000, metavar="N", help="Images that may wait; more are refused with 429.", rich_help_panel=SPEED
+        ),
     ] = 16,
-    max_mb: Annotated[int, typer.Option(min=1, max=1024, metavar="MB", help="Size of a request's body at most.")] = 32,
-    max_pixels: Annotated[int, typer.Option(min=1, metavar="N", help="Width times height of an image at most.")] = 25_000_000,
+    max_mb: Annotated[
+        int, typer.Option(min=1, max=1024, metavar="MB", help="Size of a request's body at most.", rich_help_panel=INPUT)
+    ] = 32,
+    max_pixels: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Width times height of an image at most.", rich_help_panel=INPUT)
+    ] = 25_000_000,
     bits: Annotated[
-        int | None, typer.Option(min=9, max=16, metavar="N", help="Bits that 16-bit images use; 16 by default.")
+        int | None,
+        typer.Option(min=9, max=16, metavar="N", help="Bits that 16-bit images use; 16 by default.", rich_help_panel=INPUT),
     ] = None,
     recipe: Annotated[
         list[Path] | None,
-        typer.Option(metavar="FILE|STORE", help="A recipe that requests may name by its product; may be given again."),
+        typer.Option(
+            metavar="FILE|STORE",
+            help="A recipe that requests may name by its product; may be given again.",
+            rich_help_panel=DECISION,
+        ),
     ] = None,
-    prompt: Annotated[str | None, typer.Option(help="What to look for where a request does not say.")] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="The bundle's strict operating point: spare good parts.")] = False,
-    threshold: Annotated[float | None, typer.Option(help="Where a request has none: pixels above this are anomalous.")] = None,
+    prompt: Annotated[
+        str | None, typer.Option(help="What to look for where a request does not say.", rich_help_panel=MODEL)
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="The bundle's strict operating point: spare good parts.", rich_help_panel=DECISION)
+    ] = False,
+    threshold: Annotated[
+        float | None, typer.Option(help="Where a request has none: pixels above this are anomalous.", rich_help_panel=DECISION)
+    ] = None,
 ) -> None:
     """Serve a model over HTTP: images and words in, verdicts and masks out, with a page to try it on.
 
@@ -65,7 +108,6 @@ def serve(
         raise UsageError(f"both --strict and --threshold {threshold} say what is anomalous: leave one out")
 
     from agvas_runtime.pipeline.segmenter import Segmenter
-    from agvas_runtime.stages.open import StageSettings
     from agvas_runtime.web.app import build_app
     from agvas_runtime.web.recipes import Recipes
     from agvas_runtime.web.serving import address_of, listen
@@ -83,15 +125,22 @@ def serve(
         bits=bits,
         upload_bytes=max(256, max_mb) * MIB,
     )
-    options: dict[str, Any] = {"operating_point": STRICT if strict else BALANCED, "threshold": threshold, "prompt": prompt}
-    options |= {
-        "lmm": lmm,
-        "offline": offline,
-        "settings": StageSettings(adapter=adapter, checkpoint=checkpoint, lmm_folder=lmm_folder),
-    }
+    options = SegmentOptions(
+        model,
+        offline=offline,
+        lmm=lmm,
+        adapter=adapter,
+        checkpoint=checkpoint,
+        lmm_folder=lmm_folder,
+        threads=threads,
+        operating_point=STRICT if strict else BALANCED,
+        threshold=threshold,
+        prompt=prompt,
+        max_pixels=settings.max_pixels,
+    )
     logging.basicConfig(stream=sys.stderr, format="%(levelname)s: %(message)s")
     with listen(settings) as opened:
-        segmenter = Segmenter.load(model, threads=threads, max_pixels=max_pixels, **options)
+        segmenter = Segmenter.open(options)
         app = build_app(segmenter, settings, Recipes.read(segmenter.bundle, recipe or ()))
         print(f"{address_of(opened)} serves {segmenter.bundle.identity}; Ctrl-C ends it", flush=True)
         run(app, opened, settings)

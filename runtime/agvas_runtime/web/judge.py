@@ -13,9 +13,8 @@ from typing import Any, TypeVar
 import cv2
 import numpy as np
 
-from agvas_core.contract.anchors import ANCHOR_TOKENS
 from agvas_core.contract.errors import AgvasError, ImageError, StageError, UsageError
-from agvas_core.contract.prompts import ANCHORS, ANCHORS_SHOWN, Mode
+from agvas_core.contract.prompts import ANCHOR_TOKENS, ANCHORS, ANCHORS_SHOWN, Mode
 from agvas_runtime.images.frame import Frame
 from agvas_runtime.images.read import NotedOnce, decode_image
 from agvas_runtime.line.recipe.file import RecipeVersion

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from agvas_core.contract.decision import image_score
 from agvas_core.contract.errors import ImageError, RecipeError, UsageError
 from agvas_runtime.bundle import Bundle
 from agvas_runtime.images.frame import Frame
@@ -98,7 +99,7 @@ def entry_by_recipe(
     result = replace(
         first,
         verdict=judgement.verdict,
-        score=float(score_map.max()),
+        score=image_score(score_map, point),
         operating_point="recipe",
         threshold=point.threshold,
         seed_threshold=point.seed_threshold,

@@ -9,9 +9,8 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
-from agvas_core.contract.anchors import Anchor
 from agvas_core.contract.errors import UsageError
-from agvas_core.contract.prompts import ANCHORS
+from agvas_core.contract.prompts import ANCHORS, Anchor
 from agvas_core.data.datasets.record import Turn
 from agvas_core.data.mixture.config import Source
 from agvas_core.data.mixture.example import Example
@@ -23,9 +22,8 @@ from agvas_core.model.lmm import find_anchors
 from agvas_core.model.losses import IGNORED_TARGET, SegmentationWeights, segmentation_loss, supervision_counts, text_loss
 from agvas_core.model.weights.checkpoint import start_tokenizer
 from agvas_core.model.weights.pretrained_config import resolve_config
-from agvas_core.train.fit.batches import Parts, collate
+from agvas_core.train.fit.batches import Parts, collate, encode
 from agvas_core.train.fit.config import FitConfig, parse_fit_config, parse_mixture_config
-from agvas_core.train.fit.encoding import encode
 from agvas_core.train.fit.schedule import Shares, learning_rate
 
 

@@ -1,6 +1,5 @@
 """``agvas train`` on data sets, as it is typed."""
 
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -8,18 +7,13 @@ from typing import Any
 
 import pytest
 
+from agvas.cli import main
 from agvas_core.contract.errors import SetupError, UsageError
 from agvas_core.train.cli import train
 from agvas_core.train.fit.command import Options, merged_with, train_on_mixture, trains_on_mixture
 from agvas_core.train.fit.config import FitConfig
 from agvas_core.train.fit.engine import Engine, deepspeed_config
 from agvas_core.train.fit.schedule import Shares
-
-AGVAS = [sys.executable, "-c", "from agvas_core.command import main; main()"]
-
-
-def agvas(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*AGVAS, *arguments], capture_output=True, text=True)
 
 
 def test_a_dry_run_estimates_every_gpu_and_loads_nothing(capsys: pytest.CaptureFixture[str]) -> None:
@@ -89,15 +83,23 @@ def test_deepspeed_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.slow
 def test_the_command_trains_and_says_what_comes_next(
-    tables: dict[str, Any], as_toml: Callable[[dict[str, Any]], str], folder: Path, tmp_path: Path
+    tables: dict[str, Any],
+    as_toml: Callable[[dict[str, Any]], str],
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    preset = tmp_path / "tiny.toml"
+    preset, out = tmp_path / "tiny.toml", tmp_path / "run"
     preset.write_text(as_toml(tables | {"mixture": {"held_out": 0.3}}), encoding="utf-8")
-    done = agvas("train", "--preset", str(preset), "--sets", str(folder / "sets"), "--out", str(tmp_path / "run"), "--steps", "4")
-    assert done.returncode == 0, done.stderr
-    assert "4/4" in done.stdout and "agvas-export bundle" in done.stdout and "agvas eval --predictor checkpoint" in done.stdout
-    assert (tmp_path / "run/loss.png").stat().st_size > 5000
-    again = agvas(
-        "train", "--preset", str(preset), "--sets", str(folder / "sets"), "--out", str(tmp_path / "run"), "--steps", "4"
-    )
-    assert again.returncode == 2 and "--resume" in again.stderr
+    arguments = ["train", "--preset", str(preset), "--sets", str(folder / "sets"), "--out", str(out), "--steps", "4"]
+    monkeypatch.setattr(sys, "argv", ["agvas", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    said = capsys.readouterr()
+    assert ended.value.code == 0, said.err
+    assert "4/4" in said.out and "agvas-export bundle" in said.out and "agvas eval --predictor checkpoint" in said.out
+    assert (out / "loss.png").stat().st_size > 5000
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2 and "--resume" in capsys.readouterr().err

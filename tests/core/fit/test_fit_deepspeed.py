@@ -24,8 +24,8 @@ def test_a_stage_of_zero_trains_saves_what_was_trained_and_goes_on(
 ) -> None:
     fit = tables["fit"] | {"deepspeed": stage, "micro_batch": 1, "precision": "bf16", "steps": 4, "save_every": 2}
     (tmp_path / "zero.toml").write_text(as_toml(tables | {"fit": fit}), encoding="utf-8")
-    (tmp_path / "agvas.py").write_text("from agvas_core.command import main; main()", encoding="utf-8")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(tmp_path / "agvas.py")]
+    (tmp_path / "start.py").write_text("from agvas.cli import main; main()", encoding="utf-8")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(tmp_path / "start.py")]
     arguments = ["train", "--preset", str(tmp_path / "zero.toml"), "--out", str(tmp_path / "run")]
     environment = os.environ | {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "TERM": "dumb"}
     for more in ([], ["--resume"]):  # nothing is left for the second, but everything has to be put back

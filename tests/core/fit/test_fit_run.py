@@ -219,7 +219,7 @@ def test_two_processes_see_the_losses_of_one_with_twice_the_batch(
     calm = changed(calm, micro_batch=2)
     run(changed(calm, micro_batch=4), tmp_path / "one")
     (tmp_path / "two.toml").write_text(as_toml(calm), encoding="utf-8")
-    agvas = [sys.executable, "-c", "from agvas_core.command import main; main()"]
+    agvas = [sys.executable, "-c", "from agvas.cli import main; main()"]
     script = tmp_path / "agvas.py"
     script.write_text(agvas[2], encoding="utf-8")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script), "train"]

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from agvas_core.command import main
+from agvas.cli import main
 
 pytestmark = pytest.mark.slow
 
@@ -89,6 +89,6 @@ def test_ablations_are_trained_scored_and_tabulated(
     monkeypatch.chdir(tmp_path)
     arguments = ["--with", "data.toml", "--data", str(folder / "sets/parts"), "--out", "runs", "whole.toml", "no-spam.toml"]
     monkeypatch.setattr(sys, "argv", ["ablations.py", *arguments])
-    runpy.run_path(str(ROOT / "scripts/ablations.py"), run_name="__main__")
+    runpy.run_path(str(ROOT / "benchmarks/ablations.py"), run_name="__main__")
     table = (tmp_path / "runs/table.md").read_text(encoding="utf-8").splitlines()
     assert [line.split(" | ")[0] for line in table] == ["| preset", "|---|---:|---:|---:|---:|", "| whole.toml", "| no-spam.toml"]

@@ -18,8 +18,8 @@ from agvas_core.contract.command_line import exit_code_of
 from agvas_core.contract.errors import OutputError, UsageError
 from agvas_core.data.datasets.record import Family
 from agvas_core.data.instruct.cli import instruct
+from agvas_core.data.instruct.entry import read_instruct
 from agvas_core.data.instruct.journal import Journal, read_lines
-from agvas_core.data.instruct.reading import read_instruct
 
 MakeSet = Callable[..., Path]
 

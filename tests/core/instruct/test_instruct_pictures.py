@@ -18,7 +18,7 @@ from agvas_core.data.instruct.likeness import ReferenceShelf, bhattacharyya, lik
 from agvas_core.data.instruct.pictures import GREEN, RED, with_boxes, with_mask
 from agvas_core.data.instruct.prompt import load_prompt
 from agvas_core.data.instruct.samples import samples_of
-from agvas_core.files.picture import read_rgb
+from agvas_core.files import read_rgb
 
 MakeSet = Callable[..., Path]
 

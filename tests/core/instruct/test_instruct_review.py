@@ -18,11 +18,9 @@ import numpy as np
 import pytest
 
 from agvas_core.contract.errors import UsageError
-from agvas_core.data.instruct.decision import review_path
-from agvas_core.data.instruct.entry import FIELDS
+from agvas_core.data.instruct.entry import FIELDS, REVIEWED, read_instruct, review_path
 from agvas_core.data.instruct.journal import read_lines
 from agvas_core.data.instruct.prompt import load_prompt
-from agvas_core.data.instruct.reading import REVIEWED, read_instruct
 from agvas_core.data.instruct.review import Review
 from agvas_core.data.instruct.review_server import MAX_BODY_BYTES, ReviewServer
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from agvas_core.data.instruct.entry import REVIEWED, read_instruct
 from agvas_core.data.instruct.prompt import load_prompt
-from agvas_core.data.instruct.reading import REVIEWED, read_instruct
 from agvas_core.data.instruct.review import Review
 from agvas_core.data.instruct.review_server import ReviewServer
 

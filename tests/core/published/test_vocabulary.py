@@ -9,9 +9,8 @@ import torch
 from tokenizers import Tokenizer
 from transformers import LlavaForConditionalGeneration, LlavaOnevisionForConditionalGeneration
 
-from agvas_core.contract.anchors import ANCHOR_TOKENS
 from agvas_core.contract.errors import UsageError
-from agvas_core.contract.prompts import FIXED_ANSWER
+from agvas_core.contract.prompts import ANCHOR_TOKENS, FIXED_ANSWER
 from agvas_core.model.build import chat_format
 from agvas_core.model.config import ModelConfig
 from agvas_core.model.weights.checkpoint import start_tokenizer

@@ -16,9 +16,8 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from agvas_core.contract.anchors import Anchor
 from agvas_core.contract.errors import ImageError, UsageError
-from agvas_core.contract.prompts import ANCHORS
+from agvas_core.contract.prompts import ANCHORS, Anchor
 from agvas_core.data.datasets.record import Family, Record
 from agvas_core.data.mixture.config import PAPER_SHARES, MixtureConfig, Source
 from agvas_core.data.mixture.example import Example, SkipLog

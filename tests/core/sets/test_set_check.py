@@ -2,20 +2,18 @@
 
 import json
 from collections.abc import Callable
-from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
-from agvas_core.command import build
+from agvas.cli import build
 from agvas_core.contract.command_line import exit_code_of
 from agvas_core.data.datasets.catalog import find_sets
 from agvas_core.data.datasets.check import SetReport, check_set
 
 Make = Callable[..., Path]
-ENTRY = EntryPoint("data.check", "agvas_core.data.datasets.cli:check", "agvas.commands")
 LAYOUTS = [
     "ade20k", "coco-stuff", "paco-lvis", "partimagenet", "pascal-part", "refclef", "refcoco", "refcoco+", "refcocog", "real-iad",
     "dtd-synthetic", "goodsad", "road", "miad", "gc10", "zju-leaper", "llava-150k", "webad", "mvtec",
@@ -23,7 +21,7 @@ LAYOUTS = [
 
 
 def agvas(*arguments: str | Path) -> int:
-    return exit_code_of(lambda: build([ENTRY]), name="agvas", arguments=["data", "check", *map(str, arguments)])
+    return exit_code_of(build, name="agvas", arguments=["data", "check", *map(str, arguments)])
 
 
 def checked(root: Path, **options: bool) -> SetReport:

@@ -4,9 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from agvas_core.contract.anchors import ANCHOR_TOKENS
 from agvas_core.contract.errors import UsageError
-from agvas_core.contract.prompts import ANCHORS, DEFAULT_INSTRUCTION, FIXED_ANSWER, NO_ANOMALY_ANSWER
+from agvas_core.contract.prompts import ANCHOR_TOKENS, ANCHORS, DEFAULT_INSTRUCTION, FIXED_ANSWER, NO_ANOMALY_ANSWER
 from agvas_core.data.templates.library import load_library
 from agvas_core.data.templates.rules import Task, filled
 

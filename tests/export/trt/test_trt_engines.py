@@ -14,11 +14,19 @@ import onnxruntime as ort
 import pytest
 
 from agvas_core.contract.command_line import exit_code_of
-from agvas_core.contract.engine import ENGINES_NAME, EngineSet, EngineSpec, read_engines, refuse_foreign, write_engines
+from agvas_core.contract.engine import (
+    ENGINES_NAME,
+    EngineSet,
+    EngineSpec,
+    open_library,
+    parse_version,
+    read_engines,
+    refuse_foreign,
+    write_engines,
+)
 from agvas_core.contract.errors import BundleError, SetupError, UsageError
 from agvas_core.contract.manifest import read_manifest, sha256_of
 from agvas_core.contract.preprocess import make_view
-from agvas_core.contract.tensorrt_library import open_library, parse_version
 from agvas_export.cli import app
 from agvas_export.trt.plan import make_plan
 from agvas_export.trt.precision import graph_precision

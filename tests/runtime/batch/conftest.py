@@ -18,7 +18,7 @@ DONE_SHARD = 20
 
 def start(*arguments: object) -> "subprocess.Popen[str]":
     """``agvas batch`` as a process, to be killed."""
-    command = [sys.executable, "-c", "from agvas_core.command import main; main()", "batch", *map(str, arguments)]
+    command = [sys.executable, "-c", "from agvas.cli import main; main()", "batch", *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
 

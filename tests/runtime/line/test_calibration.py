@@ -80,8 +80,11 @@ def test_bad_parts_choose_the_area_at_which_fewest_escape() -> None:
     assert (found.min_area_px, found.escapes) == (9.0, 1)
 
 
-def test_a_threshold_lies_never_below_the_outlines() -> None:
-    assert calibrate(Scores(np.zeros((700, 1))), [0.0], POINT, max_false_reject=0.005, confidence=0.95).seed_threshold == 0.05
+def test_a_threshold_may_lie_below_the_outlines_and_brings_them_down() -> None:
+    low = calibrate(Scores(np.full((700, 1), 0.02)), [0.0], POINT, max_false_reject=0.005, confidence=0.95)
+    assert low.seed_threshold == low.threshold == 0.02 and low.false_rejects == 0
+    high = calibrate(Scores(np.full((700, 1), 0.7)), [0.0], POINT, max_false_reject=0.005, confidence=0.95)
+    assert high.seed_threshold == 0.7 and high.threshold == POINT.threshold
 
 
 def test_nonsense_is_refused() -> None:

@@ -4,9 +4,11 @@ The other sides are real: mosquitto, an OPC UA client, a Modbus server, an HTTP 
 """
 
 import asyncio
+import atexit
 import hmac
 import http.server
 import json
+import secrets
 import shutil
 import socket
 import subprocess
@@ -35,10 +37,29 @@ from .conftest import small_ballast
 PATIENCE_S = 60.0
 
 
+_claims: list[socket.socket] = []
+
+
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that stays free while its server is down, also where several runs of these tests share a machine.
+
+    It lies below the ports that the system gives to clients. A UDP socket on the same number, held until this process ends,
+    keeps other runs from choosing it.
+    """
+    while True:
+        port = 20_000 + secrets.randbelow(12_000)
+        claim = socket.socket(type=socket.SOCK_DGRAM)
+        try:
+            claim.bind(("127.0.0.1", port))
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", port))
+        except OSError:
+            claim.close()
+            continue
+        if not _claims:
+            atexit.register(lambda: [held.close() for held in _claims])
+        _claims.append(claim)
+        return port
 
 
 def until(condition: Callable[[], bool]) -> None:

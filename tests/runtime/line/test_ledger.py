@@ -196,7 +196,7 @@ def test_where_even_the_reserve_is_used_up_a_trigger_is_refused_and_no_pass_is_g
 def test_killed_at_random_moments_nothing_is_lost_and_nothing_comes_twice(tiny_bundle: Path) -> None:
     command = [
         sys.executable,
-        str(ROOT / "scripts" / "kill_line.py"),
+        str(ROOT / "tests" / "soak" / "kill_line.py"),
         "--kills",
         "10",
         "--alive-s",

@@ -10,6 +10,7 @@ import sys
 import urllib.request
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -17,10 +18,12 @@ import numpy as np
 import pytest
 import yaml
 
+from agvas.fitting.calibrate_cli import calibrate
+from agvas.line import line as line_verb
+from agvas.run import run as app
 from agvas_core.contract.command_line import exit_code_of
-from agvas_runtime.cli import app
 from agvas_runtime.line.app.metrics import Metrics, MetricsServer
-from agvas_runtime.line.calibration.cli import calibrate_command, with_keys
+from agvas_runtime.line.calibration.cli import with_keys
 from agvas_runtime.line.ledger.check import check_ledger
 from agvas_runtime.line.ledger.cli import export, show, verify
 from agvas_runtime.line.ledger.ledger import LEDGER_NAME, Ledger
@@ -73,6 +76,36 @@ def test_a_folder_goes_through_the_line_once_however_often_it_is_run(
     assert call(export, state, "--format", "csv", "-o", parts / "e.csv") == 0
     assert len((parts / "e.csv").read_text().splitlines()) == 4
     assert check_ledger(state).images == {"kept": 3}
+
+
+def test_the_verb_line_does_what_run_does_with_a_recipe(
+    parts: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (parts / "r.yaml").write_text(f"product: part\nmodel: {tiny_bundle}\ndeadline_ms: 60000\n")
+    told = {}
+    for name, started in (("agvas-run", run), ("agvas line", partial(call, line_verb))):
+        state, lines = parts / name, parts / f"{name}.jsonl"
+        arguments = [parts / "bad", "--recipe", parts / "r.yaml", "--state", state, "--sink", f"jsonl:{lines}", "--log", "json"]
+        assert started(*arguments, "--threads", 1) == 0
+        said = [json.loads(row) for row in capsys.readouterr().err.splitlines()]
+        told[name] = [(row["frame"], row["verdict"], row["score"]) for row in said if row["event"] == "part"]
+        assert len(lines.read_text().splitlines()) == 3
+    assert told["agvas line"] == told["agvas-run"] and [verdict for _, verdict, _ in told["agvas-run"]] == ["FAIL"] * 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fact"),
+    [
+        (["parts"], "--recipe"),
+        (["--recipe", "r.yaml"], "--camera"),
+        (["parts", "--camera", "0", "--recipe", "r.yaml"], "both"),
+        (["parts", "--recipe", "r.yaml", "--threshold", "0.5"], "--threshold"),
+        (["parts", "--recipe", "r.yaml", "--backend", "cuda"], "--backend"),
+    ],
+)
+def test_a_line_that_is_not_whole_is_refused(arguments: list[str], fact: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(line_verb, *arguments) == 2
+    assert fact in capsys.readouterr().err
 
 
 def test_what_a_recipe_decides_cannot_be_given_beside_it(parts: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -146,7 +179,7 @@ def test_a_running_station_takes_recipes_between_two_parts_tells_its_figures_and
         "0",
     ]
     process = subprocess.Popen(
-        [sys.executable, "-m", "agvas_runtime.cli", *command, "--log", "json"], stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "agvas.cli", "run", *command, "--log", "json"], stderr=subprocess.PIPE, text=True
     )
     assert process.stderr is not None
     said: list[dict[str, str]] = []
@@ -186,7 +219,7 @@ def test_calibration_writes_a_recipe_that_keeps_its_promise_and_its_comments(
         f"product: part  # mine\nmodel: {tiny_bundle}\nthresholds:\n  threshold: 0.4\n  seed_threshold: 0.5\n# the last word\ndeadline_ms: 900\n"
     )
     options = ["--good", parts / "good", "--bad", parts / "bad", "--recipe", recipe]
-    assert call(calibrate_command, *options, "--max-false-reject", 0.3, "--confidence", 0.9) == 0
+    assert call(calibrate, *options, "--max-false-reject", 0.3, "--confidence", 0.9) == 0
     out = capsys.readouterr().out
     found = read_recipe(parts / "r-calibrated.yaml")
     assert "# mine" in found.text and "# the last word" in found.text and found.text.count("thresholds:") == 1
@@ -196,8 +229,35 @@ def test_calibration_writes_a_recipe_that_keeps_its_promise_and_its_comments(
     assert "missing" not in out
     page = (parts / "r-calibrated.html").read_text()
     assert page.count("<svg") == 2 and "http" not in page.replace("http://www.w3.org", "")
-    assert call(calibrate_command, *options) == 0
-    assert "586 more good parts" in capsys.readouterr().out
+    (parts / "r-calibrated.yaml").unlink()
+    assert call(calibrate, *options) == 4
+    assert "586 more" in capsys.readouterr().err
+    assert read_recipe(parts / "r-calibrated.yaml").recipe.calibration is not None
+
+
+def test_what_calibration_leaves_out_and_does_not_know_comes_first(
+    parts: Path, tiny_bundle: Path, make_part: MakePart, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = parts / "r.yaml"
+    recipe.write_text(f"product: part\nmodel: {tiny_bundle}\n")
+    options = ["--good", parts / "good", "--recipe", recipe, "--max-false-reject", 0.3, "--confidence", 0.9]
+    assert call(calibrate, *options) == 0
+    assert "nothing is known about defects" in capsys.readouterr().err
+    for number in range(2):
+        write_part(parts / "good" / f"z{number}.png", make_part(100, 130))
+    assert call(calibrate, *options) == 4  # 2 of 14 are more than a tenth
+    said = capsys.readouterr()
+    assert said.err.index("2 of 14") < said.err.index("nothing is known") and "130x100" in said.err
+    assert read_recipe(parts / "r-calibrated.yaml").recipe.calibration is not None
+    page = (parts / "r-calibrated.html").read_text()
+    assert "2 of 14" in page and "nothing is known" in page
+
+
+def test_one_thing_is_calibrated(parts: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(calibrate, "--good", parts / "good") == 2
+    assert call(calibrate, "--good", parts / "good", "--recipe", "r.yaml", "--product", tiny_bundle) == 2
+    assert call(calibrate, "--good", parts / "good", "--product", tiny_bundle) == 2
+    assert "never fitted" in capsys.readouterr().err
 
 
 def test_keys_are_replaced_wherever_they_stand() -> None:

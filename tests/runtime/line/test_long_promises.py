@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[3]
 def run(script: str, *options: str, cwd: Path) -> list[dict[str, Any]]:
     """What a script prints as JSON; it ends with 0."""
     done = subprocess.run(
-        [sys.executable, str(ROOT / "scripts" / script), *options],
+        [sys.executable, str(ROOT / "tests" / "soak" / script), *options],
         cwd=cwd,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -47,7 +47,7 @@ def test_a_fault_is_found_and_told_with_its_case(tmp_path: Path) -> None:
         "file.decode_image = deadly\n"
     )
     done = subprocess.run(
-        [sys.executable, str(ROOT / "scripts" / "fuzz_line.py"), "--cases", "200", "--only", "images"],
+        [sys.executable, str(ROOT / "tests" / "soak" / "fuzz_line.py"), "--cases", "200", "--only", "images"],
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": str(tmp_path)},
         capture_output=True,
@@ -77,7 +77,7 @@ def test_a_broker_that_is_away_under_load_gets_every_message(tmp_path: Path) -> 
 @pytest.mark.parametrize(("at", "least"), [("Ctrl-C", 2), ("camera ", 1)], ids=["as it runs", "as it starts"])
 def test_the_demo_leaves_no_process_behind_when_its_terminal_is_closed(tmp_path: Path, at: str, least: int) -> None:
     demo = subprocess.Popen(
-        [sys.executable, "-u", str(ROOT / "scripts" / "demo_line.py"), "--kind", "mjpeg", "--state", str(tmp_path / "line")],
+        [sys.executable, "-u", str(ROOT / "examples" / "demo_line.py"), "--kind", "mjpeg", "--state", str(tmp_path / "line")],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,

@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 import pytest
 
+from agvas.run import run as app
 from agvas_core.contract.command_line import exit_code_of
-from agvas_runtime.cli import app
 from agvas_runtime.line.app.replay_cli import replay_command
 from agvas_runtime.line.ledger.images import mask_of_findings
 from agvas_runtime.line.ledger.ledger import LEDGER_NAME

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 
+from agvas.run import run as app
 from agvas_core.contract.command_line import exit_code_of
 from agvas_core.contract.errors import UsageError
 from agvas_core.contract.review_folder import read_lines
-from agvas_core.data.datasets.review import REVIEWED
-from agvas_runtime.cli import app
+from agvas_core.data.datasets.anomalies import REVIEWED
 from agvas_runtime.web.line.page_server import PageServer
 from agvas_runtime.web.line.review_cli import review
 from agvas_runtime.web.line.review_export import brush_run_lengths
@@ -106,14 +106,15 @@ def test_a_person_reviews_by_keys_and_training_reads_the_folder(browser, state: 
         opened(1, "PASS")
         for width in (1280, 390):
             browser.size(width, 844)
-            assert browser.run("document.documentElement.scrollWidth") <= width
+            browser.until(f"innerWidth == {width} && document.documentElement.scrollWidth <= {width}")
         browser.key("a")
         browser.until("document.querySelector('#banner').innerText.includes('Every part is reviewed')")
         assert "5 of 5 reviewed: 2 agreed, 1 false rejects, 1 escapes" in browser.run(
             "document.querySelector('#counts').innerText"
         )
         # A person thinks again: the mask of part 4 loses its right half, stroke by stroke.
-        browser.run("location.hash = '#4'; location.reload()")
+        browser.call("Page.navigate", url="about:blank")
+        browser.call("Page.navigate", url=f"{server.address}/#4")
         opened(4, "FAIL")
         browser.key("p")
         browser.key("x")

@@ -12,9 +12,8 @@ from cuda.bindings import driver, runtime
 from fake_bench import Bench
 from numpy.typing import NDArray
 
-from agvas_core.contract.engine import ENGINES_NAME
+from agvas_core.contract.engine import ENGINES_NAME, open_library
 from agvas_core.contract.errors import BundleError, SetupError, UsageError
-from agvas_core.contract.tensorrt_library import open_library
 from agvas_runtime import Segmenter, Verdict
 from agvas_runtime.bundle import load_bundle
 from agvas_runtime.images.frame import Frame

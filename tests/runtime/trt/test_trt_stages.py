@@ -10,15 +10,16 @@ from fake_bench import Bench
 from fake_kernels import FakeKernels
 from numpy.typing import NDArray
 
+from agvas.run import run as app
 from agvas_core.contract.command_line import exit_code_of
 from agvas_core.contract.errors import ImageError, SetupError, UsageError
 from agvas_core.contract.gpu import cuda_gpu
 from agvas_runtime import Segmenter, Verdict, native
 from agvas_runtime.bundle import load_bundle
-from agvas_runtime.cli import app
 from agvas_runtime.images.frame import Frame
 from agvas_runtime.line.recipe.file import parse_recipe
 from agvas_runtime.line.station.inspector import SegmenterInspector
+from agvas_runtime.pipeline.options import SegmentOptions
 from agvas_runtime.pipeline.predictors import open_backend
 from agvas_runtime.stages.open import open_stages
 from agvas_runtime.stages.trt.device_array import DeviceArray
@@ -158,7 +159,7 @@ def test_a_station_has_its_graphs_before_the_first_part(
 ) -> None:
     if built == "with the kernels":
         request.getfixturevalue("kernels")
-    inspector, part = SegmenterInspector(**TRT), make_part(spots=SPOTS)
+    inspector, part = SegmenterInspector(SegmentOptions(**TRT)), make_part(spots=SPOTS)
     height, width = part.shape[:2]
     lines = ["product: part", f"model: {bench.bundle}", f"frame: {{width_px: {width}, height_px: {height}}}"]
     version = parse_recipe("\n".join(lines), "test")
@@ -348,7 +349,7 @@ def test_the_fastest_precision_whose_certificate_holds_is_kept(
 @pytest.mark.parametrize("joint", ["vision", "lmm", "decoder"])
 def test_a_real_engine_gives_what_onnx_runtime_gives(joint: str) -> None:
     """Needs a GPU, TensorRT, and `agvas-export trt nano` run before."""
-    from agvas_core.contract.tolerances import TOLERANCES
+    from agvas_core.contract.certificate import TOLERANCES
     from agvas_runtime.profile.session import generated_frame
 
     on_cpu, on_gpu = Segmenter.load("nano"), Segmenter.load("nano", **{joint: "trt"})
@@ -362,7 +363,7 @@ def test_a_real_engine_gives_what_onnx_runtime_gives(joint: str) -> None:
 @pytest.mark.gpu
 def test_a_whole_frame_on_real_engines_is_what_onnx_runtime_gives(make_part: MakePart) -> None:
     """Needs the native core built with CUDA, too."""
-    from agvas_core.contract.tolerances import TOLERANCES
+    from agvas_core.contract.certificate import TOLERANCES
     from agvas_runtime.stages.whole_frame import kernels
 
     if kernels() is None:

@@ -196,7 +196,7 @@ def test_a_port_that_is_taken_is_one_clear_error() -> None:
 
 @pytest.mark.slow
 def test_the_command_serves_until_it_is_told_to_end(tiny_bundle, part) -> None:
-    command = [sys.executable, "-c", "from agvas_core.command import main; main()", "serve", str(tiny_bundle), "--threads", "1"]
+    command = [sys.executable, "-c", "from agvas.cli import main; main()", "serve", str(tiny_bundle), "--threads", "1"]
     with subprocess.Popen(
         [*command, "--port", "0"],
         stdout=subprocess.PIPE,

@@ -54,7 +54,7 @@ def test_a_person_talks_about_an_image(browser, client, part, tmp_path: Path) ->
     browser.until("document.querySelector('.model').classList.contains('chosen')")
 
     browser.size(390, 844)
-    assert browser.run("document.documentElement.scrollWidth") <= 390
+    browser.until("innerWidth == 390 && document.documentElement.scrollWidth <= 390")
     assert [url for url in browser.asked if not url.startswith((f"http://127.0.0.1:{client.port}/", "data:", "blob:"))] == []
     assert browser.complaints == []
 

@@ -15,8 +15,8 @@ from agvas_runtime.images.frame import Frame
 from agvas_runtime.line.recipe.file import parse_recipe
 from agvas_runtime.line.recipe.store import RecipeStore
 from agvas_runtime.line.station.inspector import SegmenterInspector
+from agvas_runtime.pipeline.options import SegmentOptions
 from agvas_runtime.pipeline.segmenter import Segmenter
-from agvas_runtime.stages.open import StageSettings
 from agvas_runtime.web.recipes import Recipes
 
 RECIPE = """\
@@ -37,7 +37,7 @@ def test_a_recipe_that_is_sent_decides_as_on_the_line(
     client: Any, segmenter: Segmenter, tiny_bundle: Path, image: NDArray[np.uint8], part: bytes
 ) -> None:
     version = parse_recipe(LARGE.replace("frame:", f"model: {tiny_bundle}\nframe:"), "recipe")
-    inspector = SegmenterInspector(settings=StageSettings(threads=1))
+    inspector = SegmenterInspector(SegmentOptions(threads=1))
     inspector.prepare(version)
     line = inspector.inspect(Frame("part", 0, image), version).judgement
     (entry,) = client.upload(part, recipe=LARGE, include="polygons,rle").json["results"]

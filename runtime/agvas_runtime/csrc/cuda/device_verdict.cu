@@ -51,13 +51,13 @@ __global__ void relate_kernel(const DeviceTile* tiles, const ScorePart* parts, D
   if (!isfinite(ano) || !isfinite(nor) || !isfinite(part.seg[at])) summary->broken = 1;
 }
 
-__global__ void score_kernel(const ScorePart* parts, int count, float alpha, float rest, const DeviceRule* rule, const uint8_t* roi, int height,
+__global__ void score_kernel(const ScorePart* parts, int count, float alpha, float rest, const DeviceRule* rule, int height,
                              int width, float* score, int* labels, DeviceRegions* summary) {
   const int i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i >= height * width) return;
   const float p = score_pixel(parts, count, alpha, rest, i / width, i % width);
   score[i] = p;
-  labels[i] = p > rule->threshold && (roi == nullptr || roi[i] != 0) ? i : -1;
+  labels[i] = p > rule->threshold ? i : -1;
   if (p > *static_cast<volatile float*>(&summary->score)) raise_to(&summary->score, p);  // few pixels are the highest so far
 }
 
@@ -172,7 +172,7 @@ DeviceVerdict::DeviceVerdict(const std::vector<DeviceTile>& tiles, int height, i
 
 DeviceVerdict::~DeviceVerdict() = default;
 
-void DeviceVerdict::run(const DeviceRule* rule, const uint8_t* roi, float* score, uint8_t* mask, DeviceRegions* summary, DeviceRegion* regions,
+void DeviceVerdict::run(const DeviceRule* rule, float* score, uint8_t* mask, DeviceRegions* summary, DeviceRegion* regions,
                         void* stream) const {
   const State& s = *state_;
   const cudaStream_t on = static_cast<cudaStream_t>(stream);
@@ -180,7 +180,7 @@ void DeviceVerdict::run(const DeviceRule* rule, const uint8_t* roi, float* score
   const dim3 cells((s.most_cells - 1) / kThreads + 1, s.count);
   AGVAS_LAUNCH(clear_kernel, (s.max_regions - 1) / kThreads + 1, kThreads, on, s.tiles, s.count, summary, regions, s.max_regions);
   AGVAS_LAUNCH(relate_kernel, cells, kThreads, on, s.tiles, s.parts, summary);
-  AGVAS_LAUNCH(score_kernel, blocks, kThreads, on, s.parts, s.count, s.alpha, s.rest, rule, roi, s.height, s.width, score, s.labels, summary);
+  AGVAS_LAUNCH(score_kernel, blocks, kThreads, on, s.parts, s.count, s.alpha, s.rest, rule, s.height, s.width, score, s.labels, summary);
   AGVAS_LAUNCH(join_kernel, blocks, kThreads, on, s.labels, s.height, s.width);
   AGVAS_LAUNCH(number_kernel, blocks, kThreads, on, s.labels, s.numbers, pixels, s.max_regions, summary);
   AGVAS_LAUNCH(measure_kernel, blocks, kThreads, on, s.labels, s.numbers, score, s.width, pixels, regions);

@@ -1,7 +1,7 @@
 // From logits to a verdict on a GPU: acceptance, P, mask and regions, for one size of frame.
 //
 //     DeviceVerdict verdict(tiles, height, width, alpha, rest, max_regions);         // allocates, copies, waits
-//     verdict.run(rule, roi, P, mask, summary, regions, stream);                     // neither allocates nor waits; may be captured
+//     verdict.run(rule, P, mask, summary, regions, stream);                          // neither allocates nor waits; may be captured
 //
 // All pointers but those of tiles' weights are the device's, that of the rule too: a graph that was captured follows another rule when the memory says so. Regions come in
 // any order; sort them by `first`. One thread at a time.
@@ -59,8 +59,8 @@ class DeviceVerdict {
   DeviceVerdict(const std::vector<DeviceTile>& tiles, int height, int width, float alpha, float rest, int max_regions);
   ~DeviceVerdict();
 
-  // `summary`: one; `regions`: max_regions; `mask` and `roi` (or null): uint8 [height, width]; `score`: float32 [height, width].
-  void run(const DeviceRule* rule, const uint8_t* roi, float* score, uint8_t* mask, DeviceRegions* summary, DeviceRegion* regions,
+  // `summary`: one; `regions`: max_regions; `mask`: uint8 [height, width]; `score`: float32 [height, width].
+  void run(const DeviceRule* rule, float* score, uint8_t* mask, DeviceRegions* summary, DeviceRegion* regions,
            void* stream) const;
 
  private:

@@ -11,7 +11,7 @@
 namespace agvas {
 namespace {
 
-__global__ void view_kernel(CameraFrame frame, DeviceView view, void* out) {
+__global__ void view_kernel(CameraFrame frame, DeviceView view, uint8_t* out) {
   const int x = blockIdx.x * blockDim.x + threadIdx.x, y = blockIdx.y * blockDim.y + threadIdx.y;
   if (x < view.wide && y < view.high) view_pixel(frame, view, y, x, out);
 }
@@ -39,9 +39,6 @@ DeviceViews::DeviceViews(const CameraFrame& frame, const Crop& crop, const ViewP
     view.content_high = plan.content_high, view.content_wide = plan.content_wide, view.high = plan.high, view.wide = plan.wide;
     view.scale = axes.scale, view.up = axes.up;
     for (int c = 0; c < 3; ++c) view.padding[c] = plan.padding[c];
-    view.layout = static_cast<int>(plan.layout);
-    view.table = state_->memory.copy(axes.table);
-    view.halves = state_->memory.copy(axes.halves);
     state_->views.push_back(view);
   }
   if (frame.table != nullptr) state_->frame.table = state_->memory.copy(std::vector<uint8_t>(frame.table, frame.table + 65536));
@@ -51,7 +48,7 @@ DeviceViews::~DeviceViews() = default;
 
 int DeviceViews::count() const { return static_cast<int>(state_->views.size()); }
 
-void DeviceViews::run(const uint8_t* data, void* const* outputs, void* stream) const {
+void DeviceViews::run(const uint8_t* data, uint8_t* const* outputs, void* stream) const {
   CameraFrame frame = state_->frame;
   frame.data = data;
   frame.chroma = data + frame.height * frame.stride;

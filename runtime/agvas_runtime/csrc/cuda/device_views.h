@@ -18,8 +18,8 @@ class DeviceViews {
   DeviceViews(const CameraFrame& frame, const Crop& crop, const ViewPlan* plans, int count);
   ~DeviceViews();
 
-  // `outputs` [count]: device pointers. `stream`: a cudaStream_t.
-  void run(const uint8_t* frame, void* const* outputs, void* stream) const;
+  // `outputs` [count]: device pointers to uint8 [H, W, 3]. `stream`: a cudaStream_t.
+  void run(const uint8_t* frame, uint8_t* const* outputs, void* stream) const;
   int count() const;
 
  private:

@@ -21,7 +21,7 @@ T* pointer(uintptr_t address) {
   return reinterpret_cast<T*>(address);
 }
 
-// (format, height, width, stride), (top, left, height, width), [(layout, high, wide, content_high, content_wide, padding, mean, std), ...]; for
+// (format, height, width, stride), (top, left, height, width), [(high, wide, content_high, content_wide, padding), ...]; for
 // Mono16 the address of its table of 65536 bytes in the host's memory
 DeviceViews* make_device_views(const nb::tuple& frame, const nb::tuple& crop, const nb::sequence& plans, uintptr_t table) {
   const auto number = [](const nb::handle& from, size_t index) { return nb::cast<int>(from[index]); };
@@ -31,13 +31,11 @@ DeviceViews* make_device_views(const nb::tuple& frame, const nb::tuple& crop, co
   std::vector<ViewPlan> given;
   for (const nb::handle plan : plans) {
     ViewPlan made{};
-    made.layout = static_cast<Layout>(number(plan, 0));
-    made.high = number(plan, 1), made.wide = number(plan, 2), made.content_high = number(plan, 3), made.content_wide = number(plan, 4);
-    for (size_t c = 0; c < 3; ++c) {
-      made.padding[c] = nb::cast<uint8_t>(plan[5][c]);
-      made.mean[c] = nb::cast<float>(plan[6][c]);
-      made.std[c] = nb::cast<float>(plan[7][c]);
-    }
+    made.high = number(plan, 0);
+    made.wide = number(plan, 1);
+    made.content_high = number(plan, 2);
+    made.content_wide = number(plan, 3);
+    for (size_t c = 0; c < 3; ++c) made.padding[c] = nb::cast<uint8_t>(plan[4][c]);
     given.push_back(made);
   }
   const Crop wanted{number(crop, 0), number(crop, 1), number(crop, 2), number(crop, 3)};
@@ -75,8 +73,8 @@ void bind_cuda(nb::module_& module) {
       .def(nb::new_(&make_device_views), nb::arg("frame"), nb::arg("crop"), nb::arg("plans"), nb::arg("table") = 0)
       .def("run",
            [](const DeviceViews& views, uintptr_t frame, const nb::sequence& outputs, uintptr_t stream) {
-             std::vector<void*> given;
-             for (const nb::handle output : outputs) given.push_back(pointer<void>(nb::cast<uintptr_t>(output)));
+             std::vector<uint8_t*> given;
+             for (const nb::handle output : outputs) given.push_back(pointer<uint8_t>(nb::cast<uintptr_t>(output)));
              if (static_cast<int>(given.size()) != views.count()) throw std::invalid_argument("one output for each view is needed");
              views.run(pointer<const uint8_t>(frame), given.data(), pointer<void>(stream));
            },
@@ -88,12 +86,12 @@ void bind_cuda(nb::module_& module) {
            },
            nb::arg("tiles"), nb::arg("height"), nb::arg("width"), nb::arg("alpha"), nb::arg("rest"), nb::arg("max_regions"))
       .def("run",
-           [](const DeviceVerdict& verdict, uintptr_t rule, uintptr_t roi, uintptr_t score, uintptr_t mask, uintptr_t summary, uintptr_t regions,
+           [](const DeviceVerdict& verdict, uintptr_t rule, uintptr_t score, uintptr_t mask, uintptr_t summary, uintptr_t regions,
               uintptr_t stream) {
-             verdict.run(pointer<const DeviceRule>(rule), pointer<const uint8_t>(roi), pointer<float>(score), pointer<uint8_t>(mask),
+             verdict.run(pointer<const DeviceRule>(rule), pointer<float>(score), pointer<uint8_t>(mask),
                          pointer<DeviceRegions>(summary), pointer<DeviceRegion>(regions), pointer<void>(stream));
            },
-           nb::arg("rule"), nb::arg("roi"), nb::arg("score_map"), nb::arg("mask"), nb::arg("summary"), nb::arg("regions"), nb::arg("stream"));
+           nb::arg("rule"), nb::arg("score_map"), nb::arg("mask"), nb::arg("summary"), nb::arg("regions"), nb::arg("stream"));
   module.attr("CUDA_RULE_BYTES") = sizeof(DeviceRule);
   module.attr("CUDA_REGION_BYTES") = sizeof(DeviceRegion);
   module.attr("CUDA_SUMMARY_BYTES") = sizeof(DeviceRegions);

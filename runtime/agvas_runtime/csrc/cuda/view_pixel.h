@@ -26,9 +26,6 @@ struct DeviceView {
   float scale;
   bool up;
   uint8_t padding[3];
-  int layout;  // Layout of views.h
-  const float* table;      // [3, 256]
-  const uint16_t* halves;  // [3, 256]
 };
 
 AGVAS_BOTH int clip_byte(int value) { return value < 0 ? 0 : value > 255 ? 255 : value; }
@@ -89,7 +86,7 @@ AGVAS_BOTH uint8_t round_byte(float sum, float scale, bool up) {
 }
 
 // Writes pixel (y, x) of the view.
-AGVAS_BOTH void view_pixel(const CameraFrame& frame, const DeviceView& view, int y, int x, void* out) {
+AGVAS_BOTH void view_pixel(const CameraFrame& frame, const DeviceView& view, int y, int x, uint8_t* out) {
   uint8_t rgb[3] = {view.padding[0], view.padding[1], view.padding[2]};
   if (y < view.content_high && x < view.content_wide) {
     float sums[3] = {0, 0, 0};
@@ -107,12 +104,8 @@ AGVAS_BOTH void view_pixel(const CameraFrame& frame, const DeviceView& view, int
     }
     for (int c = 0; c < 3; ++c) rgb[c] = round_byte(sums[c], view.scale, view.up);
   }
-  const int64_t at = static_cast<int64_t>(y) * view.wide + x, plane = static_cast<int64_t>(view.high) * view.wide;
-  for (int c = 0; c < 3; ++c) {
-    if (view.layout == 0) static_cast<uint8_t*>(out)[3 * at + c] = rgb[c];
-    if (view.layout == 1) static_cast<float*>(out)[c * plane + at] = view.table[256 * c + rgb[c]];
-    if (view.layout == 2) static_cast<uint16_t*>(out)[c * plane + at] = view.halves[256 * c + rgb[c]];
-  }
+  const int64_t at = static_cast<int64_t>(y) * view.wide + x;
+  for (int c = 0; c < 3; ++c) out[3 * at + c] = rgb[c];
 }
 
 }  // namespace agvas

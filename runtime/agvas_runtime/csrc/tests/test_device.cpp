@@ -49,26 +49,23 @@ struct Judged {
   DeviceRegions summary{};
   std::vector<DeviceRegion> regions;
 
-  Judged(const Frame& frame, const DeviceRule& rule, const uint8_t* roi = nullptr, int room = kRoom) : regions(room) {
+  Judged(const Frame& frame, const DeviceRule& rule, int room = kRoom) : regions(room) {
     const DeviceVerdict verdict(frame.tiles, kHeight, kWidth, 0.4f, 0.6f, room);
     for (int again = 0; again < 2; ++again)  // what one frame leaves must not reach the next
-      verdict.run(&rule, roi, score.data(), mask.data(), &summary, regions.data(), nullptr);
+      verdict.run(&rule, score.data(), mask.data(), &summary, regions.data(), nullptr);
   }
 };
 
 }  // namespace
 
 TEST(verdicts_by_kernels_are_the_references) {
-  std::vector<uint8_t> roi(kHeight * kWidth, 1);
-  for (int i = 0; i < kHeight * kWidth; ++i) roi[i] = i % kWidth > 60;
   for (int seed = 0; seed < 6; ++seed) {
     const Frame frame(seed, -4.0f);
     const DeviceRule rule{0.3f, 0.6f, 12.0, 0.5};
-    const uint8_t* const where = seed % 2 ? roi.data() : nullptr;
-    const Judged found(frame, rule, where);
+    const Judged found(frame, rule);
     std::vector<float> score(kHeight * kWidth);
     std::vector<uint8_t> mask(kHeight * kWidth);
-    const Verdict wanted = judge(ScoreMap(frame.parts, kHeight, kWidth, 0.4f, 0.6f), {0.3f, 0.6f, 12.0, true}, where, score.data(), mask.data(), 1);
+    const Verdict wanted = judge(ScoreMap(frame.parts, kHeight, kWidth, 0.4f, 0.6f), {0.3f, 0.6f, 12.0, true}, score.data(), mask.data(), 1);
     CHECK(found.score == score);
     CHECK(found.mask == mask);
     CHECK(found.summary.score == wanted.score);
@@ -103,7 +100,7 @@ TEST(acceptance_is_the_best_tiles_weighed_and_gates_the_verdict) {
 
 TEST(logits_that_are_no_numbers_and_too_many_regions_are_told) {
   Frame frame(2, -4.0f);
-  const Judged few(frame, {0.3f, 0.6f, 12.0, 0.5}, nullptr, 1);
+  const Judged few(frame, {0.3f, 0.6f, 12.0, 0.5}, 1);
   CHECK(few.summary.overflow == 1 && few.summary.counting > 0);
   frame.cells[kHigh * kWide + 7] = std::numeric_limits<float>::infinity();
   CHECK(Judged(frame, {0.3f, 0.6f, 12.0, 0.5}).summary.broken == 1);
@@ -121,9 +118,9 @@ TEST(views_by_kernels_are_the_references) {
     const CameraFrame frame{bytes.data(), format, 40, 60, format == PixelFormat::Mono16 ? 120 : 60, nullptr, format == PixelFormat::Mono16 ? table.data() : nullptr};
     const Crop crop{4, 6, 30, 48};
     std::vector<uint8_t> wanted[2] = {std::vector<uint8_t>(3 * 33 * 50), std::vector<uint8_t>(3 * 9 * 11)}, found[2] = {wanted[0], wanted[1]};
-    ViewPlan plans[] = {{27, 45, 33, 50, {9, 8, 7}, Layout::Bytes, {}, {1, 1, 1}, wanted[0].data()}, {9, 11, 9, 11, {9, 8, 7}, Layout::Bytes, {}, {1, 1, 1}, wanted[1].data()}};
+    ViewPlan plans[] = {{27, 45, 33, 50, {9, 8, 7}, wanted[0].data()}, {9, 11, 9, 11, {9, 8, 7}, wanted[1].data()}};
     make_views(frame, crop, plans, 2, nullptr, 1);
-    void* outputs[] = {found[0].data(), found[1].data()};
+    uint8_t* const outputs[] = {found[0].data(), found[1].data()};
     DeviceViews(frame, crop, plans, 2).run(bytes.data(), outputs, nullptr);
     CHECK(found[0] == wanted[0] && found[1] == wanted[1]);
   }

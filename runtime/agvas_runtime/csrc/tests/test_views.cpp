@@ -27,7 +27,7 @@ double mean(const std::vector<uint8_t>& rgb, int width, double top, double botto
   return sum / ((bottom - top) * (right - left));
 }
 
-ViewPlan plan_of(int high, int wide, void* out) { return {high, wide, high, wide, {0, 0, 0}, Layout::Bytes, {}, {}, out}; }
+ViewPlan plan_of(int high, int wide, uint8_t* out) { return {high, wide, high, wide, {0, 0, 0}, out}; }
 
 }  // namespace
 
@@ -61,29 +61,19 @@ TEST(a_crop_is_seen_as_a_frame_of_its_own) {
   CHECK(copy == crop);
 }
 
-TEST(every_format_fills_every_pixel_of_every_layout) {
+TEST(every_format_fills_the_view_and_pads_the_rest) {
   const int height = 34, width = 46;
   const std::vector<uint8_t> bytes = noise(3 * height * width, 5), table = noise(65536, 6);
   for (PixelFormat format : {PixelFormat::Mono8, PixelFormat::Mono16, PixelFormat::BayerRG8, PixelFormat::BayerGB8, PixelFormat::NV12,
                              PixelFormat::YUYV, PixelFormat::RGB8, PixelFormat::BGR8}) {
     const int of_pixel = format == PixelFormat::RGB8 || format == PixelFormat::BGR8 ? 3 : format == PixelFormat::YUYV || format == PixelFormat::Mono16 ? 2 : 1;
     const CameraFrame frame{bytes.data(), format, height, width, of_pixel * width, nullptr, table.data()};
-    std::vector<uint8_t> view(3 * 20 * 20, 77);
-    std::vector<float> planes(3 * 20 * 20, NAN);
-    std::vector<uint16_t> halves(3 * 20 * 20, 0x7E00);
-    ViewPlan plans[3];
-    for (ViewPlan& plan : plans) plan = {15, 20, 20, 20, {1, 2, 3}, Layout::Bytes, {0.5f, 0.4f, 0.3f}, {0.2f, 0.3f, 0.4f}, nullptr};
-    plans[0].out = view.data();
-    plans[1].layout = Layout::Planes32, plans[1].out = planes.data();
-    plans[2].layout = Layout::Planes16, plans[2].out = halves.data();
-    make_views(frame, {0, 0, height, width}, plans, 3, nullptr, 2);
-    for (int i = 0; i < 400; ++i)
-      for (int c = 0; c < 3; ++c) {
-        const float expected = (view[3 * i + c] / 255.0f - plans[1].mean[c]) / plans[1].std[c];
-        CHECK(planes[400 * c + i] == expected);
-        CHECK(halves[400 * c + i] == to_half(expected));
-        if (i >= 300) CHECK(view[3 * i + c] == c + 1);
-      }
+    std::vector<uint8_t> view(3 * 20 * 20, 77), other(3 * 20 * 20, 78);  // what was there before must not show through
+    const ViewPlan plans[] = {{15, 20, 20, 20, {1, 2, 3}, view.data()}, {15, 20, 20, 20, {1, 2, 3}, other.data()}};
+    make_views(frame, {0, 0, height, width}, plans, 2, nullptr, 2);
+    CHECK(view == other);
+    for (int i = 300; i < 400; ++i)
+      for (int c = 0; c < 3; ++c) CHECK(view[3 * i + c] == c + 1);
   }
 }
 
@@ -115,10 +105,4 @@ TEST(what_enlarges_or_leaves_the_frame_is_refused) {
     }
     CHECK(refused);
   }
-}
-
-TEST(halves_round_to_the_nearest) {
-  for (const auto& [value, bits] : {std::pair<float, int>{0.0f, 0}, {1.0f, 0x3C00}, {-2.0f, 0xC000}, {65504.0f, 0x7BFF}, {65520.0f, 0x7C00},
-                                    {6.1035156e-5f, 0x0400}, {5.9604645e-8f, 0x0001}, {2.9802322e-8f, 0}, {1.00048828125f, 0x3C00}, {1.0009766f, 0x3C01}})
-    CHECK(to_half(value) == bits);
 }

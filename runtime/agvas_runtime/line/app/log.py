@@ -39,7 +39,7 @@ class LineLog:
             "decided_ms": round(end.decided_ms, 1),
             "recipe": outcome.version.identity,
         }
-        why = f"  {end.cause}: {end.detail}" if end.cause else f"  {', '.join(end.broken)}" if end.broken else ""
+        why = f"  {end.why}" if end.why else ""
         score = "" if end.score is None else f"  {end.score:.3f}"
         log.info(
             "%6d  %s  %-10s%s  %.0f ms%s",

@@ -1,4 +1,4 @@
-"""``agvas-run --check``: what a line needs, looked at before it runs. Nothing is changed but the ledger's folder, which is made."""
+"""``agvas line --check``: what a line needs, looked at before it runs. Nothing is changed but the ledger's folder, which is made."""
 
 import os
 import sys
@@ -6,13 +6,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from agvas_core.contract.errors import EXIT_OK, AgvasError, OutputError, RecipeError
 from agvas_core.contract.network import KEY_VARIABLE
 from agvas_runtime.bundle import note_on_parity
 from agvas_runtime.images.frame import Frame
-from agvas_runtime.line.app.run import LineJob, Page, run_line
+from agvas_runtime.line.app.run import LineJob
 from agvas_runtime.line.ledger.check import open_for_reading
 from agvas_runtime.line.ledger.disk_reserve import Ballast, DiskLevel
 from agvas_runtime.line.ledger.ledger import LEDGER_NAME
@@ -21,12 +21,11 @@ from agvas_runtime.line.recipe.store import RecipeStore
 from agvas_runtime.line.recipe.thresholds import oddities
 from agvas_runtime.line.station.inspector import SegmenterInspector, frame_fault
 from agvas_runtime.line.station.runner import LaneJob
-from agvas_runtime.line.station.source_loop import QueuePolicy
 from agvas_runtime.sinks.open_sink import Secrets, open_sink
 from agvas_runtime.sources import CameraSource, FolderWatch, Source
 from agvas_runtime.triggers.open_trigger import FREE, SOFTWARE, open_trigger
 
-__all__ = ["Finding", "findings", "preflight", "run_with_options", "secrets_of"]
+__all__ = ["Finding", "findings", "preflight", "secrets_of"]
 
 
 LOOKS = 5  # frames that are judged for the rate
@@ -41,20 +40,23 @@ class Finding(NamedTuple):
     what: str
     fine: bool
     words: str
+    warning: bool = False
+    """It is no fault, but a person must know it."""
 
 
 def preflight(job: LineJob) -> int:
     """Prints what it finds; the exit code of the first thing that is not fine."""
     code = EXIT_OK
     for finding, error in findings(job):
-        print(f"{'ok  ' if finding.fine else 'FAIL'}  {finding.what:8}  {finding.words}", file=sys.stdout, flush=True)
+        mark = "WARN" if finding.warning else "ok  " if finding.fine else "FAIL"
+        print(f"{mark}  {finding.what:8}  {finding.words}", file=sys.stdout, flush=True)
         code = code or (error.exit_code if error is not None else EXIT_OK)
     return code
 
 
 def findings(job: LineJob) -> Iterator[tuple[Finding, AgvasError | None]]:
     """For each camera recipe, model, camera and rate; then disk, triggers and sinks. Later ones go on where an earlier one failed."""
-    inspector = SegmenterInspector(vision=job.vision, lmm=job.lmm, decoder=job.decoder, settings=job.settings)
+    inspector = SegmenterInspector(job.options)
     for lane in job.lanes():
         yield from _lane(lane, inspector)
     yield _look("disk", lambda: _disk(job))
@@ -82,7 +84,10 @@ def _lane(lane: LaneJob, inspector: SegmenterInspector) -> Iterator[tuple[Findin
         return f"{bundle.identity}, engine {inspector.identity}; {note_on_parity(bundle).text}"
 
     yield _look("recipe", recipe)
-    yield _look("model", model)
+    found = _look("model", model)
+    yield found
+    if found[1] is None and version is not None and (concern := inspector.concern(version)) is not None:
+        yield Finding("product", True, concern, warning=True), None
     frames: list[Frame] = []
     yield _look(lane.what, lambda: _camera(lane, frames, version))
     if version is not None and frames and frames[0].image is not None:
@@ -187,21 +192,10 @@ def _sink(job: LineJob, address: str) -> str:
     return sink.name
 
 
-# From the options of ``agvas-run`` and the environment to a line that runs, or is looked at before it runs.
-#
-# Secrets stand in the environment alone: AGVAS_MQTT_PASSWORD, AGVAS_WEBHOOK_SECRET, AGVAS_API_KEY.
-
-
 def secrets_of(environment: Mapping[str, str]) -> Secrets:
-    """What sinks and triggers must know and nobody may read."""
+    """Passwords and keys of sinks and triggers, which are read from the environment and nowhere else: AGVAS_MQTT_PASSWORD,
+    AGVAS_WEBHOOK_SECRET, AGVAS_API_KEY."""
     webhook = environment.get("AGVAS_WEBHOOK_SECRET")
     return Secrets(
         environment.get("AGVAS_MQTT_PASSWORD"), webhook.encode() if webhook else None, environment.get(KEY_VARIABLE) or None
     )
-
-
-def run_with_options(options: Mapping[str, Any], *, check: bool, page: Page | None = None) -> int:
-    """Runs the line, or its pre-flight check; returns the exit code."""
-    policies = tuple(QueuePolicy(name) for name in options["policies"])
-    job = LineJob(**{**options, "policies": policies}, secrets=secrets_of(os.environ))
-    return preflight(job) if check else run_line(job, page=page)

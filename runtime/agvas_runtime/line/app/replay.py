@@ -12,14 +12,14 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
-from agvas_core.contract.errors import AgvasError, LedgerError, StageError
+from agvas_core.contract.errors import AgvasError, LedgerError, StageError, UnlikeError
 from agvas_runtime.images.frame import Frame
 from agvas_runtime.line.ledger.check import open_for_reading
 from agvas_runtime.line.ledger.reader import PastPart, Which, past_parts
 from agvas_runtime.line.recipe.file import RecipeVersion, parse_recipe
 from agvas_runtime.line.station.inspector import Inspection, Inspector, SegmenterInspector, frame_fault
 from agvas_runtime.masks.result import Verdict
-from agvas_runtime.stages.open import StageSettings
+from agvas_runtime.pipeline.options import SegmentOptions
 
 __all__ = ["End", "Replayed", "replay_own", "replay_with"]
 
@@ -73,7 +73,7 @@ def replay_with(
                 if fault is not None:
                     raise StageError(fault)
                 judgement = inspector.inspect(frame, version).judgement
-            except StageError as error:
+            except (StageError, UnlikeError) as error:
                 end = End.SAME if part.verdict is Verdict.NO_VERDICT else End.CHANGED
                 yield Replayed(part, end, Verdict.NO_VERDICT, why=str(error))
                 continue
@@ -108,7 +108,7 @@ def inspector_as(facts: dict[str, Any]) -> Inspector:
         raise LedgerError(
             f"the ledger's engine has no backends and threads, but {', '.join(sorted(facts))}: it is not one of agvas-run"
         ) from error
-    return SegmenterInspector(vision=vision, lmm=lmm, decoder=decoder, settings=StageSettings(threads=threads), tiles=tiles)
+    return SegmenterInspector(SegmentOptions(vision=vision, lmm=lmm, decoder=decoder, threads=threads), tiles=tiles)
 
 
 class _Again:
@@ -134,7 +134,7 @@ class _Again:
         inspector = self._inspectors[part.engine]
         try:
             inspection = inspector.inspect(frame, ready)
-        except StageError as error:
+        except (StageError, UnlikeError) as error:
             return Replayed(part, End.CHANGED, Verdict.NO_VERDICT, why=str(error))
         return self._compared(part, inspection, ready, inspector)
 

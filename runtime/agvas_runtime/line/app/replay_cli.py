@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from agvas_core.contract.command_line import printable
+from agvas_core.contract.defaults import DEFAULT_BACKEND
 from agvas_core.contract.errors import EXIT_OK, EXIT_REJECTS
 
 if TYPE_CHECKING:
@@ -32,7 +33,9 @@ def replay_command(
     threads: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="With --recipe: CPU threads; all cores by default.")
     ] = None,
-    lmm: Annotated[str, typer.Option(metavar="BACKEND|URL", help="With --recipe: what runs the language model.")] = "onnx",
+    lmm: Annotated[
+        str, typer.Option(metavar="BACKEND|URL", help="With --recipe: what runs the language model.")
+    ] = DEFAULT_BACKEND,
     json_lines: Annotated[bool, typer.Option("--json", help="Every part as a JSON line.")] = False,
     fail_on_change: Annotated[
         bool, typer.Option("--fail-on-change", help="With --recipe: exit with 1 if a verdict changes.")
@@ -47,7 +50,7 @@ def replay_command(
     from agvas_runtime.line.recipe.file import read_recipe
     from agvas_runtime.line.recipe.store import RecipeStore
     from agvas_runtime.line.station.inspector import SegmenterInspector
-    from agvas_runtime.stages.open import StageSettings
+    from agvas_runtime.pipeline.options import SegmentOptions
 
     which = Which(last, part, station)
     if recipe is None:
@@ -55,7 +58,7 @@ def replay_command(
         raise typer.Exit(DIFFERS if ends[End.CHANGED] else EXIT_OK)
     store = RecipeStore(recipe)
     version = store.active() if store.is_store() else read_recipe(recipe)
-    inspector = SegmenterInspector(lmm=lmm, settings=StageSettings(threads=threads))
+    inspector = SegmenterInspector(SegmentOptions(lmm=lmm, threads=threads))
     ends = _tell(replay_with(folder, version, which, inspector=inspector), json_lines=json_lines, own=False)
     raise typer.Exit(EXIT_REJECTS if fail_on_change and ends[End.CHANGED] else EXIT_OK)
 

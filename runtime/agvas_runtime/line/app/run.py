@@ -24,8 +24,8 @@ from agvas_runtime.line.station.outbox import Courier
 from agvas_runtime.line.station.runner import Lane, LaneJob, lane_jobs
 from agvas_runtime.line.station.source_loop import QueuePolicy
 from agvas_runtime.line.station.station import Outcome
+from agvas_runtime.pipeline.options import SegmentOptions
 from agvas_runtime.sinks.open_sink import Secrets, open_sink
-from agvas_runtime.stages.open import StageSettings
 from agvas_runtime.triggers.open_trigger import FREE, SOFTWARE, open_trigger
 from agvas_runtime.triggers.protocol import TriggerListener
 
@@ -63,23 +63,14 @@ class LineJob:
     triggers: tuple[str, ...] = ()
     policies: tuple[QueuePolicy, ...] = ()
     pixel_formats: tuple[str, ...] = ()
-    bits: int | None = None
+    options: SegmentOptions = field(default_factory=SegmentOptions)
+    """Backends, threads, bits; the recipes say the rest."""
     sinks: tuple[str, ...] = ()
     secrets: Secrets = field(default_factory=Secrets)
     metrics_port: int | None = None
     metrics_host: str = "127.0.0.1"
     log: LogFormat = "text"
     limit: int | None = None
-    threads: int | None = None
-    vision: str = "onnx"
-    lmm: str = "onnx"
-    decoder: str = "onnx"
-    engines: Path | None = None
-
-    @property
-    def settings(self) -> StageSettings:
-        """For the backends."""
-        return StageSettings(threads=self.threads, engines=self.engines)
 
     def lanes(self) -> tuple[LaneJob, ...]:
         """One for each camera.
@@ -88,7 +79,14 @@ class LineJob:
             UsageError: the options do not fit together.
         """
         return lane_jobs(
-            self.cameras, self.sources, self.recipes, self.stations, self.triggers, self.policies, self.pixel_formats, self.bits
+            self.cameras,
+            self.sources,
+            self.recipes,
+            self.stations,
+            self.triggers,
+            self.policies,
+            self.pixel_formats,
+            self.options.bits,
         )
 
 
@@ -130,7 +128,7 @@ def run_line(
             log.warning(
                 "%d triggers were left without a verdict when the last run ended; they are NO_VERDICT now", ledger.recovered
             )
-        inspector = InTurns(SegmenterInspector(vision=job.vision, lmm=job.lmm, decoder=job.decoder, settings=job.settings))
+        inspector = InTurns(SegmenterInspector(job.options))
         images = ImageStore(ledger)
         couriers = [Courier(ledger, sink) for sink in sinks]
         lanes: list[Lane] = []

@@ -119,6 +119,8 @@ class StationFacts:
     """What has drifted, in words."""
     dirty: bool = False
     failure: str | None = None
+    concern: str | None = None
+    """What a person must know of the recipe: its thresholds are not its product's."""
 
 
 @dataclass(frozen=True)
@@ -184,7 +186,7 @@ class Board:
             "at_s": time.time(),
             "frame": outcome.frame.name,
             "verdict": str(end.verdict),
-            "why": f"{end.cause}: {end.detail}" if end.cause else ", ".join(end.broken),
+            "why": end.why,
             "score": end.score,
             "findings": len(end.findings),
             "decided_ms": end.decided_ms,

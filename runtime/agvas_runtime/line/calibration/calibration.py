@@ -91,6 +91,9 @@ def _check(max_false_reject: float, confidence: float) -> None:
 
 Float = NDArray[np.float64]
 
+LEAST_THRESHOLD = 1e-4
+"""Good parts whose scores are all 0 leave room for any threshold; a map's noise must stay below it."""
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -112,6 +115,8 @@ class Calibrated:
     """What the good parts led to."""
 
     seed_threshold: float
+    threshold: float
+    """That draws the outlines: the one there was, or the seed threshold where that is lower."""
     min_area_px: float
     false_rejects: int
     """Good parts of this calibration above the threshold."""
@@ -142,7 +147,8 @@ def calibrate(
 
     Args:
         good, bad: their columns belong to ``areas_px``, which rises.
-        point: its ``threshold`` draws the outlines and stays; its ``seed_threshold`` is what one would use without calibration.
+        point: its ``threshold`` draws the outlines, and comes down to the seed threshold where that is lower; its ``seed_threshold`` is
+            what one would use without calibration.
 
     Raises:
         UsageError: no good part, or a share that is none.
@@ -153,9 +159,9 @@ def calibrate(
     allowed = allowed_rejects(n, max_false_reject, confidence, choices=choices)
     missing = 0 if allowed is not None else needed_parts(max_false_reject, confidence, choices=choices) - n
     ordered = np.sort(good.values, axis=0)[::-1]  # [n, areas], highest first
-    # A part is rejected where its score lies above the threshold, so the threshold may be a score itself.
-    thresholds = np.maximum(ordered[allowed or 0], point.threshold)
-    thresholds = np.minimum(thresholds, np.nextafter(1.0, 0.0))
+    # A part is rejected where its score lies above the threshold, so the threshold may be a score itself. One below the outlines' brings
+    # these down with it, and its promise holds all the same: there, scores are the frames' own, and no rule rejects a frame of less.
+    thresholds = np.clip(ordered[allowed or 0], LEAST_THRESHOLD, np.nextafter(1.0, 0.0))
     escapes = (bad.values <= thresholds).sum(axis=0) if bad is not None and len(bad) else None
     if escapes is not None:
         column = int(np.lexsort((thresholds, escapes))[0])
@@ -166,6 +172,7 @@ def calibrate(
     doubt = (1.0 - confidence) / choices
     return Calibrated(
         seed_threshold=float(thresholds[column]),
+        threshold=point.threshold if point.image_share else min(point.threshold, float(thresholds[column])),
         min_area_px=float(areas_px[column]),
         false_rejects=rejects,
         # The promise is on the rank that was fixed beforehand; that fewer lie above (ties) does not make it better.

@@ -1,27 +1,28 @@
-"""``agvas calibrate``: thresholds from good parts, with a promise on how many good parts they reject."""
+"""A recipe's thresholds from good parts, with a promise on how many good parts they reject; ``agvas calibrate --recipe``."""
 
 import math
 import sys
+import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import typer
 import yaml
 
 from agvas_core.contract.durable import write_whole
-from agvas_core.contract.errors import OutputError
+from agvas_core.contract.errors import EXIT_NOT_KEPT, EXIT_OK, OutputError
 from agvas_runtime.line.calibration.calibration import Calibrated, allowed_rejects, calibrate, needed_parts
 from agvas_runtime.line.calibration.page import calibration_page
 from agvas_runtime.line.calibration.part_scores import Scored, score_parts
 from agvas_runtime.line.recipe.file import RecipeVersion, parse_recipe, read_recipe
 from agvas_runtime.line.recipe.thresholds import thresholds_of
 from agvas_runtime.line.station.inspector import SegmenterInspector
-from agvas_runtime.stages.open import StageSettings
+from agvas_runtime.pipeline.options import SegmentOptions
 
-__all__ = ["calibrate_command", "calibrated_text", "least_areas", "with_keys"]
+__all__ = ["calibrate_recipe", "calibrated_text", "calibration_warnings", "least_areas", "with_keys"]
 
 
 # Top-level keys of a recipe's text, replaced; comments and everything else stay as they are.
@@ -59,6 +60,10 @@ def _flow(value: Any) -> str:
 
 AREAS = (0.0, 1e-5, 4e-5, 1.6e-4, 6.4e-4)  # shares of the frame; 0, 3, 12, 49 and 197 px at 640 x 480
 QUANTILES = 101
+LISTED = 5
+LINE_EVERY_S = 5.0
+LEFT_OUT_SHARE = 0.1
+"""Of the pictures; more left out than this is worth an exit code."""
 
 
 def least_areas(good_parts: int, max_false_reject: float, confidence: float, own: float) -> tuple[float, ...]:
@@ -70,45 +75,58 @@ def least_areas(good_parts: int, max_false_reject: float, confidence: float, own
     return AREAS if enough else (own,)
 
 
-def calibrate_command(
-    good: Annotated[Path, typer.Option(metavar="DIR", help="Pictures of good parts, as the camera takes them.")],
-    recipe: Annotated[Path, typer.Option(metavar="FILE", help="The recipe to calibrate; agvas recipe new makes one.")],
-    bad: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Pictures of bad parts; without them escapes are unknown.")
-    ] = None,
-    max_false_reject: Annotated[float, typer.Option(help="The largest share of good parts that may be rejected.")] = 0.005,
-    confidence: Annotated[float, typer.Option(help="How sure that must be, 0 to 1.")] = 0.95,
-    min_area_px: Annotated[
-        float | None, typer.Option(min=0, help="The smallest region that matters; chosen where left out.")
-    ] = None,
-    bits: Annotated[
-        int | None,
-        typer.Option(min=9, max=16, metavar="N", help="Bits that 16-bit pictures use, as the station has it; 16 by default."),
-    ] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="NAME-calibrated.yaml by default.")] = None,
-    threads: Annotated[int | None, typer.Option(min=1, metavar="N", help="CPU threads; all cores by default.")] = None,
-) -> None:
-    """Sets a recipe's thresholds from good parts, so that no more than a share of good parts is rejected, and writes a page with plots."""
+def calibrate_recipe(
+    good: Path,
+    recipe: Path,
+    *,
+    bad: Path | None = None,
+    max_false_reject: float = 0.005,
+    confidence: float = 0.95,
+    min_area_px: float | None = None,
+    bits: int | None = None,
+    out: Path | None = None,
+    threads: int | None = None,
+    quiet: bool = False,
+) -> int:
+    """Sets a recipe's thresholds from good parts; writes the calibrated recipe and a page with plots, and prints what came of it.
+
+    Returns:
+        ``EXIT_NOT_KEPT`` where the promise cannot be kept with so many parts, or more than a tenth of the pictures was left out.
+
+    Raises:
+        UsageError: no picture that can be judged, or a share that is none.
+        RecipeError: the recipe is wrong, or does not suit its bundle.
+        OutputError: the recipe cannot be written.
+    """
     needed = needed_parts(max_false_reject, confidence)  # refuses shares that are none
     version = read_recipe(recipe)
-    inspector = SegmenterInspector(settings=StageSettings(threads=threads))
+    options = SegmentOptions(threads=threads, bits=bits or version.recipe.bits)
+    inspector = SegmenterInspector(options)
     inspector.prepare(version)
-    bits = bits or version.recipe.bits
-    own = thresholds_of(version.recipe, inspector.bundle_of(version))
-    say = _progress if sys.stderr.isatty() else _silent
+    bundle = inspector.bundle_of(version)
+    own = thresholds_of(version.recipe, bundle)
+    # A product brings frames of any size to its own, and decides by the whole frame: there is no least area to choose.
+    product = bundle.product is not None
+    say = _silent if quiet else _progress
 
     def tried(pixels: int) -> tuple[float, ...]:
-        return (*AREAS, own.min_area_fraction) if min_area_px is None else (min_area_px / pixels,)
+        if min_area_px is not None:
+            return (min_area_px / pixels,)
+        return (own.min_area_fraction,) if product else (*AREAS, own.min_area_fraction)
 
-    scored = score_parts(good, inspector, version, tried, bits=bits, progress=say("good"))
+    scored = score_parts(good, inspector, version, tried, any_size=product, bits=options.bits, progress=say("good"))
     pixels = math.prod(scored.size_px)
     if min_area_px is not None:
         areas: tuple[float, ...] = (min_area_px / pixels,)
+    elif product:
+        areas = (own.min_area_fraction,)
     else:
         areas = least_areas(len(scored.scores), max_false_reject, confidence, own.min_area_fraction)
         columns = slice(0, len(AREAS)) if areas == AREAS else slice(len(AREAS), None)
         scored = scored._replace(scores=scored.scores.columns(columns))
-    worse = score_parts(bad, inspector, version, lambda _: areas, bits=bits, progress=say("bad")) if bad is not None else None
+    worse = None
+    if bad is not None:
+        worse = score_parts(bad, inspector, version, lambda _: areas, any_size=product, bits=options.bits, progress=say("bad"))
     found = calibrate(
         scored.scores,
         [area * pixels for area in areas],
@@ -124,6 +142,7 @@ def calibrate_command(
     path = out or recipe.with_name(f"{recipe.stem.removesuffix('-calibrated')}-calibrated.yaml")
     page = path.with_suffix(".html")
     facts = _facts(version, after, scored, worse, found, max_false_reject=max_false_reject, confidence=confidence, needed=needed)
+    warned = calibration_warnings(scored, worse, found, max_false_reject=max_false_reject)
     try:
         write_whole(path, text)
         write_whole(
@@ -133,17 +152,40 @@ def calibrate_command(
                 scored.scores,
                 worse.scores if worse else None,
                 facts,
+                warned,
                 confidence=confidence,
-                max_false_reject=max_false_reject,
             ),
         )
     except OSError as error:
         raise OutputError(f"{path} cannot be written ({error.strerror}): choose another name with --out") from error
+    for warning in warned:
+        typer.echo(f"warning: {warning}", err=True)
     for name, value in facts.items():
         typer.echo(f"{name:16}  {value}")
-    for line in [*scored.left_out, *(worse.left_out if worse else [])]:
-        typer.echo(f"left out: {line}", err=True)
     typer.echo(f"{path}  {after.identity}\n{page}")
+    left = len(scored.left_out) > LEFT_OUT_SHARE * (len(scored.left_out) + len(scored.scores))
+    return EXIT_NOT_KEPT if found.missing or left else EXIT_OK
+
+
+def calibration_warnings(good: Scored, bad: Scored | None, found: Calibrated, *, max_false_reject: float) -> list[str]:
+    """What must be known before anything else: pictures left out, a promise that is not kept, and what is not known."""
+    said = []
+    for what, scored in (("good", good), ("bad", bad)):
+        if scored is not None and scored.left_out:
+            whole = len(scored.left_out) + len(scored.scores)
+            more = f"; and {len(scored.left_out) - LISTED} more" if len(scored.left_out) > LISTED else ""
+            listed = "; ".join(scored.left_out[:LISTED])
+            said.append(f"{len(scored.left_out)} of {whole} {what} pictures are left out: {listed}{more}")
+    if found.missing:
+        said.append(
+            f"false rejects of at most {max_false_reject:.2%} cannot be promised with {len(good.scores)} good parts: {found.missing} "
+            f"more are needed; what is promised is at most {found.false_reject_bound:.2%}"
+        )
+    if bad is None:
+        said.append(
+            "nothing is known about defects: these thresholds may pass every defective part; give pictures of some with --bad DIR"
+        )
+    return said
 
 
 def calibrated_text(
@@ -162,15 +204,18 @@ def calibrated_text(
     own = thresholds_of(version.recipe, bundle)
     scores = good.scores.values[:, found.column]
     focus = np.quantile([facts.focus for facts in good.facts], [0.05, 0.95])
+    thresholds = {
+        "threshold": found.threshold,
+        "seed_threshold": found.seed_threshold,
+        "min_area_fraction": area,
+        "gate": own.gate,
+        **({"image_share": own.image_share} if own.image_share else {}),
+    }
+    frame = {"width_px": good.size_px[0], "height_px": good.size_px[1]}
     values: dict[str, Any] = {
         "bundle": bundle.identity,
-        "frame": {"width_px": good.size_px[0], "height_px": good.size_px[1]},
-        "thresholds": {
-            "threshold": own.threshold,
-            "seed_threshold": found.seed_threshold,
-            "min_area_fraction": area,
-            "gate": own.gate,
-        },
+        **({"frame": frame} if good.one_size else {}),
+        "thresholds": thresholds,
         "calibration": {
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "bundle": bundle.identity,
@@ -214,8 +259,16 @@ def _facts(
 
 
 def _progress(what: str) -> Any:
+    """Says how many parts were judged: in place on a terminal, a line every few seconds elsewhere."""
+    said = time.monotonic()
+
     def say(count: int) -> None:
-        print(f"\r{what} parts: {count}", end="", file=sys.stderr, flush=True)
+        nonlocal said
+        if sys.stderr.isatty():
+            print(f"\r{what} parts: {count}", end="", file=sys.stderr, flush=True)
+        elif time.monotonic() - said >= LINE_EVERY_S:
+            said = time.monotonic()
+            print(f"{what} parts: {count}", file=sys.stderr, flush=True)
 
     return say
 

@@ -24,7 +24,13 @@ table { border-collapse: collapse } td, th { text-align: left; padding: .2rem 1.
 
 
 def calibration_page(
-    found: Calibrated, good: Scores, bad: Scores | None, facts: dict[str, str], *, confidence: float, max_false_reject: float
+    found: Calibrated,
+    good: Scores,
+    bad: Scores | None,
+    facts: dict[str, str],
+    warned: Sequence[str],
+    *,
+    confidence: float,
 ) -> str:
     """The page, without anything from the network."""
     scores = np.sort(good.values[:, found.column])
@@ -44,15 +50,10 @@ def calibration_page(
     if worse is not None:
         curves.append(("escapes among the bad parts", BAD, np.searchsorted(worse, thresholds, side="right") / len(worse), "2 3"))
     rows = "".join(f"<tr><th>{html.escape(name)}</th><td>{html.escape(value)}</td></tr>" for name, value in facts.items())
-    missing = (
-        f'<p class="warn">{found.missing} good parts are missing for the promise of at most {max_false_reject:.3%}. With the {n} there are, '
-        f"no more than {found.false_reject_bound:.2%} are promised.</p>"
-        if found.missing
-        else ""
-    )
+    top = "".join(f'<p class="warn">{html.escape(warning)}</p>' for warning in warned)
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f"<title>Calibration</title><style>{STYLE}</style><h1>Calibration</h1>{missing}<table>{rows}</table>"
+        f"<title>Calibration</title><style>{STYLE}</style><h1>Calibration</h1>{top}<table>{rows}</table>"
         f"<h2>Rejected against the threshold</h2>{_plot(thresholds, curves, found.seed_threshold)}"
         f"<h2>Reject scores</h2>{_histogram(scores, worse, found.seed_threshold)}</html>\n"
     )

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from agvas_core.contract.errors import UnlikeError
 from agvas_runtime.masks.result import Verdict
 
 __all__ = ["Cause", "Settlement", "without_verdict"]
@@ -45,6 +46,14 @@ class Settlement:
     broken: tuple[str, ...] = ()
     """Names of the rules that the part breaks."""
     timing: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def why(self) -> str:
+        """For a person: the cause in words, or the rules that the part breaks; empty where it passed."""
+        if self.cause is None:
+            return ", ".join(self.broken)
+        unlike = (self.detail or "").startswith(UnlikeError.START)
+        return str(self.detail) if unlike else f"{self.cause}: {self.detail}"
 
     def __post_init__(self) -> None:
         assert (self.cause is not None) == (self.verdict is Verdict.NO_VERDICT), "a cause belongs to NO_VERDICT, and to it alone"

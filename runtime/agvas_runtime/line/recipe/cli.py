@@ -4,9 +4,14 @@ import json
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
+import yaml
 
+from agvas_core.contract.defaults import DEFAULT_MODEL
 from agvas_core.contract.errors import OutputError, RecipeError, UsageError
+from agvas_core.contract.product import Product
+from agvas_runtime.bundle import Bundle
 from agvas_runtime.line.recipe.file import RecipeVersion, parse_recipe, read_recipe
 from agvas_runtime.line.recipe.recipe import Recipe
 from agvas_runtime.line.recipe.store import Change, RecipeStore
@@ -40,27 +45,50 @@ def _leaves(value: Any, where: str = "") -> dict[str, str]:
     return {} if value is None or value == {} or value == [] else {where: json.dumps(value, ensure_ascii=False)}
 
 
+QUANTILES = 101
+"""Of the good parts' scores that a recipe keeps."""
+
 Store = Annotated[Path, typer.Option("--store", metavar="DIR", help="Folder of versions, one of them active.")]
 RECIPES = Path("recipes")
 
 
 def new(
-    product: Annotated[str, typer.Argument(help="Name of the product: letters, digits, dots, dashes.")],
-    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="PRODUCT.yaml by default.")] = None,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Of the recipe's product: letters, digits, dots, dashes.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="NAME.yaml by default.")] = None,
     image: Annotated[Path | None, typer.Option(metavar="FILE", help="A picture of the part, for the size of the frame.")] = None,
-    model: Annotated[str, typer.Option(metavar="NAME|FOLDER", help="A bundled model, or the folder of a bundle.")] = "nano",
+    model: Annotated[
+        str | None,
+        typer.Option(metavar="NAME|FOLDER", help=f"A bundled model, {DEFAULT_MODEL} by default, or the folder of a bundle."),
+    ] = None,
+    product: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PRODUCT", help="What agvas fit made: model, thresholds, limits of an image and frame size are taken from it."
+        ),
+    ] = None,
 ) -> None:
     """Writes a recipe that is valid as it stands, with every key explained."""
     from agvas_runtime.bundle import load_bundle
     from agvas_runtime.images.read import read_image
 
-    frame_px = None
+    if product is not None and model is not None:
+        raise UsageError("both --product and --model are given; a product is the model: leave --model out")
+    bundle = load_bundle(model or DEFAULT_MODEL if product is None else product)
+    if product is not None and bundle.product is None:
+        raise UsageError(f"{product} is a bundle that was never fitted: agvas fit GOOD -o PRODUCT, or name it with --model")
+    frame_px = bundle.product.frame_px if bundle.product is not None else None
     if image is not None:
         height, width = read_image(image).shape[:2]
         frame_px = (width, height)
-    text = recipe_template(product, model=model, identity=load_bundle(model).identity, frame_px=frame_px)
-    version = parse_recipe(text, f"a recipe for {product!r}")
-    path = out or Path(f"{product}.yaml")
+    text = recipe_template(
+        name,
+        model=model or DEFAULT_MODEL if product is None else str(product),
+        identity=bundle.identity,
+        frame_px=frame_px,
+        known="" if bundle.product is None else _known(bundle, bundle.product),
+    )
+    version = parse_recipe(text, f"a recipe for {name!r}")
+    path = out or Path(f"{name}.yaml")
     try:
         with path.open("x", encoding="utf-8", newline="\n") as file:
             file.write(text)
@@ -121,11 +149,14 @@ def rollback(store: Store = RECIPES) -> None:
 
 def _check(version: RecipeVersion, what: str, *, offline: bool) -> list[str]:
     from agvas_runtime.bundle import load_bundle
-    from agvas_runtime.line.recipe.thresholds import check_against, oddities
+    from agvas_runtime.line.recipe.thresholds import check_against, oddities, unlike_product
 
-    if not offline:
-        check_against(version.recipe, load_bundle(version.recipe.model), what)
-    return oddities(version.recipe)
+    if offline:
+        return oddities(version.recipe)
+    bundle = load_bundle(version.recipe.model)
+    check_against(version.recipe, bundle, what)
+    concern = unlike_product(version.recipe, bundle)
+    return [*([concern] if concern is not None else []), *oddities(version.recipe)]
 
 
 def _find(text: str, store: Path | None) -> RecipeVersion:
@@ -179,7 +210,7 @@ model: {model}
 #   - [[0, 0], [30, 0], [30, 30], [0, 30]]
 
 # agvas calibrate sets these from good parts, with a guarantee.
-# thresholds: {{threshold: 0.5, seed_threshold: 0.6}}
+{known}
 
 # A region counts where it lies in the ROI and is as large as the rule says. More than max_count of them: FAIL.
 rules:
@@ -200,16 +231,74 @@ keep:                                   # images on disk; the ledger's rows alwa
 """
 
 
-def recipe_template(product: str, *, model: str, identity: str, frame_px: tuple[int, int] | None = None) -> str:
+def recipe_template(product: str, *, model: str, identity: str, frame_px: tuple[int, int] | None = None, known: str = "") -> str:
     """YAML for a product.
 
     Args:
         identity: the bundle as it is now, named in a comment.
         frame_px: width and height.
+        known: thresholds and limits as YAML, of a product that was fitted.
     """
     frame = (
         f"frame: {{width_px: {frame_px[0]}, height_px: {frame_px[1]}}}"
         if frame_px
         else "# frame: {width_px: 640, height_px: 480}"
     )
-    return _TEXT.format(product=product, model=model, identity=identity, frame=frame)
+    known = known or "# thresholds: {threshold: 0.5, seed_threshold: 0.6}"
+    return _TEXT.format(product=product, model=_scalar(model), identity=identity, frame=frame, known=known)
+
+
+def _scalar(text: str) -> str:
+    """A string as YAML, in quotes where it needs them."""
+    return str(yaml.safe_dump(text, width=float("inf"), allow_unicode=True)).removesuffix("\n").removesuffix("\n...")
+
+
+def _known(bundle: Bundle, product: Product) -> str:
+    """What a product knows, as keys of its recipe."""
+    point = {key: value for key, value in bundle.manifest.decision.point().model_dump().items() if value}
+    found = {
+        "thresholds": point,
+        "image": _image_limits(product),
+        "calibration": _calibration(bundle, product, point["seed_threshold"]),
+    }
+    if product.mm_per_px is not None:
+        found["mm_per_px"] = product.mm_per_px
+    blocks = (yaml.safe_dump({key: value}, sort_keys=False, width=120) for key, value in found.items() if value)
+    return "".join(blocks).rstrip("\n")
+
+
+def _image_limits(product: Product) -> dict[str, float]:
+    """The limits that a recipe can have, too; a frame is checked for them before any model looks."""
+    limits = {limit.fact: limit for limit in product.limits}
+    found: dict[str, float | None] = {}
+    if (brightness := limits.get("brightness")) is not None:
+        found |= {"min_mean": brightness.low, "max_mean": brightness.high}
+    if (clipped := limits.get("clipped")) is not None:
+        found["max_clipped"] = clipped.high
+    shares = {key: value for key, value in found.items() if value is not None and 0.0 < value < 1.0}
+    focus = limits.get("focus")
+    low = focus.low if focus is not None else None
+    return {**({"min_focus": low} if low is not None and low > 0 else {}), **shares}
+
+
+def _calibration(bundle: Bundle, product: Product, seed_threshold: float) -> dict[str, Any]:
+    """The product's promise, which also tells the station how good parts score."""
+    promised, good = product.promise, product.calibrated or product.good
+    scores = [each.score for each in good]
+    focus = [each.facts["focus"] for each in good if "focus" in each.facts]
+    record: dict[str, Any] = {
+        "date": product.created,
+        "bundle": bundle.identity,
+        "good_parts": promised.good_images,
+        "bad_parts": len(product.bad),
+        "max_false_reject": promised.asked if promised.asked is not None else min(promised.bound, 0.999999),
+        "confidence": promised.confidence,
+        "false_rejects": promised.false_rejects,
+        "false_reject_bound": promised.bound,
+        "score_quantiles": [round(float(value), 5) for value in np.quantile(scores, np.linspace(0, 1, QUANTILES))],
+    }
+    if product.bad:
+        record["escapes"] = sum(each.score <= seed_threshold for each in product.bad)
+    if focus:
+        record["focus"] = [float(value) for value in np.quantile(focus, [0.05, 0.95])]
+    return record

@@ -1,47 +1,18 @@
 """What a frame itself says of camera and light: focus, exposure, and dirt that stays where it is while parts come and go."""
 
-from typing import Final, NamedTuple
+from typing import Final
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from agvas_runtime.images.facts import ImageFacts, image_facts
 from agvas_runtime.line.recipe.recipe import ImageLimits
 
 __all__ = ["DirtWatch", "ImageFacts", "image_facts", "image_fault"]
 
-LOOK_PX: Final = 640  # the longer side that is looked at
-DARK, BRIGHT = 2, 253
 GRID: Final = 48
 DIRT_PARTS: Final = 50
 DIRT_SHARE: Final = 0.9
-
-
-class ImageFacts(NamedTuple):
-    """Of one frame."""
-
-    focus: float
-    """Mean square of the gradient over the square of the mean grey: fine detail, whatever the exposure. Only to be compared between
-    frames of the same scene."""
-    mean: float
-    """Grey, 0 to 1."""
-    clipped: float
-    """Share of pixels that are black or white to the last step."""
-
-
-def image_facts(image: NDArray[np.uint8]) -> ImageFacts:
-    """Of an RGB frame [H, W, 3]."""
-    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    clipped = float(((grey <= DARK) | (grey >= BRIGHT)).mean())
-    scale = LOOK_PX / max(grey.shape)
-    if scale < 1:
-        size = (max(1, round(grey.shape[1] * scale)), max(1, round(grey.shape[0] * scale)))
-        grey = np.asarray(cv2.resize(grey, size, interpolation=cv2.INTER_AREA), np.uint8)
-    along = cv2.Sobel(grey, cv2.CV_32F, 1, 0)
-    down = cv2.Sobel(grey, cv2.CV_32F, 0, 1)
-    mean = float(grey.mean())
-    focus = float((along * along + down * down).mean()) / max(mean, 1.0) ** 2
-    return ImageFacts(focus, mean / 255, clipped)
 
 
 def image_fault(facts: ImageFacts, limits: ImageLimits) -> str | None:

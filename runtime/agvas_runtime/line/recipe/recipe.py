@@ -26,7 +26,7 @@ from agvas_core.contract.decision import OperatingPoint
 from agvas_core.contract.prompts import MAX_INSTRUCTION_CHARS, Mode
 from agvas_core.contract.validation import did_you_mean
 
-__all__ = ["ANY", "WHOLE_FRAME", "Calibration", "FrameSize", "ImageLimits", "Keep", "Kind", "Polygon", "Recipe", "Rule", "filled"]
+__all__ = ["ANY", "Calibration", "FrameSize", "ImageLimits", "Keep", "Kind", "Polygon", "Recipe", "Rule", "filled"]
 
 
 # Polygons of a recipe: what they must be, and the pixels they hold.
@@ -88,7 +88,6 @@ def _crossing(edges: list[tuple[NDArray[np.float64], NDArray[np.float64]]]) -> t
 
 ANY = "*"
 """As a rule's ROI: the whole frame, less what is ignored. As its kind: every kind, each counted by itself."""
-WHOLE_FRAME = ANY
 ANOMALY = "anomaly"
 """The one kind of a recipe that names none."""
 

@@ -2,6 +2,8 @@
 
 One number says how close a part is to being rejected: its reject score, the lowest seed threshold at which it would still pass. A part
 is FAIL exactly where the reject score lies above the seed threshold, so calibration and drift monitor look at the same number.
+Where no region is as large or as sure as the rules say, the reject score is the frame's own score, at most the threshold that draws
+outlines: it is never set to 0, so drift can be seen on good parts, too.
 """
 
 import math
@@ -13,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from agvas_core.contract.decision import Candidates, OperatingPoint, find_candidates
+from agvas_core.contract.decision import Candidates, OperatingPoint, find_candidates, image_score, outline_threshold
 from agvas_runtime.line.recipe.recipe import ANY, Recipe, Rule, filled
 from agvas_runtime.masks.regions import find_regions
 from agvas_runtime.masks.result import Region, Verdict
@@ -84,6 +86,7 @@ class Judge:
 
     def __init__(self, recipe: Recipe, point: OperatingPoint, height: int, width: int) -> None:
         self.recipe, self.point = recipe, point
+        self._floor = min(point.threshold, point.seed_threshold)  # no region counts at this score or below
         ignored = filled(recipe.ignore, height, width) if recipe.ignore else None
         self._inside = {roi: _inside(recipe, roi, ignored, height, width) for roi in {rule.roi for rule in recipe.rules}}
         self._labels = [rule.name or f"rule {number}" for number, rule in enumerate(recipe.rules, 1)]
@@ -97,21 +100,27 @@ class Judge:
         reject_score, broken = 0.0, [False] * len(self.recipe.rules)
         for kind, (score_map, accept) in looked.items():
             if accept < self.point.gate:
+                reject_score = max(reject_score, min(image_score(score_map, self.point), self._floor))
                 continue
             for roi, inside in self._inside.items():
                 rules = [number for number, rule in enumerate(self.recipe.rules) if rule.roi == roi and rule.kind in (ANY, kind)]
                 if not rules:
                     continue
                 within = score_map if inside is None else np.where(inside, score_map, np.float32(0))
-                if float(within.max()) <= self.point.threshold:  # most good parts
+                raw = image_score(within, self.point)
+                if raw <= self._floor:  # most good parts
+                    reject_score = max(reject_score, raw)
                     continue
-                shapes = _Shapes(find_candidates(within, self.point.threshold))
+                shapes = _Shapes(find_candidates(within, outline_threshold(self.point, raw)))
                 counted: dict[int, list[str]] = {}  # candidate -> rules
                 for number in rules:
                     fits = self._fits(number, shapes)
-                    score = _kth(shapes.candidates.peaks[fits], self.recipe.rules[number].max_count)
+                    kth = _kth(shapes.candidates.peaks[fits], self.recipe.rules[number].max_count)
+                    score = min(raw, kth if kth is not None else self._floor)
                     reject_score = max(reject_score, score)
                     broken[number] |= score > self.point.seed_threshold
+                    if raw <= self.point.seed_threshold:
+                        continue
                     for index in np.flatnonzero(fits & (shapes.candidates.peaks > self.point.seed_threshold)):
                         counted.setdefault(int(index), []).append(self._labels[number])
                 findings += _findings(kind, roi, shapes, counted, within, mask)
@@ -159,9 +168,9 @@ def _extent(points: NDArray[np.float32]) -> tuple[float, float]:
     return max(sides) + 1.0, min(sides) + 1.0
 
 
-def _kth(peaks: NDArray[np.float32], allowed: int) -> float:
-    """The highest seed threshold at which more than ``allowed`` of them still count; 0 where there are not that many."""
-    return float(np.partition(peaks, len(peaks) - allowed - 1)[len(peaks) - allowed - 1]) if len(peaks) > allowed else 0.0
+def _kth(peaks: NDArray[np.float32], allowed: int) -> float | None:
+    """The highest seed threshold at which more than ``allowed`` of them still count; None where there are not that many."""
+    return float(np.partition(peaks, len(peaks) - allowed - 1)[len(peaks) - allowed - 1]) if len(peaks) > allowed else None
 
 
 def _inside(recipe: Recipe, roi: str, ignored: Mask | None, height: int, width: int) -> Mask | None:

@@ -6,7 +6,7 @@ from agvas_runtime.bundle import Bundle
 from agvas_runtime.line.recipe.recipe import Recipe
 from agvas_runtime.pipeline.instruction import ask
 
-__all__ = ["check_against", "oddities", "thresholds_of"]
+__all__ = ["check_against", "oddities", "thresholds_of", "unlike_product"]
 
 SHORT_DEADLINE_MS = 50.0
 
@@ -32,6 +32,22 @@ def check_against(recipe: Recipe, bundle: Bundle, what: str) -> None:
             ask(bundle.manifest.prompt, prompt=prompt, mode=recipe.mode, normal_look=recipe.normal_look)
         except UsageError as error:
             raise RecipeError(f"{what}: {error}") from error
+
+
+def unlike_product(recipe: Recipe, bundle: Bundle) -> str | None:
+    """What differs where a recipe has other thresholds than the product that it runs; None where nothing does, or there is no product."""
+    if bundle.product is None or recipe.thresholds is None:
+        return None
+    points = bundle.manifest.decision.operating_points
+    if recipe.thresholds in points.values():
+        return None
+    own, here = bundle.manifest.decision.point().model_dump(), recipe.thresholds.model_dump()
+    listed = ", ".join(f"{key} is {here[key]:.5g} and the product's {own[key]:.5g}" for key in own if here[key] != own[key])
+    return (
+        f"the thresholds of {recipe.product} differ from those of its product {bundle.identity}: {listed}. What the product promises on false "
+        "rejects and defects does not hold for them: take the product's (agvas recipe new NAME --product P writes them), or calibrate the "
+        "recipe (agvas calibrate --good DIR --bad DIR --recipe FILE)"
+    )
 
 
 def oddities(recipe: Recipe) -> list[str]:

@@ -7,8 +7,7 @@ import threading
 from collections import OrderedDict, deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import cv2
@@ -18,18 +17,18 @@ from numpy.typing import NDArray
 
 from agvas_core import __version__
 from agvas_core.contract.decision import OperatingPoint
-from agvas_core.contract.errors import StageError
+from agvas_core.contract.errors import StageError, UnlikeError
 from agvas_core.contract.preprocess import ViewSpec
 from agvas_runtime.bundle import Bundle
 from agvas_runtime.images.frame import Frame
 from agvas_runtime.line.recipe.file import RecipeVersion
 from agvas_runtime.line.recipe.image_limits import image_facts, image_fault
 from agvas_runtime.line.recipe.rules import Judge, Judgement, Looked
-from agvas_runtime.line.recipe.thresholds import check_against, thresholds_of
+from agvas_runtime.line.recipe.thresholds import check_against, thresholds_of, unlike_product
 from agvas_runtime.pipeline.batching import Counts, tuned_bundles
+from agvas_runtime.pipeline.options import SegmentOptions
 from agvas_runtime.pipeline.segmenter import Segmenter
 from agvas_runtime.sources.camera import without_secrets
-from agvas_runtime.stages.open import DEFAULT_BACKEND, StageSettings
 
 __all__ = ["InTurns", "Inspection", "Inspector", "SegmenterInspector", "frame_fault"]
 
@@ -71,6 +70,10 @@ class Inspector(Protocol):
         """
         ...
 
+    def concern(self, version: RecipeVersion) -> str | None:
+        """What a person must know of a recipe that was prepared, though it can be followed; None where that is nothing."""
+        ...
+
     def whole_views(self, version: RecipeVersion, height: int, width: int) -> list[ViewSpec]:
         """The views that a recipe which was prepared takes of a whole frame; who reads the camera makes them with the image. Any thread may
         ask."""
@@ -88,32 +91,24 @@ class Inspector(Protocol):
 class SegmenterInspector:
     """The bundles of the recipes on the backends that were asked for. One thread inspects; another may prepare."""
 
-    def __init__(
-        self,
-        *,
-        vision: str = DEFAULT_BACKEND,
-        lmm: str = DEFAULT_BACKEND,
-        decoder: str = DEFAULT_BACKEND,
-        settings: StageSettings | None = None,
-        tiles: Mapping[str, int] | None = None,
-    ) -> None:
-        """Arguments as for ``Segmenter.load``.
+    def __init__(self, options: SegmentOptions | None = None, *, tiles: Mapping[str, int] | None = None) -> None:
+        """Opens nothing yet; ``prepare`` does.
 
         Args:
+            options: backends, threads and the like; a recipe says which model, what is asked and what decides.
             tiles: a launch, by the identity of a bundle; the default for those that are not there. What was tuned here where None.
         """
-        settings = settings or StageSettings()
+        self._options = options = options or SegmentOptions()
         if tiles is None:
-            tiles = {name: found.tiles for name, found in tuned_bundles((vision, lmm, decoder), settings.threads).items()}
+            tiles = {name: found.tiles for name, found in tuned_bundles(options.backends, options.threads).items()}
         self._tiles = tiles
-        self._load = partial(Segmenter.load, vision=vision, lmm=lmm, decoder=decoder, settings=settings, counts=Counts())
         self._segmenters: dict[str, Segmenter] = {}  # by the recipe's model
         self._judges: OrderedDict[tuple[str, int, int], Judge] = OrderedDict()
         self.facts: Mapping[str, Any] = {
             "agvas": __version__,
             "onnxruntime": onnxruntime.__version__,
-            "backends": [vision, without_secrets(lmm), decoder],
-            "threads": settings.threads,
+            "backends": [options.vision, without_secrets(options.lmm), options.decoder],
+            "threads": options.threads,
             "numpy": np.__version__,
             "opencv": cv2.__version__,
             "machine": platform.machine(),
@@ -121,7 +116,7 @@ class SegmenterInspector:
         if tiles:  # the last digits of a score depend on them
             self.facts = {**self.facts, "tiles": dict(tiles)}
         digest = hashlib.sha256(json.dumps(self.facts, sort_keys=True).encode()).hexdigest()
-        self.identity = f"{vision}@{digest[:12]}"
+        self.identity = f"{options.vision}@{digest[:12]}"
 
     def prepare(self, version: RecipeVersion) -> None:
         """Loads the recipe's bundle, where it is another one, and lets the model read every prompt once."""
@@ -136,12 +131,16 @@ class SegmenterInspector:
         self._segmenters[recipe.model] = segmenter
 
     def _opened(self, model: str) -> Segmenter:
-        segmenter = self._load(model)
+        segmenter = Segmenter.open(replace(self._options, model=model), counts=Counts())
         return segmenter.with_counts(Counts(tiles=self._tiles.get(segmenter.bundle.identity, Counts.tiles)))
 
     def bundle_of(self, version: RecipeVersion) -> Bundle:
         """The bundle of a recipe that was prepared."""
         return self._segmenters[version.recipe.model].bundle
+
+    def concern(self, version: RecipeVersion) -> str | None:
+        """Thresholds that are not its product's."""
+        return unlike_product(version.recipe, self.bundle_of(version))
 
     def whole_views(self, version: RecipeVersion, height: int, width: int) -> list[ViewSpec]:
         """They are the same for every kind."""
@@ -151,6 +150,7 @@ class SegmenterInspector:
         """What the model says of each kind, and the milliseconds per stage.
 
         Raises:
+            UnlikeError: the frame is not of the product.
             StageError: it says nothing.
         """
         recipe, segmenter = version.recipe, self._segmenters[version.recipe.model]
@@ -159,7 +159,8 @@ class SegmenterInspector:
         for kind, prompt in recipe.prompts.items():
             result = segmenter.segment(frame, prompt=prompt, mode=recipe.mode, normal_look=recipe.normal_look)
             if result.score_map is None:
-                raise StageError(result.error or "the model gave no score map")
+                why = result.error or "the model gave no score map"
+                raise UnlikeError(why) if why.startswith(UnlikeError.START) else StageError(why)
             looked[kind] = Looked(result.score_map, 1.0 if result.accept is None else result.accept)
             for stage, ms in result.timing.items():
                 timing[stage] = timing.get(stage, 0.0) + ms
@@ -197,7 +198,8 @@ def frame_fault(frame: Frame, version: RecipeVersion) -> str | None:
             "set the camera back, or make a recipe for this size"
         )
     limits = version.recipe.image
-    return image_fault(image_facts(frame.image), limits) if limits.any else None
+    fault = image_fault(image_facts(frame.image), limits) if limits.any else None
+    return None if fault is None else f"{UnlikeError.START} {fault}"
 
 
 # One engine for several stations: they take turns, whoever has waited longest first.
@@ -226,6 +228,10 @@ class InTurns:
         """Makes ready for a recipe, between two parts."""
         with self._turn():
             self._inspector.prepare(version)
+
+    def concern(self, version: RecipeVersion) -> str | None:
+        """Of the engine; takes no turn, for it only looks up."""
+        return self._inspector.concern(version)
 
     def whole_views(self, version: RecipeVersion, height: int, width: int) -> list[ViewSpec]:
         """Of the engine; takes no turn, for it only looks up."""

@@ -194,6 +194,7 @@ class Lane:
         self._ledger, self._inspector = ledger, inspector
         self._failure: BaseException | None = None
         self._notes: set[str] = set()
+        self._concern: str | None = None
         self._follower = RecipeFollower(job.recipe, prepare=inspector.prepare, on_change=self._change, on_refusal=self._refuse)
         self._watch = Watch(ledger)
         self.station = Station(
@@ -257,6 +258,10 @@ class Lane:
         self._ledger.know_recipe(version.sha256, version.recipe.product, version.text)
         self._ledger.event(self.name, "recipe", version.identity)
         log.info("recipe %s goes from the next part on", version.identity)
+        self._concern = self._inspector.concern(version)
+        if self._concern is not None:
+            self._ledger.event(self.name, "thresholds", self._concern)
+            log.warning("%s: %s", self.name, self._concern)
 
     def _refuse(self, why: str) -> None:
         self._ledger.event(self.name, "recipe-refused", why)
@@ -276,6 +281,7 @@ class Lane:
             watch.alarm,
             watch.dirty,
             str(station.failure) if station.failure is not None else None,
+            self._concern,
         )
 
     def gauges(self) -> Iterator[Gauge]:

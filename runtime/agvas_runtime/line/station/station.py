@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from agvas_core.contract.errors import AgvasError, LedgerError, SourceError
+from agvas_core.contract.errors import AgvasError, LedgerError, SourceError, UnlikeError
 from agvas_runtime.images.frame import Frame
 from agvas_runtime.line.ledger.disk_reserve import DiskLevel
 from agvas_runtime.line.ledger.images import ImageStore, hash_of_image, wanted
@@ -292,7 +292,9 @@ class Station:
             try:
                 inspection = self._inspector.inspect(ticket.frame, ticket.version)
             except AgvasError as error:
-                self._settle_without(ticket, Cause.ENGINE, str(error))
+                # What is unlike the product is no fault of the engine: the part, the camera or the light is not what it was.
+                cause = Cause.SOURCE if isinstance(error, UnlikeError) else Cause.ENGINE
+                self._settle_without(ticket, cause, str(error))
                 continue
             self._pace.took((time.perf_counter() - began) * 1000)
             self._settle_with(ticket, inspection)

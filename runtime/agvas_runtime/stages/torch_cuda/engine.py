@@ -15,13 +15,13 @@ from torch import Tensor
 from agvas_core.model.agvas import AgVas
 from agvas_core.model.encoders.encoders import PixelFeatures
 from agvas_runtime.stages.prompt_tokenizer import Words
-from agvas_runtime.stages.protocol import Features, FramePlan, FrameSeen, Segmented
+from agvas_runtime.stages.protocol import Features, FramePlan, FrameReferences, FrameSeen, Segmented
 from agvas_runtime.stages.recurring import Recurring
 from agvas_runtime.stages.torch_cuda.device import Precision, told
-from agvas_runtime.stages.torch_cuda.direct import Direct
 from agvas_runtime.stages.torch_cuda.pieces import PLAIN, Pieces
-from agvas_runtime.stages.torch_cuda.reading import Prompt, Wanted
-from agvas_runtime.stages.torch_cuda.seeing import placed
+from agvas_runtime.stages.torch_cuda.reading import Prompt, Reader, Wanted
+from agvas_runtime.stages.torch_cuda.seeing import Eyes, placed
+from agvas_runtime.stages.torch_reference import TorchReferences
 from agvas_runtime.stages.whole_frame import (
     MOST_REGIONS,
     REGION_BYTES,
@@ -32,7 +32,46 @@ from agvas_runtime.stages.whole_frame import (
     read_summary,
 )
 
-__all__ = ["Captured", "Engine", "Flight", "FrameFlight", "Graphs", "TorchFrame", "Views"]
+__all__ = ["Captured", "Direct", "Engine", "Flight", "FrameFlight", "Graphs", "TorchFrame", "Views"]
+
+
+# One frame in direct mode: its views to the masks' logits, with nothing between that leaves the device.
+
+
+class Direct:
+    """The model as one function of its views.
+
+    Args:
+        model: as ``placed`` gives it; its language model's layers are laid together in place.
+        side: the stream of the pixel encoder on a GPU; it begins when the current stream has come so far, and SPAM waits for it. None computes
+            one after the other.
+    """
+
+    def __init__(
+        self, model: AgVas, *, side: torch.cuda.Stream | None = None, float8: bool = False, pieces: Pieces = PLAIN
+    ) -> None:
+        self.eyes, self.reader = Eyes(model), Reader(model.lmm, float8=float8, pieces=pieces)
+        self._side = side
+
+    def __call__(self, prompt: Prompt, semantic: Tensor, *pixels: Tensor) -> tuple[Tensor, ...]:
+        """uint8 [B, Hs, Ws, 3] and, for each look, [B, H, W, 3] -> for each look logits float32 [B, 3, H', W'], then, of all looks one after
+        the other, how far the model leans to answering, float32 [looks * B]. Of many looks the language model is asked once."""
+        side = self._side
+        if side is not None:
+            side.wait_stream(torch.cuda.current_stream(side.device))
+        with torch.cuda.stream(side) if side is not None else nullcontext():
+            features = [self.eyes.pixel(pixel) for pixel in pixels]  # beside the semantic encoder
+        f_s = self.eyes.semantic(semantic)  # [B, N, D]
+        if side is not None:
+            torch.cuda.current_stream(side.device).wait_stream(side)
+        f_align = torch.cat([self.eyes.align(f_s, each.f_p) for each in features])  # eq. 2: [looks * B, N, D]
+        anchors, lean = self.reader(prompt, f_s.repeat(len(pixels), 1, 1), f_align)  # eq. 3: [looks * B, 3, D], [looks * B]
+        of_look = anchors.view(len(pixels), -1, *anchors.shape[1:])  # [looks, B, 3, D]
+        logits = [
+            self.eyes.masks(states, each) for states, each in zip(of_look, features, strict=True)
+        ]  # eq. 4-7: [B, 3, H', W']
+        # ``features`` lives until here, so its memory is not given to the side stream again before it was read.
+        return *logits, lean
 
 
 # CUDA graphs by shape: a function of tensors, captured once and launched with one call from then on.
@@ -125,9 +164,32 @@ class TorchFrame:
         ]
         if whole:
             self._runs.append((whole, slice(0, 1)))
+        self._compare = None if plan.references is None else self._with_bank(plan.references)
 
-    def __call__(self, direct: Direct, prompt: Prompt, image: Tensor, rule: Tensor) -> tuple[Tensor, Tensor]:
-        """RGB uint8 [H, W, 3] and RULE as bytes -> P float32 [H, W] and SUMMARY as bytes, both good until the next call."""
+    def _with_bank(self, references: FrameReferences) -> Callable[[int, int], tuple[Tensor, Tensor]]:
+        """Measures the frame at a pointer, on a stream: deep and joint distances, [1, h, w] each, good until the next call."""
+        stage, shape = references.stage, self._kernels.reference_shape
+        assert isinstance(stage, TorchReferences) and shape is not None, "can_see_references() says so"
+        view = torch.empty(shape, dtype=torch.uint8, device=self._device)
+        bank = torch.from_numpy(references.bank).to(self._device)
+        weight = torch.tensor(references.colour_weight, device=self._device)
+        own: list[Tensor] = []
+
+        def compare(frame: int, stream: int) -> tuple[Tensor, Tensor]:
+            self._kernels.see_reference(frame, view.data_ptr(), stream)
+            found = stage.module(view, bank, weight)
+            if not own:  # the first run, which is not captured
+                own.extend(torch.empty_like(each) for each in (found.deep, found.joint))
+            deep, joint = own
+            deep.copy_(found.deep)
+            joint.copy_(found.joint)
+            return deep, joint
+
+        return compare
+
+    def __call__(self, direct: Direct, prompt: Prompt, image: Tensor, rule: Tensor) -> tuple[Tensor, ...]:
+        """RGB uint8 [H, W, 3] and RULE as bytes -> P float32 [H, W], SUMMARY as bytes and, where the plan has references, deep and joint
+        distances, all good until the next call."""
         stream = torch.cuda.current_stream(self._device).cuda_stream if self._device.type == "cuda" else 0
         self._kernels.see(image.data_ptr(), self._tiles_seen, stream)
         made: list[Tensor] = []  # of each run the logits of its looks, then the leanings
@@ -140,7 +202,8 @@ class TorchFrame:
             own.copy_(each)
         results = self._score_map, self._mask, self._summary, self._regions
         self._kernels.judge(rule.data_ptr(), FrameJudged(*(each.data_ptr() for each in results)), stream)
-        return self._score_map, self._summary
+        distances = () if self._compare is None else self._compare(image.data_ptr(), stream)
+        return self._score_map, self._summary, *distances
 
     def _tiles_made(self) -> list[TileMade]:
         """Of all looks in their order."""
@@ -236,7 +299,8 @@ class Engine:
                 return frame(self.direct, prompt, pixels, rule)
 
             found = self.graphs.run(("frame", frame, prompt), whole, *given)
-            return FrameFlight(*self._begun(slot, ("score_map", "summary"), found))
+            names = ("score_map", "summary", "deep", "joint")[: len(found)]
+            return FrameFlight(*self._begun(slot, names, found), names=names)
 
     def see(self, semantic_image: NDArray[np.uint8], pixel_image: NDArray[np.uint8]) -> Features:
         """Joint 1."""
@@ -349,10 +413,14 @@ class Flight(_Flight):
 class FrameFlight(_Flight):
     """A whole frame on its way."""
 
+    def __init__(self, engine: Engine, slot: dict[str, Tensor], done: Any, *, names: tuple[str, ...]) -> None:
+        super().__init__(engine, slot, done)
+        self._names = names
+
     def result(self) -> FrameSeen:
         """As of ``PendingFrame``."""
-        score_map, summary = self._landed("score_map", "summary")
-        return read_summary(summary, score_map)
+        score_map, summary, *distances = self._landed(*self._names)
+        return read_summary(summary, score_map, *distances)
 
 
 def _host(tensor: Tensor) -> Float:

@@ -18,8 +18,8 @@ from agvas_runtime.stages.protocol import Features, FramePlan, Pending, PendingF
 from agvas_runtime.stages.torch_cuda.device import Precision, open_device
 from agvas_runtime.stages.torch_cuda.engine import Engine, Views
 from agvas_runtime.stages.torch_cuda.probe import joint_times, limits
-from agvas_runtime.stages.torch_reference import TorchLmm, checkpoint_of
-from agvas_runtime.stages.whole_frame import kernels, packed_rule
+from agvas_runtime.stages.torch_reference import TorchLmm, TorchReferences, checkpoint_of
+from agvas_runtime.stages.whole_frame import can_see_references, kernels, packed_rule
 
 __all__ = [
     "CudaDecoder",
@@ -118,6 +118,8 @@ class CudaFrames:
 
     def __call__(self, image: NDArray[np.uint8], plan: FramePlan, instruction: str, point: OperatingPoint) -> PendingFrame | None:
         """As of ``FrameStage``."""
+        if not can_see_references(plan, TorchReferences):
+            return None
         rule = packed_rule(point, image.shape[0] * image.shape[1])
         words = self._lmm.tokenizer.words(instruction, Mode.DIRECT, ())
         return self._lmm.engine.launch_frame(self._core, image, plan, words, rule)

@@ -16,14 +16,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from agvas_core.contract.engine import error_logger
 from agvas_core.contract.errors import ImageError, SetupError, StageError
 from agvas_core.contract.manifest import GraphSpec, TensorSpec
-from agvas_core.contract.tensorrt_library import error_logger
+from agvas_runtime.bundle import Bundle
+from agvas_runtime.stages.open import StageSettings
 from agvas_runtime.stages.trt.cuda import Cuda, DeviceMemory, PinnedMemory, Repeated
 from agvas_runtime.stages.trt.device_array import DeviceArray
-from agvas_runtime.stages.trt.engine_file import open_engine, refuse_other_graph
+from agvas_runtime.stages.trt.engine_file import find_engine, open_engine, refuse_other_graph, remedy
 
-__all__ = ["Array", "Sized", "TrtEngine", "tensor_bytes"]
+__all__ = ["Array", "Sized", "TrtEngine", "open_engine_of", "tensor_bytes"]
 
 MAX_SIZES = 8  # a context each; a line has one size, a folder of photographs a few
 
@@ -75,7 +77,8 @@ class TrtEngine:
         }
         self._least = {name: shapes[0] for name, shapes in limits.items()}
         self._largest = {name: shapes[-1] for name, shapes in limits.items()}
-        self.max_batch = min((self._largest[one.name][_batch_axis(one)] for one in spec.inputs), default=1)
+        batches = [self._largest[one.name][axis] for one in spec.inputs if (axis := _batch_axis(one)) is not None]
+        self.max_batch = min(batches, default=1)
         self.kinds = {one.name: np.dtype(one.dtype) for one in (*spec.inputs, *spec.outputs)}
         self.memory: dict[str, DeviceMemory] = {}
         self.memory = self._allocate()
@@ -97,7 +100,7 @@ class TrtEngine:
                 self.cuda.wait(self._lent_to, f"a frame before the {self.joint} engine")
                 self._lent_to = None
             first = self._spec.inputs[0]
-            batch = inputs[first.name].shape[_batch_axis(first)]
+            batch = inputs[first.name].shape[_batch_axis(first) or 0]
             outputs: dict[str, Array] = {}
             for start in range(0, batch, self.max_batch):
                 stop = min(start + self.max_batch, batch)
@@ -242,11 +245,16 @@ class TrtEngine:
         return self._pinned[name]
 
 
-def _batch_axis(spec: TensorSpec) -> int:
-    return spec.shape.index("batch") if "batch" in spec.shape else 0
+def _batch_axis(spec: TensorSpec) -> int | None:
+    """Where the batch is; the first axis where it is a constant. None for what is the same for the whole batch: a scalar, a bank."""
+    if "batch" in spec.shape:
+        return spec.shape.index("batch")
+    return 0 if spec.shape and isinstance(spec.shape[0], int) else None
 
 
-def _rows(array: Array, axis: int, start: int, stop: int) -> Array:
+def _rows(array: Array, axis: int | None, start: int, stop: int) -> Array:
+    if axis is None:
+        return array
     if isinstance(array, DeviceArray):
         assert axis == 0, "what lies on the GPU has its batch first"
         return array.rows(start, stop)
@@ -261,3 +269,14 @@ def tensor_bytes(shape: Shape, kind: np.dtype[Any]) -> int:
 
 def _shown(shape: Shape) -> str:
     return " x ".join(map(str, shape)) or "scalar"
+
+
+def open_engine_of(bundle: Bundle, joint: str, spec: GraphSpec, settings: StageSettings) -> TrtEngine:
+    """The engine of one graph of a bundle.
+
+    Raises:
+        SetupError: no GPU, no TensorRT, no engine that is for both, or too little memory.
+    """
+    cuda = Cuda(settings.cuda_context)
+    library, file = find_engine(bundle, joint, spec, cuda, settings.engines)
+    return TrtEngine(cuda, library, file, joint, spec, remedy(bundle))

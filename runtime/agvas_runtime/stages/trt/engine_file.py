@@ -5,10 +5,18 @@ from typing import Any
 
 import numpy as np
 
-from agvas_core.contract.engine import DEFAULT_STORE, engine_folder, engine_sets, read_engines, refuse_foreign
+from agvas_core.contract.engine import (
+    DEFAULT_STORE,
+    Flavour,
+    engine_folder,
+    engine_sets,
+    installed_flavours,
+    open_library,
+    read_engines,
+    refuse_foreign,
+)
 from agvas_core.contract.errors import SetupError
 from agvas_core.contract.manifest import GraphSpec
-from agvas_core.contract.tensorrt_library import Flavour, installed_flavours, open_library
 from agvas_runtime.bundle import Bundle
 from agvas_runtime.stages.trt.cuda import Cuda
 

@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from agvas_core.contract.decision import OperatingPoint
 from agvas_core.contract.errors import StageError
 from agvas_runtime.stages.prompt_tokenizer import PromptTokenizer, Words
-from agvas_runtime.stages.protocol import FramePlan, FrameSeen
+from agvas_runtime.stages.protocol import FramePlan, FrameReferences, FrameSeen
 from agvas_runtime.stages.recurring import Recurring
 from agvas_runtime.stages.trt.cuda import Cuda, DeviceMemory, PinnedMemory, Repeated
 from agvas_runtime.stages.trt.engine import Sized, TrtEngine, tensor_bytes
+from agvas_runtime.stages.trt.references import TrtReferences
 from agvas_runtime.stages.whole_frame import (
     MOST_REGIONS,
     REGION_BYTES,
@@ -29,6 +30,7 @@ from agvas_runtime.stages.whole_frame import (
     FrameJudged,
     FrameKernels,
     TileMade,
+    can_see_references,
     packed_rule,
     read_summary,
 )
@@ -69,13 +71,21 @@ class TrtFrames:
             StageError: TensorRT or the GPU fails.
             UsageError: an instruction that the bundle does not take.
         """
+        if not can_see_references(plan, TrtReferences):
+            return None
         words = self._tokenizer.words(instruction)
         with ExitStack() as turn:
-            for engine in self._engines:
+            for engine in _engines_of(self._engines, plan):
                 turn.enter_context(engine.turn())
             key = plan, *(ids.shape for ids in words)
             frame = self._frames.get(key, lambda: _Frame(self._core, self._engines, self._tokenizer, plan, words, self._past))
             return None if frame is None else frame.launch(image, words, packed_rule(point, image.shape[0] * image.shape[1]))
+
+
+def _engines_of(engines: Engines, plan: FramePlan) -> tuple[TrtEngine, ...]:
+    """All that a plan needs, that of the references last."""
+    stage = plan.references.stage if plan.references is not None else None
+    return (*engines, stage.engine) if isinstance(stage, TrtReferences) else engines
 
 
 class _Slot:
@@ -99,7 +109,7 @@ class _Frame:
     def __init__(
         self, core: ModuleType, engines: Engines, tokenizer: PromptTokenizer, plan: FramePlan, words: Words, past: Past
     ) -> None:
-        self._engines = engines
+        self._engines = _engines_of(engines, plan)
         self._cuda = cuda = engines.vision.cuda
         self._stream = cuda.stream()
         self._kernels = FrameKernels(core, plan)
@@ -129,8 +139,12 @@ class _Frame:
             for tile in self._part(number, min(most, len(look.tiles) - first), words, past, tokenizer)
         ]
         self._kernels.follow(made)
+        self._reference_view = 0
+        self._distances: dict[str, int] = {}
+        if plan.references is not None:
+            self._compare(plan.references)
         self._again = Repeated(cuda, self._stream, "a frame")
-        self._capturable = all(engine.capturable for engine in engines)
+        self._capturable = all(engine.capturable for engine in self._engines)
 
     def launch(self, image: NDArray[np.uint8], words: Words, rule: NDArray[np.uint8]) -> "_Flight":
         """Begins a frame, and returns at once; within the turns of all engines."""
@@ -148,16 +162,17 @@ class _Frame:
             raise StageError(
                 "an engine failed on a frame: start the run again; if it stays, build the engines again (agvas-export trt)"
             )
-        for name in ("score_map", "summary"):
-            cuda.copy(slot.pointer(name), self._memory[name].pointer, slot.array(name).nbytes, "DeviceToHost", stream, "a frame")
+        down = {name: self._memory[name].pointer for name in ("score_map", "summary")} | self._distances
+        for name, pointer in down.items():
+            cuda.copy(slot.pointer(name), pointer, slot.array(name).nbytes, "DeviceToHost", stream, "a frame")
         cuda.record(slot.done, stream, "a frame")
         for engine in self._engines:
             engine.lend_to(stream)
-        return _Flight(cuda, slot, self._slots)
+        return _Flight(cuda, slot, self._slots, ("summary", "score_map", *self._distances))
 
     def _part(self, number: int, tiles: int, words: Words, past: Past, tokenizer: PromptTokenizer) -> list[TileMade]:
         """Contexts of some tiles of a look, each given what the one before it makes."""
-        vision, lmm, decoder = self._engines
+        vision, lmm, decoder, *_ = self._engines
         of_look = self._kernels.shapes[number]
         shapes = [(tiles, *whole[1:]) for whole in of_look]
         # Memory of their own: TensorRT wants addresses at multiples of 256.
@@ -182,6 +197,27 @@ class _Frame:
             found.append(TileMade(logits + 4 * tile * 3 * rows * columns, (rows, columns), *first_words))
         return found
 
+    def _compare(self, references: FrameReferences) -> None:
+        """The step that measures the frame's distances; bank and weight go up once."""
+        stage, shape = references.stage, self._kernels.reference_shape
+        assert isinstance(stage, TrtReferences) and shape is not None, "can_see_references() says so"
+        view = np.broadcast_to(np.uint8(0), shape)
+        given = stage.inputs(view, references.bank, None, references.colour_weight)
+        at: dict[str, tuple[Shape, int]] = {}
+        for name, array in given.items():
+            at[name] = array.shape, self._allocate(max(1, array.nbytes), name)
+            if name == "reference_image":
+                self._reference_view = at[name][1]
+                continue
+            pinned = PinnedMemory(self._cuda, array.nbytes, f"{name} of a frame")
+            np.copyto(pinned.view(array.shape, array.dtype), array)
+            self._cuda.copy(at[name][1], pinned.pointer, array.nbytes, "HostToDevice", self._stream, name)
+            self._cuda.wait(self._stream, name)  # then the page-locked memory may go
+        found = self._step(stage.engine, at, unread=("embedding",))
+        for name in ("deep", "joint"):
+            size, self._distances[name] = found[name]
+            self._tensors[name] = size, np.dtype(np.float32)
+
     def _step(
         self, engine: TrtEngine, given: Mapping[str, tuple[Shape, int]], unread: tuple[str, ...] = ()
     ) -> dict[str, tuple[Shape, int]]:
@@ -205,6 +241,8 @@ class _Frame:
         """All of a frame on the stream."""
         at = {name: memory.pointer for name, memory in self._memory.items()}
         self._kernels.see(at["frame"], self._views, self._stream)
+        if self._reference_view:
+            self._kernels.see_reference(at["frame"], self._reference_view, self._stream)
         if not all(sized.context.execute_async_v3(self._stream) for _, sized in self._steps):
             return False
         self._kernels.judge(at["rule"], FrameJudged(at["score_map"], at["mask"], at["summary"], at["regions"]), self._stream)
@@ -214,13 +252,13 @@ class _Frame:
 class _Flight:
     """A frame on its way."""
 
-    def __init__(self, cuda: Cuda, slot: _Slot, slots: deque[_Slot]) -> None:
-        self._cuda, self._slot, self._slots = cuda, slot, slots
+    def __init__(self, cuda: Cuda, slot: _Slot, slots: deque[_Slot], names: tuple[str, ...]) -> None:
+        self._cuda, self._slot, self._slots, self._names = cuda, slot, slots, names
 
     def result(self) -> FrameSeen:
         """As of ``PendingFrame``."""
         self._cuda.enter()
         self._cuda.wait_for(self._slot.done, "a frame")
-        summary, score_map = (self._slot.array(name).copy() for name in ("summary", "score_map"))
+        summary, score_map, *distances = (self._slot.array(name).copy() for name in self._names)
         self._slots.append(self._slot)
-        return read_summary(summary, score_map)
+        return read_summary(summary, score_map, *distances)

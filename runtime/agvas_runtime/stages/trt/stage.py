@@ -14,9 +14,7 @@ from agvas_runtime.stages.onnx import read_prefill
 from agvas_runtime.stages.open import StageSettings
 from agvas_runtime.stages.prompt_tokenizer import PromptTokenizer, Words
 from agvas_runtime.stages.protocol import Features, Reply, Turn
-from agvas_runtime.stages.trt.cuda import Cuda
-from agvas_runtime.stages.trt.engine import TrtEngine
-from agvas_runtime.stages.trt.engine_file import find_engine, remedy
+from agvas_runtime.stages.trt.engine import TrtEngine, open_engine_of
 from agvas_runtime.stages.trt.frame import Engines, TrtFrames
 from agvas_runtime.stages.whole_frame import kernels
 
@@ -105,7 +103,7 @@ class TrtDecoder:
 
 def open_vision(bundle: Bundle, settings: StageSettings) -> TrtVision:
     """Raises SetupError: no GPU, no TensorRT, no engine that is for both, or too little memory."""
-    return TrtVision(_open(bundle, "vision", bundle.manifest.vision, settings))
+    return TrtVision(open_engine_of(bundle, "vision", bundle.manifest.vision, settings))
 
 
 def open_lmm(bundle: Bundle, settings: StageSettings) -> TrtLmm:
@@ -115,15 +113,9 @@ def open_lmm(bundle: Bundle, settings: StageSettings) -> TrtLmm:
         raise BundleError(
             f"{bundle.identity} has no ONNX graph of its language model, so no engine of it: choose --lmm vllm or torch"
         )
-    return TrtLmm(_open(bundle, "lmm", spec, settings), bundle, spec)
+    return TrtLmm(open_engine_of(bundle, "lmm", spec, settings), bundle, spec)
 
 
 def open_decoder(bundle: Bundle, settings: StageSettings) -> TrtDecoder:
     """As ``open_vision``."""
-    return TrtDecoder(_open(bundle, "decoder", bundle.manifest.decoder, settings))
-
-
-def _open(bundle: Bundle, joint: str, spec: GraphSpec, settings: StageSettings) -> TrtEngine:
-    cuda = Cuda(settings.cuda_context)
-    library, file = find_engine(bundle, joint, spec, cuda, settings.engines)
-    return TrtEngine(cuda, library, file, joint, spec, remedy(bundle))
+    return TrtDecoder(open_engine_of(bundle, "decoder", bundle.manifest.decoder, settings))

@@ -164,7 +164,7 @@ function showHealth(one) {
     ["Lens", !facts.dirty, facts.dirty ? "one place is anomalous on part after part: clean the lens" : "no place is anomalous on part after part"],
     ["Disk", line.disk_level === 0, [disk, `${disk}: no images are kept`, `${disk}: every part is NO VERDICT`][line.disk_level]],
     ...line.sinks.map((sink) => ["Sink", sink.error === null, `${sink.name}: ${sink.pending} wait${sink.error === null ? "" : `; ${sink.error}`}`]),
-    ["Recipe", true, facts.recipe],
+    ["Recipe", !facts.concern, facts.concern ? `${facts.recipe}: ${facts.concern}` : facts.recipe],
     ["Engine", true, facts.engine],
   ];
   at("health").replaceChildren(...rows.map(([what, fine, words]) => {

@@ -1,0 +1,263 @@
+"""A product: a bundle that has been shown good images (``agvas fit``), and what it knows of them.
+
+    FOLDER/
+      manifest.json       of a bundle, with ``product: product.json`` and the product's operating points
+      product.json        this module's ``Product``
+      bank.npy            float32 [rows, D]: the memory bank, embeddings of cells of good images
+      places.npy          float32 [2, 64, 64]: what good images usually show at each place (joint and deep distance)
+      report.html         what a person reads
+      ...                 the graphs and the tokenizer of the bundle that it was made from
+
+All of these files are in the manifest's list of hashes, so a product with a missing or changed file does not load.
+"""
+
+import json
+from pathlib import Path
+from typing import Final, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from agvas_core.contract.errors import BundleError
+from agvas_core.contract.manifest import BANK, PLACES
+from agvas_core.contract.preprocess import ViewSpec
+
+__all__ = [
+    "BANK",
+    "PLACES",
+    "PLACE_KINDS",
+    "PLACE_PX",
+    "PRODUCT",
+    "REPORT",
+    "CatchRate",
+    "DistanceScale",
+    "GoodImage",
+    "MapScale",
+    "PaintedDefect",
+    "Product",
+    "Promise",
+    "RangeLimit",
+    "load_array",
+    "read_product",
+]
+
+PRODUCT: Final = "product.json"
+REPORT: Final = "report.html"
+FORMAT: Final = 1
+"""Of ``product.json``; raised where an older agvas would read it wrongly."""
+
+PLACE_KINDS: Final = ("joint", "deep")
+"""Order of the maps in ``places.npy``."""
+PLACE_PX: Final = 64
+"""Side of each."""
+
+Kind = Literal["joint", "deep", "zero_shot"]
+"""What a map measures: distance of all channels, of the encoder's channels; the model's own score map."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class MapScale(_Part):
+    """How rare a map's value is on good images: -log of the share of good cells that reach it, in nats.
+
+    Between the knots it is linear, below the first it is the first, beyond the last it goes on with ``slope``.
+    """
+
+    values: tuple[float, ...] = Field(min_length=2, max_length=1000)
+    """Of the map, rising."""
+    rarity: tuple[float, ...] = Field(min_length=2, max_length=1000)
+    """At each of them."""
+    slope: float = Field(gt=0.0)
+    """Per unit of the map."""
+
+    @model_validator(mode="after")
+    def _rises(self) -> Self:
+        if len(self.values) != len(self.rarity):
+            raise ValueError(f"{len(self.values)} values and {len(self.rarity)} rarities; as many of each are needed")
+        if any(later <= earlier for earlier, later in zip(self.values, self.values[1:], strict=False)):
+            raise ValueError("values do not rise")
+        if any(later < earlier for earlier, later in zip(self.rarity, self.rarity[1:], strict=False)):
+            raise ValueError("rarity falls where it must not")
+        return self
+
+    def __call__(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Rarity of each value; same shape."""
+        found = np.interp(values, self.values, self.rarity)
+        beyond = values - np.float32(self.values[-1])
+        return (found + self.slope * np.maximum(beyond, 0)).astype(np.float32)
+
+
+class DistanceScale(_Part):
+    """How rare a distance is on good images: the mean of two rarities, one of them less what its place usually shows.
+
+    Parts that lie still have places that are always a little off (an edge, a hole); parts that turn have none, and ``share`` is near 0.
+    """
+
+    plain: MapScale
+    placed: MapScale
+    """Of the distance less ``share`` times the usual distance at its place (``places.npy``)."""
+    share: float = Field(ge=0.0, le=1.0)
+
+
+class RangeLimit(_Part):
+    """A fact of an image that must lie within what good images showed, with a margin."""
+
+    fact: str
+    """``brightness``, ``clipped``, ``focus``, ``aspect`` or ``distance``; ``agvas_runtime.pipeline.references`` says what they are."""
+    low: float | None = None
+    high: float | None = None
+    good: tuple[float, float]
+    """Lowest and highest of the good images."""
+
+    def fault(self, value: float) -> str | None:
+        """What is out of bounds, in words; None where nothing is."""
+        if self.low is not None and value < self.low:
+            return f"{self.fact} is {value:.4g}, the least allowed is {self.low:.4g}"
+        if self.high is not None and value > self.high:
+            return f"{self.fact} is {value:.4g}, the most allowed is {self.high:.4g}"
+        return None
+
+
+class GoodImage(_Part):
+    """One good image, judged by a bank that has nothing of it."""
+
+    name: str
+    score: float = Field(ge=0.0, le=1.0)
+    facts: dict[str, float] = {}
+    sha256: str = ""
+    """Of its pixels, so that an image that was learned is known again."""
+
+
+class PaintedDefect(_Part):
+    """One defect that was painted on a good image, to see whether it is found."""
+
+    kind: str
+    """Of ``agvas_core.data.synthetic``."""
+    length_px: float = Field(ge=0.0)
+    """Longer side of its tightest rectangle, in pixels of the image."""
+    area_px: int = Field(ge=0)
+    score: float = Field(ge=0.0, le=1.0)
+    """Of the image with this defect."""
+    found: bool
+    """Whether that image is FAIL at the product's threshold and a region of its mask touches the defect."""
+
+
+class CatchRate(_Part):
+    """Of the painted defects of one kind and one range of sizes: how many are found."""
+
+    kind: str
+    """``all`` for every kind."""
+    from_px: float
+    to_px: float | None
+    """Length; None: and longer."""
+    painted: int
+    found: int
+
+
+class Promise(_Part):
+    """What the good images say about parts to come."""
+
+    good_images: int = Field(ge=1)
+    false_rejects: int = Field(ge=0)
+    """Of these, judged by banks that have nothing of them, above the threshold."""
+    confidence: float = Field(gt=0.0, lt=1.0)
+    bound: float = Field(gt=0.0, le=1.0)
+    """At most this share of good parts is rejected, with that confidence (one-sided, Clopper and Pearson)."""
+    asked: float | None = None
+    """What --max-false-reject asked for."""
+    missing: int = 0
+    """Good images that are too few for what was asked."""
+
+
+class Product(_Part):
+    """Contents of ``product.json``."""
+
+    format: int = FORMAT
+    name: str
+    created: str
+    """UTC, ISO 8601."""
+    agvas: str
+    """Version that wrote it."""
+    base: str
+    """Identity of the bundle that it was made from."""
+    view: ViewSpec
+    """How a frame becomes the image whose cells are compared with the bank."""
+    rows: int = Field(ge=1)
+    channels: int = Field(ge=1)
+    """Of the bank."""
+    colour_weight: float = Field(default=1.0, ge=0.0)
+    """Of the squared distance of the colour channels in the joint distance."""
+    joint: DistanceScale
+    deep: DistanceScale
+    zero_shot: MapScale
+    half: float = Field(gt=0.0)
+    """Statistic at which the score is 0.5: about the image threshold."""
+    far_cell: float = Field(ge=0.0)
+    """Deep distance that 1 % of the cells of good images reach."""
+    mean_distance: float = Field(ge=0.0)
+    """Mean deep distance of the cells of good images."""
+    limits: tuple[RangeLimit, ...] = ()
+    promise: Promise
+    good: tuple[GoodImage, ...] = Field(min_length=1)
+    """That were learned."""
+    frame_px: tuple[int, int] | None = None
+    """Width and height of the images that were learned; None where they have several sizes."""
+    calibrated: tuple[GoodImage, ...] = ()
+    """Good images that were not learned and set the operating point (``agvas calibrate``); empty where the learned ones did."""
+    bad: tuple[GoodImage, ...] = ()
+    """Images of defective parts that were given, with the scores of the finished product."""
+    painted: tuple[PaintedDefect, ...] = ()
+    catch: tuple[CatchRate, ...] = ()
+    left_out: tuple[str, ...] = ()
+    """Images that were given and not used, and why."""
+    warnings: tuple[str, ...] = ()
+    mm_per_px: float | None = Field(default=None, gt=0.0)
+    seed: int = 0
+    seconds: dict[str, float] = {}
+    """That the steps of the fit took."""
+
+
+def read_product(folder: Path, name: str = PRODUCT) -> Product:
+    """Reads ``product.json`` of a bundle whose hashes were compared.
+
+    Raises:
+        BundleError: of another version, or fields that are wrong.
+    """
+    path = folder / name
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise BundleError(f"{path} cannot be read as JSON ({error}): run agvas fit again") from error
+    version = raw.get("format") if isinstance(raw, dict) else None
+    if not isinstance(version, int) or isinstance(version, bool):
+        raise BundleError(f"{path} has no format: run agvas fit again")
+    if version != FORMAT:
+        remedy = "pip install --upgrade agvas" if version > FORMAT else "run agvas fit again"
+        raise BundleError(f"{path} has format {version}; this agvas reads {FORMAT}: {remedy}")
+    try:
+        return Product.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise BundleError(f"{path}: {where}: {first['msg']}: run agvas fit again") from error
+
+
+def load_array(path: Path, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """A float32 array of ``shape`` from a .npy file of a product.
+
+    Raises:
+        BundleError: it cannot be read, or is another array.
+    """
+    try:
+        found = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise BundleError(f"{path} cannot be read ({error}): run agvas fit again") from error
+    if not isinstance(found, np.ndarray) or found.dtype != np.float32 or found.shape != shape:
+        what = f"{found.dtype} {list(found.shape)}" if isinstance(found, np.ndarray) else type(found).__name__
+        raise BundleError(f"{path} is {what}; float32 {list(shape)} is needed: run agvas fit again")
+    if not np.isfinite(found).all():
+        raise BundleError(f"{path} has values that are NaN or infinite: run agvas fit again")
+    return found

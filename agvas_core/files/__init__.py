@@ -1,1 +1,0 @@
-"""Folders and picture files, as both training and evaluation read them."""

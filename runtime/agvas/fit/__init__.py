@@ -1,1 +1,0 @@
-"""Good images to a product: references, operating point, image limits, report."""

@@ -1,0 +1,277 @@
+"""A frame against a product's good images: distance maps, one score map with the model's own, and whether it is the product at all.
+
+    references = open_references(bundle, vision)
+    judged = references.judge(image, zero_shot, point)     # zero_shot: the model's own score map
+
+``agvas fit`` uses the same functions, so what it measures is what runs later.
+
+Every map is brought to a grid of ``GRID_PX`` x ``GRID_PX`` that shows the whole frame, and to one scale: how rare a value is on good
+images. Two statistics come of it, rarity of the joint distance plus that of the model's score map, which outlines defects best, and
+the same with the deep distance (without colour), which tells defective images best. The score map is the first, scaled so that the
+mean of its highest share is the geometric mean of that of both; then score = statistic / (statistic + half).
+"""
+
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from agvas_core.contract.decision import OperatingPoint, image_score, mean_of_highest
+from agvas_core.contract.errors import UnlikeError
+from agvas_core.contract.manifest import BANK, PLACES
+from agvas_core.contract.preprocess import ViewSpec
+from agvas_core.contract.product import PLACE_KINDS, PLACE_PX, DistanceScale, Kind, MapScale, Product, load_array
+from agvas_runtime.bundle import Bundle
+from agvas_runtime.images.views import make_views
+from agvas_runtime.masks.regions import judge_map
+from agvas_runtime.pipeline.frame_logits import Judged
+from agvas_runtime.stages.open import DEFAULT_BACKEND, REFERENCE_BACKENDS, StageSettings
+from agvas_runtime.stages.open import open_references as open_stage
+from agvas_runtime.stages.protocol import Features, ReferenceStage, VisionStage
+
+__all__ = [
+    "GRID_PX",
+    "Compared",
+    "Prepared",
+    "ReferenceCells",
+    "References",
+    "Statistics",
+    "at_frame_size",
+    "distance_grid",
+    "frame_facts",
+    "grids",
+    "map_facts",
+    "open_references",
+    "place_grid",
+    "squash",
+    "statistics",
+    "zero_shot_grid",
+]
+
+Float = NDArray[np.float32]
+Rgb = NDArray[np.uint8]
+
+GRID_PX: Final = 256
+"""Side of the grid on which maps are compared; it shows the whole frame, whatever its aspect."""
+BLUR_CELLS: Final = 1.0
+"""Deviation of the blur of a distance map: one cell is a noisy place to look for a defect."""
+LOWEST_P: Final = 1e-4
+"""Of the model's score map, before its logit is taken."""
+
+
+def distance_grid(distances: Float) -> Float:
+    """Distances of the cells [h, w] on the grid [GRID_PX, GRID_PX]."""
+    blurred = cv2.GaussianBlur(distances, (0, 0), BLUR_CELLS)
+    return np.asarray(cv2.resize(blurred, (GRID_PX, GRID_PX), interpolation=cv2.INTER_LINEAR), np.float32)
+
+
+def zero_shot_grid(score_map: Float) -> Float:
+    """The model's own score map P [H, W] on the grid, as logits: [GRID_PX, GRID_PX]."""
+    way = cv2.INTER_AREA if min(score_map.shape) >= GRID_PX else cv2.INTER_LINEAR
+    small = np.clip(cv2.resize(score_map, (GRID_PX, GRID_PX), interpolation=way), LOWEST_P, 1 - LOWEST_P)
+    return np.log(small / (1 - small)).astype(np.float32)
+
+
+class Statistics(NamedTuple):
+    """The two statistics of a frame on the grid, in nats."""
+
+    pixel: Float
+    image: Float
+
+    def fused(self, share: float) -> Float:
+        """The one that scores come of; ``share`` of the highest values is what an image's score is the mean of."""
+        pixel, image = (max(mean_of_highest(each, share), 1e-6) for each in self)
+        return np.maximum(self.pixel * np.float32((image / pixel) ** 0.5), 0)
+
+
+def statistics(
+    maps: Mapping[Kind, Float], joint: DistanceScale, deep: DistanceScale, zero_shot: MapScale, usual: Mapping[Kind, Float]
+) -> Statistics:
+    """Of the maps of a frame on the grid.
+
+    Args:
+        usual: what the places usually show, of joint and deep distance, on the grid.
+    """
+    own = zero_shot(maps["zero_shot"])
+    return Statistics(_rarity(maps["joint"], joint, usual["joint"]) + own, _rarity(maps["deep"], deep, usual["deep"]) + own)
+
+
+def _rarity(distances: Float, scale: DistanceScale, usual: Float) -> Float:
+    return (scale.plain(distances) + scale.placed(distances - np.float32(scale.share) * usual)) / 2
+
+
+def place_grid(usual: Float) -> Float:
+    """A map of places [PLACE_PX, PLACE_PX] on the grid."""
+    return np.asarray(cv2.resize(usual, (GRID_PX, GRID_PX), interpolation=cv2.INTER_LINEAR), np.float32)
+
+
+def squash(total: Float, half: float) -> Float:
+    """Sums of rarities, 0 and more, to scores 0..1; ``half`` becomes 0.5."""
+    return (total / (total + np.float32(half))).astype(np.float32)
+
+
+LOOK_PX: Final = 256
+"""Longer side at which a frame's own facts are taken."""
+WHITE: Final = 250
+
+
+def frame_facts(image: Rgb) -> dict[str, float]:
+    """What limits are set on before any model looks, of an RGB frame [H, W, 3]; names as in ``RangeLimit.fact``.
+
+    brightness: mean grey level, 0..255. clipped: share of white pixels. focus: variance of the Laplacian. aspect: width over height.
+    """
+    height, width = image.shape[:2]
+    scale = LOOK_PX / max(height, width)
+    size = (max(8, round(width * scale)), max(8, round(height * scale)))
+    small = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    grey = np.asarray(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY), np.float32)
+    return {
+        "brightness": float(grey.mean()),
+        "clipped": float((small >= WHITE).all(2).mean()),
+        "focus": float(cv2.Laplacian(grey, cv2.CV_32F).var()),
+        "aspect": width / height,
+    }
+
+
+def at_frame_size(score: Float, size: tuple[int, int]) -> Float:
+    """A score map on the grid enlarged to a frame of (H, W) px."""
+    return np.asarray(cv2.resize(score, size[::-1], interpolation=cv2.INTER_LINEAR), np.float32)
+
+
+FAR_SHARE, SOME_FAR = 0.45, 0.25
+FEW_FAR: Final = 0.6
+
+
+def map_facts(deep: Float, far_cell: float, mean_distance: float) -> dict[str, float]:
+    """And what the deep distances [h, w] say of the frame as a whole.
+
+    distance: their mean, over that of good images. A large defect is no other product: where fewer than ``FAR_SHARE`` of the cells are
+    farther than nearly all cells of good images, it counts ``FEW_FAR``, and with fewer than ``SOME_FAR`` at most 1.
+    """
+    ratio = float(deep.mean()) / max(mean_distance, 1e-6)
+    share = float((deep > far_cell).mean())
+    if share > FAR_SHARE:
+        return {"distance": ratio}
+    return {"distance": FEW_FAR * ratio if share > SOME_FAR else min(FEW_FAR * ratio, 1.0)}
+
+
+class References:
+    """A product's good images, ready to be compared with.
+
+    Args:
+        bank: float32 [rows, D].
+        places: float32 [2, PLACE_PX, PLACE_PX], of joint and deep distance.
+        vision: of the same bundle, for a model whose reference graph takes its features.
+    """
+
+    def __init__(
+        self, bundle: Bundle, product: Product, bank: Float, places: Float, stage: ReferenceStage, vision: VisionStage
+    ) -> None:
+        self.product, self.bank = product, bank
+        self._usual: dict[Kind, Float] = {"joint": place_grid(places[0]), "deep": place_grid(places[1])}
+        self.cells = ReferenceCells(bundle, product.view, stage, vision)
+
+    def judge(self, image: Rgb, zero_shot: Float, point: OperatingPoint) -> Judged:
+        """Score map, score, mask and regions of an RGB frame [H, W, 3].
+
+        Args:
+            zero_shot: the model's own score map, float32 [H, W].
+
+        Raises:
+            UnlikeError: the frame is unlike every good image: what is out of bounds, its value and the limit.
+        """
+        score_map = self.score_map(image, zero_shot, point.image_share)
+        return Judged(score_map, image_score(score_map, point), *judge_map(score_map, point))
+
+    def score_map(self, image: Rgb, zero_shot: Float, share: float) -> Float:
+        """The score map alone, float32 [H, W] in 0..1; arguments and errors as of ``judge``."""
+        product = self.product
+        self._check(frame_facts(image))
+        found = self.cells.compare(self.cells.prepare(image), self.bank, product.colour_weight)
+        self._check(map_facts(found.deep, product.far_cell, product.mean_distance))
+        seen = statistics(grids(found, zero_shot), product.joint, product.deep, product.zero_shot, self._usual)
+        return at_frame_size(squash(seen.fused(share), product.half), (image.shape[0], image.shape[1]))
+
+    def _check(self, facts: Mapping[str, float]) -> None:
+        for limit in self.product.limits:
+            if limit.fact in facts and (fault := limit.fault(facts[limit.fact])) is not None:
+                raise UnlikeError(
+                    f"{UnlikeError.START} {fault} (the good images of {self.product.name} have {limit.good[0]:.4g} to {limit.good[1]:.4g}): check "
+                    "camera, light and part; if such parts are good, add images of them with agvas fit --add"
+                )
+
+
+class Compared(NamedTuple):
+    """Distances of the cells of one frame to the nearest row of a bank, [h, w] each."""
+
+    deep: Float
+    joint: Float
+
+
+class Prepared(NamedTuple):
+    """A frame as the reference stage takes it."""
+
+    pixels: Rgb
+    """[h, w, 3], the view whose cells are compared."""
+    semantic: Rgb | None
+    """[hs, ws, 3], where the stage takes features of the vision stage, which needs it."""
+
+
+class ReferenceCells:
+    """The reference stage with what it needs of a frame."""
+
+    def __init__(self, bundle: Bundle, view: ViewSpec, stage: ReferenceStage, vision: VisionStage) -> None:
+        self.view, self._stage, self._vision = view, stage, vision
+        references = bundle.manifest.references
+        self._takes_features = references is not None and references.view is None
+        self._semantic = bundle.manifest.semantic_view
+
+    def prepare(self, image: Rgb) -> Prepared:
+        """Of an RGB frame [H, W, 3]."""
+        views = make_views(image, [self.view, *([self._semantic] if self._takes_features else [])])
+        return Prepared(views[0].pixels, views[1].pixels if self._takes_features else None)
+
+    def embed(self, frame: Prepared) -> Float:
+        """Embedding [h, w, D] of the cells."""
+        return np.asarray(self._stage.embed(frame.pixels[None], self._features(frame))[0], np.float32)
+
+    def compare(self, frame: Prepared, bank: Float, colour_weight: float) -> Compared:
+        """Distances to the rows of ``bank`` [rows, D]; ``colour_weight`` is that of the squared colour distance."""
+        found = self._stage(frame.pixels[None], bank, self._features(frame), colour_weight=colour_weight)
+        return Compared(np.asarray(found.deep[0], np.float32), np.asarray(found.joint[0], np.float32))
+
+    def _features(self, frame: Prepared) -> Features | None:
+        return None if frame.semantic is None else self._vision(frame.semantic[None], frame.pixels[None])
+
+
+def grids(found: Compared, zero_shot: Float) -> dict[Kind, Float]:
+    """All maps of a frame on the grid."""
+    return {
+        "joint": distance_grid(found.joint),
+        "deep": distance_grid(found.deep),
+        "zero_shot": zero_shot_grid(zero_shot),
+    }
+
+
+def open_references(
+    bundle: Bundle, vision: VisionStage, backend: str = DEFAULT_BACKEND, settings: StageSettings | None = None
+) -> References | None:
+    """The references of a product; None for a bundle that knows no product.
+
+    Args:
+        vision: the bundle's vision stage.
+        backend: of the vision stage; where it has no reference stage, ONNX Runtime on the CPU takes its place.
+
+    Raises:
+        BundleError: the bank does not suit the bundle.
+        UsageError, SetupError: as ``open_stages``.
+    """
+    product = bundle.product
+    if product is None:
+        return None
+    bank = load_array(bundle.folder / BANK, (product.rows, product.channels))
+    places = load_array(bundle.folder / PLACES, (len(PLACE_KINDS), PLACE_PX, PLACE_PX))
+    stage = open_stage(bundle, backend if backend in REFERENCE_BACKENDS else DEFAULT_BACKEND, settings)
+    return References(bundle, product, bank, places, stage, vision)
