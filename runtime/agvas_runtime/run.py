@@ -46,6 +46,8 @@ class Job:
     options: SegmentOptions = field(default_factory=SegmentOptions)
     limit: int | None = None
     every: int = 1
+    pages: bool = False
+    """Each page of a TIFF is an image of its own."""
     out: Path | None = None
     save: tuple[str, ...] = ()
     overwrite: bool = False
@@ -192,7 +194,14 @@ def _open(job: Job, camera: CameraSource | None) -> Source:
     if camera is not None:
         return prefetch(open_source(camera, limit=job.limit))
     options = job.options
-    files = open_source(job.sources, every=job.every, limit=job.limit, max_pixels=options.max_pixels, bits=options.bits)
+    files = open_source(
+        job.sources,
+        every=job.every,
+        limit=job.limit,
+        max_pixels=options.max_pixels,
+        bits=options.bits,
+        pages=job.pages,
+    )
     return prefetch(files)
 
 
