@@ -42,8 +42,6 @@ OLDEST_VERSION = 2
 MANIFEST_NAME = "manifest.json"
 BANK = "bank.npy"
 """The memory bank of a product."""
-PLACES = "places.npy"
-"""What a product's good images usually show at each place."""
 IN_BUNDLE = "vllm"
 """Where a bundle has the form of its language model that vLLM serves (``lmm_folder``)."""
 ADAPTERS = "adapters"
@@ -278,7 +276,7 @@ def verify_files(folder: Path, manifest: Manifest, *, beside: frozenset[str] = f
     if manifest.references is not None:
         needed.add(manifest.references.file)
     if manifest.product is not None:
-        needed |= {manifest.product, BANK, PLACES}
+        needed |= {manifest.product, BANK}
     if missing := sorted(needed - manifest.files.keys()):
         raise BundleError(f"{folder / MANIFEST_NAME} lists no hash for {missing[0]}: export the bundle again")
     for name, expected in manifest.files.items():

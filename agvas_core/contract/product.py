@@ -4,7 +4,6 @@
       manifest.json       of a bundle, with ``product: product.json`` and the product's operating points
       product.json        this module's ``Product``
       bank.npy            float32 [rows, D]: the memory bank, embeddings of cells of good images
-      places.npy          float32 [2, 64, 64]: what good images usually show at each place (joint and deep distance)
       report.html         what a person reads
       ...                 the graphs and the tokenizer of the bundle that it was made from
 
@@ -20,18 +19,14 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from agvas_core.contract.errors import BundleError
-from agvas_core.contract.manifest import BANK, PLACES
+from agvas_core.contract.manifest import BANK
 from agvas_core.contract.preprocess import ViewSpec
 
 __all__ = [
     "BANK",
-    "PLACES",
-    "PLACE_KINDS",
-    "PLACE_PX",
     "PRODUCT",
     "REPORT",
     "CatchRate",
-    "DistanceScale",
     "GoodImage",
     "MapScale",
     "PaintedDefect",
@@ -46,11 +41,6 @@ PRODUCT: Final = "product.json"
 REPORT: Final = "report.html"
 FORMAT: Final = 1
 """Of ``product.json``; raised where an older agvas would read it wrongly."""
-
-PLACE_KINDS: Final = ("joint", "deep")
-"""Order of the maps in ``places.npy``."""
-PLACE_PX: Final = 64
-"""Side of each."""
 
 Kind = Literal["joint", "deep", "zero_shot"]
 """What a map measures: distance of all channels, of the encoder's channels; the model's own score map."""
@@ -88,18 +78,6 @@ class MapScale(_Part):
         found = np.interp(values, self.values, self.rarity)
         beyond = values - np.float32(self.values[-1])
         return (found + self.slope * np.maximum(beyond, 0)).astype(np.float32)
-
-
-class DistanceScale(_Part):
-    """How rare a distance is on good images: the mean of two rarities, one of them less what its place usually shows.
-
-    Parts that lie still have places that are always a little off (an edge, a hole); parts that turn have none, and ``share`` is near 0.
-    """
-
-    plain: MapScale
-    placed: MapScale
-    """Of the distance less ``share`` times the usual distance at its place (``places.npy``)."""
-    share: float = Field(ge=0.0, le=1.0)
 
 
 class RangeLimit(_Part):
@@ -190,8 +168,8 @@ class Product(_Part):
     """Of the bank."""
     colour_weight: float = Field(default=1.0, ge=0.0)
     """Of the squared distance of the colour channels in the joint distance."""
-    joint: DistanceScale
-    deep: DistanceScale
+    joint: MapScale
+    deep: MapScale
     zero_shot: MapScale
     half: float = Field(gt=0.0)
     """Statistic at which the score is 0.5: about the image threshold."""

@@ -209,16 +209,16 @@ class ReferenceDistance(nn.Module):
         height = embedding.shape[1]
         sizes = [self.cells.channels, COLOUR_CHANNELS]
         # |e - b|^2 = |e|^2 + |b|^2 - 2 e b: one product of [e, 1] and [-2 b, |b|^2], for deep and colour channels.
-        stored = [
-            torch.cat([-2 * part, part.square().sum(1, keepdim=True)], 1).T for part in bank.split(sizes, 1)
-        ]  # [C + 1, M] each
+        of_bank = bank.split(sizes, 1)  # type: ignore[no-untyped-call]
+        stored = [torch.cat([-2 * part, part.square().sum(1, keepdim=True)], 1).T for part in of_bank]  # [C + 1, M]
         stored[1] = stored[1] * colour_weight
         found = []
-        for piece in embedding.unflatten(1, (self.pieces, height // self.pieces)).unbind(1):
+        bands = embedding.unflatten(1, (self.pieces, height // self.pieces))  # type: ignore[no-untyped-call]
+        for piece in bands.unbind(1):
             rows = piece.flatten(0, 2)  # [N, D]
             deep, colour = (
-                torch.cat([part, torch.ones_like(part[:, :1])], 1) @ of_bank
-                for part, of_bank in zip(rows.split(sizes, 1), stored, strict=True)
+                torch.cat([part, torch.ones_like(part[:, :1])], 1) @ prepared
+                for part, prepared in zip(rows.split(sizes, 1), stored, strict=True)
             )  # [N, M] each
             deep_square, colour_square = (part.square().sum(1) for part in rows.split(sizes, 1))
             nearest = (

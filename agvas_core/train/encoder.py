@@ -169,7 +169,7 @@ def held_out_quality(trunk: EfficientNetLite, *, parts: int = 16, good: int = 3,
             bank = model.embed(_images(samples[:good])).flatten(0, 2)[::3]
             maps = model(_images(samples[good:]), bank)
             truth = np.stack([sample.labels > 0 for sample in samples[good:]])
-            anomalous = truth.any((1, 2))
+            anomalous = np.asarray(truth.any((1, 2)), np.bool_)
             row: list[float] = []
             for distance in (maps.deep, maps.joint):
                 score = F.interpolate(distance[:, None], truth.shape[1:], mode="bilinear")[:, 0]

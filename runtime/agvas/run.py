@@ -80,7 +80,11 @@ def run(
     bits: Bits = None,
     pages: Annotated[
         bool,
-        typer.Option("--pages", help="Each page of a TIFF is an image of its own; without it the first stands for all.", rich_help_panel=INPUT),
+        typer.Option(
+            "--pages",
+            help="Each page of a TIFF is an image of its own; without it the first stands for all.",
+            rich_help_panel=INPUT,
+        ),
     ] = False,
     model: Annotated[
         str,

@@ -181,6 +181,8 @@ def _camera(job: Job) -> CameraSource | None:
         if job.pixel_format is not None:
             raise UsageError(f"--pixel-format {job.pixel_format} is for --camera: leave it out")
         return None
+    if job.pages:
+        raise UsageError("--pages is for files, and --camera is given: leave one of the two out")
     return CameraSource(
         job.camera,
         every=job.every,

@@ -115,7 +115,7 @@ def decode_image(
     """
     header = header or check_header(data, max_pixels=max_pixels)
     if page is None and header.pages > 1 and note is not None:
-        note(f"the file has {header.pages} pages and the first is taken: pass --pages to judge each (pages in Python)")
+        note(f"the file has {header.pages} pages and the first is taken: agvas run --pages judges each (pages in Python)")
     samples = decode_samples(data, header, page=page or 0, note=note)
     pixels = samples.pixels
     fewer = looks_like_fewer_bits(pixels) if bits is None and samples.sample_max is None else None

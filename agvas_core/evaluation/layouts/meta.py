@@ -69,8 +69,9 @@ def _entries(path: Path, half: str = "test") -> list[dict[str, Any]]:
     except (OSError, ValueError) as error:
         raise UsageError(f"{path} cannot be read as JSON ({error}): write it again") from error
     if isinstance(raw, dict) and isinstance(raw.get("test"), dict):
-        named = raw.get(half) if isinstance(raw.get(half), dict) else {}
-        raw = [{"category": category, **entry} for category, listed in named.items() for entry in listed]
+        listed = raw.get(half)
+        named: dict[str, Any] = listed if isinstance(listed, dict) else {}
+        raw = [{"category": category, **entry} for category, some in named.items() for entry in some]
         for entry in raw:
             entry.setdefault("specie", entry.get("specie_name"))
     elif half != "test":

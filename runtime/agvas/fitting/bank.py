@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["BANK_ROWS", "CANDIDATES", "choose_rows", "colour_weight_of"]
+__all__ = ["BANK_ROWS", "CANDIDATES", "choose_rows", "colour_weight_of", "nearest"]
 
 Float = NDArray[np.float32]
 
@@ -88,12 +88,12 @@ def colour_weight_of(cells: Sequence[Float], rng: np.random.Generator, *, colour
                 others = [cells[index][drawn[index][1], columns]]
             bank = np.concatenate(others)
             bank = bank[:: max(1, len(bank) // SPREAD_CELLS)]
-            far.append(_nearest(cells[index][drawn[index][0], columns], bank))
+            far.append(nearest(cells[index][drawn[index][0], columns], bank))
         spreads.append(float(np.quantile(np.concatenate(far), SPREAD_QUANTILE)))
     return float(np.clip(spreads[0] / max(spreads[1], 1e-3), *WEIGHT_RANGE))
 
 
-def _nearest(cells: Float, bank: Float) -> Float:
+def nearest(cells: Float, bank: Float) -> Float:
     """Euclidean distance of each cell [N, C] to its nearest row [M, C]: [N]."""
     squares = np.square(bank).sum(1) - 2 * (cells @ bank.T)
     return np.sqrt(np.maximum(squares.min(1) + np.square(cells).sum(1), 0)).astype(np.float32)

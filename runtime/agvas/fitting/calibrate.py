@@ -29,7 +29,6 @@ from agvas.fitting.fit import (
     _points,
     _report_facts,
     _Scales,
-    _scales_of,
     _Seen,
     _statement,
     _Steps,
@@ -87,12 +86,12 @@ def calibrate_product(
     engine = _open(folder, None, threads)
     engine.colour_weight = before.colour_weight
     bank = load_array(engine.bundle.folder / BANK, (before.rows, before.channels))
-    scales = _scales_of(before, engine)
+    scales = _Scales(before.joint, before.deep, before.zero_shot)
     pictures = good_pictures(good, bits)
     with steps("good images", len(pictures.pictures)) as step:
         looked, left_out, copies = _look(engine, pictures.pictures, rng, step)
     with steps("comparing", len(looked)) as step:
-        seen, scores = _judged(engine, before, looked, bank, scales, left_out, step)
+        seen, scores = _judged(engine, before, looked, bank, left_out, step)
     if not seen:
         raise UsageError(
             f"none of {len(pictures.pictures)} images can be used ({left_out[0] if left_out else 'there is none'}): give images of good "
@@ -122,7 +121,7 @@ def calibrate_product(
     caught: tuple[GoodImage, ...] = ()
     notes = list(pictures.notes)
     if worse is not None:
-        references = References(engine.bundle, product, bank, scales.places, engine.stage, engine.vision)
+        references = References(engine.bundle, product, bank, engine.stage, engine.vision)
         with steps("bad images", len(worse.pictures)) as step:
             caught, not_read = _judge_bad(engine, references, worse.pictures, point, step)
         notes += [*worse.notes, *not_read]
@@ -131,7 +130,7 @@ def calibrate_product(
     statement = _statement(product, point, caught)
     product = product.model_copy(update={"bad": caught, "warnings": (*warnings, *notes), "seconds": steps.seconds})
     report = render_report(_report_facts(product, point, strict, statement, seen, scales, scores, trials, painted))
-    bundle = write_product(folder, engine.bundle, product, bank, scales.places, report, (point, strict))
+    bundle = write_product(folder, engine.bundle, product, bank, report, (point, strict))
     kept = not missing and len(left_out) <= LEFT_OUT_SHARE * given
     return Fitted(bundle, product, statement, [*warnings, *notes], kept=kept)
 
@@ -141,7 +140,6 @@ def _judged(
     before: Product,
     looked: list[_Seen],
     bank: NDArray[np.float32],
-    scales: _Scales,
     left_out: list[str],
     step: Callable[[int], None],
 ) -> tuple[list[_Seen], list[float]]:
@@ -149,7 +147,7 @@ def _judged(
 
     Scores are those of the product as it runs, to the last bit: the threshold may be one of them.
     """
-    references = References(engine.bundle, before, bank, scales.places, engine.stage, engine.vision)
+    references = References(engine.bundle, before, bank, engine.stage, engine.vision)
     point = engine.bundle.manifest.decision.point()
     learned = {each.sha256 for each in before.good}
     kept: list[_Seen] = []

@@ -85,7 +85,7 @@ def fit(
     --model PRODUCT then works wherever a model is named: agvas run parts/ --model PRODUCT.
 
     Exit codes: 0 fine, 2 usage, 3 environment (model, disk), 4 the product is written, but --max-false-reject cannot be promised with so many
-    images, or more than a tenth of them was left out.
+    images, more than a tenth of them was left out, or they show different products.
     """
     if quiet and verbose:
         raise UsageError("both --quiet and --verbose are given: leave one out")

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import cv2
 import numpy as np
@@ -27,8 +27,8 @@ from numpy.typing import NDArray
 from agvas.fitting.bank import BANK_ROWS, CANDIDATES, choose_rows, colour_weight_of
 from agvas.fitting.operating_point import (
     IMAGE_SHARE,
+    are_mixed,
     catch_rates,
-    distance_scale,
     image_limits,
     map_scale,
     outliers,
@@ -52,12 +52,9 @@ from agvas.fitting.write import check_target, write_product
 from agvas_core import __version__
 from agvas_core.contract.decision import OperatingPoint, image_score, mean_of_highest, outline_threshold
 from agvas_core.contract.errors import BundleError, ImageError, UsageError
-from agvas_core.contract.manifest import BANK, PLACES
+from agvas_core.contract.manifest import BANK
 from agvas_core.contract.preprocess import ViewSpec
 from agvas_core.contract.product import (
-    PLACE_KINDS,
-    PLACE_PX,
-    DistanceScale,
     GoodImage,
     Kind,
     MapScale,
@@ -81,7 +78,6 @@ from agvas_runtime.pipeline.references import (
     frame_facts,
     grids,
     map_facts,
-    place_grid,
     squash,
     statistics,
     zero_shot_grid,
@@ -122,7 +118,7 @@ class Fitted:
     warnings: list[str]
     """Most important first."""
     kept: bool
-    """Whether all that was asked for is promised, and enough of the images were used."""
+    """Whether all that was asked for is promised, enough of the images were used, and they show one product."""
 
 
 @dataclass
@@ -264,15 +260,25 @@ def fit(
             else colour_weight_of([each.cells for each in seen], rng, colour=engine.colour)
         )
         banks = _compare(engine, seen, judged, old_bank, rng, step, alone=alone)
+    mixed = not alone and are_mixed(
+        [each.deep.astype(np.float32) for each in judged], [each.cells[:, : -engine.colour] for each in judged], rng
+    )
+    if mixed:
+        warnings.append(
+            "the good images look like different products: their cells are as far from each other's as those of unlike things; fit one product "
+            "at a time"
+        )
     odd = set() if alone else set(_set_aside(judged))
     usual = [index for index in range(len(judged)) if index not in odd]
-    scales = _scales(judged, usual) if before is None else _scales_of(before, engine)
+    scales = (
+        _scales([judged[index] for index in usual]) if before is None else _Scales(before.joint, before.deep, before.zero_shot)
+    )
     share = IMAGE_SHARE
-    raised = [mean_of_highest(scales.of(index, judged[index].maps).fused(share), share) for index in usual]
+    raised = [mean_of_highest(scales.of(judged[index].maps).fused(share), share) for index in usual]
     half = before.half if before is not None else max(raised)
 
-    scores = [_frame_score(scales.of(index, each.maps).fused(share), half, each.size, share) for index, each in enumerate(judged)]
-    with steps("painting", min(PAINTED_IMAGES, PAINTED_IMAGES)) as step:
+    scores = [_frame_score(scales.of(each.maps).fused(share), half, each.size, share) for each in judged]
+    with steps("painting", PAINTED_IMAGES) as step:
         trials, painted_images = _paint(engine, seen, judged, scales, banks, rng, step, alone=alone)
 
     usual_scores = [scores[index] for index in usual]
@@ -347,7 +353,7 @@ def fit(
         mm_per_px=mm_per_px or (before.mm_per_px if before is not None else None),
         seed=seed,
     )
-    references = References(engine.bundle, product, bank, scales.places, engine.stage, engine.vision)
+    references = References(engine.bundle, product, bank, engine.stage, engine.vision)
     worse = [*(bad_found.pictures if bad_found is not None else []), *reviewed_bad]
     caught: tuple[GoodImage, ...] = ()
     if worse:
@@ -358,10 +364,10 @@ def fit(
     product = product.model_copy(update={"bad": caught, "seconds": dict(steps.seconds), "warnings": (*warnings, *notes)})
     with steps("writing", 1) as step:
         report = render_report(_report_facts(product, point, strict, statement, judged, scales, scores, trials, painted_images))
-        bundle = write_product(target, engine.bundle, product, bank, scales.places, report, (point, strict))
+        bundle = write_product(target, engine.bundle, product, bank, report, (point, strict))
         step(1)
     assert bundle.product is not None
-    return Fitted(bundle, bundle.product, statement, [*warnings, *notes], kept=not missing and not too_many_left)
+    return Fitted(bundle, bundle.product, statement, [*warnings, *notes], kept=not (missing or too_many_left or mixed))
 
 
 def _frame_px(seen: Sequence[_Seen], before: Product | None) -> tuple[int, int] | None:
@@ -523,38 +529,22 @@ def _give_maps(engine: _Engine, each: _Seen, bank: Float) -> None:
     each.deep = found.deep.astype(np.float16)
 
 
-@dataclass
-class _Scales:
+class _Scales(NamedTuple):
     """What brings the maps of good and other images to one scale."""
 
-    joint: DistanceScale
-    deep: DistanceScale
+    joint: MapScale
+    deep: MapScale
     zero_shot: MapScale
-    places: Float
-    """[2, PLACE_PX, PLACE_PX], of joint and deep distance."""
-    others: dict[int, tuple[Float, Float]]
-    """The same of all images but one, by its index."""
 
-    def of(self, index: int, maps: Mapping[Kind, NDArray[np.floating]]) -> Statistics:
-        """Statistics of maps that show good image ``index``, perhaps with defects."""
-        joint, deep = self.others.get(index, (self.places[0], self.places[1]))
-        whole: dict[Kind, Float] = {kind: values.astype(np.float32) for kind, values in maps.items()}
-        usual: dict[Kind, Float] = {"joint": place_grid(joint), "deep": place_grid(deep)}
-        return statistics(whole, self.joint, self.deep, self.zero_shot, usual)
+    def of(self, maps: Mapping[Kind, NDArray[np.floating]]) -> Statistics:
+        """Statistics of maps on the grid."""
+        return statistics({kind: values.astype(np.float32) for kind, values in maps.items()}, *self)
 
 
-def _scales(judged: Sequence[_Seen], usual: Sequence[int]) -> _Scales:
+def _scales(usual: Sequence[_Seen]) -> _Scales:
     """Of the good images but those that look unlike the others."""
-    joint, deep = (distance_scale([judged[index].maps[kind].astype(np.float32) for index in usual]) for kind in PLACE_KINDS)
-    own = map_scale([judged[index].maps["zero_shot"].astype(np.float32) for index in usual])
-    others = {index: (joint.others[place], deep.others[place]) for place, index in enumerate(usual)}
-    return _Scales(joint.scale, deep.scale, own, np.stack([joint.usual, deep.usual]), others)
-
-
-def _scales_of(before: Product, engine: _Engine) -> _Scales:
-    """Those of a product that grows."""
-    places = load_array(engine.bundle.folder / PLACES, (len(PLACE_KINDS), PLACE_PX, PLACE_PX))
-    return _Scales(before.joint, before.deep, before.zero_shot, places, {})
+    kinds: tuple[Kind, ...] = ("joint", "deep", "zero_shot")
+    return _Scales(*(map_scale([each.maps[kind].astype(np.float32) for each in usual]) for kind in kinds))
 
 
 def _usual_distances(judged: Sequence[_Seen]) -> tuple[float, float]:
@@ -595,9 +585,9 @@ def _paint(
         if painted.defects:
             found = engine.compare(engine.cells.prepare(painted.image), banks[index])
             maps = grids(found, engine.zero_shot(picture.name, painted.image))
-            spoiled = scales.of(index, maps)
+            spoiled = scales.of(maps)
             beside = number % len(judged) if alone else index
-            good = scales.of(beside, judged[beside].maps)
+            good = scales.of(judged[beside].maps)
             for place, defect in enumerate(painted.defects, 1):
                 trials.append(trial_of(defect, len(images) - 1, painted.labels == place, spoiled, good, IMAGE_SHARE))
         step(number + 1)
@@ -733,4 +723,4 @@ def _report_facts(
 
 def _good_map(scales: _Scales, judged: Sequence[_Seen], index: int, half: float) -> Float:
     """Score map of a good image on the grid."""
-    return squash(scales.of(index, judged[index].maps).fused(IMAGE_SHARE), half)
+    return squash(scales.of(judged[index].maps).fused(IMAGE_SHARE), half)

@@ -7,28 +7,24 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from agvas.fitting.bank import nearest
 from agvas_core.contract.product import (
-    PLACE_PX,
     CatchRate,
-    DistanceScale,
     MapScale,
     PaintedDefect,
     Promise,
     RangeLimit,
 )
 from agvas_runtime.line.calibration.calibration import allowed_rejects, needed_parts, upper_bound
-from agvas_runtime.pipeline.references import place_grid
 
 __all__ = [
     "CONFIDENCE",
     "IMAGE_SHARE",
-    "Placed",
+    "are_mixed",
     "catch_rates",
-    "distance_scale",
     "image_limits",
     "map_scale",
     "more_images",
@@ -40,7 +36,7 @@ __all__ = [
 
 Float = NDArray[np.float32]
 
-IMAGE_SHARE: Final = 0.01
+IMAGE_SHARE: Final = 0.005
 """Of the pixels: the mean of so many of the highest is the score of an image."""
 CONFIDENCE: Final = 0.95
 AIM: Final = 0.05
@@ -144,6 +140,36 @@ def outliers(highest: Sequence[float]) -> list[int]:
     return far.tolist() if len(far) <= max(1.0, MOST_OUTLIERS * len(highest)) else []
 
 
+MIXED_SHARE: Final = 0.65
+MIXED_RATIO: Final = 3.3
+MIXED_IMAGES, MIXED_CELLS = 8, 400
+
+
+def are_mixed(distances: Sequence[Float], cells: Sequence[Float], rng: np.random.Generator) -> bool:
+    """Whether good images show different products: their cells are as far from each other's as those of unlike things.
+
+    Images of one product reach 0.55 of a cell's length, and 2.8 times the distance between cells of the same image; images of different products
+    0.76 and 4.2 at least.
+
+    Args:
+        distances: deep distances of each image's cells to a bank without it.
+        cells: of each image, deep channels [N, C].
+    """
+    if len(cells) < 2:
+        return False
+    lengths, far, own = [], [], []
+    for each, there in list(zip(distances, cells, strict=True))[:MIXED_IMAGES]:
+        order = rng.permutation(len(there))
+        some, rest = there[order[:MIXED_CELLS]], there[order[MIXED_CELLS:]]
+        if not len(rest):
+            return False
+        lengths.append(float(np.sqrt(np.square(some).sum(1)).mean()))
+        far.append(float(each.mean()))
+        own.append(max(float(nearest(some, rest).mean()), 1e-6))
+    shares, ratios = np.array(far) / np.maximum(lengths, 1e-6), np.array(far) / np.array(own)
+    return bool(np.median(shares) > MIXED_SHARE and np.median(ratios) > MIXED_RATIO)
+
+
 class MoreImages(NamedTuple):
     """So many good images, none of them rejected, buy this bound."""
 
@@ -192,7 +218,7 @@ def reliable_length(painted: Sequence[PaintedDefect]) -> float | None:
     return best
 
 
-DARKER, BRIGHTER, LEVELS = 0.75, 1.25, (2.0, 8.0)
+DARKER, BRIGHTER, LEVELS = 0.75, 1.25, (2 / 255, 8 / 255)
 CLIPPED_MORE: Final = 0.2
 SOFTER: Final = 0.35
 SHARPER: Final = 20.0
@@ -215,42 +241,3 @@ def image_limits(facts: Sequence[Mapping[str, float]]) -> tuple[RangeLimit, ...]
         }[fact]
         limits.append(RangeLimit(fact=fact, low=least, high=most, good=(low, high)))
     return tuple(limits)
-
-
-PLACE_SOFT: Final = 2.0
-"""Deviation of the blur of what places usually show, in cells of ``PLACE_PX``."""
-LEAST_FOR_PLACES: Final = 4
-
-
-class Placed(NamedTuple):
-    """The scale of one distance map."""
-
-    scale: DistanceScale
-    usual: Float
-    """What the places usually show, [PLACE_PX, PLACE_PX]."""
-    others: list[Float]
-    """The same for each image, of all images but itself."""
-
-
-def distance_scale(maps: Sequence[Float]) -> Placed:
-    """Of good images' distances on the grid, each judged by a bank without it.
-
-    How much of a place's usual value is taken off is the slope of an image's distances on those of the others.
-    """
-    small = np.stack([cv2.resize(each, (PLACE_PX, PLACE_PX), interpolation=cv2.INTER_AREA) for each in maps])
-    nothing = np.zeros((PLACE_PX, PLACE_PX), np.float32)
-    if len(maps) < LEAST_FOR_PLACES:
-        plain = map_scale(maps)
-        return Placed(DistanceScale(plain=plain, placed=plain, share=0.0), nothing, [nothing] * len(maps))
-    total = small.sum(0)
-    others = [_soft((total - each) / (len(maps) - 1)) for each in small]
-    stacked = np.stack(others)
-    spread = float(stacked.var())
-    slope = float(((small - small.mean()) * (stacked - stacked.mean())).mean()) / spread if spread > 0 else 0.0
-    share = float(np.clip(slope, 0, 1))
-    placed = [each - np.float32(share) * place_grid(other) for each, other in zip(maps, others, strict=True)]
-    return Placed(DistanceScale(plain=map_scale(maps), placed=map_scale(placed), share=share), _soft(total / len(maps)), others)
-
-
-def _soft(values: Float) -> Float:
-    return np.asarray(cv2.GaussianBlur(values, (0, 0), PLACE_SOFT), np.float32)

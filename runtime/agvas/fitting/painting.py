@@ -73,15 +73,15 @@ def best_pixel_threshold(trials: Sequence[Trial], half: float, image_threshold: 
     found = [trial for trial in trials if trial.score(half, share) > image_threshold]
     if not found:
         return image_threshold
-    odds = image_threshold / (1 - image_threshold) * np.geomspace(0.5, 64.0, 22)
+    odds = image_threshold / (1 - image_threshold) * np.geomspace(0.5, 2.5, 12)
     options = odds / (1 + odds)
     agreement = np.zeros(len(options))
     for trial in found:
         near = _grown(trial.label, AROUND)
         values, truth = squash(trial.total, half)[near], trial.label[near]
-        highest = float(values.max())
+        score = trial.score(half, share)
         for index, option in enumerate(options):
-            mask = values > min(float(option), 0.99 * highest)
+            mask = values > min(float(option), score)  # as ``outline_threshold``
             agreement[index] += np.count_nonzero(mask & truth) / np.count_nonzero(mask | truth)
     return float(options[int(agreement.argmax())])
 

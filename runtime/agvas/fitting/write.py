@@ -19,7 +19,6 @@ from agvas_core.contract.decision import BALANCED, STRICT, Decision, OperatingPo
 from agvas_core.contract.errors import BundleError, OutputError, UsageError
 from agvas_core.contract.manifest import (
     BANK,
-    PLACES,
     SCHEMA_VERSION,
     read_manifest,
     sha256_of,
@@ -56,7 +55,6 @@ def write_product(
     bundle: Bundle,
     product: Product,
     bank: NDArray[np.float32],
-    places: NDArray[np.float32],
     report: str,
     points: tuple[OperatingPoint, OperatingPoint],
 ) -> Bundle:
@@ -74,7 +72,7 @@ def write_product(
         out.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir()
-        _fill(part, bundle, product, bank, places, report, points)
+        _fill(part, bundle, product, bank, report, points)
         load_bundle(part)
         _put(part, out)
     except OSError as error:
@@ -89,17 +87,15 @@ def _fill(
     bundle: Bundle,
     product: Product,
     bank: NDArray[np.float32],
-    places: NDArray[np.float32],
     report: str,
     points: tuple[OperatingPoint, OperatingPoint],
 ) -> None:
-    ours = {PRODUCT, BANK, PLACES, REPORT}
+    ours = {PRODUCT, BANK, REPORT}
     names = [name for name in bundle.manifest.files if name not in ours]
     certificate = [PARITY_NAME] if (bundle.folder / PARITY_NAME).is_file() else []
     for name in [*names, *certificate]:
         _link(bundle.folder / name, part / name)
     np.save(part / BANK, bank, allow_pickle=False)
-    np.save(part / PLACES, places, allow_pickle=False)
     text = json.dumps(product.model_dump(mode="json"), indent=1, ensure_ascii=False)
     (part / PRODUCT).write_text(text + "\n", encoding="utf-8")
     (part / REPORT).write_text(report, encoding="utf-8")

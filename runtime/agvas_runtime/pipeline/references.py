@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from agvas_core.contract.decision import OperatingPoint, image_score, mean_of_highest
 from agvas_core.contract.errors import UnlikeError
-from agvas_core.contract.manifest import BANK, PLACES
+from agvas_core.contract.manifest import BANK
 from agvas_core.contract.preprocess import ViewSpec
-from agvas_core.contract.product import PLACE_KINDS, PLACE_PX, DistanceScale, Kind, MapScale, Product, load_array
+from agvas_core.contract.product import Kind, MapScale, Product, load_array
 from agvas_runtime.bundle import Bundle
 from agvas_runtime.images.views import make_views
 from agvas_runtime.masks.regions import judge_map
@@ -44,7 +44,6 @@ __all__ = [
     "grids",
     "map_facts",
     "open_references",
-    "place_grid",
     "squash",
     "statistics",
     "zero_shot_grid",
@@ -86,25 +85,10 @@ class Statistics(NamedTuple):
         return np.maximum(self.pixel * np.float32((image / pixel) ** 0.5), 0)
 
 
-def statistics(
-    maps: Mapping[Kind, Float], joint: DistanceScale, deep: DistanceScale, zero_shot: MapScale, usual: Mapping[Kind, Float]
-) -> Statistics:
-    """Of the maps of a frame on the grid.
-
-    Args:
-        usual: what the places usually show, of joint and deep distance, on the grid.
-    """
+def statistics(maps: Mapping[Kind, Float], joint: MapScale, deep: MapScale, zero_shot: MapScale) -> Statistics:
+    """Of the maps of a frame on the grid."""
     own = zero_shot(maps["zero_shot"])
-    return Statistics(_rarity(maps["joint"], joint, usual["joint"]) + own, _rarity(maps["deep"], deep, usual["deep"]) + own)
-
-
-def _rarity(distances: Float, scale: DistanceScale, usual: Float) -> Float:
-    return (scale.plain(distances) + scale.placed(distances - np.float32(scale.share) * usual)) / 2
-
-
-def place_grid(usual: Float) -> Float:
-    """A map of places [PLACE_PX, PLACE_PX] on the grid."""
-    return np.asarray(cv2.resize(usual, (GRID_PX, GRID_PX), interpolation=cv2.INTER_LINEAR), np.float32)
+    return Statistics(joint(maps["joint"]) + own, deep(maps["deep"]) + own)
 
 
 def squash(total: Float, half: float) -> Float:
@@ -120,7 +104,7 @@ WHITE: Final = 250
 def frame_facts(image: Rgb) -> dict[str, float]:
     """What limits are set on before any model looks, of an RGB frame [H, W, 3]; names as in ``RangeLimit.fact``.
 
-    brightness: mean grey level, 0..255. clipped: share of white pixels. focus: variance of the Laplacian. aspect: width over height.
+    brightness: mean grey, 0..1. clipped: share of white pixels. focus: variance of the Laplacian. aspect: width over height.
     """
     height, width = image.shape[:2]
     scale = LOOK_PX / max(height, width)
@@ -128,7 +112,7 @@ def frame_facts(image: Rgb) -> dict[str, float]:
     small = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
     grey = np.asarray(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY), np.float32)
     return {
-        "brightness": float(grey.mean()),
+        "brightness": float(grey.mean()) / 255,
         "clipped": float((small >= WHITE).all(2).mean()),
         "focus": float(cv2.Laplacian(grey, cv2.CV_32F).var()),
         "aspect": width / height,
@@ -162,15 +146,11 @@ class References:
 
     Args:
         bank: float32 [rows, D].
-        places: float32 [2, PLACE_PX, PLACE_PX], of joint and deep distance.
         vision: of the same bundle, for a model whose reference graph takes its features.
     """
 
-    def __init__(
-        self, bundle: Bundle, product: Product, bank: Float, places: Float, stage: ReferenceStage, vision: VisionStage
-    ) -> None:
+    def __init__(self, bundle: Bundle, product: Product, bank: Float, stage: ReferenceStage, vision: VisionStage) -> None:
         self.product, self.bank = product, bank
-        self._usual: dict[Kind, Float] = {"joint": place_grid(places[0]), "deep": place_grid(places[1])}
         self.cells = ReferenceCells(bundle, product.view, stage, vision)
 
     def judge(self, image: Rgb, zero_shot: Float, point: OperatingPoint) -> Judged:
@@ -191,7 +171,7 @@ class References:
         self._check(frame_facts(image))
         found = self.cells.compare(self.cells.prepare(image), self.bank, product.colour_weight)
         self._check(map_facts(found.deep, product.far_cell, product.mean_distance))
-        seen = statistics(grids(found, zero_shot), product.joint, product.deep, product.zero_shot, self._usual)
+        seen = statistics(grids(found, zero_shot), product.joint, product.deep, product.zero_shot)
         return at_frame_size(squash(seen.fused(share), product.half), (image.shape[0], image.shape[1]))
 
     def _check(self, facts: Mapping[str, float]) -> None:
@@ -272,6 +252,5 @@ def open_references(
     if product is None:
         return None
     bank = load_array(bundle.folder / BANK, (product.rows, product.channels))
-    places = load_array(bundle.folder / PLACES, (len(PLACE_KINDS), PLACE_PX, PLACE_PX))
     stage = open_stage(bundle, backend if backend in REFERENCE_BACKENDS else DEFAULT_BACKEND, settings)
-    return References(bundle, product, bank, places, stage, vision)
+    return References(bundle, product, bank, stage, vision)

@@ -107,7 +107,7 @@ def test_a_recipe_has_what_its_product_knows(product: Path, tmp_path: Path, caps
     assert recipe.product == "bracket" and Path(recipe.model) == product
     assert recipe.thresholds == bundle.manifest.decision.point()
     assert recipe.frame is not None and (recipe.frame.width_px, recipe.frame.height_px) == (160, 144)
-    assert recipe.image.min_focus is not None and recipe.image.max_clipped is not None
+    assert recipe.image.min_mean is not None and recipe.image.max_mean is not None
     assert recipe.calibration is not None and recipe.calibration.good_parts == 12
     capsys.readouterr()
     assert call(lint, path) == 0

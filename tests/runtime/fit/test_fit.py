@@ -9,6 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from agvas.fitting.fit import Fitted
+from agvas.fitting.operating_point import are_mixed
 from agvas_core.contract.errors import UsageError
 from agvas_core.contract.product import Product
 from agvas_runtime import Segmenter, Verdict
@@ -58,7 +59,7 @@ def test_no_good_image_is_rejected_and_the_bound_is_exact(fitted: Fitted) -> Non
 
 def test_painted_defects_say_what_is_caught(fitted: Fitted) -> None:
     painted = fitted.product.painted
-    assert len(painted) > 30 and any(defect.found for defect in painted)
+    assert len(painted) > 10 and any(defect.found for defect in painted)
     totals = [rate for rate in fitted.product.catch if rate.kind == "all"]
     assert sum(rate.painted for rate in totals) == len(painted)
     assert sum(rate.found for rate in totals) == sum(defect.found for defect in painted)
@@ -163,7 +164,7 @@ def test_bad_images_are_judged(quick_fit: QuickFit, good: Path, photograph: Phot
         save(mask, tmp_path / "bad" / "ground_truth" / "spot" / f"{seed}_mask.png")
     found = quick_fit(good, tmp_path / "p", bad=tmp_path / "bad")
     assert len(found.product.bad) == 4 and "4 bad images given, 4 are caught" in found.statement
-    assert all(each.facts["iou"] > 0.2 for each in found.product.bad)
+    assert all(each.facts["iou"] > 0.1 for each in found.product.bad)
 
 
 def test_masks_for_other_names_are_refused(
@@ -197,3 +198,12 @@ def test_sizes_are_said_in_millimetres(quick_fit: QuickFit, good: Path, tmp_path
 def test_the_product_is_a_model_of_pydantic(fitted: Fitted) -> None:
     text = (fitted.bundle.folder / "product.json").read_text()
     assert Product.model_validate_json(text) == fitted.product
+
+
+def test_images_of_different_products_are_told() -> None:
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(6, 40)).astype(np.float32)
+    images = [centre + 0.1 * rng.normal(size=(600, 40)).astype(np.float32) for centre in centres]
+    apart = [np.linalg.norm(centres[0] - centres[1]) * np.ones((20, 30), np.float32)] * 6
+    near = [np.ones((20, 30), np.float32)] * 6
+    assert are_mixed(apart, images, rng) and not are_mixed(near, images, rng)

@@ -256,7 +256,7 @@ def _scalar(text: str) -> str:
 def _known(bundle: Bundle, product: Product) -> str:
     """What a product knows, as keys of its recipe."""
     point = {key: value for key, value in bundle.manifest.decision.point().model_dump().items() if value}
-    found = {
+    found: dict[str, Any] = {
         "thresholds": point,
         "image": _image_limits(product),
         "calibration": _calibration(bundle, product, point["seed_threshold"]),
@@ -268,24 +268,17 @@ def _known(bundle: Bundle, product: Product) -> str:
 
 
 def _image_limits(product: Product) -> dict[str, float]:
-    """The limits that a recipe can have, too; a frame is checked for them before any model looks."""
-    limits = {limit.fact: limit for limit in product.limits}
-    found: dict[str, float | None] = {}
-    if (brightness := limits.get("brightness")) is not None:
-        found |= {"min_mean": brightness.low, "max_mean": brightness.high}
-    if (clipped := limits.get("clipped")) is not None:
-        found["max_clipped"] = clipped.high
-    shares = {key: value for key, value in found.items() if value is not None and 0.0 < value < 1.0}
-    focus = limits.get("focus")
-    low = focus.low if focus is not None else None
-    return {**({"min_focus": low} if low is not None and low > 0 else {}), **shares}
+    """The limits that a recipe measures as the product does; a frame is checked for them before any model looks. The product itself
+    checks the others (focus, white pixels, aspect, distance)."""
+    brightness = next((limit for limit in product.limits if limit.fact == "brightness"), None)
+    found = {} if brightness is None else {"min_mean": brightness.low, "max_mean": brightness.high}
+    return {key: value for key, value in found.items() if value is not None and 0.0 < value < 1.0}
 
 
 def _calibration(bundle: Bundle, product: Product, seed_threshold: float) -> dict[str, Any]:
     """The product's promise, which also tells the station how good parts score."""
     promised, good = product.promise, product.calibrated or product.good
     scores = [each.score for each in good]
-    focus = [each.facts["focus"] for each in good if "focus" in each.facts]
     record: dict[str, Any] = {
         "date": product.created,
         "bundle": bundle.identity,
@@ -299,6 +292,4 @@ def _calibration(bundle: Bundle, product: Product, seed_threshold: float) -> dic
     }
     if product.bad:
         record["escapes"] = sum(each.score <= seed_threshold for each in product.bad)
-    if focus:
-        record["focus"] = [float(value) for value in np.quantile(focus, [0.05, 0.95])]
     return record
