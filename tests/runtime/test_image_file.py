@@ -269,7 +269,7 @@ def test_the_pixel_cap_holds_before_decoding_and_names_its_flag(tmp_path: Path) 
     path.write_bytes(png(20_000, 20_000, 8, 0, b""))  # no pixels in it at all: whoever decodes gets another error
     with pytest.raises(ImageError, match=r"20000x20000 px, 400\.0 megapixels; the cap is 100: pass --max-pixels 400000000"):
         read_image(path)
-    with pytest.raises(ImageError, match="0 of 400020000 bytes"):
+    with pytest.raises(ImageError, match="cannot be decoded"):
         read_image(path, max_pixels=400_000_000)
 
 

@@ -74,14 +74,19 @@ class NotedOnce:
         """What to pass as ``note`` for the file called ``name``."""
 
         def note(text: str) -> None:
-            kind = "".join(letter for letter in text if not letter.isdigit())
-            if kind not in self._kinds:
-                self._kinds.add(kind)
+            if self.is_new(text):
                 self.notes.append(f"{name}: {text}")
                 if self.told is not None:
                     self.told(self.notes[-1])
 
         return note
+
+    def is_new(self, text: str) -> bool:
+        """Whether no note of this kind came before; notes that differ in figures only are one kind."""
+        kind = "".join(letter for letter in text if not letter.isdigit())
+        new = kind not in self._kinds
+        self._kinds.add(kind)
+        return new
 
 
 def count_pages(path: str | Path) -> int:
