@@ -1,4 +1,4 @@
-# make demo    install into .venv (no torch) and run the bundled model on examples/parts
+# make demo    install into .venv (no torch), learn a product from examples/lid/good and judge examples/lid/judge
 # make line    a demo line: a camera of generated parts (GigE Vision where Aravis is), a broker, verdicts, the page; Ctrl-C ends it
 # make test    install into .venv-dev (with torch) and run the tests
 # make test-vllm  the real vLLM on a CPU: an environment of 3.5 GB in ~/.cache/agvas the first time
@@ -35,7 +35,8 @@ help:
 	@sed -n 's/^# make/make/p' Makefile
 
 demo: $(BASE)/installed
-	$(BASE)/bin/agvas-run examples/parts --out runs/demo --overwrite
+	$(BASE)/bin/agvas fit examples/lid/good -o runs/lid
+	$(BASE)/bin/agvas run examples/lid/judge --model runs/lid --out runs/demo --overwrite --verbose
 
 # The extras of a line and of its page, beside the base install.
 line: $(BASE)/installed

@@ -77,7 +77,7 @@ class MapScale(_Part):
         """Rarity of each value; same shape."""
         found = np.interp(values, self.values, self.rarity)
         beyond = values - np.float32(self.values[-1])
-        return (found + self.slope * np.maximum(beyond, 0)).astype(np.float32)
+        return np.asarray(found + self.slope * np.maximum(beyond, 0), np.float32)
 
 
 class RangeLimit(_Part):

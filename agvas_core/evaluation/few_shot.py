@@ -418,7 +418,7 @@ def few_shot(sets: Sequence[DataSet], learner: Learner, plan: Plan, job: Job, fo
     planned = {data.name: [splits(data, plan, seed) for seed in range(plan.seeds)] for data in sets}
     if not any(by_category for seeds in planned.values() for by_category in seeds):
         raise UsageError("--shots needs good images and no set has two of them in any category: leave --shots out")
-    trials = []
+    trials: list[Trial] = []
     for data in sets:
         for category in planned[data.name][0]:
             for shots in plan.shots:

@@ -37,6 +37,7 @@ def train(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 def train_here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[TrainHere]:
     """The same in this process, which has imported torch already: exit code, stdout and stderr."""
     threads = torch.get_num_threads()
+    monkeypatch.setattr("signal.signal", lambda *_: None)  # the process of the tests keeps its own end
 
     def call(folder: Path, *arguments: str) -> tuple[int, str, str]:
         monkeypatch.chdir(folder)

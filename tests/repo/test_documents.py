@@ -1,5 +1,6 @@
 """What the documents say is so: paths exist, links lead somewhere, commands are understood, the quick start runs."""
 
+import json
 import os
 import re
 import shlex
@@ -153,6 +154,23 @@ def test_the_quick_start_runs(folder: Path, shell: dict[str, str], command: str)
     (results,) = folder.glob("runs/*/results.jsonl")
     pictures = list((folder / "examples/parts").iterdir())
     assert 0 < len(pictures) == len(results.read_text(encoding="utf-8").splitlines())
+
+
+@pytest.mark.slow
+def test_the_readme_learns_a_product_and_judges_parts(folder: Path, shell: dict[str, str]) -> None:
+    lines = commands("README.md")
+    fit = next(line for line in lines if line.startswith("agvas fit examples/"))
+    run = next(line for line in lines if line.startswith("agvas run examples/lid/"))
+    for command in (fit, run):
+        done = subprocess.run(["sh", "-c", command], cwd=folder, env=shell, capture_output=True, text=True)
+        assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+    (results,) = folder.glob("runs/*/results.jsonl")
+    verdicts = {
+        Path(row["name"]).name: row["verdict"] for row in map(json.loads, results.read_text(encoding="utf-8").splitlines())
+    }
+    bad = {name: verdict for name, verdict in verdicts.items() if name.startswith("bad")}
+    assert len(verdicts) == len(list((folder / "examples/lid/judge").iterdir()))
+    assert set(bad.values()) == {"FAIL"}, bad
 
 
 @pytest.mark.slow

@@ -57,7 +57,7 @@ def paint_defects(rng: np.random.Generator, image: NDArray[np.uint8], count: int
     spread = image.astype(np.int16)
     grey = bool(np.abs(spread - spread.mean(2, keepdims=True)).max() < GREY_STEPS)
     exposure = Photometry(None, 0.0, NOISE, False, grey, 1.0, None)
-    scene = Scene(image.astype(np.float32) / 255, np.ones(image.shape[:2], bool), "texture", "photograph")
+    scene = Scene(np.asarray(image, np.float32) / np.float32(255), np.ones(image.shape[:2], bool), "texture", "photograph")
     ground = ground_of(scene, exposure, tuple(FAMILIES))
     labels = np.zeros(ground.shape, np.uint8)
     margin = max(4, round(APART * min(ground.shape)))

@@ -96,4 +96,4 @@ def colour_weight_of(cells: Sequence[Float], rng: np.random.Generator, *, colour
 def nearest(cells: Float, bank: Float) -> Float:
     """Euclidean distance of each cell [N, C] to its nearest row [M, C]: [N]."""
     squares = np.square(bank).sum(1) - 2 * (cells @ bank.T)
-    return np.sqrt(np.maximum(squares.min(1) + np.square(cells).sum(1), 0)).astype(np.float32)
+    return np.asarray(np.sqrt(np.maximum(squares.min(1) + np.square(cells).sum(1), 0)), np.float32)

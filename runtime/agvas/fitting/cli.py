@@ -14,7 +14,10 @@ __all__ = ["fit"]
 
 
 def fit(
-    good: Annotated[list[str], typer.Argument(metavar="GOOD", help="Images of good parts: files, folders, globs in quotes.")],
+    *,
+    good: Annotated[
+        list[str] | None, typer.Argument(metavar="GOOD...", help="Images of good parts: files, folders, globs in quotes.")
+    ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="PRODUCT", help="Folder of the product.", rich_help_panel=OUTPUT)],
     bad: Annotated[
         Path | None,
@@ -98,7 +101,7 @@ def fit(
     console = Console(stderr=True)
     with StepProgress(quiet=quiet) as shown:
         fitted = fit_product(
-            good,
+            good or [],
             out,
             bad=bad,
             review=review,

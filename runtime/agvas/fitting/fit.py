@@ -40,6 +40,7 @@ from agvas.fitting.operating_point import (
 from agvas.fitting.painting import Trial, best_pixel_threshold, trial_of
 from agvas.fitting.pictures import (
     Picture,
+    Pictures,
     bad_pictures,
     chosen,
     fingerprint,
@@ -195,7 +196,7 @@ def fit(
         good: a path, folder or glob, several of them, or arrays (RGB uint8 [H, W, 3]).
         out: folder of the product; an earlier product there is replaced once the new one is whole.
         bad: folder of images of defective parts, with or without masks; they are judged and reported.
-        review: folder that ``agvas review --out`` wrote; its good images join, its bad ones are judged.
+        review: folder that ``agvas review --out`` wrote; its good images join, its bad ones are judged. ``good`` may then be [].
         add: ``out`` is a product already, and these good images join it.
         model: bundle to start from.
         name: of the product; by default the name of the folder.
@@ -217,7 +218,8 @@ def fit(
     _check(max_false_reject, mm_per_px, size_px, max_images)
     check_target(target, add=add)
     steps = _Steps(progress)
-    pictures = good_pictures(good, bits)
+    reviewed_alone = review is not None and isinstance(good, list) and not good
+    pictures = Pictures([]) if reviewed_alone else good_pictures(good, bits)
     notes, warnings = list(pictures.notes), list[str]()
     reviewed_bad: list[Picture] = []
     if review is not None:
@@ -479,9 +481,9 @@ def _variants(engine: _Engine, only: _Seen, rng: np.random.Generator, step: Call
     found = []
     for number in range(VARIANTS):
         turn = cv2.getRotationMatrix2D((width / 2, height / 2), rng.uniform(-1.5, 1.5), rng.uniform(0.99, 1.01))
-        turn[:, 2] += rng.uniform(-0.01, 0.01, 2) * (width, height)
+        turn[:, 2] += np.array([rng.uniform(-0.01, 0.01) * width, rng.uniform(-0.01, 0.01) * height])
         moved = cv2.warpAffine(image, turn, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
-        lit = moved * rng.uniform(0.95, 1.05) + rng.normal(0, 2.0, moved.shape)
+        lit = np.asarray(moved, np.float64) * rng.uniform(0.95, 1.05) + rng.normal(0, 2.0, moved.shape)
         changed = np.clip(lit, 0, 255).astype(np.uint8)
         found.append(_seen(engine, only.picture, changed, 64, rng))
         step(number + 1)
@@ -511,11 +513,11 @@ def _compare(
     for fold in range(folds):
         inside = range(fold, len(seen), folds)
         others = [each.cells for index, each in enumerate(seen) if index % folds != fold]
-        bank = engine.bank(others, rng, old_bank) if others else old_bank
-        assert bank is not None, "one image alone has variants, or an earlier bank"
+        fold_bank = engine.bank(others, rng, old_bank) if others else old_bank
+        assert fold_bank is not None, "one image alone has variants, or an earlier bank"
         for index in inside:
-            _give_maps(engine, seen[index], bank)
-            banks[index] = bank
+            _give_maps(engine, seen[index], fold_bank)
+            banks[index] = fold_bank
             done += 1
             step(done)
     return banks

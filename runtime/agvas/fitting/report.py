@@ -121,12 +121,12 @@ def _body(facts: ReportFacts) -> str:
         f'<section class="panel"><h2>Where good images score highest</h2>{_mean(facts)}</section>',
         f'<section class="panel scroll"><h2>What more good images would promise</h2>{_more(product)}</section>',
         "</section>",
-        '<section class="pair">',
         f'<section class="panel scroll"><h2>Expected catch rate</h2>{_catch(product)}</section>',
+        '<section class="pair">',
         f'<section class="panel scroll"><h2>Limits of an image</h2>{_limits(product)}'
         "<p class=quiet>A frame outside of them has no verdict: it is unlike every good image.</p></section>",
-        "</section>",
         f'<section class="panel"><h2>Seconds</h2><dl>{_seconds(product)}</dl></section>',
+        "</section>",
     ]
     return "".join(parts)
 
@@ -180,7 +180,7 @@ def _gallery(title: str, more: str, examples: Sequence[Example], point: Operatin
 
 def _picture(example: Example, point: OperatingPoint | None) -> str:
     height, width = example.image.shape[:2]
-    scores = cv2.resize(example.score_map, (width, height), interpolation=cv2.INTER_LINEAR)
+    scores = np.asarray(cv2.resize(example.score_map, (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
     if point is not None:
         drawn = draw_overlay(example.image, scores > outline_threshold(point, example.score))
     elif example.truth is not None:
@@ -205,7 +205,7 @@ def _mean(facts: ReportFacts) -> str:
     height, width = facts.image.shape[:2]
     scores = cv2.resize(facts.mean_map.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
     top = max(float(scores.max()), 1e-6)
-    picture = _heat(facts.image, scores / top)
+    picture = _heat(facts.image, np.asarray(scores / top, np.float32))
     return (
         f'<div class="pictures"><figure><img src="{_data_uri(picture)}" alt="mean score map">'
         f"<figcaption>mean over the good images; the warmest place has {top:.3f}</figcaption></figure></div>"

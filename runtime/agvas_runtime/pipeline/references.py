@@ -70,7 +70,7 @@ def zero_shot_grid(score_map: Float) -> Float:
     """The model's own score map P [H, W] on the grid, as logits: [GRID_PX, GRID_PX]."""
     way = cv2.INTER_AREA if min(score_map.shape) >= GRID_PX else cv2.INTER_LINEAR
     small = np.clip(cv2.resize(score_map, (GRID_PX, GRID_PX), interpolation=way), LOWEST_P, 1 - LOWEST_P)
-    return np.log(small / (1 - small)).astype(np.float32)
+    return np.asarray(np.log(small / (1 - small)), np.float32)
 
 
 class Statistics(NamedTuple):
@@ -82,7 +82,7 @@ class Statistics(NamedTuple):
     def fused(self, share: float) -> Float:
         """The one that scores come of; ``share`` of the highest values is what an image's score is the mean of."""
         pixel, image = (max(mean_of_highest(each, share), 1e-6) for each in self)
-        return np.maximum(self.pixel * np.float32((image / pixel) ** 0.5), 0)
+        return np.asarray(np.maximum(self.pixel * np.float32((image / pixel) ** 0.5), 0), np.float32)
 
 
 def statistics(maps: Mapping[Kind, Float], joint: MapScale, deep: MapScale, zero_shot: MapScale) -> Statistics:
@@ -93,7 +93,7 @@ def statistics(maps: Mapping[Kind, Float], joint: MapScale, deep: MapScale, zero
 
 def squash(total: Float, half: float) -> Float:
     """Sums of rarities, 0 and more, to scores 0..1; ``half`` becomes 0.5."""
-    return (total / (total + np.float32(half))).astype(np.float32)
+    return np.asarray(total / (total + np.float32(half)), np.float32)
 
 
 LOOK_PX: Final = 256
