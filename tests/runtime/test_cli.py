@@ -157,8 +157,8 @@ def test_pages_of_a_tiff_are_images_of_their_own(
     assert [record["name"] for record in lines(Path("each"))] == [f"scan.tif#{page:06d}" for page in range(3)]
     capsys.readouterr()
     assert run("scan.tif", "--out", "first") == 0
-    said = capsys.readouterr().err
-    assert "3 pages" in said and "--pages" in said
+    said = capsys.readouterr()
+    assert "3 pages" in said.out + said.err and "--pages" in said.out + said.err
     assert verdicts(lines(Path("first"))) == {"scan.tif": "PASS"}
     assert run("--camera", "0", "--pages") == 2
 
