@@ -552,8 +552,11 @@ class _Scales(NamedTuple):
 
 def _scales(usual: Sequence[_Seen]) -> _Scales:
     """Of the good images but those that look unlike the others."""
-    kinds: tuple[Kind, ...] = ("joint", "deep", "zero_shot")
-    return _Scales(*(map_scale([each.maps[kind].astype(np.float32) for each in usual]) for kind in kinds))
+
+    def scale(kind: Kind) -> MapScale:
+        return map_scale([each.maps[kind].astype(np.float32) for each in usual])
+
+    return _Scales(scale("joint"), scale("deep"), scale("zero_shot"))
 
 
 def _usual_distances(judged: Sequence[_Seen]) -> tuple[float, float]:
@@ -635,7 +638,8 @@ def _weight_of(spoiled: Sequence[_Spoiled], judged: Sequence[_Seen], odd: set[in
     evidence = []
     for index in sorted({each.beside for each in spoiled} - odd):
         copies = [each for each in spoiled if each.beside == index]
-        distances, own = zip(*(rarities(maps) for maps in (judged[index].maps, *(each.maps for each in copies))), strict=True)
+        found = [rarities(judged[index].maps), *(rarities(each.maps) for each in copies)]
+        distances, own = zip(*found, strict=True)
         nothing = np.zeros(distances[0].size, bool)
         truth = [nothing, *(_grid_mask(each.painted.labels > 0)[::EVERY, ::EVERY].ravel() for each in copies)]
         evidence.append(Evidence(np.concatenate(distances), np.concatenate(own), np.concatenate(truth)))

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -234,7 +235,7 @@ class ShardWorker:
                 claim.at(index)
             start = time.perf_counter()
             try:
-                image = self._pictures.read(name, note=lambda text, name=name: self._note(name, text))
+                image = self._pictures.read(name, note=partial(self._note, name))
             except ImageError as error:
                 yield Frame(name, index, error=error, path=path)
             else:
