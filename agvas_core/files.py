@@ -1,35 +1,44 @@
-"""Folders and picture files, as both training and evaluation read them: images with their masks by name, and their pixels."""
+"""Folders and picture files, as both training and evaluation read them: images with their masks by name, and their pixels.
 
-from collections import defaultdict
-from collections.abc import Iterable, Iterator
-from contextlib import suppress
+Photographs are decoded as the runtime does it (``agvas_core.contract.images``), so that training, evaluation and the line see the same.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from agvas_core.contract.errors import ImageError, UsageError
+from agvas_core.contract.images.decode import Samples, check_header, decode_image, decode_palette, decode_samples
+from agvas_core.contract.images.header import IMAGE_SUFFIXES as READ_SUFFIXES
+from agvas_core.contract.images.metadata import turn_upright
+from agvas_core.contract.images.rare import OTHER_PICTURES
 
 __all__ = [
     "GOOD",
     "IMAGE_SUFFIXES",
+    "MaskFile",
     "MaskLevel",
     "binary",
-    "check_end",
-    "decoded",
     "folders",
     "images",
     "inside",
+    "is_empty",
     "pair",
+    "parts_of_mask",
+    "read_mask",
     "read_rgb",
+    "read_samples",
+    "unread_note",
 ]
 
 
 GOOD = "good"
 """What MVTec-AD, and all who follow it, call the folder of defect-free parts."""
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+IMAGE_SUFFIXES = tuple(sorted(READ_SUFFIXES))
 
 
 def folders(parent: Path) -> list[Path]:
@@ -45,6 +54,20 @@ def images(folder: Path) -> list[Path]:
         return []
     files = (path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("."))
     return sorted(path for path in files if path.is_file())
+
+
+def unread_note(root: Path) -> str:
+    """What to say of pictures below ``root`` whose format is not read; empty where there are none."""
+    counts = Counter(path.suffix.lower() for path in root.rglob("*") if path.suffix.lower() in OTHER_PICTURES)
+    if not counts:
+        return ""
+    named = ", ".join(f"{count} {suffix} ({OTHER_PICTURES[suffix]})" for suffix, count in sorted(counts.items()))
+    return f"{root.name}: {sum(counts.values())} pictures are of formats that are not read: {named}; convert them"
+
+
+def parts_of_mask(path: Path) -> list[Path]:
+    """The files of one image's mask: ``path`` itself, or all in it where it is a folder, as in MVTec LOCO (one an anomaly)."""
+    return images(path) if path.is_dir() else [path]
 
 
 def inside(root: Path, path: Path) -> str:
@@ -77,55 +100,158 @@ def pair(pictures: Iterable[Path], masks: Iterable[Path], suffixes: tuple[str, .
 
 # Picture files as pixels: photographs, and masks of which each pixel is anomalous or is not.
 
-
 MaskLevel = Literal["any", "half"]
 """Which mask values are anomalous: ``any`` above 0 (VisA numbers its kinds from 1), or more than ``half`` of 255, for masks that
 went through lossy compression and carry its noise."""
 
 HALF = 127
-_TAIL_BYTES = 65_536  # cameras and editors append their own data behind the end marker
+_WHITE_LEAST = 224  # a mask that reaches this is black and white, and not a list of kinds numbered from 1
+_KINDS_MOST = 8  # more values than this, up to white: soft edges
+_NEARLY_ALL = 0.9
 
 
-def binary(raw: NDArray[Any], level: MaskLevel) -> NDArray[np.bool_]:
-    """Which pixels of a mask file are anomalous, bool [H, W]; ``raw`` is [H, W] or [H, W, channels], 8 or 16 bits."""
-    if raw.ndim == 3:  # the fourth channel is opacity, which says nothing about anomalies
-        raw = raw[..., : 3 if raw.shape[2] in (3, 4) else 1].max(axis=2)
-    limit = 0 if level == "any" else HALF if raw.dtype == np.uint8 else HALF * 257
-    return np.asarray(raw > limit)
+class MaskFile(NamedTuple):
+    """A mask as it was read, and what its reader should know."""
+
+    pixels: NDArray[np.bool_]
+    """[H, W], True where anomalous."""
+    notes: tuple[str, ...]
+    """Each says what was done, or what looks wrong, without the file's name."""
 
 
-def decoded(path: Path, how: int, name: str, *, whole: bool = False) -> NDArray[Any]:
-    """Pixels of a picture file, as OpenCV orders them (BGR), turned upright where ``how`` is cv2.IMREAD_COLOR.
+def read_rgb(path: Path, name: str, note: Callable[[str], None] | None = None) -> NDArray[np.uint8]:
+    """A photograph as RGB uint8 [H, W, 3], upright by its EXIF orientation, as the runtime reads it.
 
     Args:
         name: what the message calls it.
-        whole: refuse a file that was cut short, whose missing part OpenCV would fill with grey.
+        note: is told of what may be meant otherwise.
 
     Raises:
-        ImageError: missing, no picture, or cut short.
+        ImageError: missing, no picture, damaged or cut short.
     """
-    pixels: NDArray[Any] | None = None
-    with suppress(OSError, cv2.error):  # the same sentence says why, whichever it was
-        data = np.fromfile(path, np.uint8)
-        pixels = cv2.imdecode(data, how)
-    if pixels is None:
-        raise ImageError(f"{name}: {path} is missing or cannot be decoded")
-    if whole:
-        check_end(data, name)
-    return pixels
+    data = _bytes(path, name)
+    try:
+        return decode_image(data, note=note)
+    except ImageError as error:
+        raise ImageError(f"{name}: {path} {error}") from error.__cause__
 
 
-def check_end(data: NDArray[np.uint8], name: str) -> None:
-    """Raises ImageError where JPEG or PNG bytes lack their end: a download or copy that stopped half way.
+def read_samples(path: Path, name: str) -> Samples:
+    """The values of a picture file as they are stored: [H, W] or [H, W, C], not turned. Raises ImageError as :func:`read_rgb`."""
+    return _decoded(_bytes(path, name), path, name)[1]
 
-    The runtime looks closer (``agvas_runtime.images.whole``), because there a part's verdict depends on it.
+
+def read_mask(path: Path, name: str, level: MaskLevel = "any") -> MaskFile:
+    """A mask file, upright by its own EXIF orientation.
+
+    Black is normal. In JPEGs, and where edges are soft (many greys up to white), more than half of white is anomalous, and a note says
+    so; the colour of a palette does not matter, only whether it is the background's. A mask of nearly everything gets a warning.
+
+    Args:
+        name: what the message calls it.
+        level: the set's own rule; ``half`` is never made less strict.
+
+    Raises:
+        ImageError: missing, no picture, damaged, or a JPEG that is too dark to tell black from white.
     """
-    head, tail = data[:4].tobytes(), data[-_TAIL_BYTES:].tobytes()
-    end = b"\xff\xd9" if head[:2] == b"\xff\xd8" else b"IEND" if head == b"\x89PNG" else b""
-    if end not in tail:
-        raise ImageError(f"{name} is cut short ({len(data):,} bytes, no end marker): copy or download it again")
+    data = _bytes(path, name)
+    kind, samples = _decoded(data, path, name)
+    raw = _values(samples.pixels)
+    notes = []
+    coloured = samples.pixels.ndim == 3 and bool(
+        (samples.pixels[..., :3].max(axis=2) != samples.pixels[..., :3].min(axis=2)).any()
+    )
+    palette = decode_palette(data) if kind == "png" else None
+    if palette is not None and (classes := _palette_classes(*palette)) is not None:
+        raw, palette_note = classes
+        notes += [palette_note] if palette_note else []
+    highest = int(raw.max())
+    if level == "any" and kind == "jpeg" and highest:
+        if highest < _WHITE_LEAST // 4:
+            raise ImageError(
+                f"{name}: {path.name} is a JPEG whose highest value is {highest}; white is needed: save it as PNG, 0 and 255"
+            )
+        level = "half"
+        notes.append(f"is a JPEG: more than {HALF} is anomalous, as its compression blurs 0 and 255")
+    elif level == "any" and not coloured and _is_soft(raw):
+        level = "half"
+        notes.append(f"has soft edges (greys between 0 and {highest}): more than {HALF} is anomalous")
+    mask = binary(raw, level)
+    if samples.orientation != 1:
+        mask = turn_upright(np.repeat(mask[..., None].astype(np.uint8), 3, axis=2), samples.orientation)[..., 0] > 0
+    share = float(mask.mean())
+    if share > _NEARLY_ALL:
+        notes.append(
+            f"covers {share:.0%} of the image: where black means anomalous it is inverted; save it with white for anomalous"
+        )
+    return MaskFile(mask, tuple(notes))
 
 
-def read_rgb(path: Path, name: str) -> NDArray[np.uint8]:
-    """A photograph as RGB uint8 [H, W, 3], upright by its EXIF orientation. Raises ImageError as :func:`decoded`."""
-    return np.ascontiguousarray(decoded(path, cv2.IMREAD_COLOR, name, whole=True)[..., ::-1], np.uint8)
+def is_empty(path: Path) -> bool:
+    """Whether a mask marks nothing; False where it cannot be read, for its reader to say why."""
+    try:
+        return not read_mask(path, path.name).pixels.any()
+    except ImageError:
+        return False
+
+
+def binary(raw: NDArray[Any], level: MaskLevel) -> NDArray[np.bool_]:
+    """Which pixels of a mask file are anomalous, bool [H, W]; ``raw`` is [H, W] or [H, W, channels], 8 or 16 bits, or float."""
+    raw = _values(raw)
+    if level == "any":
+        return np.asarray(raw > 0)
+    return np.asarray(raw > (HALF if raw.dtype == np.uint8 else HALF * 257 if raw.dtype.kind in "ui" else HALF / 255))
+
+
+def _values(raw: NDArray[Any]) -> NDArray[Any]:
+    """[H, W]: the highest of the colours; opacity says nothing about anomalies."""
+    if raw.ndim == 3:
+        return np.asarray(raw[..., : 3 if raw.shape[2] in (3, 4) else 1].max(axis=2))
+    return raw
+
+
+def _is_soft(raw: NDArray[Any]) -> bool:
+    """Whether there are so many greys, up to white, that they are edges and no numbers of kinds."""
+    if raw.dtype == np.uint16:
+        raw = (raw >> 8).astype(np.uint8)
+    if raw.dtype != np.uint8:
+        return False
+    values = np.flatnonzero(np.bincount(raw.ravel(), minlength=256))
+    return len(values) > _KINDS_MOST + 2 and int(values[-1]) >= _WHITE_LEAST
+
+
+def _palette_classes(indices: NDArray[np.uint8], colours: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], str] | None:
+    """(0 for background and 255 elsewhere, a note or nothing) of a PNG whose palette numbers classes; None where colours tell.
+
+    Args:
+        indices: [H, W].
+        colours: [N, 3].
+    """
+    used = np.unique(indices)
+    shown = colours[np.minimum(used, len(colours) - 1)]
+    black = int((shown.max(axis=1) == 0).sum())
+    grey = bool((shown.max(axis=1) == shown.min(axis=1)).all())
+    if black == 1 and grey:  # a grey picture that was saved with a palette
+        return None
+    if black == 1:
+        background = int(used[shown.max(axis=1) == 0][0])
+        return np.where(indices != background, np.uint8(255), np.uint8(0)), ""
+    if len(used) == 1:
+        return None
+    note = f"has a palette with {black} blacks: index 0 is taken as normal, all others as anomalous"
+    return np.where(indices != 0, np.uint8(255), np.uint8(0)), note
+
+
+def _bytes(path: Path, name: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ImageError(f"{name}: {path} is missing or cannot be read ({error.strerror}): copy it again") from error
+
+
+def _decoded(data: bytes, path: Path, name: str) -> tuple[str, Samples]:
+    try:
+        header = check_header(data)
+        return header.format, decode_samples(data, header)
+    except ImageError as error:
+        raise ImageError(f"{name}: {path} {error}") from error.__cause__

@@ -81,6 +81,7 @@ EXTRA_OF_PACKAGE: Final[dict[str, str]] = {
     "tensorrt_rtx_libs": "trt-check",
     "cuda": "trt",
     "pynvml": "gpu",
+    "imagecodecs": "images",
     "vllm": "vllm",
     "pycuda": "pycuda",
     "paho": "line",

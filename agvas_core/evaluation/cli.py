@@ -32,6 +32,7 @@ from agvas_core.evaluation.progress import EvalProgress
 from agvas_core.evaluation.protocol import Protocol, find_protocol
 from agvas_core.evaluation.result import CategoryResult, Evaluation
 from agvas_core.evaluation.tables import csv_text, latex_text, markdown_text, rows, terminal_table
+from agvas_core.files import unread_note
 
 __all__ = ["evaluate"]
 
@@ -123,6 +124,10 @@ def evaluate(
     fitter: Annotated[
         str, typer.Option(help="Who fits for --shots; an entry point of group agvas.fitters.", rich_help_panel=MODEL)
     ] = "product",
+    bits: Annotated[
+        int | None,
+        typer.Option(min=9, max=16, metavar="N", help="Bits that 16-bit images use; 16 by default.", rich_help_panel=INPUT),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no table.", rich_help_panel=OUTPUT)] = False,
 ) -> None:
     """Score a model, a product or score maps on sets with masks: image AUROC, AP, F1-Max, IoU, AUROC, AUPRO per category and mean."""
@@ -155,7 +160,7 @@ def evaluate(
     checked_by = available() if cross_check else []
     sets = find_sets(data, only=only, layout=layout, train=shots is not None)
     job = Job(chosen, out, threshold, jobs, cross_check, skip_unusable)
-    options = _options(prompt, threshold, jobs, strict=strict)
+    options = _options(prompt, threshold, jobs, strict=strict, bits=bits)
     facts = {
         "agvas": __version__,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -179,7 +184,9 @@ def evaluate(
     with EvalProgress(Console(stderr=True), sum(len(one.items) for one in sets), quiet=quiet) as progress:
         done = score_sets(sets, sources, job, progress.advance)
     source = next(iter(sources.values()))
-    said = notes([(one.name, category) for one in done for category in one.categories], job)
+    said = [note for one in done for note in one.notes]
+    said += [note for one in sets if (note := unread_note(one.root))]
+    said += notes([(one.name, category) for one in done for category in one.categories], job)
     masks = _masks(source, chosen, threshold)
     result = Evaluation(
         source.identity, chosen.to_dict(), None if masks is not None else _threshold(chosen, threshold),
@@ -220,6 +227,7 @@ def _few_shot(sets: Sequence[DataSet], learner: Learner, plan: ShotPlan, job: Jo
     if seconds := [one.fit_seconds for one in trials if one.fit_seconds is not None]:
         took = f"{min(seconds):.1f} to {max(seconds):.1f}" if len(seconds) > 1 else f"{seconds[0]:.1f}"
         said.append(f"fitting took {took} s a product on this machine.")
+    said += [note for one in sets if (note := unread_note(one.root))]
     said += notes([(one.dataset, one.result) for one in trials], job)
     result = FewShot(subject, job.protocol.to_dict(), plan, trials, facts, tuple(dict.fromkeys(said)))
     _write(
@@ -277,7 +285,9 @@ def notes(categories: Sequence[tuple[str, CategoryResult]], job: Job) -> list[st
     return said
 
 
-def _options(prompt: str | None, threshold: float | None, jobs: int, *, strict: bool = False) -> dict[str, Any]:
+def _options(
+    prompt: str | None, threshold: float | None, jobs: int, *, strict: bool = False, bits: int | None = None
+) -> dict[str, Any]:
     options: dict[str, Any] = {"threads": 1} if jobs > 1 else {}
     if prompt is not None:
         options["prompt"] = prompt
@@ -285,6 +295,8 @@ def _options(prompt: str | None, threshold: float | None, jobs: int, *, strict: 
         options["threshold"] = threshold
     if strict:
         options["operating_point"] = STRICT
+    if bits is not None:
+        options["bits"] = bits
     return options
 
 

@@ -8,6 +8,7 @@ A second call with the same ``out`` takes up where the first one was killed, and
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,8 @@ __all__ = ["Job", "evaluate"]
 
 LISTED = 10
 Advance = Callable[[str], None]
+_Usable = tuple[DataSet, dict[str, list[Unusable]], tuple[str, ...]]
+_KIND_OF_NOTE = re.compile(r"[0-9]+")  # notes that differ in figures only are one
 
 
 @dataclass(frozen=True)
@@ -69,8 +72,13 @@ def evaluate(
         with Workers(job.jobs) as workers:
             usable = [_usable(one, job, workers, advance) for one in sets]
             return tuple(
-                SetResult(data.name, data.layout, tuple(_categories(data, left_out, sources[data.name], job, workers, advance)))
-                for data, left_out in usable
+                SetResult(
+                    data.name,
+                    data.layout,
+                    tuple(_categories(data, left_out, sources[data.name], job, workers, advance)),
+                    notes,
+                )
+                for data, left_out, notes in usable
             )
     except BrokenPipeError:  # of the terminal, not of the folder
         raise
@@ -79,20 +87,26 @@ def evaluate(
         raise OutputError(f"cannot write into {job.out}: {why}; choose a folder with space and write permission") from error
 
 
-def _usable(data: DataSet, job: Job, workers: Workers, advance: Advance) -> tuple[DataSet, dict[str, list[Unusable]]]:
-    """The set without what cannot be scored, and that by category; refused unless it may be left out."""
+def _usable(data: DataSet, job: Job, workers: Workers, advance: Advance) -> _Usable:
+    """The set without what cannot be scored, that by category, and notes; refused unless it may be left out."""
     left_out: dict[str, list[Unusable]] = {}
     kept = []
-    for item, reason in zip(data.items, workers.map(examine, data.items), strict=True):
+    noted: dict[str, list[str]] = {}
+    for item, found in zip(data.items, workers.map(examine, data.items), strict=True):
         advance("check")
-        if reason is None:
+        if found.reason is None:
             kept.append(item)
         else:
-            left_out.setdefault(item.category, []).append(Unusable(item.name, reason))
+            left_out.setdefault(item.category, []).append(Unusable(item.name, found.reason))
+        for note in found.notes:
+            what, _, text = note.partition(" ")
+            kind = what + text.partition(" ")[2] if what == "mask:" else note
+            noted.setdefault(_KIND_OF_NOTE.sub("", kind), []).append(f"{item.name}: {note}")
     _refuse([one for listed in left_out.values() for one in listed], data, job)
     if not kept:
         raise UsageError(f"no image of {data.name} can be scored: {next(iter(left_out.values()))[0].reason}")
-    return DataSet(data.name, data.layout, data.root, tuple(kept)), left_out
+    notes = tuple(listed[0] + (f" ({len(listed)} such in {data.name})" if len(listed) > 1 else "") for listed in noted.values())
+    return DataSet(data.name, data.layout, data.root, tuple(kept)), left_out, notes
 
 
 def _refuse(unusable: Sequence[Unusable], data: DataSet, job: Job) -> None:

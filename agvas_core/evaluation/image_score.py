@@ -16,6 +16,7 @@ from agvas_core.contract.errors import ImageError, UnlikeError
 from agvas_core.contract.manifest import sha256_of
 from agvas_core.evaluation.item import Item, read_truth
 from agvas_core.evaluation.metrics import FALSE_REJECTS, auroc, caught, iou
+from agvas_core.evaluation.predictions import check_upright
 from agvas_core.evaluation.predictor import MapSource
 from agvas_core.evaluation.protocol import Protocol
 from agvas_core.evaluation.runs import make_run, save_run
@@ -46,7 +47,7 @@ def outline(mask: NDArray[np.bool_]) -> str:
     return "".join(parts)
 
 
-VERSION = 1  # of what is computed here; raise it when old records would be wrong
+VERSION = 2  # of what is computed here; raise it when old records would be wrong
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,7 @@ class ImageScorer:
     def key(self, item: Item) -> str:
         """Hash of the image, its mask, its map, and the way of comparing."""
         try:
-            files = [sha256_of(path) for path in (item.image_path, item.mask_path) if path is not None]
+            files = [sha256_of(path) for path in (item.image_path, *item.mask_paths)]
         except OSError as error:
             raise ImageError(f"{item.name}: {error.filename} cannot be read ({error.strerror})") from error
         facts = [VERSION, item.name, item.category, item.specie, item.anomalous, item.mask_level, files, self.protocol.to_dict()]
@@ -169,8 +170,10 @@ class ImageScorer:
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]
 
     def _score(self, item: Item, key: str) -> ImageRecord:
-        truth = self.protocol.truth(read_truth(item))
+        whole = read_truth(item)
+        truth = self.protocol.truth(whole)
         raw, own, image_score = self.source.read(item)
+        check_upright(raw.shape, (whole.shape[0], whole.shape[1]), item.name)
         score_map = self.protocol.score_map(raw, truth.shape)
         mask = self.protocol.mask(score_map, own, self.threshold)
         labels, area = _regions(truth)

@@ -2,15 +2,15 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from agvas_core.contract.errors import ImageError
-from agvas_core.files import MaskLevel, binary, decoded
+from agvas_core.files import MaskLevel, read_mask, read_rgb
 
-__all__ = ["DataSet", "Item", "examine", "read_truth"]
+__all__ = ["DataSet", "Examined", "Item", "examine", "read_truth"]
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,13 @@ class Item:
     name: str
     """Path of the image inside its set, with ``/``: what predictions are paired with."""
     mask_level: MaskLevel = "any"
+    more_masks: tuple[Path, ...] = ()
+    """Further masks of the same image, as MVTec LOCO has them: an anomaly each."""
+
+    @property
+    def mask_paths(self) -> tuple[Path, ...]:
+        """All masks; none for a good image."""
+        return () if self.mask_path is None else (self.mask_path, *self.more_masks)
 
 
 @dataclass(frozen=True)
@@ -45,13 +52,21 @@ class DataSet:
 # Reading an item's truth, and refusing what cannot be scored against.
 
 
-def examine(item: Item) -> str | None:
-    """Why an item cannot be scored, None where it can: reads everything once, before hours of work depend on it."""
+class Examined(NamedTuple):
+    """What a first look at an item found."""
+
+    reason: str | None
+    """Why it cannot be scored; None where it can."""
+    notes: tuple[str, ...] = ()
+    """What its reader should know, each beginning with ``image:`` or ``mask:``."""
+
+
+def examine(item: Item) -> Examined:
+    """Reads image and mask once, before hours of work depend on them."""
     try:
-        read_truth(item)
+        return Examined(None, _read_truth(item)[1])
     except ImageError as error:
-        return str(error)
-    return None
+        return Examined(str(error))
 
 
 def read_truth(item: Item) -> NDArray[np.bool_]:
@@ -60,18 +75,27 @@ def read_truth(item: Item) -> NDArray[np.bool_]:
     Raises:
         ImageError: image or mask is missing or cannot be decoded, their sizes differ, or the mask of an anomalous image is empty.
     """
-    # In colour, so that OpenCV turns it upright by its EXIF orientation, as the runtime does.
-    image = decoded(item.image_path, cv2.IMREAD_COLOR, item.name)
+    return _read_truth(item)[0]
+
+
+def _read_truth(item: Item) -> tuple[NDArray[np.bool_], tuple[str, ...]]:
+    notes: list[str] = []
+    height, width = read_rgb(item.image_path, item.name, note=lambda text: notes.append(f"image: {text}")).shape[:2]
     if not item.anomalous:
-        return np.zeros(image.shape[:2], bool)
-    if item.mask_path is None:
+        return np.zeros((height, width), bool), tuple(notes)
+    if not item.mask_paths:
         raise ImageError(f"{item.name} is anomalous ({item.specie}) and has no mask")
-    raw = decoded(item.mask_path, cv2.IMREAD_UNCHANGED, item.name)
-    if raw.shape[:2] != image.shape[:2]:
-        raise ImageError(
-            f"{item.name} is {image.shape[1]}x{image.shape[0]} px, its mask {item.mask_path.name} {raw.shape[1]}x{raw.shape[0]}"
-        )
-    mask = binary(raw, item.mask_level)
+    mask = np.zeros((height, width), bool)
+    for path in item.mask_paths:
+        part = read_mask(path, item.name, item.mask_level)
+        if part.pixels.shape != (height, width):
+            raise ImageError(
+                f"{item.name} is {width}x{height} px, its mask {path.name} {part.pixels.shape[1]}x{part.pixels.shape[0]}"
+                + (": it is turned by 90 degrees" if part.pixels.shape == (width, height) else "")
+            )
+        mask |= part.pixels
+        notes += [f"mask: {path.name} {note}" for note in part.notes]
     if not mask.any():
-        raise ImageError(f"{item.name} is anomalous ({item.specie}) and its mask {item.mask_path.name} is empty")
-    return mask
+        names = ", ".join(path.name for path in item.mask_paths)
+        raise ImageError(f"{item.name} is anomalous ({item.specie}) and its mask {names} is empty")
+    return mask, tuple(notes)

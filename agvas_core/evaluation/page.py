@@ -6,16 +6,17 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib import resources
+from pathlib import Path
 from typing import Any, Final
 
 import cv2
-import numpy as np
 from numpy.typing import NDArray
 
 from agvas_core.evaluation.image_score import UNITS, ImageRecord
 from agvas_core.evaluation.metrics import METRICS, mean_of
 from agvas_core.evaluation.result import CategoryResult, Evaluation
 from agvas_core.evaluation.tables import Row, percent, shown, source
+from agvas_core.files import read_rgb
 
 __all__ = [
     "CAUGHT",
@@ -45,8 +46,7 @@ CURVE_PX = 220
 
 def picture(record: ImageRecord) -> str:
     """The image, small, with the outlines of truth and prediction over it."""
-    image = cv2.imdecode(np.fromfile(record.image_path, np.uint8), cv2.IMREAD_COLOR)
-    assert image is not None, f"{record.image_path} was scored a moment ago, and is gone"
+    image = cv2.cvtColor(read_rgb(Path(record.image_path), record.name), cv2.COLOR_RGB2BGR)
     # The image fills the box: under a protocol that resizes to a square it is as distorted as what was scored.
     return overlaid(image, [("truth", record.truth_outline), ("mask", record.mask_outline)], record.size)
 

@@ -11,19 +11,21 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from agvas_core.contract.errors import ImageError, UsageError
+from agvas_core.contract.images.decode import check_header, decode_samples
 from agvas_core.contract.manifest import sha256_of
 from agvas_core.evaluation.item import DataSet, Item
 from agvas_core.evaluation.predictor import Scored
 
-__all__ = ["MapFiles", "pair_predictions", "read_map"]
+__all__ = ["MapFiles", "check_upright", "pair_predictions", "read_map"]
 
 SUFFIXES = (".npy", ".tif", ".tiff", ".png")
 LISTED = 10
+ASPECT_LEAST = 0.1  # log of the ratio of sides: an image with a tenth more width than height can be told from its transpose
+ASPECT_MOST = 0.03
 
 
 @dataclass(frozen=True)
@@ -92,19 +94,17 @@ def read_map(path: Path) -> NDArray[np.float32]:
     """One score map, float32 [h, w].
 
     Raises:
-        UsageError: it has 8 bits; that will not be otherwise in the next file, so nothing more is read.
-        ImageError: it cannot be read, is not of two dimensions, or holds values that are not finite.
+        UsageError: it has 8 bits or other whole numbers; that will not be otherwise in the next file, so nothing more is read.
+        ImageError: it cannot be read, is not of two dimensions or of one page, or holds values that are not finite.
     """
-    raw = _raw(path)
-    raw = raw.squeeze()
+    raw = _raw(path).squeeze()
     if raw.ndim != 2:
-        raise ImageError(f"{path} has shape {raw.shape}; a score map has two dimensions, height and width")
+        raise ImageError(f"{path} has shape {raw.shape}; a score map has two dimensions, height and width: save one map a file")
     if raw.dtype == np.uint16:
         return np.asarray(raw / 65535.0, np.float32)
     if raw.dtype.kind != "f":
         raise UsageError(
-            f"{path} holds {raw.dtype}: ranking metrics need finer steps than 8 bits have, and a mask has none; save the scores "
-            "before they are rounded, as float npy or tiff, or as 16-bit png"
+            f"{path} holds {raw.dtype}, {_why_not(raw.dtype)}: save the scores as float npy or tiff, or as 16-bit png"
         )
     scores = raw.astype(np.float32)
     if not np.isfinite(scores).all():
@@ -112,14 +112,39 @@ def read_map(path: Path) -> NDArray[np.float32]:
     return scores
 
 
+def _why_not(dtype: np.dtype[Any]) -> str:
+    if dtype == np.bool_:
+        return "which is a mask and ranks nothing"
+    if dtype.itemsize == 1:
+        return "8 bits, whose 256 steps tie most pixels, which changes every ranking metric"
+    if dtype.kind in "iu":
+        return f"whole numbers of {dtype.itemsize * 8} bits, of which nobody knows what full scale is"
+    return "which are no scores"
+
+
+def check_upright(shape: tuple[int, ...], size: tuple[int, int], name: str) -> None:
+    """Raises ImageError where a map of ``shape`` [h, w] has width and height of its image, ``size`` (H, W), in each other's place.
+
+    A map may be smaller than its image; it is then resized. One that was transposed would be resized as well, and score as noise.
+    """
+    (h, w), (height, width) = shape[:2], size
+    as_image, turned = (h * width) / (w * height), (h * height) / (w * width)
+    if abs(np.log(as_image)) > ASPECT_LEAST and abs(np.log(turned)) < ASPECT_MOST:
+        raise ImageError(f"{name} is {width}x{height} px and its map {w}x{h}: the map is transposed; save it as [height, width]")
+
+
 def _raw(path: Path) -> NDArray[Any]:
+    if path.suffix.lower() != ".npy":
+        data = path.read_bytes() if path.is_file() else b""
+        try:
+            header = check_header(data)
+            if header.pages > 1:
+                raise ImageError(f"has {header.pages} pages; a score map has one: save one map a file")
+            return np.asarray(decode_samples(data, header).pixels)
+        except ImageError as error:
+            raise ImageError(f"{path} {error}") from error
     try:
-        if path.suffix.lower() == ".npy":
-            # No pickle: a file of maps may come from anybody.
-            return np.asarray(np.load(path, allow_pickle=False))
-        pixels = cv2.imdecode(np.fromfile(str(path), np.uint8), cv2.IMREAD_UNCHANGED)
-    except (OSError, ValueError, EOFError, cv2.error) as error:
+        # No pickle: a file of maps may come from anybody.
+        return np.asarray(np.load(path, allow_pickle=False))
+    except (OSError, ValueError, EOFError) as error:
         raise ImageError(f"{path} cannot be read ({str(error).strip()})") from error
-    if pixels is None:
-        raise ImageError(f"{path} cannot be decoded")
-    return np.asarray(pixels)

@@ -55,6 +55,8 @@ class SetResult:
     name: str
     layout: str
     categories: tuple[CategoryResult, ...]
+    notes: tuple[str, ...] = ()
+    """What was found in its masks that a reader should know."""
 
     @property
     def mean(self) -> Metrics:

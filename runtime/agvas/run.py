@@ -78,6 +78,14 @@ def run(
         ),
     ] = None,
     bits: Bits = None,
+    pages: Annotated[
+        bool,
+        typer.Option(
+            "--pages",
+            help="Each page of a TIFF is an image of its own; without it the first stands for all.",
+            rich_help_panel=INPUT,
+        ),
+    ] = False,
     model: Annotated[
         str,
         typer.Option(metavar="NAME|FOLDER", help="A bundled model, a folder, or hf:org/name of a hub.", rich_help_panel=MODEL),
@@ -266,6 +274,7 @@ def run(
         options=options,
         limit=limit,
         every=every,
+        pages=pages,
         out=out,
         save=kinds,
         overwrite=overwrite,
@@ -315,6 +324,7 @@ def _refuse_beside_recipe(context: typer.Context) -> None:
         "fail_on_reject",
         "json_lines",
         "every",
+        "pages",
         "max_pixels",
         "quiet",
         "verbose",

@@ -46,6 +46,8 @@ class Job:
     options: SegmentOptions = field(default_factory=SegmentOptions)
     limit: int | None = None
     every: int = 1
+    pages: bool = False
+    """Each page of a TIFF is an image of its own."""
     out: Path | None = None
     save: tuple[str, ...] = ()
     overwrite: bool = False
@@ -179,6 +181,8 @@ def _camera(job: Job) -> CameraSource | None:
         if job.pixel_format is not None:
             raise UsageError(f"--pixel-format {job.pixel_format} is for --camera: leave it out")
         return None
+    if job.pages:
+        raise UsageError("--pages is for files, and --camera is given: leave one of the two out")
     return CameraSource(
         job.camera,
         every=job.every,
@@ -192,7 +196,14 @@ def _open(job: Job, camera: CameraSource | None) -> Source:
     if camera is not None:
         return prefetch(open_source(camera, limit=job.limit))
     options = job.options
-    files = open_source(job.sources, every=job.every, limit=job.limit, max_pixels=options.max_pixels, bits=options.bits)
+    files = open_source(
+        job.sources,
+        every=job.every,
+        limit=job.limit,
+        max_pixels=options.max_pixels,
+        bits=options.bits,
+        pages=job.pages,
+    )
     return prefetch(files)
 
 

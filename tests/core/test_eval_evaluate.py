@@ -190,7 +190,7 @@ def test_maps_of_every_accepted_kind_say_the_same(data: Path, maps: Path, tmp_pa
 @pytest.mark.parametrize("dtype", [np.uint8, bool, np.int64])
 def test_maps_without_fine_steps_are_refused(dtype: type, tmp_path: Path) -> None:
     np.save(tmp_path / "map.npy", np.zeros(SHAPE, dtype))
-    with pytest.raises(UsageError, match="finer steps than 8 bits"):
+    with pytest.raises(UsageError, match=np.dtype(dtype).name):
         read_map(tmp_path / "map.npy")
 
 

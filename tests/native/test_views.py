@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agvas_core.contract.errors import ImageError, UsageError
+from agvas_core.contract.images.rgb import to_rgb
 from agvas_core.contract.preprocess import ViewSpec, make_view
 from agvas_runtime import native
 from agvas_runtime.images import views
-from agvas_runtime.images.rgb import to_rgb
 
 SIDE = st.integers(1, 90)
 HALF = (0.5, 0.5, 0.5)

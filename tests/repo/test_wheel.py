@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
@@ -159,3 +160,16 @@ def test_what_needs_torch_names_the_extra(binaries: Path, tmp_path: Path, comman
     done = _run([binaries / command[0], *command[1:]], tmp_path)
     assert (done.returncode, list(tmp_path.iterdir())) == (3, []), done.stderr
     assert f"pip install 'agvas[{extra}]'" in done.stderr
+
+
+def test_the_lowest_versions_of_every_dependency_run_the_demo(root: Path, wheel: Path, tmp_path: Path) -> None:
+    listed = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
+    lowest = [line.replace(">=", "==") for line in listed]
+    assert all(line.count("==") == 1 for line in lowest), lowest
+    _succeed([sys.executable, "-m", "venv", tmp_path / "venv"], tmp_path)
+    found = tmp_path / "venv" / "bin"
+    _succeed([found / "pip", "install", "--quiet", "--disable-pip-version-check", wheel, *lowest], tmp_path)
+    _succeed([found / "agvas-run", root / "examples" / "parts", "--out", tmp_path / "out"], tmp_path)
+    lines = (tmp_path / "out" / "results.jsonl").read_text(encoding="utf-8").splitlines()
+    assert {json.loads(line)["verdict"] for line in lines} == {"PASS", "FAIL"}
+    _succeed([found / "agvas", "--help"], tmp_path)

@@ -147,6 +147,22 @@ def test_limit_and_every(run: Run, tmp_path: Path, make_part: Callable[..., NDAr
     assert len(lines(Path("b"))) == 2
 
 
+def test_pages_of_a_tiff_are_images_of_their_own(
+    run: Run, tmp_path: Path, make_part: Callable[..., NDArray[np.uint8]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    part, bad = make_part(), make_part(spots=[(40, 40, 12)])
+    cv2.imwritemulti(str(tmp_path / "scan.tif"), [part, bad, part])
+    assert run("scan.tif", "--pages", "--out", "each", "--quiet") == 0
+    assert [record["verdict"] for record in lines(Path("each"))] == ["PASS", "FAIL", "PASS"]
+    assert [record["name"] for record in lines(Path("each"))] == [f"scan.tif#{page:06d}" for page in range(3)]
+    capsys.readouterr()
+    assert run("scan.tif", "--out", "first") == 0
+    said = capsys.readouterr()
+    assert "3 pages" in said.out + said.err and "--pages" in said.out + said.err
+    assert verdicts(lines(Path("first"))) == {"scan.tif": "PASS"}
+    assert run("--camera", "0", "--pages") == 2
+
+
 def test_the_prompt_and_the_threshold_reach_the_model(run: Run, parts: Path) -> None:
     assert run("parts/good/x.png", "--prompt", "find the bright spots", "--threshold", "0.9", "--out", "out", "--quiet") == 0
     (record,) = lines(Path("out"))

@@ -13,7 +13,7 @@ from agvas_core.data.datasets.annotation_file import need, read_json
 from agvas_core.data.datasets.masks import BoxMask, FileMask
 from agvas_core.data.datasets.mat_file import CrackMat
 from agvas_core.data.datasets.record import Adapter, Family, MaskSource, Record, first_folder, image_in
-from agvas_core.files import IMAGE_SUFFIXES, images, inside, pair
+from agvas_core.files import IMAGE_SUFFIXES, images, inside, is_empty, pair
 
 __all__ = ["CRACK_FOREST", "GC10", "REAL_IAD", "REVIEWED", "ZJU_LEAPER", "review_lines"]
 
@@ -247,10 +247,10 @@ def _pictures(folder: Path) -> list[Path]:
 
 def _records(root: Path) -> Iterator[Record]:
     for line in review_lines(root):
-        mask = FileMask(root / line.mask) if line.mask else None
-        yield Record(
-            "review", Family.ANOMALY, root / line.image, line.image, "train", line.category, not line.good, line.kind, mask
-        )
+        good = line.good or (line.mask is not None and is_empty(root / line.mask))  # nothing was marked
+        mask = FileMask(root / line.mask) if line.mask and not good else None
+        kind = "" if good else line.kind
+        yield Record("review", Family.ANOMALY, root / line.image, line.image, "train", line.category, not good, kind, mask)
 
 
 REVIEWED: Final = Adapter(

@@ -3,14 +3,14 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from agvas_core.contract.errors import ImageError
 from agvas_core.data.datasets.record import Shape, Target
-from agvas_core.files import MaskLevel, binary, decoded
+from agvas_core.files import MaskLevel, read_mask, read_samples
 
 __all__ = ["ArrayMask", "BoxMask", "FileMask", "LabelFile", "same_size"]
 
@@ -31,11 +31,15 @@ class FileMask:
     path: Path
     level: MaskLevel = "any"
     coarse: bool = False
+    more: tuple[Path, ...] = ()
+    """Further masks of the same image, as MVTec LOCO has them."""
 
     def read(self, shape: Shape) -> NDArray[np.bool_]:
         """As ``MaskSource.read``."""
-        raw = decoded(self.path, cv2.IMREAD_UNCHANGED, f"mask {self.path.name}", whole=True)
-        return same_size(binary(raw, self.level), shape, f"mask {self.path.name}")
+        mask = np.zeros(shape, bool)
+        for path in (self.path, *self.more):
+            mask |= same_size(read_mask(path, f"mask {path.name}", self.level).pixels, shape, f"mask {path.name}")
+        return mask
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +81,7 @@ class LabelFile:
 
     def targets(self, shape: Shape) -> tuple[Target, ...]:
         """As ``LabelSource.targets``."""
-        labels = decoded(self.path, cv2.IMREAD_UNCHANGED, f"label file {self.path.name}", whole=True)
+        labels: NDArray[Any] = read_samples(self.path, f"label file {self.path.name}").pixels
         if labels.ndim != 2:
             raise ImageError(
                 f"label file {self.path.name} has {labels.shape[2]} channels, not one class number a pixel: copy it again"

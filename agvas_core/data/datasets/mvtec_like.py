@@ -1,6 +1,7 @@
 """Anomaly sets in the layout of MVTec-AD: DTD-Synthetic, GoodsAD, MIAD, and any other folder that has it.
 
 CATEGORY/train/good/000.png, CATEGORY/test/good/000.png, CATEGORY/test/KIND/000.png, CATEGORY/ground_truth/KIND/000_mask.png (or 000.png)
+MVTec LOCO has a folder of masks for each image, one mask an anomaly: CATEGORY/ground_truth/KIND/000/000.png, 001.png, ...
 
 The three are told by their categories: Woven_001 and the other textures; drink_bottle and the other goods; photovoltaic_module and the
 other tasks of inspection. That GoodsAD has this layout says its README; for DTD-Synthetic and MIAD it was read from public code that loads
@@ -14,7 +15,7 @@ from typing import Final
 
 from agvas_core.data.datasets.masks import FileMask
 from agvas_core.data.datasets.record import Adapter, Family, Record
-from agvas_core.files import GOOD, folders, images, inside, pair
+from agvas_core.files import GOOD, folders, images, inside, pair, parts_of_mask
 
 __all__ = ["DTD_SYNTHETIC", "GOODS_AD", "MIAD", "MVTEC", "kind_words"]
 
@@ -55,9 +56,11 @@ def _of_kind(root: Path, dataset: str, category: Path, half: str, kind: Path) ->
     used = set()
     for picture, mask in pair(images(kind), masks, _MASKS):
         used.add(mask)
+        several = category / "ground_truth" / kind.name / picture.stem
+        found = [mask] if mask else parts_of_mask(several) if anomalous and half == "test" and several.is_dir() else []
         yield Record(
             dataset, Family.ANOMALY, picture, inside(root, picture), half, category.name, anomalous,
-            kind_words(kind.name) if anomalous else "", FileMask(mask) if mask else None,
+            kind_words(kind.name) if anomalous else "", FileMask(found[0], more=tuple(found[1:])) if found else None,
         )  # fmt: skip
     yield from _orphans(root, dataset, category, kind, [mask for mask in masks if mask not in used])
 

@@ -3,11 +3,9 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-import cv2
-
 from agvas_core.contract.errors import UsageError
 from agvas_core.evaluation.item import Item
-from agvas_core.files import GOOD, images, inside, pair
+from agvas_core.files import GOOD, images, inside, is_empty, pair
 
 __all__ = ["NAME", "items", "matches", "train_items"]
 
@@ -38,14 +36,7 @@ def _half(root: Path, which: str) -> Iterator[Item]:
         name = inside(root, picture)
         if mask is None:  # good or not: nobody knows
             raise UsageError(f"{picture} has no {picture.stem}{MASK_SUFFIX}.png beside it: copy the set again")
-        if _empty(mask):
+        if is_empty(mask):
             yield Item(picture, None, "surface", GOOD, False, name)
         else:
             yield Item(picture, mask, "surface", "defect", True, name)
-
-
-def _empty(path: Path) -> bool:
-    mask = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
-    if mask is None:
-        raise UsageError(f"{path} cannot be decoded: copy the set again")
-    return cv2.countNonZero(mask) == 0

@@ -13,7 +13,7 @@ from typing import Any
 
 from agvas_core.contract.errors import UsageError
 from agvas_core.evaluation.item import Item
-from agvas_core.files import GOOD
+from agvas_core.files import GOOD, parts_of_mask
 
 __all__ = ["NAME", "items", "meta_files", "set_name", "train_items"]
 
@@ -51,13 +51,15 @@ def _listed(path: Path, entries: list[dict[str, Any]]) -> Iterator[Item]:
     for entry in entries:
         anomalous = bool(int(entry["anomaly"]))
         mask = entry.get("mask_path") or None
+        masks = parts_of_mask(_found(path, mask)) if mask and anomalous else []
         yield Item(
             image_path=_found(path, entry["img_path"]),
-            mask_path=_found(path, mask) if mask and anomalous else None,
+            mask_path=masks[0] if masks else None,
             category=str(entry["category"]),
             specie=str(entry.get("specie") or ("anomaly" if anomalous else GOOD)),
             anomalous=anomalous,
             name=str(entry["img_path"]).replace("\\", "/"),
+            more_masks=tuple(masks[1:]),
         )
 
 
@@ -87,4 +89,4 @@ def _entries(path: Path, half: str = "test") -> list[dict[str, Any]]:
 def _found(meta: Path, name: str) -> Path:
     beside = meta.parent / name
     below = meta.parent / set_name(meta) / name
-    return below if below.is_file() and not beside.is_file() else beside
+    return below if below.exists() and not beside.exists() else beside

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from agvas_core.contract.review_folder import IMAGES, REVIEW, read_lines
 from agvas_core.evaluation.item import Item
-from agvas_core.files import GOOD
+from agvas_core.files import GOOD, is_empty
 
 __all__ = ["NAME", "items", "matches"]
 
@@ -18,8 +18,9 @@ def matches(root: Path) -> bool:
 
 
 def items(root: Path) -> Iterator[Item]:
-    """Every image that was reviewed."""
+    """Every image that was reviewed; one whose mask marks nothing is a good part."""
     for line in read_lines(root):
-        kind = GOOD if line.good else line.kind or "defect"
         mask = root / line.mask if line.mask else None
-        yield Item(root / line.image, mask, line.category or "parts", kind, not line.good, line.image)
+        good = line.good or (mask is not None and is_empty(mask))
+        kind = GOOD if good else line.kind or "defect"
+        yield Item(root / line.image, None if good else mask, line.category or "parts", kind, not good, line.image)

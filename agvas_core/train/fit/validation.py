@@ -44,7 +44,9 @@ def held_out_sets(
     wait()
     if config.limit is not None:
         sets = [limited(one, config.limit, 0) for one in sets]
-    usable = [DataSet(one.name, one.layout, one.root, tuple(item for item in one.items if examine(item) is None)) for one in sets]
+    usable = [
+        DataSet(one.name, one.layout, one.root, tuple(item for item in one.items if examine(item).reason is None)) for one in sets
+    ]
     return [one for one in usable if one.items]
 
 

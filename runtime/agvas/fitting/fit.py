@@ -552,9 +552,11 @@ class _Scales(NamedTuple):
 
 def _scales(usual: Sequence[_Seen]) -> _Scales:
     """Of the good images but those that look unlike the others."""
-    kinds: tuple[Kind, ...] = ("joint", "deep", "zero_shot")
-    joint, deep, own = (map_scale([each.maps[kind].astype(np.float32) for each in usual]) for kind in kinds)
-    return _Scales(joint, deep, own)
+
+    def scale(kind: Kind) -> MapScale:
+        return map_scale([each.maps[kind].astype(np.float32) for each in usual])
+
+    return _Scales(scale("joint"), scale("deep"), scale("zero_shot"))
 
 
 def _usual_distances(judged: Sequence[_Seen]) -> tuple[float, float]:

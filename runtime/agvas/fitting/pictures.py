@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agvas_core.contract.errors import ImageError, UsageError
+from agvas_core.contract.images.rgb import to_rgb
 from agvas_core.contract.review_folder import IMAGES, MASKS, REVIEW, read_lines
 from agvas_runtime.images.read import IMAGE_SUFFIXES, MAX_PIXELS, read_image, writable_name
-from agvas_runtime.images.rgb import to_rgb
 from agvas_runtime.sources.listing import list_files
 
 __all__ = ["Picture", "Pictures", "bad_pictures", "chosen", "good_pictures", "review_pictures"]

@@ -5,19 +5,21 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
 
 from agvas_core.contract.command_line import printable
-from agvas_core.contract.errors import OutputError, SourceError, UsageError
+from agvas_core.contract.errors import ImageError, OutputError, SourceError, UsageError
+from agvas_core.contract.images.header import IMAGE_SUFFIXES
+from agvas_core.contract.images.rare import OTHER_PICTURES
 from agvas_runtime.batch.crew import Crew
 from agvas_runtime.batch.job import BatchJob
 from agvas_runtime.batch.plan import PLAN_FOLDER, PLAN_NAME, Plan, make_plan, read_plan
 from agvas_runtime.batch.shard_result import RESULTS_FOLDER, read_done, remove_leavings
-from agvas_runtime.images.header import IMAGE_SUFFIXES
+from agvas_runtime.images.read import NotedOnce
 from agvas_runtime.sources.camera import without_secrets
 from agvas_runtime.sources.listing import walk_images
 
@@ -69,6 +71,7 @@ def _lines(file: Iterator[bytes]) -> Iterator[str]:
 
 LOCK_NAME = "lock"
 SAY_EVERY_S = 5.0
+HINT_LOOKS = 3
 
 
 def run_batch(
@@ -81,7 +84,9 @@ def run_batch(
     """
     say = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
     with _held(out):
-        plan = _planned(job, out, shard_images, say)
+        noted = NotedOnce([])
+        noted.told = lambda text: say.print(printable(without_secrets(text)), style="yellow", markup=False)
+        plan = _planned(job, out, shard_images, say, noted)
         remove_leavings(out)
         verdicts, todo = _count(out, plan)
         before = sum(verdicts.values())
@@ -92,6 +97,8 @@ def run_batch(
             with _crew(out, min(workers, len(todo)), threads, on_ray=on_ray) as crew:
                 for done in crew.run(todo):
                     verdicts.update(done.verdicts)
+                    for name, note in done.notes:
+                        noted.of(name)(note)
                     now = time.monotonic()
                     if now - said > SAY_EVERY_S:
                         said = now
@@ -118,7 +125,7 @@ def _crew(out: Path, workers: int, threads: int | None, *, on_ray: bool) -> Crew
     return RayCrew(out, workers=workers, threads=threads or 1)  # type: ignore[return-value]  # the same methods
 
 
-def _planned(job: BatchJob, out: Path, shard_images: int | None, say: Console) -> Plan:
+def _planned(job: BatchJob, out: Path, shard_images: int | None, say: Console, noted: NotedOnce) -> Plan:
     plan = read_plan(out)
     if plan is not None:
         job.must_be(plan.job, str(out))
@@ -134,10 +141,25 @@ def _planned(job: BatchJob, out: Path, shard_images: int | None, say: Console) -
         f"{time.monotonic() - began:.1f} s",
         markup=False,
     )
+    _hint(job, plan.shard(out, 0).names if plan.images else (), noted)
     return plan
 
 
+def _hint(job: BatchJob, names: Sequence[str], noted: NotedOnce) -> None:
+    """Says what may be meant otherwise of the first picture that can be read: it is likely true of the others as well."""
+    from agvas_runtime.batch.picture_store import PictureStore
+
+    store = PictureStore(job.base, max_pixels=job.options.max_pixels, bits=job.options.bits)
+    for name in names[:HINT_LOOKS]:
+        try:
+            store.read(name, note=noted.of(name))
+        except (ImageError, SourceError):  # its worker says so, in the result
+            continue
+        return
+
+
 _LEFT_OUT = {"masks": "folders named ground_truth", "runs": "folders with results of earlier runs", "videos": "video files"}
+_LEFT_OUT |= {f"*{suffix}": f"{suffix} pictures ({name}), a format that is not read" for suffix, name in OTHER_PICTURES.items()}
 
 
 def _count(out: Path, plan: Plan) -> tuple[Counter[str], list[int]]:

@@ -97,7 +97,7 @@ def batch(
     from agvas_runtime.pipeline.instruction import ask
     from agvas_runtime.this_machine import usable_cores
 
-    text = None
+    text, from_recipe = None, None
     if recipe is not None:
         version = read_recipe(recipe)
         text, model = version.text, version.recipe.model
@@ -110,7 +110,7 @@ def batch(
         threshold=threshold,
         tiling=tiling,
         max_pixels=max_pixels,
-        bits=bits,
+        bits=bits or from_recipe,
     )
     bundle = load_bundle(model)
     if recipe is None:  # a wrong prompt or mode is refused before millions of names are read

@@ -15,7 +15,7 @@ import pyarrow.fs as pafs
 from numpy.typing import NDArray
 
 from agvas_core.contract.errors import ImageError, SetupError, SourceError, UsageError
-from agvas_runtime.images.header import IMAGE_SUFFIXES
+from agvas_core.contract.images.header import IMAGE_SUFFIXES
 from agvas_runtime.images.read import decode_image, read_image
 from agvas_runtime.sources.camera import without_secrets
 
@@ -41,17 +41,17 @@ class PictureStore:
         self._base, self._max_pixels, self._bits = base, max_pixels, bits
         self._systems: dict[str, Any] = {}
 
-    def read(self, name: str) -> NDArray[np.uint8]:
-        """RGB uint8 [H, W, 3].
+    def read(self, name: str, note: Callable[[str], None] | None = None) -> NDArray[np.uint8]:
+        """RGB uint8 [H, W, 3]. ``note`` is told of what may be meant otherwise.
 
         Raises:
             ImageError: it is not there, or no image.
             SourceError: the store does not answer, also not after several tries.
         """
         if not is_address(name):
-            return read_image(os.path.join(self._base, name), max_pixels=self._max_pixels, bits=self._bits)
+            return read_image(os.path.join(self._base, name), max_pixels=self._max_pixels, bits=self._bits, note=note)
         try:
-            return decode_image(self._bytes(name), max_pixels=self._max_pixels, bits=self._bits)
+            return decode_image(self._bytes(name), max_pixels=self._max_pixels, bits=self._bits, note=note)
         except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
             raise ImageError(
                 f"{without_secrets(name)}: cannot be opened ({error.strerror or error}): check the listing"

@@ -7,6 +7,7 @@ import io
 import json
 import os
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -30,6 +31,8 @@ class Done(NamedTuple):
     shard: int
     images: int
     verdicts: dict[str, int]
+    notes: Sequence[tuple[str, str]] = ()
+    """(image, note): what its worker noted first in this shard, each kind once."""
 
 
 def result_path(out: Path, plan: Plan, number: int) -> Path:
@@ -37,13 +40,13 @@ def result_path(out: Path, plan: Plan, number: int) -> Path:
     return out / RESULTS_FOLDER / plan.part(number) / f"shard-{number:09d}.parquet"
 
 
-def write_result(out: Path, plan: Plan, number: int, rows: list[dict[str, Any]]) -> Done:
+def write_result(out: Path, plan: Plan, number: int, rows: list[dict[str, Any]], notes: Sequence[tuple[str, str]] = ()) -> Done:
     """Writes the file; it is there, whole and on disk, when this returns.
 
     Raises:
         OutputError: it cannot be written.
     """
-    done = Done(number, len(rows), dict(Counter(row["verdict"] for row in rows)))
+    done = Done(number, len(rows), dict(Counter(row["verdict"] for row in rows)), notes)
     about = {"plan": plan.identity, "bundle": plan.job.bundle, **done._asdict()}
     table = pa.Table.from_pylist(rows, schema=SCHEMA.with_metadata({_KEY: json.dumps(about)}))
     data = io.BytesIO()

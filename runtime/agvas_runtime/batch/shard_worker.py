@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +18,7 @@ from agvas_runtime.batch.plan import Shard, read_plan
 from agvas_runtime.batch.row import row_of_inspection, row_of_result, row_without
 from agvas_runtime.batch.shard_result import Done, read_done, write_result
 from agvas_runtime.images.frame import Frame
+from agvas_runtime.images.read import NotedOnce
 from agvas_runtime.line.ledger.images import hash_of_image
 from agvas_runtime.line.recipe.file import parse_recipe
 from agvas_runtime.line.station.inspector import SegmenterInspector, frame_fault
@@ -188,6 +190,8 @@ class ShardWorker:
         self.out, self.plan, self._stopped = out, plan, stopped
         self._pictures = PictureStore(plan.job.base, max_pixels=plan.job.options.max_pixels, bits=plan.job.options.bits)
         self._look = open_look(plan.job, threads=threads)
+        self._notes: list[tuple[str, str]] = []
+        self._noted = NotedOnce([])
 
     def work(self, number: int) -> Done | None:
         """Looks at every image of a shard, and writes its results; None where it was stopped before the end.
@@ -210,7 +214,8 @@ class ShardWorker:
                     return None
             self._check_source()
             assert [row["index"] for row in rows] == [number * self.plan.shard_images + i for i in range(self.plan.size(number))]
-            return write_result(self.out, self.plan, number, rows)
+            notes, self._notes = self._notes, []
+            return write_result(self.out, self.plan, number, rows, notes)
         finally:
             claim.finish()
 
@@ -230,11 +235,15 @@ class ShardWorker:
                 claim.at(index)
             start = time.perf_counter()
             try:
-                image = self._pictures.read(name)
+                image = self._pictures.read(name, note=partial(self._note, name))
             except ImageError as error:
                 yield Frame(name, index, error=error, path=path)
             else:
                 yield Frame(name, index, image=image, path=path, read_ms=(time.perf_counter() - start) * 1000)
+
+    def _note(self, name: str, text: str) -> None:
+        if self._noted.is_new(text):
+            self._notes.append((name, text))
 
     def _check_source(self) -> None:
         """A disk that is gone must not look like a million files that are gone."""

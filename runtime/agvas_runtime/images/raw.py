@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agvas_core.contract.errors import ImageError, UsageError
-from agvas_runtime.images.rgb import grey_table
+from agvas_core.contract.images.rgb import grey_table
 
 __all__ = ["RAW_FORMATS", "SAMPLE_BITS", "camera_image", "checked_rows", "sample_table"]
 

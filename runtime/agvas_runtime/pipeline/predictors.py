@@ -30,8 +30,8 @@ __all__ = ["BundlePredictor", "Offered", "backend_names", "open_backend", "open_
 class BundlePredictor:
     """A segmenter, one file at a time."""
 
-    def __init__(self, segmenter: Segmenter) -> None:
-        self.segmenter = segmenter
+    def __init__(self, segmenter: Segmenter, *, bits: int | None = None) -> None:
+        self.segmenter, self._bits = segmenter, bits
         self.name = segmenter.bundle.manifest.name
         self.identity = segmenter.bundle.identity
 
@@ -52,7 +52,7 @@ class BundlePredictor:
             UnlikeError: the image is not of the product.
             ImageError: there is no verdict on this image.
         """
-        image = read_image(path, max_pixels=self.segmenter.max_pixels)
+        image = read_image(path, max_pixels=self.segmenter.max_pixels, bits=self._bits)
         result = self.segmenter.segment(Frame(name=str(path), index=0, image=image, path=path))
         if result.score_map is None or result.mask is None:
             unlike = str(result.error).startswith(UnlikeError.START)
@@ -101,7 +101,7 @@ class _Silenced:
         return reply._replace(anchor_states=np.zeros_like(reply.anchor_states))
 
 
-def open_predictor(model: str | Path = "nano", **options: Any) -> BundlePredictor:
+def open_predictor(model: str | Path = "nano", *, bits: int | None = None, **options: Any) -> BundlePredictor:
     """Opens a bundle, on ONNX Runtime where nothing else is named.
 
     Args:
@@ -112,7 +112,7 @@ def open_predictor(model: str | Path = "nano", **options: Any) -> BundlePredicto
         UsageError: no such model, or an option out of range.
         BundleError: a bundle that is broken, foreign or too new.
     """
-    return BundlePredictor(Segmenter.load(model, **options))
+    return BundlePredictor(Segmenter.load(model, **options), bits=bits)
 
 
 # The runtime's engines as others compare them (``agvas_core.contract.backend``), found by their entry points, group ``agvas.stages``.

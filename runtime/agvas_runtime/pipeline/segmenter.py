@@ -22,11 +22,11 @@ from numpy.typing import NDArray
 from agvas_core.contract.decision import OperatingPoint
 from agvas_core.contract.defaults import DEFAULT_MODEL
 from agvas_core.contract.errors import ImageError, StageError
+from agvas_core.contract.images.rgb import to_rgb
 from agvas_core.contract.preprocess import ViewSpec
 from agvas_core.contract.prompts import Mode
 from agvas_runtime.bundle import Bundle, load_bundle
 from agvas_runtime.images.frame import Frame, Sent
-from agvas_runtime.images.rgb import to_rgb
 from agvas_runtime.images.views import camera_frame
 from agvas_runtime.masks.result import Result, Verdict
 from agvas_runtime.pipeline.batching import Counts, tuned_counts

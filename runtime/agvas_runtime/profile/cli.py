@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from agvas_core.contract.command_line import INPUT, MODEL, OUTPUT, SPEED, interrupt_code
+from agvas_core.contract.command_line import INPUT, MODEL, OUTPUT, SPEED, interrupt_code, printable
 from agvas_core.contract.defaults import DEFAULT_BACKEND, DEFAULT_MODEL
 from agvas_core.contract.errors import EXIT_OK, EXIT_REJECTS, OutputError, UsageError
 from agvas_runtime.pipeline.options import SegmentOptions, stage_backends
@@ -130,6 +130,10 @@ def profile(
     threads: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="CPU threads; all cores by default.", rich_help_panel=SPEED)
     ] = None,
+    bits: Annotated[
+        int | None,
+        typer.Option(min=9, max=16, metavar="N", help="Bits that 16-bit pictures use; 16 by default.", rich_help_panel=INPUT),
+    ] = None,
     against: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="An earlier profile.json; the new one is compared with it.", rich_help_panel=OUTPUT),
@@ -169,6 +173,10 @@ def profile(
     from agvas_runtime.profile.table import print_comparison, print_profile, print_tuning
 
     screen, progress = Console(stderr=json_out, highlight=False), Console(stderr=True, highlight=False)
+
+    def note(text: str) -> None:
+        progress.print(printable(text), style="yellow", markup=False, soft_wrap=True)
+
     if compare is not None:
         old, new = read(compare[0]), read(compare[1])
         print_comparison(screen, compare_profiles(old, new))
@@ -209,7 +217,7 @@ def profile(
     if tune:
         from agvas_runtime.profile.tune import tune_here
 
-        shown = load_frames(sources) if sources else [generated_frame(size_px)]
+        shown = load_frames(sources, bits=bits, note=note) if sources else [generated_frame(size_px)]
         with progress.status("starting") as status:
             tuning = tune_here(options, shown, command=command, say=status.update)
         print_tuning(screen, tuning)
@@ -220,7 +228,7 @@ def profile(
     began = time.perf_counter()
     segmenter = Segmenter.open(options)
     load_s = time.perf_counter() - began
-    shown = load_frames(sources) if sources else [generated_frame(size_px)]
+    shown = load_frames(sources, bits=bits, note=note) if sources else [generated_frame(size_px)]
     facts = {
         "backend": " ".join(dict.fromkeys(map(without_secrets, options.backends))),
         "threads": threads,

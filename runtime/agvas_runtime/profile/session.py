@@ -99,17 +99,25 @@ class Plan:
                 raise UsageError(f"{name} is {getattr(self, name)}; {least} is the least")
 
 
-def load_frames(sources: list[str], limit: int = MAX_FRAMES_HELD) -> list[Frame]:
+def load_frames(
+    sources: list[str], limit: int = MAX_FRAMES_HELD, bits: int | None = None, note: Callable[[str], None] = print
+) -> list[Frame]:
     """Up to ``limit`` decoded pictures of a source; those that cannot be read are left out.
+
+    Args:
+        bits: used bits of 16-bit pictures.
+        note: told of what the source has to say.
 
     Raises:
         UsageError: no such source, or no picture in it that can be read.
     """
     found = []
-    with open_source(tuple(sources), limit=limit) as source:
+    with open_source(tuple(sources), limit=limit, bits=bits) as source:
         for frame in source:
             if frame.error is None:
                 found.append(frame)
+        for text in source.notes:
+            note(text)
     if not found:
         raise UsageError(
             f"no picture in {', '.join(sources)} can be read: give pictures, or leave SOURCE out for a generated one"

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agvas_core.contract.errors import ImageError, UsageError
+from agvas_core.contract.images.rgb import to_rgb
 from agvas_runtime.images.frame import Frame
-from agvas_runtime.images.rgb import to_rgb
 
 __all__ = ["ArraySource"]
 

@@ -8,7 +8,7 @@ from typing import TextIO
 
 from agvas_core.contract.errors import ImageError, UsageError
 from agvas_runtime.images.frame import Frame
-from agvas_runtime.images.read import MAX_PIXELS, read_image, writable_name
+from agvas_runtime.images.read import MAX_PIXELS, NotedOnce, count_pages, read_image, writable_name
 from agvas_runtime.sources.listing import list_files
 from agvas_runtime.sources.video import VIDEO_SUFFIXES, VideoSource
 
@@ -18,7 +18,8 @@ __all__ = ["FileSource"]
 class FileSource:
     """Images and the frames of videos, in the order given; see ``list_files`` for what may be named.
 
-    Frames are named by path as the user gave it. Reading goes on past any file that cannot be used.
+    Frames are named by path as the user gave it; ``clip.mp4#000120`` is a frame of a video, ``scan.tif#000002`` a page of a TIFF with several,
+    both counted from 0. Reading goes on past any file that cannot be used.
     """
 
     live = False
@@ -30,9 +31,11 @@ class FileSource:
         every: int = 1,
         max_pixels: int = MAX_PIXELS,
         bits: int | None = None,
+        pages: bool = False,
         stdin: TextIO | None = None,
     ) -> None:
         """``every``: of all images and video frames, each n-th; what lies between is not decoded. ``bits``: see ``read_image``.
+        ``pages``: each page of a TIFF is a picture of its own; the first stands for the file if not, and a note says how many there are.
 
         Raises UsageError for a path that is not there and for a folder without images.
         """
@@ -42,17 +45,17 @@ class FileSource:
             raise UsageError(f"bits is {bits}; 8 to 16 are possible: leave it out for the full range")
         self.notes: list[str] = []
         self.files = list_files(paths, self.notes, stdin)
-        self._every, self._max_pixels, self._bits = every, max_pixels, bits
+        self._every, self._max_pixels, self._bits, self._pages = every, max_pixels, bits, pages
+        self.noted = NotedOnce(self.notes)
         self._total: int | None = None
         self._counted = False
-        self._depth_noted = False
 
     @property
     def total(self) -> int | None:
         """Exact for images; for videos, what their containers say. Looked up once."""
         if not self._counted:
             self._counted = True
-            counts = [VideoSource(path).total if _is_video(path) else 1 for path in self.files]
+            counts = [VideoSource(path).total if _is_video(path) else len(self._pages_of(path)) for path in self.files]
             known = [count for count in counts if count is not None]
             self._total = -(-sum(known) // self._every) if len(known) == len(counts) else None
         return self._total
@@ -61,32 +64,34 @@ class FileSource:
         index = 0
         passed = 0  # images and video frames so far, with those left out
         for path in self.files:
-            skip = -passed % self._every
             if not _is_video(path):
-                if skip == 0:
-                    yield self._image(path, index)
-                    index += 1
-                passed += 1
+                for page in self._pages_of(path):
+                    if passed % self._every == 0:
+                        yield self._image(path, page, index)
+                        index += 1
+                    passed += 1
                 continue
+            skip = -passed % self._every
             video = VideoSource(path, every=self._every, skip=skip, max_pixels=self._max_pixels)
             for frame in video:
                 yield dataclasses.replace(frame, name=writable_name(frame.name), index=index)
                 index += 1
             passed += video.decoded
 
-    def _image(self, path: Path, index: int) -> Frame:
+    def _pages_of(self, path: Path) -> Sequence[int | None]:
+        """Page numbers of a file of several, where each is asked for; (None,) for any other."""
+        count = count_pages(path) if self._pages else 1
+        return range(count) if count > 1 else (None,)
+
+    def _image(self, path: Path, page: int | None, index: int) -> Frame:
         start = time.perf_counter()
-        name = writable_name(path)
+        name = writable_name(path) if page is None else f"{writable_name(path)}#{page:06d}"
+        note = self.noted.of(name)
         try:
-            image = read_image(path, max_pixels=self._max_pixels, bits=self._bits, note=lambda text: self._note_depth(name, text))
+            image = read_image(path, max_pixels=self._max_pixels, bits=self._bits, page=page, note=note)
         except ImageError as error:
             return Frame(name, index, error=error, path=path, read_ms=(time.perf_counter() - start) * 1000)
         return Frame(name, index, image=image, path=path, read_ms=(time.perf_counter() - start) * 1000)
-
-    def _note_depth(self, name: str, text: str) -> None:
-        if not self._depth_noted:  # once is enough: it is about the camera, not the picture
-            self._depth_noted = True
-            self.notes.append(f"{name}: {text}")
 
     def close(self) -> None:
         """Nothing to do: files are open only while they are read."""

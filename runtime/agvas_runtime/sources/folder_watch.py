@@ -14,9 +14,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from agvas_core.contract.errors import ImageError, SourceError
 from agvas_runtime.images.frame import Frame
-from agvas_runtime.images.read import IMAGE_SUFFIXES, MAX_PIXELS, read_image, writable_name
+from agvas_runtime.images.read import IMAGE_SUFFIXES, MAX_PIXELS, OTHER_PICTURES, NotedOnce, read_image, writable_name
 from agvas_runtime.sources.listing import natural_key
 
 __all__ = ["WATCH_SCHEME", "FolderWatch", "file_key"]
@@ -64,6 +67,7 @@ class FolderWatch:
         self.folder = Path(folder)
         self.notes: list[str] = []
         self._known, self._look_s, self._patience_s, self._max_pixels, self._bits = known, look_s, patience_s, max_pixels, bits
+        self.noted = NotedOnce(self.notes)
         self._closed = threading.Event()
         self._taken: dict[str, tuple[int, int]] = {}
         self._waiting: dict[str, _Seen] = {}
@@ -86,7 +90,11 @@ class FolderWatch:
         try:
             with os.scandir(self.folder) as entries:
                 for entry in entries:
-                    if entry.name.startswith(".") or Path(entry.name).suffix.lower() not in IMAGE_SUFFIXES:
+                    suffix = Path(entry.name).suffix.lower()
+                    if entry.name.startswith(".") or suffix not in IMAGE_SUFFIXES:
+                        if suffix in OTHER_PICTURES:
+                            kind = OTHER_PICTURES[suffix]
+                            self.noted.of(writable_name(entry.path))(f"pictures of the format {kind} ({suffix}) are not read")
                         continue
                     if (stamp := _stamp(Path(entry.path))) is not None:  # None: moved on meanwhile
                         there[entry.name] = stamp
@@ -118,7 +126,7 @@ class FolderWatch:
             return None
         start = time.perf_counter()
         try:
-            image, error = read_image(path, max_pixels=self._max_pixels, bits=self._bits), None
+            image, error = self._read(path), None
         except ImageError as caught:
             image, error = None, caught
         read_ms = (time.perf_counter() - start) * 1000
@@ -131,6 +139,9 @@ class FolderWatch:
             return None
         self._take(name, stamp)
         return Frame(writable_name(path), index, image=image, error=error, path=path, read_ms=read_ms, trigger=key)
+
+    def _read(self, path: Path) -> NDArray[np.uint8]:
+        return read_image(path, max_pixels=self._max_pixels, bits=self._bits, note=self.noted.of(writable_name(path)))
 
     def _away(self, error: OSError) -> SourceError:
         return SourceError(f"{self.folder} cannot be watched ({error.strerror}): make it, or check disk and network")

@@ -6,16 +6,16 @@ import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
 from agvas_core.contract.errors import SetupError, UsageError
-from agvas_runtime.images.read import IMAGE_SUFFIXES
+from agvas_runtime.images.read import IMAGE_SUFFIXES, OTHER_PICTURES
 from agvas_runtime.masks.result import RUN_FILE
 from agvas_runtime.sources.video import VIDEO_SUFFIXES
 
-__all__ = ["list_files", "natural_key", "walk_images"]
+__all__ = ["list_files", "natural_key", "unread_pictures", "walk_images"]
 
 MASK_FOLDER = "ground_truth"
 """Where MVTec-like data sets keep their masks, which are no parts."""
@@ -82,12 +82,16 @@ def _folder(root: Path, notes: list[str]) -> list[Path]:
         notes.append(
             f"{root}: skipped {runs} folder{'s' * (runs > 1)} with results of earlier runs ({RUN_FILE}); name it to read it"
         )
+    unread_note = unread_pictures({name[1:]: count for name, count in left_out.items() if name.startswith("*")}, root)
     video_note = f"{root} holds {videos} video file{'s' * (videos > 1)}, which are read only when named: {root}/*"
     if not images:
         raise UsageError(
             f"folder {root} holds 0 images; at least one is needed: files that count end in {' '.join(sorted(IMAGE_SUFFIXES))}"
             + (f". {video_note}" if videos else "")
+            + (f". {unread_note}" if unread_note else "")
         )
+    if unread_note:
+        notes.append(unread_note)
     if videos:
         notes.append(video_note)
     return sorted(images, key=natural_key)
@@ -96,7 +100,8 @@ def _folder(root: Path, notes: list[str]) -> list[Path]:
 def walk_images(root: Path, left_out: Counter[str]) -> Iterator[Path]:
     """Images below ``root``, folder by folder as they are found, each folder in natural order.
 
-    What is left out is counted under ``masks`` and ``runs`` (folders) and ``videos`` (files).
+    What is left out is counted under ``masks`` and ``runs`` (folders), ``videos`` (files), and ``*.heic`` and the like: pictures of
+    formats that are not read.
     """
     for folder, subfolders, names in _walk(root):
         if RUN_FILE in names and Path(folder) != root:
@@ -112,7 +117,17 @@ def walk_images(root: Path, left_out: Counter[str]) -> Iterator[Path]:
                 if suffix in IMAGE_SUFFIXES:
                     images.append(Path(folder, name))
                 left_out["videos"] += suffix in VIDEO_SUFFIXES
+                if suffix in OTHER_PICTURES:
+                    left_out[f"*{suffix}"] += 1
         yield from sorted(images, key=natural_key)
+
+
+def unread_pictures(counts: Mapping[str, int], where: str | Path) -> str:
+    """A note on pictures of formats that are not read, by suffix; empty where there are none."""
+    if not counts:
+        return ""
+    named = ", ".join(f"{count} {suffix} ({OTHER_PICTURES[suffix]})" for suffix, count in sorted(counts.items()))
+    return f"{where}: left out {sum(counts.values())} pictures of formats that are not read: {named}; convert them"
 
 
 def _walk(root: Path) -> Iterator[tuple[str, list[str], list[str]]]:
@@ -135,6 +150,7 @@ def _cannot_list(error: OSError) -> None:
 def _glob(pattern: str, notes: list[str]) -> list[Path]:
     files: list[Path] = []
     others = 0
+    unread: Counter[str] = Counter()
     found = [Path(match) for match in _expand(pattern)]
     for path in sorted(found, key=natural_key):
         if path.is_dir():
@@ -142,8 +158,12 @@ def _glob(pattern: str, notes: list[str]) -> list[Path]:
                 files += _folder(path, notes)
         elif path.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES:
             files.append(path)
+        elif path.suffix.lower() in OTHER_PICTURES:
+            unread[path.suffix.lower()] += 1
         else:
             others += 1
+    if unread:
+        notes.append(unread_pictures(unread, pattern))
     if others:
         notes.append(f"{pattern}: left out {others} file{'s' * (others > 1)} that are neither image nor video by suffix")
     if not files:

@@ -29,6 +29,7 @@ def open_source(
     limit: int | None = None,
     max_pixels: int = MAX_PIXELS,
     bits: int | None = None,
+    pages: bool = False,
     stdin: TextIO | None = None,
 ) -> Source:
     """A Source of ``spec``.
@@ -39,13 +40,14 @@ def open_source(
     * a Source: itself
 
     ``every``: each n-th frame. ``limit``: no more than this many frames. ``bits``: used bits of 16-bit samples.
+    ``pages``: each page of a TIFF is a picture of its own.
     Raises UsageError where ``spec`` is none of these, or names what is not there.
     """
-    source = _source(spec, every, max_pixels, bits, stdin)
+    source = _source(spec, every, max_pixels, bits, pages, stdin)
     return source if limit is None else limit_frames(source, limit)
 
 
-def _source(spec: object, every: int, max_pixels: int, bits: int | None, stdin: TextIO | None) -> Source:
+def _source(spec: object, every: int, max_pixels: int, bits: int | None, pages: bool, stdin: TextIO | None) -> Source:
     if _is_source(spec):
         if every != 1:
             raise UsageError(f"every is {every}; a ready-made source takes only 1 here: give it to the source itself")
@@ -55,25 +57,25 @@ def _source(spec: object, every: int, max_pixels: int, bits: int | None, stdin: 
     if isinstance(spec, str) and _is_camera(spec):
         return CameraSource(spec, every=every, max_pixels=max_pixels)
     if isinstance(spec, str | Path):
-        return FileSource([spec], every=every, max_pixels=max_pixels, bits=bits, stdin=stdin)
+        return FileSource([spec], every=every, max_pixels=max_pixels, bits=bits, pages=pages, stdin=stdin)
     if isinstance(spec, Frame):
         return ArraySource([spec], every=every, bits=bits)
     if isinstance(spec, np.ndarray):
         return ArraySource(cast(NDArray[np.generic], spec), every=every, bits=bits)
     if isinstance(spec, Sequence) and spec and any(isinstance(item, str | Path) for item in spec):
-        return _of_paths(spec, every, max_pixels, bits, stdin)
+        return _of_paths(spec, every, max_pixels, bits, pages, stdin)
     if isinstance(spec, Iterable) and not isinstance(spec, bytes | bytearray | dict):
         return ArraySource(cast(Iterable[NDArray[np.generic] | Frame], spec), every=every, bits=bits)
     raise UsageError(f"a source is a path, a camera, an array, or several paths or arrays, not {type(spec).__name__}")
 
 
-def _of_paths(spec: Sequence[object], every: int, max_pixels: int, bits: int | None, stdin: TextIO | None) -> Source:
+def _of_paths(spec: Sequence[object], every: int, max_pixels: int, bits: int | None, pages: bool, stdin: TextIO | None) -> Source:
     paths = [item for item in spec if isinstance(item, str | Path)]
     if len(paths) < len(spec):
         raise UsageError("a source of several is either all paths or all arrays: split the run")
     cameras = [path for path in paths if isinstance(path, str) and _is_camera(path)]
     if not cameras:
-        return FileSource(paths, every=every, max_pixels=max_pixels, bits=bits, stdin=stdin)
+        return FileSource(paths, every=every, max_pixels=max_pixels, bits=bits, pages=pages, stdin=stdin)
     if len(paths) > 1:
         raise UsageError(
             f"{len(paths)} sources are given and {len(cameras)} of them live; a camera runs alone: start one run each"

@@ -32,7 +32,7 @@ def build_app(segmenter: Segmenter, settings: Settings, recipes: Recipes | None 
     queue = JobQueue(workers=settings.workers, limit=settings.queue, observe=metrics.job)
     metrics.waiting.set_function(lambda: queue.waiting)
     metrics.running.set_function(lambda: queue.running)
-    judge = Judge(segmenter, max_pixels=settings.max_pixels, observe=metrics.result)
+    judge = Judge(segmenter, max_pixels=settings.max_pixels, bits=settings.bits, observe=metrics.result)
 
     @asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:

@@ -77,6 +77,10 @@ def serve(
     max_pixels: Annotated[
         int, typer.Option(min=1, metavar="N", help="Width times height of an image at most.", rich_help_panel=INPUT)
     ] = 25_000_000,
+    bits: Annotated[
+        int | None,
+        typer.Option(min=9, max=16, metavar="N", help="Bits that 16-bit images use; 16 by default.", rich_help_panel=INPUT),
+    ] = None,
     recipe: Annotated[
         list[Path] | None,
         typer.Option(
@@ -118,6 +122,7 @@ def serve(
         queue=queue,
         max_body_bytes=max_mb * MIB,
         max_pixels=max_pixels,
+        bits=bits,
         upload_bytes=max(256, max_mb) * MIB,
     )
     options = SegmentOptions(

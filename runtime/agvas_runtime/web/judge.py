@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import logging
 import threading
 from collections.abc import Awaitable, Callable, Collection, Coroutine, MutableMapping, Sequence
 from contextlib import suppress
@@ -15,7 +16,7 @@ import numpy as np
 from agvas_core.contract.errors import AgvasError, ImageError, StageError, UsageError
 from agvas_core.contract.prompts import ANCHOR_TOKENS, ANCHORS, ANCHORS_SHOWN, Mode
 from agvas_runtime.images.frame import Frame
-from agvas_runtime.images.read import decode_image
+from agvas_runtime.images.read import NotedOnce, decode_image
 from agvas_runtime.line.recipe.file import RecipeVersion
 from agvas_runtime.masks.result import Result
 from agvas_runtime.masks.run_lengths import coco_run_lengths
@@ -27,6 +28,8 @@ from agvas_runtime.stages.protocol import Features, LmmStage, Reply, TellingLmm,
 from agvas_runtime.web.asked import Options
 from agvas_runtime.web.recipes import entry_by_recipe
 from agvas_runtime.web.upload import Upload
+
+log = logging.getLogger("agvas.serve")
 
 __all__ = ["ClientLeft", "Hearing", "Judge", "entry_of", "while_heard"]
 
@@ -96,11 +99,21 @@ class Judge:
     """A segmenter as the server uses it; several workers may call it at once.
 
     Args:
+        bits: that 16-bit images use.
         observe: told of every result.
     """
 
-    def __init__(self, segmenter: Segmenter, *, max_pixels: int, observe: Callable[[Result], None] | None = None) -> None:
-        self.segmenter, self.max_pixels = segmenter, max_pixels
+    def __init__(
+        self,
+        segmenter: Segmenter,
+        *,
+        max_pixels: int,
+        bits: int | None = None,
+        observe: Callable[[Result], None] | None = None,
+    ) -> None:
+        self.segmenter, self.max_pixels, self.bits = segmenter, max_pixels, bits
+        self._noted = NotedOnce([])
+        self._noted.told = log.warning
         self._observe = observe
         self._tokenizer = PromptTokenizer(segmenter.bundle)
 
@@ -139,10 +152,11 @@ class Judge:
         self._tell(result)
         return result
 
-    def _read(self, upload: Upload, index: int) -> Frame:
+    def _read(self, upload: Upload, index: int, bits: int | None = None) -> Frame:
         began = perf_counter()
         try:
-            image = decode_image(upload.data, max_pixels=self.max_pixels)
+            note = self._noted.of(upload.name)
+            image = decode_image(upload.data, max_pixels=self.max_pixels, bits=bits or self.bits, note=note)
             return Frame(upload.name, index, image, read_ms=(perf_counter() - began) * 1000)
         except ImageError as error:
             return Frame(upload.name, index, error=error)
@@ -179,7 +193,7 @@ class Judge:
             def look(frame: Frame, prompt: str | None) -> Result:
                 return self._ask(frame, prompt, asked, hearing)
 
-            result, more = entry_by_recipe(self._read(upload, index), version, self.segmenter.bundle, look)
+            result, more = entry_by_recipe(self._read(upload, index, recipe.bits), version, self.segmenter.bundle, look)
             self._tell(result)
             entries.append({**entry_of(result, options.include), **more})
         return entries

@@ -25,6 +25,8 @@ class Settings:
     max_body_bytes: int = 32 * MIB
     max_pixels: int = 25_000_000
     """Width times height, read from the header before a pixel is decoded."""
+    bits: int | None = None
+    """That 16-bit images use; all 16 where None, and where a recipe does not say."""
     max_images: int = 8
     """Of one request."""
     upload_bytes: int = 256 * MIB

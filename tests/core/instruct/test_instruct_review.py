@@ -269,7 +269,7 @@ def test_a_picture_that_is_gone_is_said_and_the_entry_can_still_be_rejected(make
     (tmp_path / "parts").rename(tmp_path / "moved")
     with serving(path) as page:
         status, answer, _ = page.send("GET", "/images/0")
-        assert status == 404 and "missing or cannot be decoded" in answer["error"]
+        assert status == 404 and "is missing" in answer["error"]
         assert page.decide(0, "reject")[0] == 200
     with serving(path, root=tmp_path / "moved") as page:
         assert page.send("GET", "/images/0")[0] == 200

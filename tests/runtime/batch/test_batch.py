@@ -9,6 +9,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 
 pytest.importorskip("pyarrow", reason="the extra scale is not installed")
@@ -55,6 +57,19 @@ def test_each_image_has_one_result_with_its_verdict(done: Path) -> None:
     assert 300 < region["area_px"] < 500 and bad["width"] == 64 and len(bad["image_sha256"]) == 64
     assert "convert it" in next(row["error"] for row in found if row["verdict"] == "NO_VERDICT")
     assert not (done / "open").exists()
+
+
+def test_a_file_of_several_pages_is_told_once(tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    page = np.full((64, 64, 3), 128, np.uint8)
+    cv2.imwrite(str(folder / "0.png"), page)
+    for name in ("1.tif", "2.tif"):
+        cv2.imwritemulti(str(folder / name), [page, page])
+    assert batch_here(folder, "--out", tmp_path / "out", "--model", tiny_bundle, "--workers", "1") == 0
+    said = capsys.readouterr().err
+    assert said.count("2 pages") == 1 and "1.tif" in said
+    assert len(rows(tmp_path / "out")) == 3
 
 
 def test_what_is_done_is_not_done_again(done: Path, parts: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:

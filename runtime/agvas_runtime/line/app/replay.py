@@ -17,6 +17,7 @@ from agvas_runtime.images.frame import Frame
 from agvas_runtime.line.ledger.check import open_for_reading
 from agvas_runtime.line.ledger.reader import PastPart, Which, past_parts
 from agvas_runtime.line.recipe.file import RecipeVersion, parse_recipe
+from agvas_runtime.line.recipe.rules import Judgement
 from agvas_runtime.line.station.inspector import Inspection, Inspector, SegmenterInspector, frame_fault
 from agvas_runtime.masks.result import Verdict
 from agvas_runtime.pipeline.options import SegmentOptions
@@ -149,7 +150,7 @@ class _Again:
                 ("broken rules", part.broken, list(judgement.broken)),
                 ("findings", part.findings, _as_stored([one.to_dict(version.recipe.mm_per_px) for one in judgement.findings])),
             )
-            if before != after
+            if before != after and not (what == "score" and _was_set_to_zero(part, judgement))
         ]
         others = []
         if inspection.bundle != part.bundle:
@@ -180,6 +181,11 @@ class _Again:
 def _frame_of(part: PastPart, folder: Path) -> tuple[Frame | None, str]:
     image, why = part.image(folder)
     return (Frame(part.frame, 0, image=image), "") if image is not None else (None, why)
+
+
+def _was_set_to_zero(part: PastPart, judgement: Judgement) -> bool:
+    """Whether an older ledger holds 0 in place of the raw score, as it did where no pixel reached the seed threshold."""
+    return part.score == 0.0 and not part.broken and not judgement.broken
 
 
 def _as_stored(value: Any) -> Any:

@@ -99,8 +99,8 @@ def calibrate_recipe(
         OutputError: the recipe cannot be written.
     """
     needed = needed_parts(max_false_reject, confidence)  # refuses shares that are none
-    options = SegmentOptions(threads=threads, bits=bits)
     version = read_recipe(recipe)
+    options = SegmentOptions(threads=threads, bits=bits or version.recipe.bits)
     inspector = SegmenterInspector(options)
     inspector.prepare(version)
     bundle = inspector.bundle_of(version)

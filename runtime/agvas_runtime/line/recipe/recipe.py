@@ -225,6 +225,8 @@ class Recipe(_Part):
     """From the trigger; a part without a verdict by then has NO_VERDICT."""
     keep: Keep = Keep()
     image: ImageLimits = ImageLimits()
+    bits: int | None = Field(default=None, ge=9, le=16)
+    """That 16-bit pictures of this product use; all 16 where None. What the command line says wins."""
     calibration: Calibration | None = None
 
     @model_validator(mode="after")

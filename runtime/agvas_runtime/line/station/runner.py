@@ -19,7 +19,7 @@ from agvas_runtime.line.station.inspector import Inspector
 from agvas_runtime.line.station.reloader import RecipeFollower
 from agvas_runtime.line.station.source_loop import Feed, QueuePolicy
 from agvas_runtime.line.station.station import QUEUE_PARTS, Outcome, Station
-from agvas_runtime.sources import CameraSource, FolderWatch, Source, open_source
+from agvas_runtime.sources import CameraSource, FileSource, FolderWatch, Source, open_source
 from agvas_runtime.sources.camera_address import camera_address
 from agvas_runtime.sources.folder_watch import WATCH_SCHEME
 from agvas_runtime.triggers.open_trigger import FREE, check_trigger
@@ -67,12 +67,18 @@ class LaneJob:
             return QueuePolicy.EVERY if "trigger" in camera_address(self.camera).settings else None
         return self.policy
 
-    def open_source(self, known: Callable[[str], bool] = lambda key: False) -> Source:
-        """The camera, the folder that is watched, or the files. ``known`` says of a watched file's key whether it was taken before."""
+    def open_source(self, known: Callable[[str], bool] = lambda key: False, *, bits: int | None = None) -> Source:
+        """The camera, the folder that is watched, or the files.
+
+        Args:
+            known: says of a watched file's key whether it was taken before.
+            bits: of the recipe, where the command line says nothing.
+        """
+        bits = self.bits or bits
         if self.camera is None:
-            return open_source(self.sources, bits=self.bits)
+            return open_source(self.sources, bits=bits)
         if self.camera.startswith(WATCH_SCHEME):
-            return FolderWatch(self.camera.removeprefix(WATCH_SCHEME), known=known, bits=self.bits)
+            return FolderWatch(self.camera.removeprefix(WATCH_SCHEME), known=known, bits=bits)
         policy = self.queue_policy
         return CameraSource(
             self.camera,
@@ -80,7 +86,7 @@ class LaneJob:
             open_timeout_s=OPEN_S,
             stall_timeout_s=STALL_S,
             pixel_format=self.pixel_format,
-            bits=self.bits or 16,
+            bits=bits or 16,
             keep=QUEUE_PARTS if policy is QueuePolicy.EVERY or self.triggered else 1,
             block=policy is QueuePolicy.BLOCK and not self.triggered,
         )
@@ -187,6 +193,7 @@ class Lane:
         self.job, self.name = job, job.name
         self._ledger, self._inspector = ledger, inspector
         self._failure: BaseException | None = None
+        self._notes: set[str] = set()
         self._concern: str | None = None
         self._follower = RecipeFollower(job.recipe, prepare=inspector.prepare, on_change=self._change, on_refusal=self._refuse)
         self._watch = Watch(ledger)
@@ -232,10 +239,17 @@ class Lane:
         self._follower.close()
 
     def _open_source(self) -> Source:
-        source = self.job.open_source(self._is_known)
+        source = self.job.open_source(self._is_known, bits=self._follower.current().recipe.bits)
+        if isinstance(source, FileSource | FolderWatch):
+            source.noted.told = self._note
         if isinstance(source, CameraSource):
             source.whole_views = lambda height, width: self._inspector.whole_views(self._follower.current(), height, width)
         return source
+
+    def _note(self, text: str) -> None:
+        if text not in self._notes:  # a source that is opened again notes the same
+            self._notes.add(text)
+            log.warning("station %s: %s", self.name, text)
 
     def _is_known(self, key: str) -> bool:
         return bool(self._ledger.read("SELECT 1 FROM parts WHERE station = ? AND trigger_key = ?", (self.name, key)))

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from agvas_core.contract.errors import ImageError
+from agvas_core.contract.images.rare import pillow_size, unread_format
+from agvas_core.contract.images.tiff import tiff_size
 
 __all__ = ["IMAGE_FORMATS", "IMAGE_SUFFIXES", "ImageHeader", "read_header"]
 
-IMAGE_FORMATS = "PNG, JPEG, BMP, TIFF, WebP, PNM, PAM, PFM"
+IMAGE_FORMATS = "PNG, JPEG, BMP, TIFF, WebP, PNM, PAM, PFM, GIF, JPEG 2000, AVIF"
 # What counts as an image in a folder; a file named by the user is tried whatever its suffix.
 IMAGE_SUFFIXES = frozenset(
     (
@@ -33,11 +35,19 @@ IMAGE_SUFFIXES = frozenset(
         ".pnm",
         ".pam",
         ".pfm",
+        ".gif",
+        ".jp2",
+        ".j2k",
+        ".j2c",
+        ".jpc",
+        ".jpf",
+        ".jpx",
+        ".avif",
     )
 )
 
 PNM_HEADER_BYTES = 4096  # comments may precede the size; no camera writes more than a line or two
-TIFF_TAGS_MOST = 4096
+STRAY_BYTES_MOST = 64  # between the segments of a JPEG; see jpeg
 JPEG_MARKERS_MOST = 1 << 16  # fill bytes count too; a file of nothing else would keep us busy for minutes
 
 
@@ -46,13 +56,13 @@ class ImageHeader:
     """What the file says of itself, before any rotation."""
 
     format: str
-    """``png``, ``jpeg``, ``bmp``, ``tiff``, ``webp``, ``pnm``, ``pam`` or ``pfm``."""
+    """``png``, ``jpeg``, ``bmp``, ``tiff``, ``webp``, ``pnm``, ``pam``, ``pfm``, ``gif``, ``jp2`` or ``avif``."""
     width: int
     height: int
     sample_max: int | None = None
     """Full scale of a sample that OpenCV leaves unscaled (binary PNM with its own maximum); None: that of the data type."""
-    premultiplied: bool = False
-    """Colours come out of OpenCV multiplied by alpha."""
+    pages: int = 1
+    """Pictures in a TIFF, thumbnails and masks not counted."""
 
 
 def read_header(file: BinaryIO) -> ImageHeader:
@@ -78,23 +88,36 @@ def _dispatch(file: BinaryIO, start: bytes) -> ImageHeader:
     if start.startswith(b"BM"):
         return _bmp(start)
     if start[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
-        return _tiff(file, start)
+        return _tiff(file)
+    if start[:6] in (b"GIF87a", b"GIF89a"):
+        return _by_pillow(file, "gif")
+    if start.startswith((b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51")):
+        return _by_pillow(file, "jp2")
+    if start[4:8] == b"ftyp":
+        brands = {start[at : at + 4] for at in (8, *range(16, 32, 4))}
+        if brands & {b"avif", b"avis"}:
+            return _by_pillow(file, "avif")
     if start.startswith(b"RIFF") and start[8:12] == b"WEBP":
         return _webp(start)
     if re.match(rb"P[1-7Ff]\s", start):
         file.seek(0)
         return _netpbm(file.read(PNM_HEADER_BYTES))
+    if (known := unread_format(start)) is not None:
+        raise ImageError(f"is {known}, which is not read; read are {IMAGE_FORMATS}: convert it to one of these")
     raise ImageError(f"file starts with {start[:8]!r}; read are {IMAGE_FORMATS}: convert it to one of these")
 
 
 def _jpeg(file: BinaryIO) -> ImageHeader:
-    position = 2
+    position, stray = 2, 0
     for _ in range(JPEG_MARKERS_MOST):
         file.seek(position)
         marker, length = struct.unpack(">HH", file.read(4))
         code = marker & 0xFF
         if marker < 0xFF00:
-            raise ImageError(f"JPEG has no marker at byte {position} (found {marker:#06x}): the file is broken")
+            stray, position = stray + 1, position + 1
+            if stray > STRAY_BYTES_MOST:
+                raise ImageError(f"JPEG has no marker at byte {position - stray}: the file is broken")
+            continue
         if code == 0xFF:  # fill byte
             position += 1
         elif code == 0x01 or 0xD0 <= code <= 0xD8:  # markers without a length
@@ -120,33 +143,16 @@ def _bmp(start: bytes) -> ImageHeader:
     return ImageHeader("bmp", width, abs(height))  # a negative height only says that rows run down
 
 
-def _tiff(file: BinaryIO, start: bytes) -> ImageHeader:
-    order = "<" if start[:2] == b"II" else ">"
-    big = start[2:4] in (b"+\0", b"\0+")
-    (offset,) = struct.unpack(order + "Q", start[8:16]) if big else struct.unpack(order + "I", start[4:8])
-    if offset >= 1 << 63:
-        raise ImageError(f"TIFF directory lies at byte {offset}: the file is broken")
-    file.seek(offset)
-    (entries,) = struct.unpack(order + ("Q" if big else "H"), file.read(8 if big else 2))
-    tags: dict[int, int] = {}
-    for _ in range(min(entries, TIFF_TAGS_MOST)):
-        entry = file.read(20 if big else 12)
-        tag, kind = struct.unpack(order + "HH", entry[:4])
-        value = entry[12:] if big else entry[8:]
-        code = {1: "B", 3: "H", 4: "I", 16: "Q"}.get(kind)
-        if code is not None and (big or code != "Q"):
-            tags[tag] = struct.unpack(order + code, value[: struct.calcsize(order + code)])[0]
-    if 256 not in tags or 257 not in tags:
-        raise ImageError("TIFF gives no width or height: the file is broken")
-    count, first_bits, extra = tags.get(277, 1), tags.get(258, 1), tags.get(338, 0)
-    # With more than two samples the bits stand elsewhere in the file (classic TIFF) and `first_bits` is their offset.
-    if tags.get(262) == 0 and count == 1 and first_bits > 8:
-        raise ImageError(f"TIFF has {first_bits} bits and white as zero, which OpenCV would show inverted: save black as zero")
-    if count == 2:
-        raise ImageError("TIFF is grey with alpha, which OpenCV reads without the alpha: save it as PNG")
-    # libtiff multiplies straight alpha in, but only on the 8-bit path that OpenCV takes for 8-bit files; to tell the two apart
-    # the caller looks at the decoded data type.
-    return ImageHeader("tiff", tags[256], tags[257], premultiplied=extra in (1, 2) and count == 4)
+def _tiff(file: BinaryIO) -> ImageHeader:
+    file.seek(0)
+    width, height, pages = tiff_size(file)
+    return ImageHeader("tiff", width, height, pages=pages)
+
+
+def _by_pillow(file: BinaryIO, kind: str) -> ImageHeader:
+    file.seek(0)
+    width, height = pillow_size(file, kind)
+    return ImageHeader(kind, width, height)
 
 
 def _webp(start: bytes) -> ImageHeader:
