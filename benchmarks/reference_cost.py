@@ -46,15 +46,18 @@ def main() -> None:
         for index in range(given.frames + 2):
             frame = Frame(f"frame {index}", index, image=product.good(100 + index).image)
             for name, segmenter in segmenters.items():
-                start = time.perf_counter()
+                start, cpu = time.perf_counter(), time.process_time()
                 segmenter.segment(frame)
                 spent[name].append((time.perf_counter() - start) * 1000)
-        ratios = [b / a for a, b in zip(spent["without"][2:], spent["with"][2:], strict=True)]
-        for name, values in spent.items():
+                computed[name].append((time.process_time() - cpu) * 1000)
+        for what, values in (("time", spent), ("CPU time", computed)):
+            without, beside = values["without"][2:], values["with"][2:]
+            ratios = [b / a for a, b in zip(without, beside, strict=True)]
             print(
-                f"{name:8} references: {statistics.median(values[2:]):.1f} ms a frame, median; {min(values[2:]):.1f} ms at best"
+                f"{what}: {statistics.median(without):.1f} ms without, {statistics.median(beside):.1f} ms with references (medians of "
+                f"{len(ratios)} frames); ratio {statistics.median(ratios):.2f} in the median of pairs, "
+                f"{min(beside) / min(without):.2f} of the fastest"
             )
-        print(f"with / without, median of {len(ratios)} pairs: {statistics.median(ratios):.2f}")
 
 
 def _time_encoder(good: list[np.ndarray], threads: int) -> None:
