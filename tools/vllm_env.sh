@@ -10,9 +10,9 @@ mkdir -p "$(dirname "$heavy")"
 exec 9>"$heavy.lock" && flock 9 # one at a time
 bash "$tool" "$heavy" >/dev/null
 pip=("$heavy/bin/python" -m pip --disable-pip-version-check -q)
-ready=$heavy/.agvas-ready-2
+ready=$heavy/.agvas-ready-3
 if [ ! -e "$ready" ]; then
-    "${pip[@]}" install onnx onnxruntime onnxscript pytest >&2 2>&1
+    "${pip[@]}" install onnx onnxruntime onnxscript pytest simplejpeg tifffile >&2 2>&1
     touch "$ready"
 fi
 # A small environment over the large one, for the large one is shared by all checkouts and an editable install belongs to one.
