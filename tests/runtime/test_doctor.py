@@ -64,7 +64,7 @@ def test_versions_are_compared_as_numbers(there: str, wanted: str, enough: bool)
 def test_a_package_that_is_too_old_or_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packages, "installed", lambda name: {"numpy": "1.0", "fastapi": None}.get(name, "99.0"))
     found = {finding.name: finding for finding in look_at_packages()}
-    assert found["numpy"].state is State.FAULT and "numpy is 1.0, >=1.26 is needed" in found["numpy"].detail
+    assert found["numpy"].state is State.FAULT and "numpy is 1.0, >=2.0.0 is needed" in found["numpy"].detail
     assert found["web"].state is State.ABSENT and found["web"].detail == "fastapi is not installed"
     assert "vllm is 99.0, ==0.32.0 is needed" in found["vllm"].detail
 

@@ -56,6 +56,9 @@ class PassAll:
     def prepare(self, version: RecipeVersion) -> None:
         """Is always ready."""
 
+    def concern(self, version: RecipeVersion) -> str | None:
+        """Nothing."""
+
     def inspect(self, frame: Frame, version: RecipeVersion) -> Inspection:
         empty = np.zeros((1, 1), np.float32)
         return Inspection(Judgement(Verdict.PASS, 0.0, (), (), empty > 1), empty, "none@000000000000", {})
