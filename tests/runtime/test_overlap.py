@@ -21,7 +21,7 @@ MakePart = Callable[..., NDArray[np.uint8]]
 
 
 def threads_of_ours() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("agvas-") and "worker" not in thread.name]
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("agvas-")]
 
 
 def told(results: list[Result]) -> list[dict[str, object]]:
