@@ -45,6 +45,7 @@ __all__ = [
 NAMED: Final[dict[str, tuple[str, ...]]] = {"kind": tuple(GROUPS), "place": PLACES, "size": SIZES, "tone": TONES}
 """What an instruction can name, by attribute."""
 _CUT_STREAM, _MIRROR_STREAM, _IMAGE_STREAM = 1, 3, 4  # of the seed, beside those of the generator and of the mixture
+_NO_LIMIT = 1 << 30
 _LEAST_SHARE = 0.4  # a shrunk pixel belongs to the mask that covers more of it; at a half, thin lines would break
 
 
@@ -165,7 +166,7 @@ def encode_dialogues(
     rows = []
     for dialogue in dialogues:
         turn = Turn(dialogue.instruction, dialogue.answer)
-        row = encode([turn], tokenizer, config, config.lmm.text["max_position_embeddings"])
+        row = encode([turn], tokenizer, config, _NO_LIMIT)
         start = next(at for at, label in enumerate(row.labels) if label != IGNORED_TARGET)
         labels = row.labels
         if dialogue.refusal is not None:
