@@ -1,7 +1,7 @@
 """``agvas train``: tables and options to a run, and what the terminal shows of it."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -108,40 +108,45 @@ def train(
             f"--sets gives data sets and preset {preset} generates its images: extend it in a file of your own with "
             '[train] examples = "sets"'
         )
-    _run(model, settings, out, mixture, init, calibrate_only, resume, overfit, minutes)
+    from agvas_core.model.weights.checkpoint import load_checkpoint
+    from agvas_core.train.calibration import calibrate_checkpoint
+    from agvas_core.train.loop import Progress, train_model
+
+    def make(progress: Progress, calibrating: Callable[[int, int], None]) -> Path:
+        if calibrate_only is not None:
+            return calibrate_checkpoint(load_checkpoint(calibrate_only), model, settings, out, calibrating)
+        return train_model(
+            model,
+            settings,
+            out,
+            mixture=mixture,
+            init=None if init is None else load_checkpoint(init),
+            resume=resume,
+            overfit=overfit,
+            minutes=minutes,
+            progress=progress,
+            calibrating=calibrating,
+        )
+
+    _shown(make, None if calibrate_only is not None else sum(settings.phase_steps))
 
 
-def _run(
-    model: Any,
-    settings: Any,
-    out: Path,
-    mixture: Any,
-    init: str | None,
-    calibrate_only: str | None,
-    resume: bool,
-    overfit: int | None,
-    minutes: float | None,
-) -> None:
+def _shown(make: Callable[..., Path], steps: int | None) -> None:
+    """Makes a checkpoint, and shows how far it is and what came of it; ``steps``: of a training, None for a calibration alone."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from agvas_core.model.weights.checkpoint import load_checkpoint
-    from agvas_core.train.calibration import calibrate_checkpoint, summary
+    from agvas_core.train.calibration import summary
     from agvas_core.train.log import LOG, plot_log
-    from agvas_core.train.loop import SKIPPED, Row, train_model
+    from agvas_core.train.loop import SKIPPED, Row
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[unit]}"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[loss]}"),
-    )
-    first, done_steps, skipped = int(os.environ.get("RANK", "0")) == 0, 0, 0  # torchrun and accelerate launch say so
-    steps = sum(settings.phase_steps)
-    with Progress(*columns, disable=not first) as bar:
-        training = bar.add_task("training", total=steps, loss="", unit="steps", visible=calibrate_only is None)
-        calibrating = bar.add_task("calibrating", total=None, loss="", unit="images", visible=calibrate_only is not None)
+    done_steps, skipped = 0, 0
+    first = int(os.environ.get("RANK", "0")) == 0  # torchrun and accelerate launch say so
+    texts = [TextColumn(f"{{task.{each}}}") for each in ("description", "fields[unit]", "fields[loss]")]
+    with Progress(
+        texts[0], BarColumn(), MofNCompleteColumn(), texts[1], TimeRemainingColumn(), texts[2], disable=not first
+    ) as bar:
+        training = bar.add_task("training", total=steps, loss="", unit="steps", visible=steps is not None)
+        calibration = bar.add_task("calibrating", total=None, loss="", unit="images", visible=steps is None)
 
         def show(done: int, total: int, row: Row) -> None:
             nonlocal done_steps, skipped
@@ -150,33 +155,19 @@ def _run(
             bar.update(training, completed=done, loss=loss)
 
         def show_calibration(seen: int, total: int) -> None:
-            bar.update(calibrating, completed=seen, total=total, visible=True)
+            bar.update(calibration, completed=seen, total=total, visible=True)
 
-        if calibrate_only is not None:
-            folder = calibrate_checkpoint(load_checkpoint(calibrate_only), model, settings, out, show_calibration)
-        else:
-            folder = train_model(
-                model,
-                settings,
-                out,
-                mixture=mixture,
-                init=None if init is None else load_checkpoint(init),
-                resume=resume,
-                overfit=overfit,
-                minutes=minutes,
-                progress=show,
-                calibrating=show_calibration,
-            )
+        folder = make(show, show_calibration)
     if not first:
         return
     typer.echo(f"checkpoint: {folder}")
     for line in summary(folder):
         typer.echo(line)
-    if calibrate_only is None and plot_log(folder / LOG, folder / "loss.png"):
+    if steps is not None and plot_log(folder / LOG, folder / "loss.png"):
         typer.echo(f"loss plot:  {folder / 'loss.png'}")
     if skipped:
         typer.echo(f"skipped:    {skipped} times an image that could not be used; {folder / SKIPPED} lists them")
-    if 0 < done_steps < steps:
+    if steps is not None and 0 < done_steps < steps:
         typer.echo(f"stopped:    after {done_steps} of {steps} steps; the same command with --resume goes on")
         return
     typer.echo(

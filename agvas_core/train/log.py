@@ -5,8 +5,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
-from matplotlib.figure import Figure
 from torch.utils.tensorboard import SummaryWriter
 
 from agvas_core.contract.errors import SetupError
@@ -77,8 +75,11 @@ def _trim(path: Path, step: int) -> None:
 def plot_log(log: Path, picture: Path) -> bool:
     """Draws ``log.jsonl``: text and mask losses (faint: each row; strong: mean of 25), and the learning rate.
 
-    False, and no picture, where the log has no row: a run of fewer steps than ``log_every``.
+    False, and no picture, where the log has no row yet.
     """
+    import numpy as np
+    from matplotlib.figure import Figure
+
     rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.exists() else []
     if not rows:
         return False
