@@ -24,7 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agvas.fitting.bank import colour_weight_of
-from agvas.fitting.fit import MOST_FOLDS, _Engine, _open
+from agvas.fitting.fit import MOST_FOLDS
+from agvas.fitting.judging import Engine, open_engine
 from agvas.fitting.operating_point import IMAGE_SHARE, map_scale
 from agvas.fitting.pictures import thumbnail
 from agvas.fitting.rules import WEIGHTS, Evidence, average_precision, zero_shot_weight
@@ -114,7 +115,7 @@ def real(data: Path, name: str | None, references: int, tests: int, seed: int) -
     return found
 
 
-def measure(engine: _Engine, images: Images, painted_each: int, seed: int) -> dict[str, NDArray[np.generic]]:
+def measure(engine: Engine, images: Images, painted_each: int, seed: int) -> dict[str, NDArray[np.generic]]:
     """Maps of references, painted references and tests, [N, 3, PIXELS, PIXELS], and their truth."""
     rng = np.random.default_rng(seed)
     frames = [engine.cells.prepare(image) for image in images.references]
@@ -265,7 +266,7 @@ def main() -> None:
             if index % parts != part:
                 continue
             began = time.monotonic()
-            engine = engine or _open(options.model, None, options.threads)
+            engine = engine or open_engine(options.model, None, options.threads)
             images = images or generated(index, options.shots, options.tests)
             stored = measure(engine, images, options.painted, options.seed)
             part_file = path.with_suffix(".part.npz")

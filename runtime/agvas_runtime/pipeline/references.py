@@ -7,7 +7,7 @@
 
 Every map is brought to a grid of ``GRID_PX`` x ``GRID_PX`` that shows the whole frame, and to one scale: how rare a value is on good
 images. Two statistics come of it, rarity of the joint distance plus that of the model's score map, which outlines defects best, and
-the same with the deep distance (without colour), which tells defective images best. The score map is the first, scaled so that the
+the same with the deep distance (without colour), which tells defective images best. A fitted head's map is added to both. The score map is the first, scaled so that the
 mean of its highest share is the geometric mean of that of both; then score = statistic / (statistic + half).
 """
 
@@ -27,9 +27,9 @@ from agvas_runtime.bundle import Bundle
 from agvas_runtime.images.views import make_views
 from agvas_runtime.masks.regions import judge_map
 from agvas_runtime.pipeline.frame_logits import Judged
-from agvas_runtime.stages.open import DEFAULT_BACKEND, REFERENCE_BACKENDS, StageSettings
+from agvas_runtime.stages.open import DEFAULT_BACKEND, HEAD_BACKENDS, REFERENCE_BACKENDS, StageSettings, open_head
 from agvas_runtime.stages.open import open_references as open_stage
-from agvas_runtime.stages.protocol import Features, ReferenceStage, VisionStage
+from agvas_runtime.stages.protocol import Features, HeadStage, ReferenceStage, VisionStage
 
 __all__ = [
     "GRID_PX",
@@ -37,6 +37,7 @@ __all__ = [
     "Prepared",
     "ReferenceCells",
     "References",
+    "Scales",
     "Statistics",
     "at_frame_size",
     "distance_grid",
@@ -45,7 +46,6 @@ __all__ = [
     "map_facts",
     "open_references",
     "squash",
-    "statistics",
     "zero_shot_grid",
 ]
 
@@ -58,6 +58,8 @@ BLUR_CELLS: Final = 1.0
 """Deviation of the blur of a distance map: one cell is a noisy place to look for a defect."""
 LOWEST_P: Final = 1e-4
 """Of the model's score map, before its logit is taken."""
+HEAD_UNIT: Final = np.float32(3.0)
+"""Rarities are divided by this before a head takes them, so that they are of the size of its other inputs."""
 
 
 def distance_grid(distances: Float) -> Float:
@@ -85,12 +87,48 @@ class Statistics(NamedTuple):
         return np.asarray(np.maximum(self.pixel * np.float32((image / pixel) ** 0.5), 0), np.float32)
 
 
-def statistics(
-    maps: Mapping[Kind, Float], joint: MapScale, deep: MapScale, zero_shot: MapScale, zero_shot_weight: float = 1.0
-) -> Statistics:
-    """Of the maps of a frame on the grid."""
-    own = zero_shot(maps["zero_shot"])
-    return Statistics(joint(maps["joint"]) + np.float32(zero_shot_weight) * own, deep(maps["deep"]) + own)
+class Scales(NamedTuple):
+    """What brings the maps of a frame to one scale, and how they are added up."""
+
+    joint: MapScale
+    deep: MapScale
+    zero_shot: MapScale
+    zero_shot_weight: float = 1.0
+    head: MapScale | None = None
+    """None where the product has no fitted head."""
+
+    @classmethod
+    def of(cls, product: Product) -> "Scales":
+        """Those that a product was fitted with."""
+        return cls(product.joint, product.deep, product.zero_shot, product.zero_shot_weight, product.head)
+
+    def statistics(self, maps: Mapping[Kind, NDArray[np.floating]]) -> Statistics:
+        """Of the maps of a frame on the grid."""
+        joint, deep, own = self._rarities(maps)
+        seen = Statistics(joint + np.float32(self.zero_shot_weight) * own, deep + own)
+        if self.head is None:
+            return seen
+        fitted = self.head(maps["head"].astype(np.float32))
+        return Statistics(seen.pixel + fitted, seen.image + fitted)
+
+    def head_input(self, maps: Mapping[Kind, NDArray[np.floating]], cells: tuple[int, int]) -> Float:
+        """What a fitted head takes beside the embedding: rarities of joint and deep distance and of the model's own score map, [3, h, w]
+        at ``cells`` = (h, w), divided by ``HEAD_UNIT``."""
+        small = [cv2.resize(each, cells[::-1], interpolation=cv2.INTER_AREA) for each in self._rarities(maps)]
+        return np.stack(small).astype(np.float32) / HEAD_UNIT
+
+    def head_map(self, head: HeadStage, maps: Mapping[Kind, NDArray[np.floating]], embedding: Float) -> Float:
+        """Logits of a fitted head on the grid, of a frame with these maps and this embedding [h, w, D]."""
+        rarities = self.head_input(maps, (embedding.shape[0], embedding.shape[1]))
+        logits = np.asarray(head(embedding[None], rarities[None])[0], np.float32)
+        return np.asarray(cv2.resize(logits, (GRID_PX, GRID_PX), interpolation=cv2.INTER_LINEAR), np.float32)
+
+    def _rarities(self, maps: Mapping[Kind, NDArray[np.floating]]) -> tuple[Float, Float, Float]:
+        return (
+            self.joint(maps["joint"].astype(np.float32)),
+            self.deep(maps["deep"].astype(np.float32)),
+            self.zero_shot(maps["zero_shot"].astype(np.float32)),
+        )
 
 
 def squash(total: Float, half: float) -> Float:
@@ -149,10 +187,20 @@ class References:
     Args:
         bank: float32 [rows, D].
         vision: of the same bundle, for a model whose reference graph takes its features.
+        head: of a product that has a fitted one.
     """
 
-    def __init__(self, bundle: Bundle, product: Product, bank: Float, stage: ReferenceStage, vision: VisionStage) -> None:
-        self.product, self.bank = product, bank
+    def __init__(
+        self,
+        bundle: Bundle,
+        product: Product,
+        bank: Float,
+        stage: ReferenceStage,
+        vision: VisionStage,
+        head: HeadStage | None = None,
+    ) -> None:
+        self.product, self.bank, self.head = product, bank, head
+        self.scales = Scales.of(product)
         self.cells = ReferenceCells(bundle, product.view, stage, vision)
 
     def judge(self, image: Rgb, zero_shot: Float, point: OperatingPoint) -> Judged:
@@ -173,8 +221,10 @@ class References:
         self._check(frame_facts(image))
         found = self.cells.compare(self.cells.prepare(image), self.bank, product.colour_weight)
         self._check(map_facts(found.deep, product.far_cell, product.mean_distance))
-        scales = (product.joint, product.deep, product.zero_shot)
-        seen = statistics(grids(found, zero_shot), *scales, product.zero_shot_weight)
+        maps = grids(found, zero_shot)
+        if self.head is not None:
+            maps["head"] = self.scales.head_map(self.head, maps, found.embedding)
+        seen = self.scales.statistics(maps)
         return at_frame_size(squash(seen.fused(share), product.half), (image.shape[0], image.shape[1]))
 
     def _check(self, facts: Mapping[str, float]) -> None:
@@ -187,9 +237,12 @@ class References:
 
 
 class Compared(NamedTuple):
-    """Distances of the cells of one frame to the nearest row of a bank, [h, w] each."""
+    """The cells of one frame, and their distances to the nearest row of a bank."""
 
+    embedding: Float
+    """[h, w, D]."""
     deep: Float
+    """[h, w]."""
     joint: Float
 
 
@@ -223,7 +276,7 @@ class ReferenceCells:
     def compare(self, frame: Prepared, bank: Float, colour_weight: float) -> Compared:
         """Distances to the rows of ``bank`` [rows, D]; ``colour_weight`` is that of the squared colour distance."""
         found = self._stage(frame.pixels[None], bank, self._features(frame), colour_weight=colour_weight)
-        return Compared(np.asarray(found.deep[0], np.float32), np.asarray(found.joint[0], np.float32))
+        return Compared(*(np.asarray(values[0], np.float32) for values in found))
 
     def _features(self, frame: Prepared) -> Features | None:
         return None if frame.semantic is None else self._vision(frame.semantic[None], frame.pixels[None])
@@ -256,4 +309,5 @@ def open_references(
         return None
     bank = load_array(bundle.folder / BANK, (product.rows, product.channels))
     stage = open_stage(bundle, backend if backend in REFERENCE_BACKENDS else DEFAULT_BACKEND, settings)
-    return References(bundle, product, bank, stage, vision)
+    head = None if product.head is None else open_head(bundle, backend if backend in HEAD_BACKENDS else DEFAULT_BACKEND, settings)
+    return References(bundle, product, bank, stage, vision, head)
