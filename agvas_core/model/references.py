@@ -280,7 +280,8 @@ class ReferenceHead(nn.Module):
         """[B, h, w, D] and [B, 3, h, w] -> [B, h, w]."""
         y = self.cells(self.dropout(embedding.permute(0, 3, 1, 2))) + self.rarities(rarities)
         y = F.relu(self.wider(F.relu(self.near(F.relu(y)))))
-        return self.logit(y)[:, 0]
+        logit: Tensor = self.logit(y)[:, 0]
+        return logit
 
     @classmethod
     def joined(cls, members: Sequence["ReferenceHead"]) -> "ReferenceHead":

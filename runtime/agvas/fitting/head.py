@@ -30,10 +30,10 @@ from agvas_core.contract.manifest import TensorSpec
 from agvas_core.contract.product import HeadTrial, Kind, head_spec
 from agvas_core.evaluation.metrics import auroc
 from agvas_core.model.references import ReferenceHead
-from agvas_runtime.pipeline.references import GRID_PX, Scales, grids
+from agvas_runtime.pipeline.references import GRID_PX, Scales, grids, head_input, head_map
 from agvas_runtime.stages.protocol import HeadStage
 
-__all__ = ["TRAINING_STEPS", "LearnedHead", "Masked", "head_graph", "learn_head", "masked_images"]
+__all__ = ["TRAINING_STEPS", "LearnedHead", "Masked", "head_graph", "is_better", "learn_head", "masked_images"]
 
 Float = NDArray[np.float32]
 Step = Callable[[int], None]
@@ -93,7 +93,7 @@ class LearnedHead:
 
     scales: Scales
     """With that of its logits."""
-    halves: list[HeadStage | None]
+    halves: Sequence[HeadStage]
     """One for each half of the images, trained on the other."""
     graph: bytes
     """ONNX, of the mean of both."""
@@ -145,22 +145,21 @@ def learn_head(
         *(_example(each.number, each.embedding, each.maps, each.truth, scales) for each in masked),
     ]
     with _threads(threads):
-        heads = [
-            _trained(
-                [each for each in examples if each.half != half], seed + half, lambda done, past=half * STEPS: step(past + done)
-            )
-            for half in range(HALVES)
-        ]
-        halves: list[HeadStage | None] = [_Half(head) for head in heads]
+        heads = []
+        for half in range(HALVES):
+
+            def told(done: int, past: int = half * STEPS) -> None:
+                step(past + done)
+
+            heads.append(_trained([each for each in examples if each.half != half], seed + half, told))
+        halves = [_Half(head) for head in heads]
         for index, each in enumerate(judged):
-            head = halves[index % HALVES]
-            assert head is not None
-            each.maps["head"] = scales.head_map(head, each.maps, engine.cells.embed(each.prepared)).astype(np.float16)
-        for part in (*painted, *masked):
-            number = part.beside if isinstance(part, Spoiled) else part.number
-            head = halves[number % HALVES]
-            assert head is not None
-            part.maps["head"] = scales.head_map(head, part.maps, part.embedding.astype(np.float32))
+            embedding = engine.cells.embed(each.prepared)
+            each.maps["head"] = head_map(halves[index % HALVES], scales.rarities(each.maps), embedding).astype(np.float16)
+        others = [(each.beside, each.maps, each.embedding) for each in painted]
+        others += [(each.number, each.maps, each.embedding) for each in masked]
+        for number, maps, cells in others:
+            maps["head"] = head_map(halves[number % HALVES], scales.rarities(maps), cells.astype(np.float32))
     with_head = scales._replace(head=map_scale([judged[index].maps["head"].astype(np.float32) for index in usual]))
     trial = _compared(judged, usual, painted, masked, scales, with_head)
     if not trial.adopted:
@@ -182,7 +181,7 @@ def _example(
 ) -> _Example:
     height, width = embedding.shape[:2]
     covered = cv2.resize(truth.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA) > COVERED
-    rarities = scales.head_input(maps, (height, width))
+    rarities = head_input(scales.rarities(maps), (height, width))
     return _Example(number % HALVES, embedding.astype(np.float16), rarities, torch.from_numpy(covered.astype(np.float32)))
 
 
@@ -228,8 +227,8 @@ def _loss(head: ReferenceHead, each: _Example, mean: Tensor, deviation: Tensor, 
     if not truth.any():
         return weighted.mean()
     chance = logit.sigmoid()
-    dice = 1 - (2 * (chance * truth).sum() + 1) / (chance.sum() + truth.sum() + 1)
-    return weighted.mean() + dice
+    overlap: Tensor = (2 * (chance * truth).sum() + 1) / (chance.sum() + truth.sum() + 1)
+    return weighted.mean() + 1 - overlap
 
 
 @contextmanager
@@ -277,8 +276,13 @@ def _compared(
         ap=(float(np.mean(precision[0])), float(np.mean(precision[1]))),
         error=float(gain.std(ddof=1)) / math.sqrt(len(gain)),
         auroc=(areas[0], areas[1]),
-        adopted=clear_gain(gain) and areas[1] >= areas[0],
+        adopted=is_better(gain, (areas[0], areas[1])),
     )
+
+
+def is_better(gain: NDArray[np.float64], areas: tuple[float, float]) -> bool:
+    """Whether a product is to have its head: gains in average precision [N] that are clear, and no loss in image AUROC."""
+    return clear_gain(gain) and areas[1] >= areas[0]
 
 
 def _precision(maps: Sequence[Float], truths: Sequence[NDArray[np.bool_]]) -> float:

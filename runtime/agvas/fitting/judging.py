@@ -34,6 +34,7 @@ from agvas_runtime.pipeline.references import (
     at_frame_size,
     frame_facts,
     grids,
+    head_map,
     squash,
     zero_shot_grid,
 )
@@ -237,7 +238,7 @@ def give_maps(engine: Engine, each: Seen, bank: Float, scales: Scales | None = N
     each.maps["zero_shot"] = each.zero_shot
     each.deep = found.deep.astype(np.float16)
     if scales is not None and engine.head is not None:
-        each.maps["head"] = scales.head_map(engine.head, each.maps, found.embedding).astype(np.float16)
+        each.maps["head"] = head_map(engine.head, scales.rarities(each.maps), found.embedding).astype(np.float16)
 
 
 def frame_score(total: Float, half: float, size: tuple[int, int], share: float) -> float:
@@ -292,7 +293,7 @@ def paint(
             distances = engine.compare(engine.cells.prepare(painted.image), banks[index])
             maps = grids(distances, engine.zero_shot(picture.name, painted.image))
             if scales is not None and engine.head is not None:
-                maps["head"] = scales.head_map(engine.head, maps, distances.embedding)
+                maps["head"] = head_map(engine.head, scales.rarities(maps), distances.embedding)
             beside = number % len(judged) if alone else index
             cells = distances.embedding.astype(np.float16)
             found.append(Spoiled(painted, image.shape[1] / whole.shape[1], beside, maps, cells))

@@ -43,6 +43,8 @@ __all__ = [
     "distance_grid",
     "frame_facts",
     "grids",
+    "head_input",
+    "head_map",
     "map_facts",
     "open_references",
     "squash",
@@ -102,33 +104,33 @@ class Scales(NamedTuple):
         """Those that a product was fitted with."""
         return cls(product.joint, product.deep, product.zero_shot, product.zero_shot_weight, product.head)
 
+    def rarities(self, maps: Mapping[Kind, NDArray[np.floating]]) -> dict[Kind, Float]:
+        """How rare the values of the maps of a frame are, on the grid; of the head's where there is one."""
+        known = {"joint": self.joint, "deep": self.deep, "zero_shot": self.zero_shot, "head": self.head}
+        return {kind: scale(each.astype(np.float32)) for kind, each in maps.items() if (scale := known[kind]) is not None}
+
+    def added(self, rarities: Mapping[Kind, Float]) -> Statistics:
+        """The two statistics."""
+        own, head = rarities["zero_shot"], rarities.get("head", np.float32(0))
+        return Statistics(rarities["joint"] + np.float32(self.zero_shot_weight) * own + head, rarities["deep"] + own + head)
+
     def statistics(self, maps: Mapping[Kind, NDArray[np.floating]]) -> Statistics:
         """Of the maps of a frame on the grid."""
-        joint, deep, own = self._rarities(maps)
-        seen = Statistics(joint + np.float32(self.zero_shot_weight) * own, deep + own)
-        if self.head is None:
-            return seen
-        fitted = self.head(maps["head"].astype(np.float32))
-        return Statistics(seen.pixel + fitted, seen.image + fitted)
+        return self.added(self.rarities(maps))
 
-    def head_input(self, maps: Mapping[Kind, NDArray[np.floating]], cells: tuple[int, int]) -> Float:
-        """What a fitted head takes beside the embedding: rarities of joint and deep distance and of the model's own score map, [3, h, w]
-        at ``cells`` = (h, w), divided by ``HEAD_UNIT``."""
-        small = [cv2.resize(each, cells[::-1], interpolation=cv2.INTER_AREA) for each in self._rarities(maps)]
-        return np.stack(small).astype(np.float32) / HEAD_UNIT
 
-    def head_map(self, head: HeadStage, maps: Mapping[Kind, NDArray[np.floating]], embedding: Float) -> Float:
-        """Logits of a fitted head on the grid, of a frame with these maps and this embedding [h, w, D]."""
-        rarities = self.head_input(maps, (embedding.shape[0], embedding.shape[1]))
-        logits = np.asarray(head(embedding[None], rarities[None])[0], np.float32)
-        return np.asarray(cv2.resize(logits, (GRID_PX, GRID_PX), interpolation=cv2.INTER_LINEAR), np.float32)
+def head_input(rarities: Mapping[Kind, Float], cells: tuple[int, int]) -> Float:
+    """What a fitted head takes beside the embedding: rarities of joint and deep distance and of the model's own score map, [3, h, w] at
+    ``cells`` = (h, w), divided by ``HEAD_UNIT``."""
+    kinds: tuple[Kind, ...] = ("joint", "deep", "zero_shot")
+    small = [cv2.resize(rarities[kind], cells[::-1], interpolation=cv2.INTER_AREA) for kind in kinds]
+    return np.stack(small).astype(np.float32) / HEAD_UNIT
 
-    def _rarities(self, maps: Mapping[Kind, NDArray[np.floating]]) -> tuple[Float, Float, Float]:
-        return (
-            self.joint(maps["joint"].astype(np.float32)),
-            self.deep(maps["deep"].astype(np.float32)),
-            self.zero_shot(maps["zero_shot"].astype(np.float32)),
-        )
+
+def head_map(head: HeadStage, rarities: Mapping[Kind, Float], embedding: Float) -> Float:
+    """Logits of a fitted head on the grid, of a frame with these rarities and this embedding [h, w, D]."""
+    logits = head(embedding[None], head_input(rarities, (embedding.shape[0], embedding.shape[1]))[None])[0]
+    return np.asarray(cv2.resize(logits, (GRID_PX, GRID_PX), interpolation=cv2.INTER_LINEAR), np.float32)
 
 
 def squash(total: Float, half: float) -> Float:
@@ -221,10 +223,10 @@ class References:
         self._check(frame_facts(image))
         found = self.cells.compare(self.cells.prepare(image), self.bank, product.colour_weight)
         self._check(map_facts(found.deep, product.far_cell, product.mean_distance))
-        maps = grids(found, zero_shot)
+        rarities = self.scales.rarities(grids(found, zero_shot))
         if self.head is not None:
-            maps["head"] = self.scales.head_map(self.head, maps, found.embedding)
-        seen = self.scales.statistics(maps)
+            rarities |= self.scales.rarities({"head": head_map(self.head, rarities, found.embedding)})
+        seen = self.scales.added(rarities)
         return at_frame_size(squash(seen.fused(share), product.half), (image.shape[0], image.shape[1]))
 
     def _check(self, facts: Mapping[str, float]) -> None:
