@@ -261,7 +261,7 @@ class ReferenceCells:
     """The reference stage with what it needs of a frame."""
 
     def __init__(self, bundle: Bundle, view: ViewSpec, stage: ReferenceStage, vision: VisionStage) -> None:
-        self.view, self._stage, self._vision = view, stage, vision
+        self.view, self.stage, self._vision = view, stage, vision
         references = bundle.manifest.references
         self._takes_features = references is not None and references.view is None
         self._semantic = bundle.manifest.semantic_view
@@ -273,11 +273,11 @@ class ReferenceCells:
 
     def embed(self, frame: Prepared) -> Float:
         """Embedding [h, w, D] of the cells."""
-        return np.asarray(self._stage.embed(frame.pixels[None], self._features(frame))[0], np.float32)
+        return np.asarray(self.stage.embed(frame.pixels[None], self._features(frame))[0], np.float32)
 
     def compare(self, frame: Prepared, bank: Float, colour_weight: float) -> Compared:
         """Distances to the rows of ``bank`` [rows, D]; ``colour_weight`` is that of the squared colour distance."""
-        found = self._stage(frame.pixels[None], bank, self._features(frame), colour_weight=colour_weight)
+        found = self.stage(frame.pixels[None], bank, self._features(frame), colour_weight=colour_weight)
         return Compared(*(np.asarray(values[0], np.float32) for values in found))
 
     def _features(self, frame: Prepared) -> Features | None:
