@@ -258,9 +258,13 @@ class Prepared(NamedTuple):
 
 
 class ReferenceCells:
-    """The reference stage with what it needs of a frame."""
+    """The reference stage with what it needs of a frame.
 
-    def __init__(self, bundle: Bundle, view: ViewSpec, stage: ReferenceStage, vision: VisionStage) -> None:
+    Args:
+        vision: of the same bundle, for a reference graph that takes its features.
+    """
+
+    def __init__(self, bundle: Bundle, view: ViewSpec, stage: ReferenceStage, vision: VisionStage | None) -> None:
         self.view, self.stage, self._vision = view, stage, vision
         references = bundle.manifest.references
         self._takes_features = references is not None and references.view is None
@@ -281,7 +285,10 @@ class ReferenceCells:
         return Compared(*(np.asarray(values[0], np.float32) for values in found))
 
     def _features(self, frame: Prepared) -> Features | None:
-        return None if frame.semantic is None else self._vision(frame.semantic[None], frame.pixels[None])
+        if frame.semantic is None:
+            return None
+        assert self._vision is not None, "a graph without a view of its own takes the vision stage's features"
+        return self._vision(frame.semantic[None], frame.pixels[None])
 
 
 def grids(found: Compared, zero_shot: Float) -> dict[Kind, Float]:
