@@ -180,7 +180,8 @@ def _example(
     scales: Scales,
 ) -> _Example:
     height, width = embedding.shape[:2]
-    covered = cv2.resize(truth.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA) > COVERED
+    shares = cv2.resize(truth.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
+    covered = shares > min(COVERED, float(shares.max()) / 2)  # an image whose defects are all small is no good one
     rarities = head_input(scales.rarities(maps), (height, width))
     return _Example(number % HALVES, embedding.astype(np.float16), rarities, torch.from_numpy(covered.astype(np.float32)))
 
@@ -273,8 +274,8 @@ def _compared(
     gain = np.array(precision[1]) - np.array(precision[0])
     return HeadTrial(
         images=len(gain),
-        ap=(float(np.mean(precision[0])), float(np.mean(precision[1]))),
-        error=float(gain.std(ddof=1)) / math.sqrt(len(gain)),
+        ap=(math.fsum(precision[0]) / max(1, len(gain)), math.fsum(precision[1]) / max(1, len(gain))),
+        error=float(gain.std(ddof=1)) / math.sqrt(len(gain)) if len(gain) > 1 else 0.0,
         auroc=(areas[0], areas[1]),
         adopted=is_better(gain, (areas[0], areas[1])),
     )

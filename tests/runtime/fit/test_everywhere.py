@@ -156,4 +156,6 @@ def test_a_profile_counts_the_graph_of_the_references(fitted: Fitted, photograph
     graph = segmenter.references.cells.stage.graph  # type: ignore[attr-defined]
     with recorded(graph) as seen:
         assert overhead(segmenter, Frame("part", 0, image=image), pairs=2) is not None
-    assert len(seen.calls) == 4 + 2 + 2  # a frame for each of four graphs, to see what it asks; then two pairs of a frame and graphs alone
+    assert (
+        len(seen.calls) == 4 + 2 + 2
+    )  # a frame for each of four graphs, to see what it asks; then two pairs of a frame and graphs alone

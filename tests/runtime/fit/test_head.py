@@ -17,10 +17,12 @@ from agvas.fitting.calibrate import calibrate_product
 from agvas.fitting.fit import Fitted
 from agvas_core.contract.errors import BundleError, SetupError, UsageError
 from agvas_core.contract.manifest import read_manifest, sha256_of, write_manifest
-from agvas_core.contract.product import HEAD
+from agvas_core.contract.product import HEAD, Kind, MapScale
+from agvas_core.data.synthetic.photographs import PaintedImage
 from agvas_core.model.references import ReferenceHead
 from agvas_runtime import Segmenter
 from agvas_runtime.bundle import load_bundle
+from agvas_runtime.pipeline.references import Scales
 from agvas_runtime.stages.open import open_head
 
 Rgb = NDArray[np.uint8]
@@ -190,6 +192,28 @@ def test_a_product_that_grows_or_is_calibrated_keeps_its_head(
     assert (folder / HEAD).read_bytes() == (headed.bundle.folder / HEAD).read_bytes()
     result = Segmenter.load(folder, threads=1).predict([photograph(20)])[0]
     assert result.verdict == "PASS"
+
+
+def test_images_that_nothing_can_be_painted_on_get_no_head(
+    quick_fit: QuickFit, good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fitting, "STEPS", 2)
+    monkeypatch.setattr(
+        "agvas.fitting.judging.paint_defects",
+        lambda rng, image, *rest: PaintedImage(image, np.zeros(image.shape[:2], np.uint8), ()),
+    )
+    trial = quick_fit(good, tmp_path / "plate", head=True).product.head_trial
+    assert trial is not None and trial.images == 0 and not trial.adopted
+
+
+def test_small_defects_are_taught_as_such() -> None:
+    scale = MapScale(values=(0.0, 1.0), rarity=(0.0, 1.0), slope=1.0)
+    maps: dict[Kind, NDArray[np.float32]] = {kind: np.zeros((256, 256), np.float32) for kind in ("joint", "deep", "zero_shot")}
+    truth = np.zeros((160, 160), bool)
+    truth[40:42, 41:43] = True  # 4 of the 100 px of a cell
+    made = fitting._example(3, np.zeros((16, 16, 5), np.float16), maps, truth, Scales(scale, scale, scale))
+    assert made.half == 1
+    assert [tuple(place) for place in np.argwhere(made.truth.numpy() > 0)] == [(4, 4)]
 
 
 def test_without_torch_the_extra_is_named(
