@@ -93,6 +93,7 @@ EXTRA_OF_PACKAGE: Final[dict[str, str]] = {
     "python_multipart": "web",
     "prometheus_client": "web",
     "huggingface_hub": "hub",
+    "pandas": "pandas",
     "ray": "scale",
     "pyarrow": "scale",
     "fsspec": "scale",

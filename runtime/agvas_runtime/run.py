@@ -25,7 +25,7 @@ from agvas_runtime.pipeline.segmenter import Segmenter
 from agvas_runtime.profile.own_run import OwnRun
 from agvas_runtime.report.progress import RunProgress, print_summary
 from agvas_runtime.report.run_report import Report
-from agvas_runtime.sinks.image_files import ImageFiles
+from agvas_runtime.sinks.image_files import DatasetFiles, ImageFiles
 from agvas_runtime.sinks.output_names import OutputNames, common_root
 from agvas_runtime.sinks.run_folder import REPORT_NAME, RunFolder, encode_line
 from agvas_runtime.sources import CameraSource, Source, open_source, prefetch
@@ -104,16 +104,19 @@ def _inspect(job: Job, console: Console, folder: RunFolder | None) -> int:
         report = Report(facts, total=source.total)
         progress = RunProgress(console, total=source.total, quiet=job.quiet, verbose=job.verbose)
         notes: list[str] = []
+        datasets = DatasetFiles(folder, job.save) if folder is not None else None
         stopped: BaseException | None = None
         try:
             with progress, own or nullcontext():
                 results = segmenter.stream(chain(first, frames), overlap=not source.live)
                 with closing(results):
-                    _inspect_all(job, results, folder, report, progress, own)
+                    _inspect_all(job, results, folder, datasets, report, progress, own)
         except (KeyboardInterrupt, BrokenPipeError, SourceError) as error:
             stopped = error
             notes.append(_why(error, progress.done))
         notes += source.notes
+    if datasets is not None:
+        datasets.write()
     if folder is not None and own is not None:
         backend = " ".join(dict.fromkeys(job.options.backends))
         profiled = own.files(facts, backend=backend, threads=job.options.threads)
@@ -146,6 +149,7 @@ def _inspect_all(
     job: Job,
     results: Iterable[Result],
     folder: RunFolder | None,
+    datasets: DatasetFiles | None,
     report: Report,
     progress: RunProgress,
     own: OwnRun | None,
@@ -156,6 +160,8 @@ def _inspect_all(
         record = result.to_dict() | {"files": files}
         if folder is not None:
             folder.add(record)
+        if datasets is not None:
+            datasets.add(result)
         report.add(result, files)
         if job.json_lines:
             with _stdout():
