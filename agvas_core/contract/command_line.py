@@ -75,6 +75,7 @@ EXTRA_OF_PACKAGE: Final[dict[str, str]] = {
     "scipy": "train",
     "onnx": "export",
     "onnxscript": "export",
+    "openvino": "openvino",
     "tensorrt": "trt",
     "tensorrt_rtx": "trt-check",
     "tensorrt_rtx_bindings": "trt-check",
