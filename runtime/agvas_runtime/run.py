@@ -17,6 +17,7 @@ from rich.console import Console
 
 from agvas_core import __version__
 from agvas_core.contract.command_line import interrupt_code, printable
+from agvas_core.contract.decision import OperatingPoint
 from agvas_core.contract.errors import EXIT_OK, EXIT_REJECTS, OutputError, SetupError, SourceError, UsageError
 from agvas_runtime.bundle import note_on_parity
 from agvas_runtime.masks.result import Result, Verdict
@@ -221,15 +222,20 @@ def _facts(job: Job, segmenter: Segmenter) -> dict[str, str]:
         "prompt": segmenter.prompt,
         "mode": str(segmenter.question.mode),
         "operating point": segmenter.operating_point,
-        "threshold": f"{point.threshold:g}"
-        if point.plain
-        else f"{point.threshold:g}, with a peak above {point.seed_threshold:g}",
+        "threshold": _threshold(point),
         "date": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
         "source": printable(" ".join(without_secrets(source) for source in ([job.camera] if job.camera else job.sources))),
         "command": printable(command_line(job.program)),
         "folder": os.getcwd(),
         "agvas": f"{__version__}, {platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores",
     }
+
+
+def _threshold(point: OperatingPoint) -> str:
+    """What decides, in words."""
+    if point.image_share:
+        return f"{point.seed_threshold:g} for the score of an image, {point.threshold:g} for its outlines"
+    return f"{point.threshold:g}" if point.plain else f"{point.threshold:g}, with a peak above {point.seed_threshold:g}"
 
 
 def command_line(program: str) -> str:
