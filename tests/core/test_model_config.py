@@ -19,7 +19,7 @@ def table() -> dict[str, Any]:
 
 
 def test_the_presets_that_ship_are_the_papers_and_nano() -> None:
-    assert preset_names() == ["llava-13b", "llava-7b", "nano", "nano-decoder", "nano-lora", "ov-0.5b", "ov-7b"]
+    assert preset_names() == ["llava-13b", "llava-7b", "nano", "nano-decoder", "nano-lora", "ov-0.5b", "ov-7b", "paper"]
 
 
 @pytest.mark.parametrize("name", preset_names())
