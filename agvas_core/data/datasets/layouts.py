@@ -447,7 +447,7 @@ def find_test_sets(data: Path, *, only: str | None = None, layout: str | None = 
         names = ", ".join(LAYOUT_NAMES) if wanted is None else wanted
         raise UsageError(f"{data} has none of the layouts {names}, nor have its folders: see docs, or write a meta_<set>.json")
     known = [one.name for one in found]
-    if only is None:
+    if only is None:  # what is asked for by name is never left out
         found = _with_images(found)
     if only is not None:
         found = [one for one in found if one.name == only]
