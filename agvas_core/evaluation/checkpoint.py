@@ -10,7 +10,7 @@ very large ones into tiles.
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 import numpy as np
 import torch
@@ -216,7 +216,7 @@ def open_predictor(
     threshold: float | None = None,
     alpha: float | None = None,
     bits: int | None = None,
-    precision: Literal["bf16", "fp32"] | None = None,
+    precision: str | None = None,
 ) -> CheckpointPredictor:
     """Opens a checkpoint, on a GPU where there is one; the entry point ``checkpoint`` of group ``agvas.predictors``.
 
@@ -227,8 +227,12 @@ def open_predictor(
         precision: ``bf16`` keeps published weights in 2 bytes and computes under autocast, as training does; the default on a GPU.
 
     Raises:
-        UsageError, SetupError: as ``load_checkpoint``; no such operating point.
+        UsageError, SetupError: as ``load_checkpoint``; no such operating point, mode or precision.
     """
+    if precision not in (None, "bf16", "fp32"):
+        raise UsageError(f"--precision is {precision!r}; it can be bf16 or fp32")
+    if threshold is not None and not 0 < threshold < 1:
+        raise UsageError(f"--threshold is {threshold:g}; it lies between 0 and 1")
     if threads is not None:
         torch.set_num_threads(threads)
     count = torch.cuda.device_count()

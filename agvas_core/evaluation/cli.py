@@ -6,7 +6,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -106,8 +106,8 @@ def evaluate(
         typer.Option(help="Backend or address of a bundle's language model, vLLM's too.", rich_help_panel=MODEL),
     ] = None,
     precision: Annotated[
-        Literal["bf16", "fp32"] | None,
-        typer.Option(help="Of --predictor checkpoint; bf16 on a GPU by default.", rich_help_panel=MODEL),
+        str | None,
+        typer.Option(help="bf16 or fp32, of --predictor checkpoint; bf16 on a GPU by default.", rich_help_panel=MODEL),
     ] = None,
     limit: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="At most N images of each kind.", rich_help_panel=INPUT)

@@ -3,7 +3,7 @@
 A package that can segment registers a function under the group ``agvas.predictors``; the runtime's is ``bundle``:
 
     predictor = find_opener("bundle")("nano")
-    score_map, mask, verdict, image_score = predictor.predict(path)
+    score_map, mask, verdict, image_score, answer = predictor.predict(path)
     score_map, mask, answer, accept = predictor.reply(image, "Segment the scratch.")
 """
 

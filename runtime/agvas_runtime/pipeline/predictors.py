@@ -1,7 +1,7 @@
 """The runtime as a predictor for ``agvas eval``, which finds it by its entry point (group ``agvas.predictors``).
 
 predictor = open_predictor("nano")
-score_map, mask, verdict, _ = predictor.predict(Path("part.png"))
+score_map, mask, verdict, image_score, answer = predictor.predict(Path("part.png"))
 """
 
 from collections.abc import Mapping, Sequence
