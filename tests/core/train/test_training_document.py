@@ -38,7 +38,7 @@ def test_every_step_of_the_document_runs(
     shutil.copytree(folder / "sets/parts/bolt/test", tmp_path / "reviewed/images")
     (tmp_path / "reviewed/masks/scratch").mkdir(parents=True)
     shutil.copy(folder / "sets/parts/bolt/ground_truth/scratch/001_mask.png", tmp_path / "reviewed/masks/scratch/001.png")
-    (tmp_path / "tiny.toml").write_text(as_toml({"model": tables["model"], "fit": tables["fit"]}), encoding="utf-8")
+    (tmp_path / "tiny.toml").write_text(as_toml({"model": tables["model"], "train": tables["train"]}), encoding="utf-8")
     mine = re.search(r"```toml\n(.*?)```", DOCUMENT, re.DOTALL)
     assert mine is not None
     small = (
@@ -83,9 +83,9 @@ def test_ablations_are_trained_scored_and_tabulated(
     (tmp_path / "no-spam.toml").write_text(
         'extends = "whole.toml"\n[model]\nspam = false\ntrained = ["refiner", "agmd"]\n', encoding="utf-8"
     )
-    fit = tables["fit"] | {"steps": 2, "warmup_steps": 1}
-    fit.pop("validation")
-    (tmp_path / "data.toml").write_text(as_toml({"mixture": tables["mixture"], "fit": fit}), encoding="utf-8")
+    train = tables["train"] | {"steps": 2, "warmup_steps": 1}
+    train.pop("validation")
+    (tmp_path / "data.toml").write_text(as_toml({"mixture": tables["mixture"], "train": train}), encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     arguments = ["--with", "data.toml", "--data", str(folder / "sets/parts"), "--out", "runs", "whole.toml", "no-spam.toml"]
     monkeypatch.setattr(sys, "argv", ["ablations.py", *arguments])

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
@@ -19,8 +19,9 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from agvas_core.contract.errors import SetupError, UsageError
 from agvas_core.model.agvas import AgVas
-from agvas_core.train.fit.config import FitConfig
-from agvas_core.train.fit.schedule import Shares
+from agvas_core.train.config import TrainConfig
+from agvas_core.train.objective import Objective
+from agvas_core.train.schedule import Plan, Shares, Span
 
 __all__ = ["DEEPSPEED_CONFIGS", "Engine", "deepspeed_config"]
 
@@ -32,47 +33,79 @@ DEEPSPEED_CONFIGS: Final = ("zero2", "zero3")
 _MOMENTS: Final = ("exp_avg", "exp_avg_sq")
 
 
-def deepspeed_config(fit: FitConfig, shares: Shares) -> dict[str, Any]:
-    """The DeepSpeed configuration that ``fit.deepspeed`` names, with the numbers of the run in it.
+def deepspeed_config(train: TrainConfig, shares: Shares) -> dict[str, Any]:
+    """The DeepSpeed configuration that ``train.deepspeed`` names, with the numbers of the run in it.
 
     Raises:
         UsageError: no such file, not JSON, or a file that sets one of those numbers otherwise, or the optimizer.
     """
-    assert fit.deepspeed is not None
-    if fit.deepspeed in DEEPSPEED_CONFIGS:
-        text = (resources.files("agvas_core.train.fit") / "deepspeed" / f"{fit.deepspeed}.json").read_text(encoding="utf-8")
-    elif Path(fit.deepspeed).is_file():
-        text = Path(fit.deepspeed).read_text(encoding="utf-8")
+    assert train.deepspeed is not None
+    if train.deepspeed in DEEPSPEED_CONFIGS:
+        text = (resources.files("agvas_core.train") / "deepspeed" / f"{train.deepspeed}.json").read_text(encoding="utf-8")
+    elif Path(train.deepspeed).is_file():
+        text = Path(train.deepspeed).read_text(encoding="utf-8")
     else:
-        raise UsageError(f"fit.deepspeed is {fit.deepspeed!r}: give {', '.join(DEEPSPEED_CONFIGS)}, or an existing .json file")
+        raise UsageError(
+            f"train.deepspeed is {train.deepspeed!r}: give {', '.join(DEEPSPEED_CONFIGS)}, or an existing .json file"
+        )
     try:
         config: dict[str, Any] = json.loads(text)
     except ValueError as error:
-        raise UsageError(f"{fit.deepspeed} is not JSON: {error}") from error
+        raise UsageError(f"{train.deepspeed} is not JSON: {error}") from error
     ours = {
-        "train_micro_batch_size_per_gpu": fit.micro_batch,
+        "train_micro_batch_size_per_gpu": shares.micro_batch,
         "gradient_accumulation_steps": shares.accumulation,
-        "gradient_clipping": fit.clip_norm,
-        "bf16": {"enabled": fit.precision == "bf16"},
+        "gradient_clipping": train.clip_norm,
+        "bf16": {"enabled": train.precision == "bf16"},
     }
     for key, value in ours.items():
         if config.get(key, "auto") not in ("auto", value):
-            raise UsageError(f"{fit.deepspeed}: {key} is {config[key]}, the run has {value}: leave it out, [fit] says it")
+            raise UsageError(f"{train.deepspeed}: {key} is {config[key]}, the run has {value}: leave it out, [train] says it")
     for key in ("optimizer", "scheduler", "fp16"):
         if key in config:
-            raise UsageError(f"{fit.deepspeed}: {key} belongs to [fit]: leave it out")
+            raise UsageError(f"{train.deepspeed}: {key} belongs to [train]: leave it out")
     return config | ours
 
 
-def _launched_shares(fit: FitConfig) -> Shares:
+def _launched_plan(train: TrainConfig) -> Plan:
     """DeepSpeed must know the shares before accelerate has joined the processes: the launcher's own variables say them."""
     if find_spec("deepspeed") is None:
-        raise SetupError("deepspeed is not installed: pip install 'agvas[deepspeed]', or leave fit.deepspeed out")
+        raise SetupError("deepspeed is not installed: pip install 'agvas[deepspeed]', or leave train.deepspeed out")
     if "WORLD_SIZE" not in os.environ:
         raise UsageError(
-            f"deepspeed = {fit.deepspeed!r} needs a launcher, for one GPU too: torchrun --nproc-per-node GPUS --no-python agvas train ..."
+            f"deepspeed = {train.deepspeed!r} needs a launcher, for one GPU too: torchrun --nproc-per-node GPUS --no-python agvas train ..."
         )
-    return Shares(fit.batch, fit.micro_batch, int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
+    return Plan(train, int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
+
+
+def rate_factors(objective: Objective, train: TrainConfig) -> dict[str, tuple[float | None, ...]]:
+    """Of each parameter that learns, by its name in the objective: the factor on the learning rate in each phase, None where it is frozen.
+
+    Raises:
+        UsageError: a name in rates or frozen that no parameter begins with, or a phase in which nothing learns.
+    """
+    names = [name for name, parameter in objective.named_parameters() if parameter.requires_grad]
+    factors: dict[str, list[float | None]] = {name: [] for name in names}
+    everything = [_plain_name(name) for name, _ in objective.named_parameters()]
+    parts = ", ".join(name for name, _ in objective.model.named_children())
+    for number, phase in enumerate(train.plan_phases):
+        rates: Mapping[str, float] = {**train.rates, **phase.rates}
+        for key, named in (("rates", tuple(rates)), ("frozen", phase.frozen)):
+            if unused := [part for part in named if not any(name.startswith(part) for name in everything)]:
+                raise UsageError(f"{key} names {unused[0]}, which no parameter begins with; parts are {parts}")
+        for name in names:
+            plain = _plain_name(name)
+            fitting = [part for part in rates if plain.startswith(part)]
+            frozen = plain.startswith(phase.frozen)
+            factors[name].append(None if frozen else rates[max(fitting, key=len)] if fitting else 1.0)
+        if all(row[-1] is None for row in factors.values()):
+            raise UsageError(f"phases.{number} trains nothing: {', '.join(phase.frozen)} is all that learns; freeze less")
+    return {name: tuple(row) for name, row in factors.items()}
+
+
+def _plain_name(name: str) -> str:
+    """As in the model: a parameter's name in the objective without what leads to the model."""
+    return name.removeprefix("model.")
 
 
 @dataclass
@@ -80,13 +113,15 @@ class Engine:
     """accelerate and its processes. ``start`` first, then ``prepare`` once."""
 
     accelerator: Any
-    fit: FitConfig
-    shares: Shares
+    train: TrainConfig
+    plan: Plan
     model: Any = None
     optimizer: Any = None
+    learning: frozenset[str] = frozenset()
+    """Names in the objective of what is trained, in any phase."""
 
     @classmethod
-    def start(cls, fit: FitConfig, idle_parameters: bool = False) -> "Engine":
+    def start(cls, train: TrainConfig, idle_parameters: bool = False) -> "Engine":
         """Joins the processes that torchrun or accelerate launch started; alone where there are none.
 
         Args:
@@ -98,36 +133,73 @@ class Engine:
         """
         patience = InitProcessGroupKwargs(timeout=timedelta(hours=6))  # others wait while the first validates
         # Without being told, accelerate takes processes on a CPU for so many runs of one process each; DeepSpeed sees to that itself.
-        cpu = fit.deepspeed is None and not torch.accelerator.is_available()
+        cpu = train.deepspeed is None and not torch.accelerator.is_available()
         plugin = None
-        if fit.deepspeed is None:
+        if train.deepspeed is None:
             state = PartialState(cpu=cpu, timeout=patience.timeout)
-            shares = Shares(fit.batch, fit.micro_batch, state.process_index, state.num_processes)
+            plan = Plan(train, state.process_index, state.num_processes)
         else:
-            shares = _launched_shares(fit)
-            plugin = DeepSpeedPlugin(hf_ds_config=deepspeed_config(fit, shares))
+            plan = _launched_plan(train)
+            plugin = DeepSpeedPlugin(hf_ds_config=deepspeed_config(train, plan.spans[0].shares))
+        idle = idle_parameters or any(phase.frozen for phase in train.phases)
         accelerator = Accelerator(
             cpu=cpu,
-            gradient_accumulation_steps=shares.accumulation,
+            gradient_accumulation_steps=plan.spans[0].shares.accumulation,
             deepspeed_plugin=plugin,
-            kwargs_handlers=[patience, DistributedDataParallelKwargs(find_unused_parameters=idle_parameters)],
+            kwargs_handlers=[patience, DistributedDataParallelKwargs(find_unused_parameters=idle)],
         )
         # Published weights come whole to each process, whatever the stage: transformers would share them out while it reads them, and the
         # tables could not be extended (the mean of an empty piece is NaN). ``prepare`` shares them out.
         unset_hf_deepspeed_config()  # type: ignore[no-untyped-call]
-        return cls(accelerator, fit, shares)
+        return cls(accelerator, train, plan)
 
-    def prepare(self, model: AgVas) -> None:
-        """AdamW for what is trained; model and optimizer onto the device, and shared out over the processes."""
-        parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        fit = self.fit
-        optimizer = torch.optim.AdamW(parameters, lr=fit.learning_rate, betas=fit.betas, weight_decay=fit.weight_decay)
-        self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+    def prepare(self, objective: Objective) -> None:
+        """AdamW for what is trained; objective and optimizer onto the device, and shared out over the processes.
+
+        Raises:
+            UsageError: as :func:`rate_factors`.
+            SetupError: DeepSpeed rounded a buffer that the model needs in float32.
+        """
+        train, groups = self.train, dict[tuple[float | None, ...], list[nn.Parameter]]()
+        parameters = dict(objective.named_parameters())
+        found = rate_factors(objective, train)
+        self.learning = frozenset(found)
+        for name, factors in found.items():
+            groups.setdefault(factors, []).append(parameters[name])
+        optimizer = torch.optim.AdamW(
+            [{"params": members, "factors": factors} for factors, members in groups.items()],
+            lr=train.learning_rate,
+            betas=train.betas,
+            weight_decay=train.weight_decay,
+        )
+        before = {name: buffer.dtype for name, buffer in objective.named_buffers()}
+        self.model, self.optimizer = self.accelerator.prepare(objective, optimizer)
+        refuse_rounded(before, dict(objective.named_buffers()))
+
+    def enter(self, span: Span) -> None:
+        """The phase of the coming steps: what is frozen in it gets no gradient, and its parts add up to a step."""
+        if self._deepspeed:  # with it all phases are alike (TrainConfig)
+            return
+        for group in self.optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.requires_grad_(group["factors"][span.index] is not None)
+        self.accelerator.gradient_accumulation_steps = span.shares.accumulation
+        self.accelerator.step = 0  # counts parts
 
     @property
     def main(self) -> bool:
         """Whether this process is the one that writes."""
-        return self.shares.rank == 0
+        return self.rank == 0
+
+    @property
+    def rank(self) -> int:
+        """Of this process."""
+        return self.plan.spans[0].shares.rank
+
+    @property
+    def world_size(self) -> int:
+        """How many processes there are."""
+        return self.plan.spans[0].shares.world_size
 
     @property
     def device(self) -> torch.device:
@@ -141,14 +213,24 @@ class Engine:
         return self._deepspeed and self.accelerator.state.deepspeed_plugin.zero_stage == 3
 
     @property
+    def objective(self) -> Objective:
+        """Model and losses without what accelerate put around them."""
+        found: Objective = self.accelerator.unwrap_model(self.model)
+        return found
+
+    @property
     def plain(self) -> AgVas:
-        """The model without what accelerate put around it."""
-        model: AgVas = self.accelerator.unwrap_model(self.model)
-        return model
+        """The model."""
+        return self.objective.model
 
     def autocast(self) -> AbstractContextManager[None]:
         """bf16 where it is asked for. Not accelerate's own, which would copy the text's logits to float32."""
-        return torch.autocast(self.device.type, torch.bfloat16) if self.fit.precision == "bf16" else nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16) if self.train.precision == "bf16" else nullcontext()
+
+    def measuring(self) -> AbstractContextManager[None]:
+        """As the model computes without training: in float32, but where frozen weights are of half the size."""
+        half = any(parameter.dtype == torch.bfloat16 for parameter in self.plain.parameters())
+        return self.autocast() if half else nullcontext()
 
     def summed(self, values: Tensor) -> Tensor:
         """Over all processes."""
@@ -157,35 +239,35 @@ class Engine:
             distributed.all_reduce(total)
         return total
 
-    def parts(self) -> Iterator[AbstractContextManager[None]]:
+    def parts(self, span: Span) -> Iterator[AbstractContextManager[None]]:
         """The parts of one step; gradients meet in the last."""
-        for _ in range(self.shares.accumulation):
+        for _ in range(span.shares.accumulation):
             yield self.accelerator.accumulate(self.model)
 
-    def backward(self, loss: Tensor) -> None:
+    def backward(self, loss: Tensor, span: Span) -> None:
         """Adds to the gradients. They are a sum over parts and processes; accelerate and its backends take means."""
-        self.accelerator.backward(loss * (self.shares.accumulation * self.shares.world_size))
+        self.accelerator.backward(loss * (span.shares.accumulation * self.world_size))
 
-    def step(self, rate: float) -> float:
+    def step(self) -> float:
         """Moves the weights after the last part (DeepSpeed has done so in ``backward``); the gradients' norm before it was clipped."""
         if self._deepspeed:
             return float(self.accelerator.deepspeed_engine_wrapped.get_global_grad_norm())
-        norm = float(self.accelerator.clip_grad_norm_(self.model.parameters(), self.fit.clip_norm))
+        norm = float(self.accelerator.clip_grad_norm_(self.model.parameters(), self.train.clip_norm))
         if torch.isfinite(torch.tensor(norm)):
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return norm
 
-    def set_rate(self, rate: float) -> None:
+    def set_rate(self, rate: float, span: Span) -> None:
         """Of the coming step."""
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * (group["factors"][span.index] or 0.0)
 
     def gathered(self, rows: list[Any]) -> list[Any]:
         """Those of all processes."""
         if not self._together:
             return rows
-        found: list[Any] = [None] * self.shares.world_size
+        found: list[Any] = [None] * self.world_size
         distributed.all_gather_object(found, rows)
         return [row for each in found for row in each]
 
@@ -234,6 +316,11 @@ class Engine:
         state = self.optimizer.state.get(parameter, {})
         return {key: state[key] for key in _MOMENTS if key in state}
 
+    def steps_of(self, parameter: nn.Parameter, step: int) -> int:
+        """How often AdamW has moved a parameter in ``step`` steps: seldomer where a phase froze it."""
+        state = {} if self._deepspeed else self.optimizer.state.get(parameter, {})
+        return int(state["step"]) if "step" in state else step
+
     def put_back(self, step: int, parameter: nn.Parameter, value: Tensor, moments: dict[str, Tensor]) -> None:
         """A trained parameter, and its moments after ``step`` steps."""
         if self._deepspeed:
@@ -257,8 +344,8 @@ class Engine:
 
     def _own_piece(self, value: Tensor) -> Tensor:
         """What ZeRO-3 keeps of a tensor in this process: flat, cut in equal pieces, the last one filled up with zeros."""
-        flat = nn.functional.pad(value.flatten(), (0, -value.numel() % self.shares.world_size))
-        return flat.view(self.shares.world_size, -1)[self.shares.rank].to(self.device)
+        flat = nn.functional.pad(value.flatten(), (0, -value.numel() % self.world_size))
+        return flat.view(self.world_size, -1)[self.rank].to(self.device)
 
     def _make_moments(self, step: int) -> None:
         """DeepSpeed makes AdamW's moments in the first step, and can set none before they are there."""
@@ -279,4 +366,22 @@ class Engine:
 
     @property
     def _deepspeed(self) -> bool:
-        return self.fit.deepspeed is not None
+        return self.train.deepspeed is not None
+
+
+def refuse_rounded(before: Mapping[str, torch.dtype], after: Mapping[str, Tensor]) -> None:
+    """Refuses buffers that changed their dtype: DeepSpeed up to 0.16 rounds rotary frequencies to bfloat16, and at position 1458 of ov-7b
+    their phase is then wrong by 1.7 rad, with no error and a loss that looks normal.
+
+    Args:
+        before: dtype of each buffer by name; after: the buffers.
+
+    Raises:
+        SetupError: names the first.
+    """
+    changed = [name for name, buffer in after.items() if name in before and buffer.dtype != before[name]]
+    if changed:
+        raise SetupError(
+            f"{len(changed)} buffers were rounded, {changed[0]} from {before[changed[0]]} to {after[changed[0]].dtype}: the model would be "
+            "trained with other positions than it is used with; pip install 'deepspeed>=0.19.8'"
+        )

@@ -1,8 +1,8 @@
-"""From an example of the mixture to what the model takes: words, anchors, masks; and who sees which example when."""
+"""From examples of a mixture, and from generated images, to what the model takes: words, anchors, masks; and who sees which when."""
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pytest
@@ -15,16 +15,20 @@ from agvas_core.data.datasets.record import Turn
 from agvas_core.data.mixture.config import Source
 from agvas_core.data.mixture.example import Example
 from agvas_core.data.mixture.mixture import Mixture
+from agvas_core.data.synthetic.tokenizer import train_tokenizer
 from agvas_core.data.templates.rules import Task
-from agvas_core.model.build import visual_tokens
+from agvas_core.model.agvas import AgVas
+from agvas_core.model.build import build_model, visual_tokens
 from agvas_core.model.config import ModelConfig
 from agvas_core.model.lmm import find_anchors
 from agvas_core.model.losses import IGNORED_TARGET, SegmentationWeights, segmentation_loss, supervision_counts, text_loss
 from agvas_core.model.weights.checkpoint import start_tokenizer
 from agvas_core.model.weights.pretrained_config import resolve_config
-from agvas_core.train.fit.batches import Parts, collate, encode
-from agvas_core.train.fit.config import FitConfig, parse_fit_config, parse_mixture_config
-from agvas_core.train.fit.schedule import Shares, learning_rate
+from agvas_core.train.aux_heads import AuxHeads
+from agvas_core.train.batches import Encoded, GeneratedExamples, MixtureExamples, Parts, collate, encode
+from agvas_core.train.config import TrainConfig, parse_mixture_config, parse_train_config
+from agvas_core.train.objective import Counts, Objective
+from agvas_core.train.schedule import Plan, Shares, learning_rate
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +41,10 @@ def tokenizer(model: ModelConfig) -> Tokenizer:
     found = start_tokenizer(model)
     assert found is not None
     return found
+
+
+def encoded(example: Example, tokenizer: Tokenizer, model: ModelConfig, max_text_tokens: int) -> Encoded:
+    return encode(example.turns, tokenizer, model, max_text_tokens, masked=example.mask is not None)
 
 
 def said(ids: list[int], tokenizer: Tokenizer) -> str:
@@ -70,7 +78,7 @@ def example() -> Callable[..., Example]:
 
 
 def test_answers_are_learned_and_nothing_else(example: Callable[..., Example], model: ModelConfig, tokenizer: Tokenizer) -> None:
-    row = encode(
+    row = encoded(
         example(("What is it?", "A part."), ("Mark it.", f"Sure, {ANCHORS}."), ("Why?", "A dent.")), tokenizer, model, 500
     )
     taught = [token for token in row.labels if token != IGNORED_TARGET]
@@ -85,7 +93,7 @@ def test_answers_are_learned_and_nothing_else(example: Callable[..., Example], m
 def test_the_anchors_are_found_in_the_answer_that_carries_them(
     example: Callable[..., Example], model: ModelConfig, tokenizer: Tokenizer
 ) -> None:
-    row = encode(
+    row = encoded(
         example(("What is it?", "A part."), ("Mark it.", f"Sure, {ANCHORS}."), ("Why?", "A dent.")), tokenizer, model, 500
     )
     positions, found = find_anchors(torch.tensor([row.ids]), model.lmm.anchor_ids, torch.tensor([row.answer_start]))
@@ -106,10 +114,10 @@ def test_what_is_too_long_loses_its_end_and_never_half_of_the_anchors(
     example: Callable[..., Example], model: ModelConfig, tokenizer: Tokenizer
 ) -> None:
     long = example(("Mark it.", f"Sure, {ANCHORS}."), ("Why?", "x" * 300), ("And?", "y" * 300))
-    row = encode(long, tokenizer, model, 200)
+    row = encoded(long, tokenizer, model, 200)
     assert row.anchored and len(row.ids) <= 200 + visual_tokens(model)
     assert "x" not in said(row.ids, tokenizer)
-    cut = encode(example(("z" * 300, f"Sure, {ANCHORS}.")), tokenizer, model, 200)
+    cut = encoded(example(("z" * 300, f"Sure, {ANCHORS}.")), tokenizer, model, 200)
     assert not cut.anchored and len(cut.ids) == len(cut.labels) == 200 + visual_tokens(model)
     assert not collate([example(("z" * 300, f"Sure, {ANCHORS}."))], model, tokenizer, 200).supervise.any()
 
@@ -165,11 +173,34 @@ def test_any_number_of_processes_sees_the_same_examples_in_a_step() -> None:
 
 
 def test_the_rate_rises_and_falls_in_straight_lines() -> None:
-    config = FitConfig(steps=1000, warmup_steps=100)
+    config = TrainConfig(steps=1000, warmup_steps=100)
     assert learning_rate(config, 0) == pytest.approx(3e-6)
     assert learning_rate(config, 99) == learning_rate(config, 100) == 3e-4
     assert learning_rate(config, 550) == pytest.approx(1.5e-4)
     assert learning_rate(config, 999) == pytest.approx(3e-4 / 900)
+    cosine = TrainConfig(steps=1000, warmup_steps=100, schedule="cosine")
+    assert learning_rate(cosine, 0) == pytest.approx(3e-6) and learning_rate(cosine, 500) == pytest.approx(3e-4 * 0.505)
+    assert learning_rate(cosine, 999) == pytest.approx(3e-6, rel=1e-2)
+
+
+def test_a_plan_numbers_phases_of_unlike_batches_without_a_gap() -> None:
+    cut = {"weight": 1, "canvas": [64, 64], "size": [64, 64], "how": "crop"}
+    phases = [{"share": 3, "batch": 6, "cuts": [cut]}, {"share": 1, "batch": 4, "cuts": [cut]}]
+    train = TrainConfig.model_validate(
+        {"examples": "generated", "images": 32, "warmup_steps": 0, "phases": phases, "micro_batch": 2}
+    )
+    seen: list[list[int]] = []
+    for rank in (0, 1):
+        with pytest.raises(UsageError, match="cannot be shared by 2"):
+            Plan(train, rank, 2)
+    plan = Plan(train)
+    assert [span.first_step for span in plan.spans] == [0, 4] and plan.steps == 6 and train.total_images == 32
+    for number in range(plan.parts):
+        span, step, images = plan.part(number)
+        assert span is plan.span(step) and plan.parts_before(step) <= number < plan.parts_before(step) + span.shares.accumulation
+        seen.append(list(images))
+    assert [image for part in seen for image in part] == list(range(32))
+    assert [plan.images_before(step) for step in range(7)] == [0, 6, 12, 18, 24, 28, 32]
 
 
 def test_the_parts_of_a_step_add_up_to_the_step() -> None:
@@ -214,22 +245,121 @@ def test_held_out_images_are_never_drawn_from_any_source(tables: dict[str, Any])
 
 
 def test_overfitting_repeats_the_first_examples(tables: dict[str, Any], model: ModelConfig, tokenizer: Tokenizer) -> None:
-    fit = parse_fit_config(tables["fit"])
+    train = parse_train_config(tables["train"])
     mixture = Mixture.load(parse_mixture_config(tables["mixture"] | {"held_out": 0.0}))
-    parts = Parts(mixture, Shares(fit.batch, fit.micro_batch), fit, model, tokenizer, overfit=2)
+    parts = Parts(MixtureExamples(mixture, train, model, tokenizer), Plan(train), overfit=2)
     assert parts[0].names == parts[1].names == parts[7].names
 
 
-def test_wrong_tables_name_the_key() -> None:
-    with pytest.raises(UsageError, match=r"micro_batc.*did you mean micro_batch"):
-        parse_fit_config({"micro_batc": 2})
-    with pytest.raises(UsageError, match="batch 10 is no multiple of micro_batch 4"):
-        parse_fit_config({"batch": 10, "micro_batch": 4})
-    with pytest.raises(UsageError, match="warmup_steps 100 leave nothing of 50 steps"):
-        parse_fit_config({"steps": 50})
+def test_wrong_tables_name_the_key(generated: dict[str, Any]) -> None:
+    for table, said in (
+        ({"micro_batc": 2}, r"micro_batc.*did you mean micro_batch"),
+        ({"batch": 10, "micro_batch": 4}, "batch 10 is no multiple of micro_batch 4"),
+        ({"steps": 50}, "warmup_steps 100 leave nothing of 50 steps"),
+        ({"steps": 50, "images": 100}, "images 100 and steps 50"),
+        (generated["train"] | {"steps": 5, "images": None}, "phases have batches of their own"),
+        (generated["train"] | {"examples": "sets"}, 'say examples = "generated"'),
+        ({"examples": "generated", "images": 5}, "need cuts"),
+        ({"loss": {"aux_heads": 0.5}}, "loss.aux_heads is 0.5"),
+        ({"deepspeed": "zero2", "ema_decay": 0.9}, "ema_decay does not go with deepspeed"),
+        (generated["train"] | {"deepspeed": "zero2", "ema_decay": None}, "freeze parts do not go with deepspeed"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            parse_train_config(table)
+
+
+def test_keys_of_earlier_versions_name_the_new_ones() -> None:
+    with pytest.raises(UsageError, match=r"loss\.aux_heads = 0\.5"):
+        parse_train_config({"loss": {"kinds": 0.5}})
+    with pytest.raises(UsageError, match=r"calibration = \{ balanced_iou_nor = 0\.9 \}"):
+        parse_train_config({"calibrate": 0.9})
 
 
 def test_a_set_that_is_not_there_is_named(tables: dict[str, Any], tmp_path: Path) -> None:
     mixture = parse_mixture_config({"sets": [{"name": "ade20k", "path": tmp_path / "nowhere"}]})
     with pytest.raises(UsageError, match="nowhere is not there"):
         Mixture.load(mixture)
+
+
+# Generated images.
+
+
+@pytest.fixture(scope="module")
+def nano(generated: dict[str, Any]) -> tuple[ModelConfig, TrainConfig, Tokenizer]:
+    config = resolve_config(generated["model"])
+    return config, parse_train_config(generated["train"]), train_tokenizer(config.lmm.vocab_size)
+
+
+def test_a_generated_batch_is_a_function_of_its_numbers(nano: tuple[ModelConfig, TrainConfig, Tokenizer]) -> None:
+    config, train, tokenizer = nano
+    phase = train.phases[0]
+    first, again = (GeneratedExamples(train, config, tokenizer).batch(phase, 3, [6, 7]) for _ in range(2))
+    other = GeneratedExamples(train.model_copy(update={"seed": 1}), config, tokenizer).batch(phase, 3, [6, 7])
+    assert torch.equal(first.pixel, again.pixel) and torch.equal(first.input_ids, again.input_ids)
+    assert not torch.equal(first.pixel, other.pixel)
+    assert first.pixel.shape[1:3] == first.mask.shape[1:]
+    alone = GeneratedExamples(train, config, tokenizer).batch(phase, 3, [7])
+    assert torch.equal(alone.pixel[0], first.pixel[1]) and torch.equal(alone.mask, first.mask[first.image_of == 1])
+    assert all(bool(first.kinds[number].any()) == bool(first.anomalous[number]) for number in range(2))
+
+
+def test_only_the_answer_is_learned(nano: tuple[ModelConfig, TrainConfig, Tokenizer]) -> None:
+    config, train, tokenizer = nano
+    batch = GeneratedExamples(train, config, tokenizer).batch(train.phases[0], 0, [0, 1, 2, 3])
+    for ids, labels, start in zip(batch.input_ids, batch.labels, batch.answer_start, strict=True):
+        assert (labels[:start] == IGNORED_TARGET).all()
+        taught = labels != IGNORED_TARGET
+        if taught.sum() == 1:  # an answer that should not have been given: its first token alone is taught, and it is another
+            assert taught[start] and labels[start] != ids[start]
+            assert tokenizer.decode(labels[taught].tolist()) == "There"
+            continue
+        assert torch.equal(labels[taught], ids[taught])
+        assert tokenizer.decode(labels[taught].tolist(), skip_special_tokens=False).endswith("<|im_end|>")
+
+
+def test_the_parts_of_a_generated_step_add_up_with_all_their_heads(nano: tuple[ModelConfig, TrainConfig, Tokenizer]) -> None:
+    config, train, tokenizer = nano
+    torch.manual_seed(0)
+    model = build_model(config).eval()
+    objective = Objective(model, train, AuxHeads.of(model, config))
+    examples = GeneratedExamples(train, config, tokenizer)
+    whole = examples.batch(train.phases[0], 0, range(6))
+    parts = [examples.batch(train.phases[0], 0, range(*ends)) for ends in ((0, 1), (1, 4), (4, 6))]
+    counts = Counts(torch.stack([objective.counts(part).values for part in parts]).sum(0))
+    torch.testing.assert_close(counts.values, objective.counts(whole).values)
+    assert (counts.values > 0).all()  # every head has something to learn
+    found = [objective(part, counts) for part in parts]
+    loss, pieces = objective(whole, counts)
+    torch.testing.assert_close(torch.stack([each[0] for each in found]).sum(), loss)
+    for name, piece in pieces.items():
+        torch.testing.assert_close(torch.stack([each[1][name] for each in found]).sum(), piece, msg=name)
+
+
+def test_a_model_that_scores_images_learns_from_those_that_are_known(nano: tuple[ModelConfig, TrainConfig, Tokenizer]) -> None:
+    """Any model with the output ``image_logit``."""
+    config, train, tokenizer = nano
+    model = build_model(config)
+
+    class Scored(NamedTuple):
+        text_logits: torch.Tensor
+        mask_logits: torch.Tensor
+        image_logit: torch.Tensor
+
+    class Scoring(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.logit = model, torch.nn.Parameter(torch.zeros(()))
+
+        def forward(self, *inputs: torch.Tensor, image_of: torch.Tensor) -> Scored:
+            output = self.inner(*inputs, image_of=image_of)
+            return Scored(output.text_logits, output.mask_logits, self.logit.expand(len(inputs[0])))
+
+    batch = GeneratedExamples(train, config, tokenizer).batch(train.phases[0], 0, range(3))
+    batch.anomalous = torch.tensor([1, 1, -1], dtype=torch.int8)
+    scoring = Scoring()
+    objective = Objective(cast(AgVas, scoring), train)
+    counts = objective.counts(batch)
+    loss, pieces = objective(batch, counts)
+    assert pieces["image"].item() == pytest.approx(np.log(2))
+    loss.backward()
+    assert scoring.logit.grad is not None and scoring.logit.grad.item() == pytest.approx(-0.5)

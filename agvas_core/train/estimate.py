@@ -11,7 +11,7 @@ from agvas_core.model.build import build_model, visual_tokens
 from agvas_core.model.config import ModelConfig
 from agvas_core.model.inventory import inventory
 from agvas_core.model.weights.trained import make_trainable
-from agvas_core.train.fit.config import FitConfig
+from agvas_core.train.config import TrainConfig
 
 __all__ = ["GPUS", "Work", "estimate", "work_of"]
 
@@ -53,7 +53,7 @@ class Work:
         return (frozen + state + micro_batch * self.waiting_bytes) * FRAGMENTED / _GB + RESERVED_GB
 
 
-def work_of(model: ModelConfig, fit: FitConfig) -> Work:
+def work_of(model: ModelConfig, train: TrainConfig) -> Work:
     """From the shapes of the model."""
     built = build_model(model, device="meta")
     make_trainable(built, model)
@@ -62,7 +62,7 @@ def work_of(model: ModelConfig, fit: FitConfig) -> Work:
     width, layers, inner, vocabulary = text.hidden_size, text.num_hidden_layers, text.intermediate_size, model.lmm.vocab_size
     length = visual_tokens(model) + TEXT_TOKENS
     layer_parameters = rows["language model"].parameters
-    recomputed = fit.gradient_checkpointing
+    recomputed = train.gradient_checkpointing
     learns = any(rows[part].trained for part in ("language model", "embeddings", "head", "Linear_p", "SPAM") if part in rows)
 
     attention = 2 * layers * length**2 * width  # causal: half of the square
@@ -74,7 +74,7 @@ def work_of(model: ModelConfig, fit: FitConfig) -> Work:
     flop += 2 * rows["pixel encoder"].parameters * cells + _global_attention(model, cells)
     flop += 3 * 2 * sum(rows[part].parameters for part in ("Linear_p", "SPAM") if part in rows) * cells
 
-    byte = 2 if fit.precision == "bf16" else 4
+    byte = 2 if train.precision == "bf16" else 4
     layer = length * (10 * width + 3 * inner) * byte
     waiting = (layers * length * width * byte + 2 * layer if recomputed else layers * layer) if learns else 2 * layer
     waiting += 2 * length * vocabulary * byte  # logits and their gradient
@@ -85,27 +85,32 @@ def work_of(model: ModelConfig, fit: FitConfig) -> Work:
     return Work(flop / 1e12, waiting, frozen, trained)
 
 
-def estimate(model: ModelConfig, fit: FitConfig) -> str:
+def estimate(model: ModelConfig, train: TrainConfig) -> str:
     """The table for the terminal."""
-    work = work_of(model, fit)
+    work = work_of(model, train)
+    batches = {phase.batch for phase in train.plan_phases}
     lines = [
-        f"{model.name}: {fit.steps:,} steps of {fit.batch} examples, {fit.precision}, "
-        f"gradient checkpointing {'on' if fit.gradient_checkpointing else 'off'}, {fit.deepspeed or 'no DeepSpeed'}",
+        f"{model.name}: {sum(train.phase_steps):,} steps of {' and '.join(map(str, sorted(batches)))} images, {train.precision}, "
+        f"gradient checkpointing {'on' if train.gradient_checkpointing else 'off'}, {train.deepspeed or 'no DeepSpeed'}",
         f"weights: {work.frozen_bytes / _GB:.1f} GB frozen, {work.trained / 1e6:,.1f} M parameters trained",
-        f"work: {work.tflop:.1f} TFLOP an example, {work.tflop * fit.batch * fit.steps / 1e6:,.3g} EFLOP in all",
+        f"work: {work.tflop:.1f} TFLOP an image, {work.tflop * train.total_images / 1e6:,.3g} EFLOP in all",
         "",
         "memory in GB of each GPU, and days at " + f"{UTILISATION:.0%} of its peak; - where it does not fit",
         f"{'':14}" + "".join(f"{f'{count} GPU' + ('s' if count > 1 else ''):>34}" for count in PROCESSES),
         f"{'micro-batch':14}" + "".join("".join(f"{size:>8}" for size in MICRO_BATCHES) + "  " for _ in PROCESSES),
         f"{'needs, GB':14}"
-        + "".join("".join(f"{work.memory_gb(size, n, fit.deepspeed):>8.1f}" for size in MICRO_BATCHES) + "  " for n in PROCESSES),
+        + "".join(
+            "".join(f"{work.memory_gb(size, n, train.deepspeed):>8.1f}" for size in MICRO_BATCHES) + "  " for n in PROCESSES
+        ),
     ]
     for name, gigabytes, tflops in GPUS:
         cells = ""
         for count in PROCESSES:
-            days = work.tflop * fit.batch * fit.steps / (tflops * UTILISATION * count) / 86_400
+            days = work.tflop * train.total_images / (tflops * UTILISATION * count) / 86_400
             for size in MICRO_BATCHES:
-                fits = work.memory_gb(size, count, fit.deepspeed) <= gigabytes and fit.batch % (size * count) == 0
+                fits = work.memory_gb(size, count, train.deepspeed) <= gigabytes and all(
+                    batch % (size * count) == 0 for batch in batches
+                )
                 cells += f"{days:>8.2g}" if fits else f"{'-':>8}"
             cells += "  "
         lines.append(f"{name:14}{cells}".rstrip())

@@ -92,7 +92,7 @@ def test_a_line_that_cannot_be_meant_is_named(reviewed: Path, line: str, why: st
 def test_nano_adapts_to_reviewed_parts_and_keeps_the_rest_of_itself(reviewed: Path, tmp_path: Path, preset: str) -> None:
     quick = tmp_path / "quick.toml"
     quick.write_text(
-        "[mixture]\nheld_out = 0.5\n[fit]\nsteps = 2\nbatch = 2\nmicro_batch = 2\nwarmup_steps = 0\nlog_every = 1\n",
+        "[mixture]\nheld_out = 0.5\n[train]\nsteps = 2\nbatch = 2\nmicro_batch = 2\nwarmup_steps = 0\nlog_every = 1\n",
         encoding="utf-8",
     )
     out = tmp_path / "run"

@@ -11,18 +11,19 @@ from numpy.typing import NDArray
 
 from agvas_core.contract.decision import BALANCED, STRICT, Decision, OperatingPoint, anomaly_mask
 from agvas_core.contract.errors import UsageError
-from agvas_core.contract.prompts import DEFAULT_INSTRUCTION
+from agvas_core.contract.prompts import DEFAULT_INSTRUCTION, Anchor
 from agvas_core.data.synthetic.tokenizer import train_tokenizer
 from agvas_core.model.agvas import AgVas
 from agvas_core.model.build import build_model
 from agvas_core.model.config import ModelConfig, load_preset, parse_config
+from agvas_core.model.fusion import anomaly_probability
 from agvas_core.model.lmm import acceptance
 from agvas_core.model.weights.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from agvas_core.train import sweep
-from agvas_core.train.calibration import FrameLogits, calibrate, calibrate_checkpoint, decided, summary
+from agvas_core.train import threshold_search
+from agvas_core.train.calibration import FrameLogits, calibrate, calibrate_checkpoint, decided, lowered, summary
 from agvas_core.train.config import CalibrationConfig, TrainConfig, parse_train_config
-from agvas_core.train.sight import Sight
-from agvas_core.train.sweep import AREAS, GATES, SEEDS, THRESHOLDS, Scored, judge, overlap, search, strict_seed, table
+from agvas_core.train.scorer import TorchScorer
+from agvas_core.train.threshold_search import AREAS, GATES, SEEDS, THRESHOLDS, Scored, judge, overlap, search, strict_seed, table
 
 SMALL = CalibrationConfig(images=4, sizes=((96, 96), (96, 160)), kept_px=96)
 
@@ -59,15 +60,15 @@ def test_tables_say_what_the_rule_itself_gives() -> None:
 
 @pytest.mark.parametrize("asked", [0.3, 0.8, 1.0])
 def test_the_balanced_point_is_the_best_of_all_that_keep_the_asked_share(monkeypatch: pytest.MonkeyPatch, asked: float) -> None:
-    monkeypatch.setattr(sweep, "SEEDS", SEEDS[::8])
-    monkeypatch.setattr(sweep, "THRESHOLDS", SEEDS[:25:8])
+    monkeypatch.setattr(threshold_search, "SEEDS", SEEDS[::8])
+    monkeypatch.setattr(threshold_search, "THRESHOLDS", SEEDS[:25:8])
     images = scored_images()
     found = search(images, asked)
     again = judge(images, found.point)
     assert (found.iou_ano, found.iou_nor) == (pytest.approx(again.iou_ano), pytest.approx(again.iou_nor))
     everything = [
         judge(images, OperatingPoint(threshold=threshold, seed_threshold=seed, min_area_fraction=area, gate=gate))
-        for threshold in sweep.THRESHOLDS for seed in sweep.SEEDS for area in AREAS for gate in GATES if seed >= threshold
+        for threshold in threshold_search.THRESHOLDS for seed in threshold_search.SEEDS for area in AREAS for gate in GATES if seed >= threshold
     ]  # fmt: skip
     kept = [judged.iou_ano for judged in everything if judged.iou_nor >= asked]
     assert found.iou_nor >= asked and found.iou_ano == pytest.approx(max(kept))
@@ -131,11 +132,11 @@ def test_a_shift_of_the_bias_is_a_shift_of_the_maps(nano: tuple[AgVas, ModelConf
     model, config = nano
     tokenizer = train_tokenizer(config.lmm.vocab_size)
     image = np.random.default_rng(0).integers(0, 256, (96, 128, 3), np.uint8)
-    before, _ = Sight(model, config, tokenizer)(image, (96, 128))
+    before, _ = TorchScorer(model, config, tokenizer).logits(image, (96, 128))
     found = replace(decided(seen_images(), Decision(), SMALL), shift=1.5)
     shifted = build_model(config).eval()
     shifted.load_state_dict(found.moved(model.state_dict()))
-    after, _ = Sight(shifted, config, tokenizer)(image, (96, 128))
+    after, _ = TorchScorer(shifted, config, tokenizer).logits(image, (96, 128))
     np.testing.assert_allclose(after, before - 1.5, atol=1e-4)
 
 
@@ -174,18 +175,24 @@ def test_the_images_are_seen_as_the_runtime_sees_them(nano: tuple[AgVas, ModelCo
 
     model, config = nano
     tokenizer = train_tokenizer(config.lmm.vocab_size)
-    sight = Sight(model, config, tokenizer)
+    torch_scorer = TorchScorer(model, config, tokenizer)
     seen: list[Any] = []
 
     @torch.no_grad()
     def vision(semantic: NDArray[np.uint8], pixel: NDArray[np.uint8]) -> Features:
-        output = model(torch.from_numpy(semantic), torch.from_numpy(pixel), sight.input_ids, sight.attention, sight.start)
+        output = model(
+            torch.from_numpy(semantic),
+            torch.from_numpy(pixel),
+            torch_scorer.input_ids,
+            torch_scorer.attention,
+            torch_scorer.start,
+        )
         seen.append(output)
         nothing = np.zeros((1, 1, 1), np.float32)
         return Features(nothing, nothing, {})
 
     def lmm(features: Features, *question: object) -> Reply:
-        accept = acceptance(seen[-1].text_logits, sight.start, *sight.openings).numpy()
+        accept = acceptance(seen[-1].text_logits, torch_scorer.start, *torch_scorer.openings).numpy()
         return Reply(np.zeros((1, 3, 1), np.float32), accept, np.ones(1, bool))
 
     blank = GraphSpec(file="none.onnx", inputs=(), outputs=())
@@ -207,7 +214,7 @@ def test_the_images_are_seen_as_the_runtime_sees_them(nano: tuple[AgVas, ModelCo
     for size in ((100, 180), (128, 128)):
         image = np.random.default_rng(1).integers(0, 256, (*size, 3), np.uint8)
         found = scorer.score(image, DEFAULT_INSTRUCTION, Clock())
-        maps, accept = sight(image, size)
+        maps, accept = torch_scorer.logits(image, size)
         wanted = FrameLogits(maps.astype(np.float16), np.zeros(size, bool), accept).scored(0.0, config.decision.alpha)
         np.testing.assert_allclose(
             found.logits.score_map(config.decision.alpha), wanted.score_map, atol=2e-3
@@ -261,3 +268,12 @@ def test_acceptance_is_the_openings_own_probability() -> None:
     found = acceptance(logits, torch.tensor([3, 1]), 3, 4)
     openings = torch.stack([logits[0, 2, [3, 4]], logits[1, 0, [3, 4]]])
     torch.testing.assert_close(found, openings.softmax(1)[:, 0])
+
+
+def test_lowered_logits_lower_the_map_everywhere() -> None:
+    logits = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    assert (anomaly_probability(lowered(logits, 1.5)) < anomaly_probability(logits)).all()
+    assert torch.equal(lowered(logits, 0.0), logits)
+    logits[:, Anchor.SEG] = logits[:, Anchor.ANO] - logits[:, Anchor.NOR]  # both maps alike, so P has their logits
+    raised = torch.logit(anomaly_probability(logits)) - torch.logit(anomaly_probability(lowered(logits, 1.5)))
+    torch.testing.assert_close(raised, torch.full_like(raised, 1.5), atol=1e-4, rtol=0)

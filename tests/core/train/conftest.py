@@ -1,4 +1,4 @@
-"""A tiny LLaVA-OneVision with SAM, and a small set of each source, made on the spot as the other tests make them."""
+"""A tiny LLaVA-OneVision with SAM and a small set of each source, made on the spot as the other tests make them; and a small nano."""
 
 import importlib.util
 import json
@@ -10,12 +10,14 @@ from typing import Any
 import pytest
 import torch
 
+from agvas_core.model.preset import load_preset
+
 HERE = Path(__file__).parent
 
 
 def neighbour(name: str) -> ModuleType:
     """The helpers of another folder of tests: their conftest is no module that could be imported by name."""
-    spec = importlib.util.spec_from_file_location(f"fit_{name}", HERE.parent / name / "conftest.py")
+    spec = importlib.util.spec_from_file_location(f"train_{name}", HERE.parent / name / "conftest.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -53,7 +55,7 @@ def make_sets(root: Path) -> Path:
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """``sets``, ``lmm``, ``sam.pth``; to be read only."""
-    root = tmp_path_factory.mktemp("fit")
+    root = tmp_path_factory.mktemp("train")
     make_sets(root / "sets")
     PUBLISHED.make_onevision(root / "lmm")
     torch.save(PUBLISHED.segment_anything_state(), root / "sam.pth")
@@ -62,13 +64,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tables(folder: Path) -> dict[str, Any]:
-    """The three tables of a run of six small steps."""
+    """The three tables of a run of six small steps on data sets."""
     sets = [{"name": name, "path": str(folder / "sets" / name)} for name in (*NAMES, "instruct")]
     sets.append({"name": "mvtec", "path": str(folder / "sets/parts")})
     return {
         "model": PUBLISHED.table(folder / "lmm", folder / "sam.pth", lora={"rank": 2, "alpha": 4, "dropout": 0.1}),
         "mixture": {"seed": 1, "sets": sets, "held_out": 0.3},
-        "fit": {
+        "train": {
             "steps": 6,
             "batch": 4,
             "micro_batch": 2,
@@ -81,6 +83,33 @@ def tables(folder: Path) -> dict[str, Any]:
             "validation": {"every_steps": 3},
         },
     }
+
+
+@pytest.fixture(scope="session")
+def generated() -> dict[str, Any]:
+    """Nano's model, and a run of twelve small steps on generated images: encoders frozen in the first phase, all learns in the second."""
+    table = load_preset("nano")
+    crop = {"weight": 1.0, "how": "crop"}
+    table["train"] |= {
+        "images": 24,
+        "workers": 0,
+        "warmup_steps": 2,
+        "precision": "fp32",
+        "log_every": 4,
+        "save_every": 4,
+        "calibration": {"images": 6, "sizes": [[96, 96]], "kept_px": 96},
+        "phases": [
+            {
+                "share": 0.5,
+                "batch": 2,
+                "frozen": ["pixel_encoder", "semantic_encoder"],
+                "rates": {"agmd": 2.0},
+                "cuts": [crop | {"canvas": [96, 96], "size": [64, 64]}],
+            },
+            {"share": 0.5, "batch": 2, "cuts": [crop | {"canvas": [96, 128], "size": [96, 128]}]},
+        ],
+    }
+    return {"model": table["model"], "train": table["train"]}
 
 
 @pytest.fixture(scope="session")
