@@ -12,6 +12,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -79,11 +80,9 @@ def test_set_of(record: Record, root: Path) -> str | None:
     """
     if record.anomalous is None:  # general and conversation: no set of these is tested on
         return None
-    folders = [path.name for path in record.image.resolve().parents][:_FOLDERS]
-    names = {root.resolve().name, root.stem.removeprefix("meta_"), *folders}
+    plain = _folder_names(record.image.parent) | {_plain(root.absolute().name), _plain(root.stem.removeprefix("meta_"))}
     if record.family is Family.INSTRUCT:  # its images lie elsewhere, and the line says of which set they are
-        names.add(record.dataset)
-    plain = {_plain(name) for name in names}
+        plain |= {_plain(record.dataset)}
     for one in TEST_SETS:
         if plain & one.folders or (one.files is not None and one.files.search(record.image.stem)):
             return one.name
@@ -117,6 +116,12 @@ def shared_images(records: Iterable[Record], tests: Sequence[DataSet]) -> Mappin
         if (name := digests[size].get(_digest(path))) is not None:
             found[path] = name
     return found
+
+
+@lru_cache(maxsize=4096)  # a folder has many images, and resolving it asks the file system for each of its parents
+def _folder_names(folder: Path) -> frozenset[str]:
+    whole = folder.resolve()
+    return frozenset(_plain(path.name) for path in (whole, *whole.parents)[:_FOLDERS])
 
 
 def _plain(name: str) -> str:

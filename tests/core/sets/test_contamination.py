@@ -12,6 +12,7 @@ import pytest
 
 from agvas_core.contract.errors import UsageError
 from agvas_core.data.datasets.catalog import find_training_sets
+from agvas_core.data.datasets.check import check_set
 from agvas_core.data.datasets.contamination import TEST_SETS
 from agvas_core.data.mixture.config import MixtureConfig, Source
 from agvas_core.data.mixture.mixture import Mixture
@@ -118,6 +119,8 @@ def test_the_authors_order_trains_on_its_training_lists_alone(tmp_path: Path) ->
         ("dtd-synthetic", root / "meta_DTD.json"),
         ("zju-leaper", root / "meta_ZJU.json"),
     }
+    reports = [check_set(one, quick=True) for one in found]
+    assert [(report.images, report.faults) for report in reports] == [(2, 0), (2, 0)]
     mixture = seg(*({"name": one.adapter.name, "path": one.root} for one in found))
     assert mixture.pools[Source.SEG].counts() == {False: 2, True: 2}
     assert all(mixture[index].dataset in ("dtd-synthetic", "zju-leaper") for index in range(8))
