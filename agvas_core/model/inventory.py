@@ -82,21 +82,22 @@ def evaluation_memory(config: ModelConfig, dtype: torch.dtype = torch.bfloat16, 
     }
     semantic = torch.empty(1, config.semantic_view.size_px, config.semantic_view.size_px, 3, dtype=torch.uint8, device="meta")
     pixel = torch.empty(1, config.pixel_view.size_px, config.pixel_view.size_px, 3, dtype=torch.uint8, device="meta")
-    width = model.lmm.language_model.config.hidden_size
+    language_model: Any = model.lmm.language_model
+    width: int = language_model.config.hidden_size
     with torch.no_grad(), _Live(set(weights)) as live:
         vision = model.see(semantic, pixel)
-        embeddings = torch.empty(1, visual_tokens(config) + text_tokens, int(width), dtype=dtype, device="meta")
+        embeddings = torch.empty(1, visual_tokens(config) + text_tokens, width, dtype=dtype, device="meta")
         hidden = model.lmm(embeddings, with_logits=False).hidden
         model.lmm.head(hidden[0, -1])
         model.decode(hidden[:, :3], vision.pixel)
     return EvaluationMemory(sum(weights.values()), live.peak)
 
 
-class _Live(TorchDispatchMode):
+class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Adds up the storages that operations return, for as long as a tensor shows them."""
 
     def __init__(self, known: set[int]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.known, self.live, self.peak = known, 0, 0
         self._views: dict[int, int] = {}
 
