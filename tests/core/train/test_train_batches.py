@@ -25,7 +25,7 @@ from agvas_core.model.losses import IGNORED_TARGET, SegmentationWeights, segment
 from agvas_core.model.weights.checkpoint import start_tokenizer
 from agvas_core.model.weights.pretrained_config import resolve_config
 from agvas_core.train.aux_heads import AuxHeads
-from agvas_core.train.batches import Encoded, GeneratedExamples, MixtureExamples, Parts, collate, encode
+from agvas_core.train.batches import Batch, Encoded, GeneratedExamples, MixtureExamples, Parts, collate, encode
 from agvas_core.train.config import TrainConfig, parse_mixture_config, parse_train_config
 from agvas_core.train.objective import Counts, Objective
 from agvas_core.train.schedule import Plan, Shares, learning_rate
@@ -323,8 +323,14 @@ def test_the_parts_of_a_generated_step_add_up_with_all_their_heads(nano: tuple[M
     model = build_model(config).eval()
     objective = Objective(model, train, AuxHeads.of(model, config))
     examples = GeneratedExamples(train, config, tokenizer)
-    whole = examples.batch(train.phases[0], 0, range(6))
-    parts = [examples.batch(train.phases[0], 0, range(*ends)) for ends in ((0, 1), (1, 4), (4, 6))]
+
+    def batch_of(first: int, end: int) -> Batch:
+        batch = examples.batch(train.phases[0], 0, range(first, end))
+        assert batch.asked is not None
+        batch.asked[:, 1:] = ((batch.image_of + first) % 2)[:, None]  # few instructions name place, size and tone
+        return batch
+
+    whole, parts = batch_of(0, 6), [batch_of(*ends) for ends in ((0, 1), (1, 4), (4, 6))]
     counts = Counts(torch.stack([objective.counts(part).values for part in parts]).sum(0))
     torch.testing.assert_close(counts.values, objective.counts(whole).values)
     assert (counts.values > 0).all()  # every head has something to learn

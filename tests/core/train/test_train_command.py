@@ -132,6 +132,7 @@ examples = "generated"
 images = 10
 workers = 1
 precision = "fp32"
+gradient_checkpointing = false
 schedule = "cosine"
 learning_rate = 1.0e-3
 warmup_steps = 2
