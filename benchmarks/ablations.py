@@ -33,6 +33,8 @@ def run(preset: str, options: argparse.Namespace) -> dict[str, float | None]:
         str(folder),
         "--data",
         str(options.data),
+        "--protocol",
+        "paper",
         "--out",
         str(folder / "eval"),
         "-q",

@@ -141,7 +141,7 @@ def build_decoder(config: ModelConfig) -> Agmd | SamMaskDecoder:
     if config.decoder == "sam":
         return SamMaskDecoder(config.pixel.channels, numbers.depth, numbers.heads, numbers.mlp_dim)
     anchors = [Anchor[name] for name in config.anchors]
-    return Agmd(config.pixel.channels, **numbers.model_dump(), anchors=anchors)
+    return Agmd(config.pixel.channels, **numbers.model_dump(exclude={"start"}), anchors=anchors)
 
 
 def newline_of(config: ModelConfig, llava: Any) -> nn.Parameter | None:

@@ -113,6 +113,10 @@ class AgmdConfig(_Part):
     upscale: int = 4
     mask_dim: int | None = None
     detail: bool = False
+    literal: bool = False
+    """Eq. 6 and 7 as they are written; see agmd.py."""
+    start: Literal["random", "sam"] = "random"
+    """``sam``: blocks, upscaling and MLPs begin with the weights of SAM's mask decoder, which lie in the file of the pixel encoder."""
 
 
 class ModelConfig(_Part):
@@ -153,6 +157,10 @@ class ModelConfig(_Part):
             raise ValueError(f"anchors {list(self.anchors)}: there are {', '.join(str(list(each)) for each in _ANCHOR_SETS)}")
         if self.decoder == "sam" and self.anchors != ("SEG",):
             raise ValueError(f'decoder "sam" has one prompt, anchors are {list(self.anchors)}: set anchors = ["SEG"]')
+        if self.agmd.start == "sam" and (self.decoder != "agmd" or self.pixel.kind != "sam" or self.pixel.pretrained is None):
+            raise ValueError(
+                'agmd.start is "sam", which needs decoder "agmd" and the published SAM as pixel encoder: leave it out'
+            )
         alpha = {("NOR", "ANO"): 0.0, ("SEG",): 1.0}.get(self.anchors, self.decision.alpha)
         if self.decision.alpha != alpha:
             raise ValueError(

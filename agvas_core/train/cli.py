@@ -126,6 +126,7 @@ def train(
             minutes=minutes,
             progress=progress,
             calibrating=calibrating,
+            listed=typer.echo,
         )
 
     _shown(make, None if calibrate_only is not None else sum(settings.phase_steps))

@@ -68,6 +68,8 @@ class LossConfig(_Part):
     dice: float = Field(default=2.0, ge=0)  # sec. 3.2
     positive_weight: float = Field(default=1.0, ge=0)
     dice_on_empty: bool = True
+    text: Literal["tokens", "sequences"] = "tokens"
+    """What eq. 9 is averaged over in a step: its target tokens, as transformers and LISA have it, or its answers, each by its own mean."""
     aux_heads: float = Field(default=0.0, ge=0)
     """Weight of the heads that name in training what features show and instructions ask for (aux_heads.py). Generated images only."""
     image: float = Field(default=1.0, ge=0)
@@ -75,7 +77,7 @@ class LossConfig(_Part):
 
     def weights(self) -> SegmentationWeights:
         """As the loss takes them."""
-        return SegmentationWeights(**self.model_dump(exclude={"aux_heads", "image"}))
+        return SegmentationWeights(**self.model_dump(exclude={"text", "aux_heads", "image"}))
 
 
 class CalibrationConfig(_Part):

@@ -83,6 +83,7 @@ def train_model(
     minutes: float | None = None,
     progress: Progress = lambda done, total, row: None,
     calibrating: Callable[[int, int], None] = lambda done, total: None,
+    listed: Callable[[str], None] = lambda table: None,
 ) -> Path:
     """Trains and writes a checkpoint folder that holds what was trained; returns it.
 
@@ -96,6 +97,7 @@ def train_model(
         minutes: stop after so much time, with everything saved to go on with ``resume``.
         progress: called by the first process after each step with steps done, steps in all, and the step's row.
         calibrating: called after each generated image of the calibration that follows, with images seen and images in all.
+        listed: called by the first process before the first step with the table of the sets that are trained on.
 
     Raises:
         UsageError: ``out`` holds a run and ``resume`` is not set, or one with another configuration; data or parts that are not there.
@@ -106,6 +108,8 @@ def train_model(
     engine = Engine.start(train_config, idle_parameters="all" in model_config.trained)
     try:
         run = _Run.start(engine, model_config, out, mixture, init, resume, overfit)
+        if run.mixture is not None and engine.main:
+            listed(run.mixture.table())
         run.progress, run.calibrating, run.end = progress, calibrating, end
         return run.train()
     finally:

@@ -22,7 +22,7 @@ _ATTENTION = {"sdpa": "sdpa", "flash": "flash_attention_2", "eager": "eager"}
 
 @dataclass(frozen=True)
 class Counts:
-    """Of a step. float32, so that processes can add them: target tokens; images that take part in BCE and Dice of each anchor; images
+    """Of a step. float32, so that processes can add them: target tokens, or the rows that have some where text is averaged over answers; images that take part in BCE and Dice of each anchor; images
     known to be good or anomalous; then those of the auxiliary heads."""
 
     values: Tensor
@@ -60,9 +60,15 @@ class Objective(nn.Module):
         self.model, self.aux_heads = model, aux_heads
         self.train_config = train
 
+    @property
+    def by_answer(self) -> bool:
+        """Whether eq. 9 is averaged over answers, not over tokens."""
+        return self.train_config.loss.text == "sequences"
+
     def counts(self, batch: Batch) -> Counts:
         """Of one part."""
-        tokens = (batch.labels[:, 1:] != IGNORED_TARGET).sum().float()[None]
+        targets = batch.labels[:, 1:] != IGNORED_TARGET
+        tokens = (targets.any(1) if self.by_answer else targets).sum().float()[None]
         masks = supervision_counts(batch.mask.float(), batch.supervise, self.train_config.loss.weights()).flatten()
         known = (batch.anomalous >= 0).sum().float()[None]
         heads = [] if self.aux_heads is None else [self.aux_heads.counts(batch)]
@@ -83,7 +89,7 @@ class Objective(nn.Module):
             batch.answer_start,
             image_of=batch.image_of,
         )
-        text = text_loss(output.text_logits, batch.labels, count=counts.tokens)  # eq. 9
+        text = text_loss(output.text_logits, batch.labels, count=counts.tokens, per_sequence=self.by_answer)  # eq. 9
         logits = F.interpolate(output.mask_logits.float(), size=batch.mask.shape[-2:], mode="bilinear", align_corners=False)
         masks, pieces = segmentation_loss(
             logits,

@@ -1,7 +1,5 @@
-"""A model in torch, as the runtime scores a frame in direct mode: operating points are set on it, runs validate with it, and ``agvas eval``
-scores any checkpoint with it, without exporting it.
-
-    agvas eval --predictor checkpoint --model runs/mine --data DIR
+"""A model in torch, as the runtime scores a frame in direct mode: operating points are set on it, and runs validate with it. (``agvas eval``
+scores checkpoints by ``evaluation.checkpoint``, in every mode.)
 
 The same views and the same rule (contract/preprocess.py, contract/decision.py). One difference: a frame is always seen whole, where the runtime
 cuts very large ones into tiles.
@@ -15,7 +13,6 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from agvas_core.contract.decision import anomaly_mask
-from agvas_core.contract.manifest import sha256_of
 from agvas_core.contract.preprocess import back_to_frame, make_view, scaled_views
 from agvas_core.contract.prompts import DEFAULT_INSTRUCTION, FIXED_ANSWER, NO_ANOMALY_ANSWER, Anchor
 from agvas_core.data.synthetic.dialogue import Dialogue
@@ -24,10 +21,9 @@ from agvas_core.model.agvas import AgVas
 from agvas_core.model.config import ModelConfig
 from agvas_core.model.fusion import anomaly_probability
 from agvas_core.model.lmm import acceptance
-from agvas_core.model.weights.checkpoint import WEIGHTS, load_checkpoint
 from agvas_core.train.batches import encode_dialogues
 
-__all__ = ["TorchScorer", "as_logits", "open_predictor"]
+__all__ = ["TorchScorer", "as_logits"]
 
 Float = NDArray[np.float32]
 
@@ -80,21 +76,3 @@ def as_logits(maps: torch.Tensor) -> torch.Tensor:
     """l_seg and l_ano - l_nor [2, h, w] -> logits [3, h, w] of the same probabilities, with l_nor for zero."""
     l_seg, l_ano_nor = maps
     return torch.stack([torch.zeros_like(l_seg), l_ano_nor, l_seg])
-
-
-def open_predictor(model: str | Path = "nano", threads: int | None = None) -> TorchScorer:
-    """Opens a checkpoint, on the GPU where there is one; the entry point ``checkpoint`` of group ``agvas.predictors``.
-
-    Args:
-        model: a folder, or a bundled checkpoint by its name.
-        threads: of the CPU.
-
-    Raises:
-        UsageError, SetupError: as ``load_checkpoint``.
-    """
-    if threads is not None:
-        torch.set_num_threads(threads)
-    found = load_checkpoint(model)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    digest = sha256_of(found.folder / WEIGHTS)[:12]
-    return TorchScorer(found.model.to(device), found.config, found.tokenizer, f"{found.config.name} {digest}")

@@ -15,12 +15,11 @@ from agvas_core.data.datasets.layouts import find_test_sets, limited
 from agvas_core.data.datasets.record import Record
 from agvas_core.evaluation.evaluate import Job, evaluate
 from agvas_core.evaluation.metrics import METRICS, mean_of
-from agvas_core.evaluation.predictor import Scored
+from agvas_core.evaluation.predictor import Predictor, Scored
 from agvas_core.evaluation.protocol import find_protocol
 from agvas_core.evaluation.result import SetResult
 from agvas_core.files import read_rgb
 from agvas_core.train.config import ValidationConfig
-from agvas_core.train.scorer import TorchScorer
 
 __all__ = ["held_out_sets", "validate"]
 
@@ -50,7 +49,7 @@ def held_out_sets(
     return [one for one in usable if one.items]
 
 
-def validate(scorer: TorchScorer, sets: Sequence[DataSet], out: Path) -> Mapping[str, float | None]:
+def validate(scorer: Predictor, sets: Sequence[DataSet], out: Path) -> Mapping[str, float | None]:
     """Mean over the sets of each metric, all in 0..1; None where it does not exist. The model's own masks count (protocol ``native``)."""
     folder = out / FOLDER / "scores"
     shutil.rmtree(folder, ignore_errors=True)  # another model: nothing of the last one can be used
@@ -64,7 +63,7 @@ def validate(scorer: TorchScorer, sets: Sequence[DataSet], out: Path) -> Mapping
 class _Source:
     """The model in memory, as ``evaluate`` takes it."""
 
-    scorer: TorchScorer
+    scorer: Predictor
 
     @property
     def identity(self) -> str:
@@ -74,7 +73,7 @@ class _Source:
         return self.identity
 
     def read(self, item: Item) -> Scored:
-        score_map, mask, _ = self.scorer.predict(item.image_path)
+        score_map, mask, *_ = self.scorer.predict(item.image_path)
         if not np.isfinite(score_map).all():
             raise ImageError(f"{item.name}: the model gave values that are NaN or infinite")
         return Scored(score_map, mask)

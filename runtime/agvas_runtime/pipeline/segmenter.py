@@ -281,6 +281,16 @@ class Segmenter:
         scorer.lmm = lmm
         return self._with(scorer)
 
+    def with_alpha(self, alpha: float) -> "Segmenter":
+        """The same segmenter with another share of P_seg in P (eq. 8), 0 to 1; the two share all else."""
+        manifest = self.bundle.manifest
+        decided = manifest.model_copy(update={"decision": manifest.decision.model_copy(update={"alpha": alpha})})
+        scorer = copy.copy(self._scorer)
+        scorer.manifest = decided
+        other = self._with(scorer)
+        other.bundle = replace(self.bundle, manifest=decided)
+        return other
+
     def with_counts(self, counts: Counts) -> "Segmenter":
         """The same segmenter with other counts; the two share all else."""
         other = self._with(self._scorer.with_tiles(counts.tiles))

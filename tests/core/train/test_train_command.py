@@ -107,7 +107,7 @@ def test_the_command_trains_and_says_what_comes_next(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     preset, out = tmp_path / "tiny.toml", tmp_path / "run"
-    preset.write_text(as_toml(tables | {"mixture": {"held_out": 0.3}}), encoding="utf-8")
+    preset.write_text(as_toml(tables | {"mixture": {"held_out": 0.65}}), encoding="utf-8")
     arguments = ["train", "--preset", str(preset), "--sets", str(folder / "sets"), "--out", str(out), "--steps", "4"]
     monkeypatch.setattr(sys, "argv", ["agvas", *arguments])
     monkeypatch.setattr("signal.signal", lambda *_: None)  # the process of the tests keeps its own end

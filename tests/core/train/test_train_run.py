@@ -20,12 +20,13 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from agvas_core.contract.errors import OutputError, SetupError, UsageError
+from agvas_core.evaluation.checkpoint import open_predictor
 from agvas_core.model.weights.checkpoint import load_checkpoint, start_model
 from agvas_core.model.weights.pretrained_config import resolve_config
 from agvas_core.train.config import parse_mixture_config, parse_train_config
+from agvas_core.train.engine import refuse_rounded
 from agvas_core.train.log import plot_log
 from agvas_core.train.loop import SKIPPED, train_model
-from agvas_core.train.scorer import open_predictor
 from agvas_core.train.state import STATE
 
 Tables = dict[str, Any]
@@ -96,7 +97,7 @@ def test_a_run_leaves_its_log_its_events_and_the_metrics_of_held_out_images(whol
 
 
 def test_a_checkpoint_can_be_scored_without_being_exported(whole_run: Path, folder: Path) -> None:
-    score_map, mask, verdict = open_predictor(whole_run).predict(folder / "sets/parts/bolt/test/scratch/001.png")
+    score_map, mask, verdict, *_ = open_predictor(whole_run).predict(folder / "sets/parts/bolt/test/scratch/001.png")
     assert score_map.shape == mask.shape == (24, 32) and 0 <= score_map.min() <= score_map.max() <= 1
     assert verdict == ("FAIL" if mask.any() else "PASS")
 
@@ -350,3 +351,11 @@ def test_two_processes_see_the_losses_of_one_with_twice_the_batch(
     if which == "sets":
         validated = [rows(tmp_path / name / "validation.jsonl")[-1] for name in ("one", "two")]
         assert validated[0] == pytest.approx(validated[1], rel=1e-2)
+
+
+def test_a_buffer_that_deepspeed_rounded_is_refused() -> None:
+    exact = {"model.rotary.inv_freq": torch.ones(3), "model.steps": torch.zeros((), dtype=torch.long)}
+    before = {name: buffer.dtype for name, buffer in exact.items()}
+    refuse_rounded(before, exact)
+    with pytest.raises(SetupError, match=r"model.rotary.inv_freq from torch.float32 to torch.bfloat16.*deepspeed>=0.19.8"):
+        refuse_rounded(before, exact | {"model.rotary.inv_freq": torch.ones(3, dtype=torch.bfloat16)})

@@ -46,7 +46,7 @@ def test_every_step_of_the_document_runs(
         .replace('"ov-7b"', '"tiny.toml"')
         .replace("10000", "4")
         .replace("80 ", "4 ")
-        .replace("0.01 ", "0.3 ")
+        .replace("0.01 ", "0.65 ")
         .replace("1000", "2")
     )
     (tmp_path / "mine.toml").write_text(small, encoding="utf-8")
