@@ -24,8 +24,9 @@ from agvas_core.contract.validation import did_you_mean
 from agvas_core.model.agmd import Agmd, TokenRefiner
 from agvas_core.model.agvas import AgVas
 from agvas_core.model.config import LmmConfig, ModelConfig, PixelConfig
+from agvas_core.model.encoders.efficientnet_lite import EfficientNetLite, load_trunk
 from agvas_core.model.encoders.encoders import LinearP, Normalize, PixelEncoder, SemanticEncoder
-from agvas_core.model.encoders.nano import NanoEncoder
+from agvas_core.model.encoders.lite_pyramid import BLOCKS, LitePyramid
 from agvas_core.model.encoders.sam import SamImageEncoder
 from agvas_core.model.encoders.vit import VIT_FAMILIES, VitEncoder
 from agvas_core.model.lmm import Lmm
@@ -130,9 +131,13 @@ def build_pixel_backbone(config: PixelConfig) -> nn.Module:
     if (family := VIT_FAMILIES.get(config.kind)) is not None:
         only_known("pixel.arguments", config.arguments, keys_of(family.config) | {"vision_use_head"})
         return VitEncoder(family.model(family.config(**config.arguments)), family)
-    encoder: type[NanoEncoder] | type[SamImageEncoder] = NanoEncoder if config.kind == "nano" else SamImageEncoder
-    only_known("pixel.arguments", config.arguments, inspect.signature(encoder).parameters.keys() - {"out_dim"})
-    return encoder(out_dim=config.channels, **config.arguments)
+    encoder: type[LitePyramid] | type[SamImageEncoder] = LitePyramid if config.kind == "lite" else SamImageEncoder
+    only_known("pixel.arguments", config.arguments, inspect.signature(encoder).parameters.keys() - {"trunk", "out_dim"})
+    if encoder is SamImageEncoder:
+        return SamImageEncoder(out_dim=config.channels, **config.arguments)
+    on_meta = torch.empty(0).device.type == "meta"  # shapes alone: no file is read
+    trunk = EfficientNetLite(0, BLOCKS[-1]).fold_norms() if on_meta else load_trunk()
+    return LitePyramid(trunk, out_dim=config.channels, **config.arguments)
 
 
 def build_decoder(config: ModelConfig) -> Agmd | SamMaskDecoder:

@@ -41,7 +41,7 @@ class Spam(nn.Module):
         self.to_v = nn.Linear(dim, inner)
         self.to_out = nn.Linear(inner, dim)
         self.norm_out = nn.LayerNorm(dim) if norm_out else nn.Identity()
-        self.position = DensePosition(inner) if positions else None
+        self.position = DensePosition(inner, interleaved=True) if positions else None
         self.position_gain = nn.Parameter(torch.full((heads, 1, 1), _POSITION_GAIN)) if positions else None
         self.place = nn.Linear(inner, dim) if positions else None
 
