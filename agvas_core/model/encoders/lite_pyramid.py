@@ -5,6 +5,8 @@ It takes the place that SAM has in the paper (eq. 1). The trunk starts from Imag
 hairline cracks are lost at f_p's stride of 8.
 """
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -60,7 +62,7 @@ class LitePyramid(nn.Module):
         super().__init__()
         self.trunk = trunk
         self.lateral = nn.ModuleList(nn.Conv2d(trunk.channels[b], w, 1) for b, w in zip(BLOCKS, widths, strict=True))
-        self.down = nn.ModuleList(nn.Conv2d(coarse, fine, 1) for fine, coarse in zip(widths, widths[1:], strict=False))
+        self.down = nn.ModuleList(nn.Conv2d(coarse, fine, 1) for fine, coarse in pairwise(widths))
         # One at stride 2, where a layer costs as much as four at stride 4.
         self.mix = nn.ModuleList(
             nn.Sequential(*(depthwise(width) for _ in range(min(level, 1) + 1))) for level, width in enumerate(widths)
