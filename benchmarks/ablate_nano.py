@@ -1,4 +1,4 @@
-"""What the prior, the pyramid and the generator's scenes each give: short trainings that differ in one thing, and the prior untrained.
+"""What the prior, the net and the generator's scenes each give: short trainings that differ in one thing, and the prior untrained.
 
     python benchmarks/ablate_nano.py --data ../shared/data --images 3000 --limit 20 --out runs/ablation
 
@@ -11,7 +11,6 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -24,11 +23,10 @@ from agvas_core.model.encoders.encoders import Normalize
 from agvas_core.model.encoders.prior import ImagePrior
 
 VARIANTS = {
-    "pyramid and prior": "",
-    "pyramid alone": "[model.pixel.arguments]\nprior = false\n",
-    "pyramid, prior, two layers of attention": "[model.pixel.arguments]\nattention = 2\n",
-    "pyramid and prior, textures only": "[train.scenes]\ntexture = 1.0\n",
-    "pyramid and prior, few large defects": "[train]\nlarge_fraction = 0.05\n",
+    "net and prior": "",
+    "net without prior": "[model.pixel.arguments]\nprior_dim = 0\n",
+    "net and prior, textures only": "[train.scenes]\ntexture = 1.0\n",
+    "net and prior, few large defects": "[train]\nlarge_fraction = 0.05\n",
 }
 PLAIN = """extends = "nano"
 
@@ -36,10 +34,10 @@ PLAIN = """extends = "nano"
 scales = [1.0]
 
 [train]
+fresh = []
 learning_rate = 2.0e-3
 rates = {{ semantic_encoder = 0.25, linear_p = 0.25, spam = 0.25, lmm = 0.3, refiner = 0.3, agmd = 0.3 }}
 images = {images}
-seed = {seed}
 
 [train.tasks]
 describe = 0
@@ -54,23 +52,18 @@ images = 24
 """
 
 
-def slug(name: str) -> str:
-    """For a folder."""
-    return name.replace(",", "").replace(" ", "-")
-
-
 def run(*command: object) -> None:
     """One of the project's commands, beside this Python."""
     subprocess.run([Path(sys.executable).with_name(str(command[0])), *map(str, command[1:])], check=True)
 
 
-def trained(name: str, difference: str, images: int, seed: int, out: Path) -> Path:
+def trained(name: str, difference: str, images: int, out: Path) -> Path:
     """The bundle of a variant."""
-    folder = out / f"{slug(name)}-{seed}"
+    folder = out / name.replace(",", "").replace(" ", "-")
     if not (folder / "bundle").is_dir():
         folder.mkdir(parents=True, exist_ok=True)
         plain, changed = folder / "plain.toml", folder / "variant.toml"
-        plain.write_text(PLAIN.format(images=images, seed=seed), encoding="utf-8")
+        plain.write_text(PLAIN.format(images=images), encoding="utf-8")
         changed.write_text(f'extends = "plain.toml"\n{difference}', encoding="utf-8")
         run("agvas", "train", "--preset", changed, "--out", folder / "run", "--threads", "1", "--resume")
         run("agvas-export", "bundle", folder / "run", "-o", folder / "bundle")
@@ -100,27 +93,22 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--images", type=int, default=3000)
     parser.add_argument("--limit", type=int, default=20)
-    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path("runs/ablation"))
     given = parser.parse_args()
-    sources: dict[str, list[tuple[object, ...]]] = {
-        "prior alone": [("--predictions", prior_maps(given.data, given.limit, given.out))]
-    }
+    sources: dict[str, tuple[object, ...]] = {"prior alone": ("--predictions", prior_maps(given.data, given.limit, given.out))}
     for name, difference in VARIANTS.items():
-        sources[name] = [("--model", trained(name, difference, given.images, seed, given.out)) for seed in range(given.seeds)]
-    rows: dict[str, list[dict[str, Any]]] = {}
-    for name, runs in sources.items():
-        for seed, source in enumerate(runs):
-            result = given.out / f"eval-{slug(name)}-{seed}"
-            run("agvas", "eval", *source, "--data", given.data, "--limit", given.limit, "--out", result, "--quiet")
-            rows.setdefault(name, []).append(json.loads((result / "result.json").read_text(encoding="utf-8")))
-    names = [one["set"] for one in next(iter(rows.values()))[0]["sets"]]
-    print("| | mean | spread over seeds | " + " | ".join(names) + " |")
-    print("|---" * (len(names) + 3) + "|")
-    for name, results in rows.items():
-        means = [100 * result["mean_of_sets"]["ap"] for result in results]
-        sets = [100 * np.mean([result["sets"][at]["mean"]["ap"] for result in results]) for at in range(len(names))]
-        print(f"| {name} | {np.mean(means):.1f} | {np.std(means):.1f} | " + " | ".join(f"{value:.1f}" for value in sets) + " |")
+        sources[name] = ("--model", trained(name, difference, given.images, given.out))
+    rows = {}
+    for name, source in sources.items():
+        result = given.out / f"eval-{name.replace(',', '').replace(' ', '-')}"
+        run("agvas", "eval", *source, "--data", given.data, "--limit", given.limit, "--out", result, "--quiet")
+        rows[name] = json.loads((result / "result.json").read_text(encoding="utf-8"))
+    names = [one["set"] for one in next(iter(rows.values()))["sets"]]
+    print("| | mean | " + " | ".join(names) + " |")
+    print("|---" * (len(names) + 2) + "|")
+    for name, result in rows.items():
+        values = [result["mean_of_sets"]["ap"], *(one["mean"]["ap"] for one in result["sets"])]
+        print(f"| {name} | " + " | ".join(f"{100 * value:.1f}" for value in values) + " |")
 
 
 if __name__ == "__main__":

@@ -78,8 +78,6 @@ class TrainConfig(_Part):
     learning_rate: float = 3e-4  # sec. 4.1
     rates: dict[str, float] = {}
     """Factors on ``learning_rate`` for parts of the model by the beginning of their names; the longest that fits counts."""
-    frozen: tuple[str, ...] = ()
-    """Parts that keep the weights that they start with, by the beginning of their names."""
     fresh: tuple[str, ...] = ()
     """Parts that a start from a checkpoint does not take over, by the beginning of their names."""
     weight_decay: float = 0.0

@@ -96,8 +96,6 @@ def train_model(
         raise UsageError(f"{out} already holds a run: pass --resume to go on with it, or another --out")
     torch.manual_seed(train_config.seed)
     model = build_model(model_config).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(not name.startswith(train_config.frozen))
     started_from = None if init is None else start_from(model, init, train_config.fresh)
     tokenizer = train_tokenizer(model_config.lmm.vocab_size) if init is None else init.tokenizer
     detail_dim = model_config.agmd.mask_dim if model_config.agmd.detail else None
@@ -227,8 +225,6 @@ def parameter_groups(trained: nn.ModuleDict, rates: dict[str, float]) -> list[di
     groups: dict[float, list[nn.Parameter]] = {}
     used: set[str] = set()
     for name, parameter in trained.named_parameters():
-        if not parameter.requires_grad:
-            continue
         fitting = [part for part in rates if name.removeprefix("model.").startswith(part)]
         used.update(fitting)
         factor = rates[max(fitting, key=len)] if fitting else 1.0

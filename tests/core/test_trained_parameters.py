@@ -31,7 +31,7 @@ PIXEL: dict[str, dict[str, Any]] = {
     "dinov3": {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "patch_size": 4},
     "clip": TOWER | {"image_size": 32, "patch_size": 4},
     "siglip": TOWER | {"image_size": 32, "patch_size": 4},
-    "lite": {"widths": [4, 6, 8, 8], "prior": True, "detail_dim": 6},
+    "nano": {"widths": [4, 6, 8, 8], "prior_dim": 4, "detail_dim": 6},
 }
 
 # Every name that may have a gradient, by hand; * stands for one part of a name and what follows it.
@@ -88,13 +88,13 @@ def tiny(name: str) -> ModelConfig:
     lmm |= {"vocab_size": 40, "pad_token_id": 0, "end_token_id": 2, "image_token_id": 3, "anchor_ids": [4, 5, 6]}
     lmm["text"] |= {"bos_token_id": 1, "eos_token_id": 2}
     table["semantic_view"]["size_px"] = 16
-    table["pixel_view"] |= {"size_px": 64 if kind == "lite" else 32}
+    table["pixel_view"] |= {"size_px": 64 if kind == "nano" else 32}
     table["pixel"] |= {"channels": 32, "arguments": table["pixel"]["arguments"] | PIXEL[kind]}
     if kind == "dinov2":
         table["pixel"]["arguments"]["mlp_ratio"] = 2
     if table["spam"]:
         table["spam"] |= {"heads": 2}
-    table["agmd"] |= {"heads": 2, "mlp_dim": 24} | ({"mask_dim": 6} if kind == "lite" else {})
+    table["agmd"] |= {"heads": 2, "mlp_dim": 24} | ({"mask_dim": 6} if kind == "nano" else {})
     return parse_config(table)
 
 

@@ -1,4 +1,4 @@
-"""The pixel encoder of the nano preset: EfficientNet-Lite with a feature pyramid (Lin et al. 2017).
+"""A small pretrained pixel encoder: EfficientNet-Lite with a feature pyramid (Lin et al. 2017).
 
 It takes the place that SAM has in the paper (eq. 1). The trunk starts from ImageNet features (the weights that ship, see
 ``efficientnet_lite``); the pyramid brings them to f_p and, unlike SAM, also to finer features (stride 2) for the decoder:
@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from agvas_core.contract.errors import UsageError
 from agvas_core.model.encoders.efficientnet_lite import EfficientNetLite
 from agvas_core.model.encoders.prior import ImagePrior
 
@@ -42,6 +43,8 @@ class LitePyramid(nn.Module):
         trunk: its block 10 at least. Where nothing in it needs gradients, none are kept.
         widths: channels of the pyramid at strides 2, 4, 8, 16.
         attention: transformer layers over the cells at stride 16: cells of one image are compared with each other.
+        pad_px: the image is padded by reflection for the trunk, and the padding is cut off its features; zero padding makes borders look
+            unusual. A multiple of 16, or 0.
         prior: channels of ``ImagePrior`` join at stride 4, of the image at half its size.
         out_dim: C of f_p.
         detail_dim: channels of f_detail; AGMD's ``mask_dim``.
@@ -55,12 +58,17 @@ class LitePyramid(nn.Module):
         *,
         widths: tuple[int, int, int, int] = (24, 32, 64, 96),
         attention: int = 0,
+        pad_px: int = 16,
         prior: bool = False,
         out_dim: int = 96,
         detail_dim: int = 24,
     ) -> None:
         super().__init__()
-        self.trunk = trunk
+        if pad_px % 16:
+            raise UsageError(
+                f"pad_px is {pad_px}; it must be a multiple of 16, the coarsest stride: choose {-(-pad_px // 16) * 16}"
+            )
+        self.trunk, self.pad_px = trunk, pad_px
         self.lateral = nn.ModuleList(nn.Conv2d(trunk.channels[b], w, 1) for b, w in zip(BLOCKS, widths, strict=True))
         self.down = nn.ModuleList(nn.Conv2d(coarse, fine, 1) for fine, coarse in pairwise(widths))
         # One at stride 2, where a layer costs as much as four at stride 4.
@@ -79,7 +87,10 @@ class LitePyramid(nn.Module):
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         learns = torch.is_grad_enabled() and any(p.requires_grad for p in self.trunk.parameters())
         with torch.set_grad_enabled(learns):
-            features = self.trunk.features(pixels, BLOCKS)
+            features = [
+                self.cut(feature, self.pad_px // self.trunk.strides[block])
+                for block, feature in zip(BLOCKS, self.trunk.features(self.padded(pixels), BLOCKS), strict=True)
+            ]
         joined = [lateral(feature) for lateral, feature in zip(self.lateral, features, strict=True)]
         if self.prior is not None and self.read_prior is not None:
             joined[1] = joined[1] + self.read_prior(self.prior(F.avg_pool2d(pixels, 2)))
@@ -93,3 +104,12 @@ class LitePyramid(nn.Module):
             y = self.mix[level](joined[level] + enlarged(self.down[level](y)))
             pyramid.append(y)
         return self.to_f_p(pyramid[1]), self.to_detail(pyramid[3])
+
+    def padded(self, pixels: Tensor) -> Tensor:
+        """With ``pad_px`` more on each side."""
+        return F.pad(pixels, (self.pad_px,) * 4, mode="reflect") if self.pad_px else pixels
+
+    @staticmethod
+    def cut(feature: Tensor, edge: int) -> Tensor:
+        """Without ``edge`` cells on each side."""
+        return feature[..., edge:-edge, edge:-edge] if edge else feature
