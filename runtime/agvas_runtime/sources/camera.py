@@ -27,7 +27,7 @@ from agvas_runtime.images.views import camera_frame
 from agvas_runtime.sources.camera_address import camera_address, without_secrets
 from agvas_runtime.sources.device import V4L2_FORMATS, device_grabber
 from agvas_runtime.sources.genicam import GenicamGrabber
-from agvas_runtime.sources.grabber import Grabber, HttpGrabber, rtsp_grabber
+from agvas_runtime.sources.grabber import Grabber, HttpGrabber, RtspGrabber
 
 __all__ = ["CameraReader", "CameraSource", "Shot", "without_secrets"]
 
@@ -279,7 +279,7 @@ class CameraSource:
         if address.kind == "http":
             return HttpGrabber(address.target, self._open_timeout_s, self._stall_timeout_s, self._max_pixels)
         if address.kind == "rtsp":
-            return rtsp_grabber(address.target, self._open_timeout_s, self._stall_timeout_s)
+            return RtspGrabber(address.target, self._open_timeout_s, self._stall_timeout_s)
         if address.kind == "genicam":
             return GenicamGrabber(address.target, address.settings)
         return device_grabber(address.target, address.settings, self._raw)

@@ -1,8 +1,6 @@
 """How frames are got out of each kind of camera, one at a time; ``camera`` runs one of these in its thread."""
 
 import http.client
-import math
-import os
 import re
 import socket
 import time
@@ -19,8 +17,9 @@ from numpy.typing import NDArray
 from agvas_core.contract.errors import ImageError, SourceError
 from agvas_runtime.images.frame import Sent
 from agvas_runtime.images.read import decode_image, quiet_opencv
+from agvas_runtime.sources.ffmpeg import DecodedFrame, VideoStream
 
-__all__ = ["CaptureGrabber", "Grabber", "HttpGrabber", "MjpegStream", "reach", "rtsp_grabber"]
+__all__ = ["CaptureGrabber", "Grabber", "HttpGrabber", "MjpegStream", "RtspGrabber", "reach"]
 
 
 # Whole JPEG pictures out of an ``http://`` MJPEG stream (multipart/x-mixed-replace).
@@ -150,8 +149,6 @@ def reach(url: str, timeout_s: float) -> None:
     raise SourceError("its host does not answer")
 
 
-THREADS: Final = 2  # of the decoder; each but the first holds a frame back, and OpenCV would take one for each core
-
 Rgb = NDArray[np.uint8]
 
 
@@ -224,24 +221,18 @@ class CaptureGrabber:
 
     missed = 0
 
-    def __init__(
-        self, connect: Callable[[cv2.VideoCapture], None], raw: tuple[str, int] | None = None, *, stall_s: float = math.inf
-    ) -> None:
-        """Args:
-        raw: pixel format and bits of what ``connect`` has the camera send.
-        stall_s: what comes after so long a silence is a frame that the decoder held back, and as old.
-        """
-        self._connect, self._raw, self._stall_s, self._capture = connect, raw, stall_s, cv2.VideoCapture()
+    def __init__(self, connect: Callable[[cv2.VideoCapture], None], raw: tuple[str, int] | None = None) -> None:
+        """``raw``: pixel format and bits of what ``connect`` has the camera send."""
+        self._connect, self._raw, self._capture = connect, raw, cv2.VideoCapture()
 
     def open(self) -> None:
         with quiet_opencv():
             self._connect(self._capture)
 
     def grab(self) -> bool:
-        began_s = time.monotonic()
         with quiet_opencv():
             grabbed = self._capture.grab()
-        if not grabbed or time.monotonic() - began_s >= self._stall_s:
+        if not grabbed:
             raise SourceError("it sends no frames any more")
         return True
 
@@ -263,16 +254,51 @@ class CaptureGrabber:
         self._capture.release()
 
 
-def rtsp_grabber(url: str, open_timeout_s: float, stall_timeout_s: float) -> Grabber:
-    """RTSP through FFmpeg, over TCP where the camera offers it (OpenCV's default)."""
-    # FFmpeg would hold 20 frames back to guess their rate: a second of a camera, seconds of a slow one. OpenCV reads this when it opens.
-    os.environ.setdefault("OPENCV_FFMPEG_CAPTURE_OPTIONS", "rtsp_transport;tcp|fpsprobesize;0")
-    open_ms, read_ms = int(open_timeout_s * 1000), int(stall_timeout_s * 1000)
-    options = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, open_ms, cv2.CAP_PROP_READ_TIMEOUT_MSEC, read_ms, cv2.CAP_PROP_N_THREADS, THREADS]
+class RtspGrabber:
+    """RTSP through FFmpeg, over TCP. A frame that lost packets is an ImageError; the stream goes on."""
 
-    def connect(capture: cv2.VideoCapture) -> None:
-        reach(url, open_timeout_s)
-        if not capture.open(url, cv2.CAP_FFMPEG, options):
-            raise SourceError("no RTSP stream answers")
+    missed = 0
 
-    return CaptureGrabber(connect, stall_s=stall_timeout_s)
+    def __init__(self, url: str, open_timeout_s: float, stall_timeout_s: float) -> None:
+        self._url, self._open_timeout_s, self._stall_timeout_s = url, open_timeout_s, stall_timeout_s
+        self._stream: VideoStream | None = None
+        self._frames: Iterator[DecodedFrame] = iter(())
+        self._frame: DecodedFrame | None = None
+
+    def open(self) -> None:
+        reach(self._url, self._open_timeout_s)
+        # FFmpeg would hold 20 frames back to guess their rate: a second of a camera, seconds of a slow one.
+        options = {"rtsp_transport": "tcp", "fpsprobesize": "0"}
+        try:
+            self._stream = VideoStream(
+                self._url,
+                options=options,
+                open_timeout_s=self._open_timeout_s,
+                read_timeout_s=self._stall_timeout_s,
+                low_delay=True,
+            )
+        except SourceError as error:
+            raise SourceError(f"no RTSP stream answers ({error})") from None
+        self._frames = iter(self._stream)
+
+    def grab(self) -> bool:
+        began_s = time.monotonic()
+        self._frame = next(self._frames, None)
+        # What comes after so long a silence is a frame that the decoder held back, and as old.
+        if self._frame is None or time.monotonic() - began_s >= self._stall_timeout_s:
+            raise SourceError("it sends no frames any more")
+        return True
+
+    def retrieve(self) -> Rgb | ImageError:
+        assert self._frame is not None, "grab() comes first"
+        try:
+            return self._frame.rgb()
+        except ImageError as error:
+            return error
+
+    def fire(self) -> None:
+        """Runs free."""
+
+    def close(self) -> None:
+        if self._stream is not None:
+            self._stream.close()
