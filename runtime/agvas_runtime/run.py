@@ -139,7 +139,10 @@ def _inspect(job: Job, console: Console, folder: RunFolder | None) -> int:
     if stopped is not None:
         raise stopped
     rejects = progress.counts[Verdict.FAIL] + progress.counts[Verdict.NO_VERDICT]  # NO_VERDICT is never PASS
-    return EXIT_REJECTS if job.fail_on_reject and rejects else EXIT_OK
+    if job.fail_on_reject and rejects:
+        return EXIT_REJECTS
+    # Nothing was judged, which is no success.
+    return SourceError.exit_code if rejects and rejects == progress.counts[Verdict.NO_VERDICT] == progress.done else EXIT_OK
 
 
 def _inspect_all(

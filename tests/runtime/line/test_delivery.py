@@ -5,9 +5,11 @@ The other sides are real: mosquitto, an OPC UA client, a Modbus server, an HTTP 
 
 import asyncio
 import atexit
+import gzip
 import hmac
 import http.server
 import json
+import os
 import secrets
 import shutil
 import socket
@@ -117,6 +119,31 @@ def test_lines_of_a_file_come_once_also_when_they_are_sent_again(tmp_path: Path)
         sink.send(message(number))
     sink.close()
     assert [json.loads(line)["seq"] for line in (tmp_path / "v.jsonl").read_text().splitlines()] == [1, 3, 2, 4]
+
+
+@pytest.mark.parametrize("kind", ["moved", "removed", "emptied", "compressed"])
+def test_lines_go_to_the_file_of_that_name_and_verify_looks_at_what_lies_there(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "v.jsonl"
+    with delivering(tmp_path, JsonLinesSink(path)) as (ledger, courier):
+        give(ledger, 2)
+        until(lambda: courier.pending == 0)
+        if kind == "moved":
+            path.rename(tmp_path / "v.jsonl.1")
+        elif kind == "compressed":
+            (tmp_path / "v.jsonl-20261130.gz").write_bytes(gzip.compress(path.read_bytes()))
+            path.unlink()
+        elif kind == "removed":
+            path.unlink()
+        else:
+            os.truncate(path, 0)
+        give(ledger, 2)
+        until(lambda: courier.pending == 0)
+    assert [json.loads(line)["seq"] for line in path.read_text().splitlines()] == [3, 4]
+    faults = check_ledger(tmp_path / "line", delivered=True).faults
+    if kind in ("moved", "compressed"):
+        assert faults == []
+    else:
+        assert len(faults) == 1 and "parts 1, 2" in faults[0]
 
 
 class Hook(http.server.ThreadingHTTPServer):
