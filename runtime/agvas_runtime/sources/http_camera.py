@@ -36,9 +36,10 @@ HASHES: Final[dict[str, Callable[[bytes], str]]] = {
 class CameraAnswer:
     """An answer whose body is read as it comes."""
 
-    def __init__(self, response: http.client.HTTPResponse, sock: socket.socket | None, url: SplitResult) -> None:
-        self._response, self._sock = response, sock
-        self.url = url
+    def __init__(
+        self, response: http.client.HTTPResponse, connection: http.client.HTTPConnection, sock: socket.socket | None
+    ) -> None:
+        self._response, self._connection, self._sock = response, connection, sock
         self.headers = response.headers
         self.status = response.status
 
@@ -68,6 +69,7 @@ class CameraAnswer:
     def close(self) -> None:
         """Hangs up."""
         self._response.close()
+        self._connection.close()
 
 
 class HttpCamera:
@@ -113,23 +115,21 @@ class HttpCamera:
         return url.hostname == self._url.hostname and not (self._url.scheme == "https" and url.scheme == "http")
 
     def _ask(self, url: SplitResult, authorization: str | None) -> CameraAnswer:
-        host = url.hostname or ""
+        host, port = url.hostname or "", url.port
+        connection: http.client.HTTPConnection
+        if url.scheme == "https":
+            connection = http.client.HTTPSConnection(host, port, timeout=self._timeout_s, context=ssl.create_default_context())
+        else:
+            connection = http.client.HTTPConnection(host, port, timeout=self._timeout_s)
         try:
-            port = url.port
-            if url.scheme == "https":
-                context = ssl.create_default_context()
-                connection: http.client.HTTPConnection = http.client.HTTPSConnection(
-                    host, port, timeout=self._timeout_s, context=context
-                )
-            else:
-                connection = http.client.HTTPConnection(host, port, timeout=self._timeout_s)
             headers = {"Accept": "*/*", "User-Agent": "agvas", "Connection": "close"}
             if authorization is not None:
                 headers["Authorization"] = authorization
             connection.request("GET", _target(url), headers=headers)
             sock = connection.sock  # http.client lets go of it where the answer ends with the connection
-            return CameraAnswer(connection.getresponse(), sock, url)
+            return CameraAnswer(connection.getresponse(), connection, sock)
         except (OSError, http.client.HTTPException, ValueError) as error:
+            connection.close()
             raise SourceError(getattr(error, "strerror", None) or str(error) or type(error).__name__) from error
 
     def _authorization(self, answer: CameraAnswer, url: SplitResult) -> str | None:

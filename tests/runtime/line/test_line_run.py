@@ -250,7 +250,7 @@ def test_a_run_without_a_verdict_is_no_success(parts: Path, tiny_bundle: Path, c
     (parts / "r.yaml").write_text(f"product: part\nmodel: {tiny_bundle}\nframe: {{width_px: 7, height_px: 7}}\n")
     started = [parts / "bad", "--recipe", parts / "r.yaml", "--state", parts / "line", "--threads", 1]
     assert run(*started) == 5
-    assert "without a single verdict" in capsys.readouterr().err
+    assert "none of the parts has a verdict" in capsys.readouterr().err
 
 
 def test_a_clock_that_jumps_is_an_event(parts: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -193,8 +193,7 @@ def run_line(
         if failure is not None:
             raise failure
     if stop.code == EXIT_OK and not stop.why and metrics.only_without_verdict:
-        log.error("the run ended without a single verdict: the ledger has the reason of each part")
-        return SourceError.exit_code
+        raise SourceError(f"none of the parts has a verdict: agvas ledger show {job.state} has the reason of each")
     return stop.code
 
 
