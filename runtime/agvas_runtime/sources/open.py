@@ -1,5 +1,6 @@
 """From whatever the user calls a source to a Source."""
 
+import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from agvas_runtime.images.read import MAX_PIXELS
 from agvas_runtime.sources.arrays import ArraySource
 from agvas_runtime.sources.camera import CameraSource
 from agvas_runtime.sources.files import FileSource
+from agvas_runtime.sources.folder_watch import WATCH_SCHEME, FolderWatch
 from agvas_runtime.sources.prefetch import limit as limit_frames
 from agvas_runtime.sources.protocol import Source
 
@@ -36,6 +38,7 @@ def open_source(
 
     * path, folder, glob or ``-`` (list on stdin), or a sequence of these: FileSource
     * int, ``/dev/video*``, ``rtsp://``, ``http://``: CameraSource (with other timeouts, make one and pass it)
+    * ``watch:FOLDER``: FolderWatch, which goes on until it is closed
     * array, Frame, or an iterable of these: ArraySource
     * a Source: itself
 
@@ -56,6 +59,8 @@ def _source(spec: object, every: int, max_pixels: int, bits: int | None, pages: 
         return CameraSource(spec, every=every, max_pixels=max_pixels)
     if isinstance(spec, str) and _is_camera(spec):
         return CameraSource(spec, every=every, max_pixels=max_pixels)
+    if isinstance(spec, str) and spec.startswith(WATCH_SCHEME):
+        return _watch(spec, every, max_pixels, bits)
     if isinstance(spec, str | Path):
         return FileSource([spec], every=every, max_pixels=max_pixels, bits=bits, pages=pages, stdin=stdin)
     if isinstance(spec, Frame):
@@ -73,14 +78,23 @@ def _of_paths(spec: Sequence[object], every: int, max_pixels: int, bits: int | N
     paths = [item for item in spec if isinstance(item, str | Path)]
     if len(paths) < len(spec):
         raise UsageError("a source of several is either all paths or all arrays: split the run")
-    cameras = [path for path in paths if isinstance(path, str) and _is_camera(path)]
+    cameras = [path for path in paths if isinstance(path, str) and (_is_camera(path) or path.startswith(WATCH_SCHEME))]
     if not cameras:
         return FileSource(paths, every=every, max_pixels=max_pixels, bits=bits, pages=pages, stdin=stdin)
     if len(paths) > 1:
         raise UsageError(
             f"{len(paths)} sources are given and {len(cameras)} of them live; a camera runs alone: start one run each"
         )
-    return CameraSource(cameras[0], every=every, max_pixels=max_pixels)
+    return _source(cameras[0], every, max_pixels, bits, pages, stdin)
+
+
+def _watch(spec: str, every: int, max_pixels: int, bits: int | None) -> FolderWatch:
+    folder = spec.removeprefix(WATCH_SCHEME)
+    if every != 1:
+        raise UsageError(f"every is {every}; each picture of a watched folder is a part: leave it out")
+    if not os.path.isdir(folder):  # Path.is_dir raises where it may not look
+        raise UsageError(f"{folder!r} is no folder that can be watched: make it, or check its name and who may read it")
+    return FolderWatch(folder, max_pixels=max_pixels, bits=bits)
 
 
 def _is_camera(spec: str) -> bool:

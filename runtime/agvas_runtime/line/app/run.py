@@ -27,6 +27,7 @@ from agvas_runtime.line.station.source_loop import QueuePolicy
 from agvas_runtime.line.station.station import Outcome
 from agvas_runtime.pipeline.options import SegmentOptions
 from agvas_runtime.sinks.open_sink import Secrets, open_sink
+from agvas_runtime.sources.folder_watch import WATCH_SCHEME
 from agvas_runtime.triggers.open_trigger import FREE, SOFTWARE, open_trigger
 from agvas_runtime.triggers.protocol import TriggerListener
 
@@ -82,9 +83,14 @@ class LineJob:
         Raises:
             UsageError: the options do not fit together.
         """
+        watched = tuple(source for source in self.sources if source.startswith(WATCH_SCHEME))
+        if watched and len(watched) < len(self.sources):
+            raise UsageError(
+                f"{watched[0]} is given beside files: a line watches folders, or takes files; leave one of the two out"
+            )
         return lane_jobs(
-            self.cameras,
-            self.sources,
+            self.cameras or watched,  # a folder that is watched may stand in either place
+            () if watched else self.sources,
             self.recipes,
             self.stations,
             self.triggers,
