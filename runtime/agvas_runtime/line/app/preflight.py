@@ -197,8 +197,11 @@ def _sink(job: LineJob, address: str) -> str:
 
 def secrets_of(environment: Mapping[str, str]) -> Secrets:
     """Passwords and keys of sinks and triggers, which are read from the environment and nowhere else: AGVAS_MQTT_PASSWORD,
-    AGVAS_WEBHOOK_SECRET, AGVAS_API_KEY."""
+    AGVAS_OPCUA_PASSWORD, AGVAS_WEBHOOK_SECRET, AGVAS_API_KEY."""
     webhook = environment.get("AGVAS_WEBHOOK_SECRET")
     return Secrets(
-        environment.get("AGVAS_MQTT_PASSWORD"), webhook.encode() if webhook else None, environment.get(KEY_VARIABLE) or None
+        environment.get("AGVAS_MQTT_PASSWORD"),
+        webhook.encode() if webhook else None,
+        environment.get(KEY_VARIABLE) or None,
+        environment.get("AGVAS_OPCUA_PASSWORD"),
     )
