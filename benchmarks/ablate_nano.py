@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from agvas_core.contract.preprocess import back_to_frame, make_view
-from agvas_core.evaluation.datasets import find_sets, limited
+from agvas_core.data.datasets.layouts import find_test_sets, limited
 from agvas_core.model.config import load_preset, parse_config
 from agvas_core.model.encoders.encoders import Normalize
 from agvas_core.model.encoders.prior import ImagePrior
@@ -75,7 +75,7 @@ def prior_maps(data: Path, limit: int, out: Path) -> Path:
     """Score maps of the prior alone: the mean of its distances that need no training (all channels but the z-scores and the border)."""
     folder, view = out / "prior-maps", parse_config(load_preset("nano")["model"]).pixel_view
     normalize, prior = Normalize(view.mean, view.std), ImagePrior()
-    for one in find_sets(data):
+    for one in find_test_sets(data):
         for item in limited(one, limit, 0).items:
             image = cv2.cvtColor(cv2.imread(str(item.image_path), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
             shown = make_view(view, image)

@@ -18,8 +18,8 @@ from pathlib import Path
 import torch
 
 from agvas_core.contract.review_folder import IMAGES, MASKS, ReviewLine, add_line
-from agvas_core.evaluation.datasets import find_sets, limited
-from agvas_core.evaluation.item import DataSet, Item, examine
+from agvas_core.data.datasets.item import DataSet, Item, examine
+from agvas_core.data.datasets.layouts import find_test_sets, limited
 from agvas_core.train.cli import train
 from agvas_core.train.fit.predictor import open_predictor
 from agvas_core.train.fit.validation import validate
@@ -80,7 +80,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
-    found = find_sets(options.data)[0]
+    found = find_test_sets(options.data)[0]
     chosen, rest = split([item for item in found.items if examine(item) is None], options.shots, options.seed, options.group)
     write_review(options.out / "reviewed", chosen)
     test = DataSet(found.name, found.layout, found.root, tuple(rest))

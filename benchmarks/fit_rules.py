@@ -29,12 +29,12 @@ from agvas.fitting.operating_point import IMAGE_SHARE, map_scale
 from agvas.fitting.pictures import thumbnail
 from agvas.fitting.rules import WEIGHTS, Evidence, average_precision, zero_shot_weight
 from agvas_core.contract.decision import mean_of_highest
+from agvas_core.data.datasets.item import read_truth
+from agvas_core.data.datasets.layouts import find_test_sets, limited
 from agvas_core.data.synthetic.defects import KINDS
 from agvas_core.data.synthetic.photographs import paint_defects
 from agvas_core.data.synthetic.products import ProductKind, SyntheticProduct, Variation
-from agvas_core.evaluation.datasets import find_sets, limited
 from agvas_core.evaluation.few_shot import draw
-from agvas_core.evaluation.item import read_truth
 from agvas_core.evaluation.metrics import auroc, caught
 from agvas_core.files import read_rgb
 from agvas_runtime.pipeline.references import Statistics, grids
@@ -98,7 +98,7 @@ def generated(index: int, references: int, tests: int) -> Images:
 def real(data: Path, name: str | None, references: int, tests: int, seed: int) -> list[Images]:
     """The categories of sets on disk that have good images."""
     found = []
-    for one in find_sets(data, only=name):
+    for one in find_test_sets(data, only=name):
         for category in sorted({item.category for item in one.items}):
             split = draw(one, category, references, seed)
             test = limited(split.test, tests, seed).items

@@ -15,16 +15,16 @@ from agvas_core import __version__
 from agvas_core.contract.command_line import DECISION, INPUT, MODEL, OUTPUT, SPEED
 from agvas_core.contract.decision import STRICT
 from agvas_core.contract.errors import OutputError, UsageError
+from agvas_core.data.datasets.item import DataSet
+from agvas_core.data.datasets.layouts import find_test_sets, limited
 from agvas_core.evaluation import few_shot_tables
 from agvas_core.evaluation.cross_check import available
-from agvas_core.evaluation.datasets import find_sets, limited
 from agvas_core.evaluation.evaluate import Job
 from agvas_core.evaluation.evaluate import evaluate as score_sets
 from agvas_core.evaluation.few_shot import FewShot, Learner, few_shot, find_fitter, parse_shots, splits
 from agvas_core.evaluation.few_shot import Plan as ShotPlan
 from agvas_core.evaluation.grounding.measure import Plan
 from agvas_core.evaluation.grounding.report import ground
-from agvas_core.evaluation.item import DataSet
 from agvas_core.evaluation.page import render_page
 from agvas_core.evaluation.predictions import pair_predictions
 from agvas_core.evaluation.predictor import MapSource, Model, find_opener
@@ -158,7 +158,7 @@ def evaluate(
     if jobs is None:  # a model is loaded once in each process, and one that is large may not fit twice
         jobs = 1 if predictions is None else os.cpu_count() or 1
     checked_by = available() if cross_check else []
-    sets = find_sets(data, only=only, layout=layout, train=shots is not None)
+    sets = find_test_sets(data, only=only, layout=layout, train=shots is not None)
     job = Job(chosen, out, threshold, jobs, cross_check, skip_unusable)
     options = _options(prompt, threshold, jobs, strict=strict, bits=bits)
     facts = {

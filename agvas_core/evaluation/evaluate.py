@@ -1,6 +1,6 @@
 """The evaluation of sets: images in parallel, then the metrics of each category, each kept as soon as it is known.
 
-    sets, model = find_sets(Path("data")), Model(find_opener(), "nano")
+    sets, model = find_test_sets(Path("data")), Model(find_opener(), "nano")
     results = evaluate(sets, {one.name: model for one in sets}, Job(find_protocol("native"), out=Path("runs/eval")))
 
 A second call with the same ``out`` takes up where the first one was killed, and reads what has not changed from there.
@@ -16,9 +16,9 @@ from typing import Any
 
 from agvas_core.contract.durable import write_whole
 from agvas_core.contract.errors import OutputError, UsageError
+from agvas_core.data.datasets.item import DataSet, Item, examine
 from agvas_core.evaluation import cross_check as checks
 from agvas_core.evaluation.image_score import ImageRecord, ImageScorer, Unusable, image_metrics
-from agvas_core.evaluation.item import DataSet, Item, examine
 from agvas_core.evaluation.metrics import mean_of, rank
 from agvas_core.evaluation.predictor import MapSource
 from agvas_core.evaluation.protocol import Protocol

@@ -1,6 +1,6 @@
 """Few-shot evaluation: fit on a few good images of each category, test on the rest, several times.
 
-    sets = find_sets(Path("data"), train=True)
+    sets = find_test_sets(Path("data"), train=True)
     plan = Plan(shots=(0, 4, 16), seeds=3)
     model = Learner(find_fitter(), find_opener(), "nano", Path("runs/eval"))
     result = few_shot(sets, model, plan, Job(find_protocol("native"), Path("runs/eval")))
@@ -29,10 +29,10 @@ from agvas_core import __version__
 from agvas_core.contract.durable import write_whole
 from agvas_core.contract.errors import OutputError, SetupError, UsageError
 from agvas_core.contract.manifest import sha256_of
-from agvas_core.evaluation.datasets import limited
+from agvas_core.data.datasets.item import DataSet, Item
+from agvas_core.data.datasets.layouts import limited
 from agvas_core.evaluation.evaluate import Job, evaluate
 from agvas_core.evaluation.image_score import ImageScorer
-from agvas_core.evaluation.item import DataSet, Item
 from agvas_core.evaluation.metrics import METRICS, mean_of
 from agvas_core.evaluation.predictor import MapSource, Model, Predictor, Scored
 from agvas_core.evaluation.result import CategoryResult, Metrics

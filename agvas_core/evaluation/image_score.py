@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from agvas_core.contract.durable import write_whole
 from agvas_core.contract.errors import ImageError, UnlikeError
 from agvas_core.contract.manifest import sha256_of
-from agvas_core.evaluation.item import Item, read_truth
+from agvas_core.data.datasets.item import Item, read_truth
 from agvas_core.evaluation.metrics import FALSE_REJECTS, auroc, caught, iou
 from agvas_core.evaluation.predictions import check_upright
 from agvas_core.evaluation.predictor import MapSource

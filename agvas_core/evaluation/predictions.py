@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from agvas_core.contract.errors import ImageError, UsageError
 from agvas_core.contract.images.decode import check_header, decode_samples
 from agvas_core.contract.manifest import sha256_of
-from agvas_core.evaluation.item import DataSet, Item
+from agvas_core.data.datasets.item import DataSet, Item
 from agvas_core.evaluation.predictor import Scored
 
 __all__ = ["MapFiles", "check_upright", "pair_predictions", "read_map"]

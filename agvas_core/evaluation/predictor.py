@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agvas_core.contract.errors import ImageError, SetupError, UsageError
-from agvas_core.evaluation.item import Item
+from agvas_core.data.datasets.item import Item
 
 __all__ = ["GROUP", "Listener", "MapSource", "Model", "Prediction", "Predictor", "Scored", "find_opener"]
 

@@ -12,10 +12,10 @@ import pytest
 from numpy.typing import NDArray
 
 from agvas_core.contract.errors import ParityError, UsageError
+from agvas_core.data.datasets.item import DataSet, Item
+from agvas_core.data.datasets.layouts import find_test_sets
 from agvas_core.evaluation.cross_check import compare
-from agvas_core.evaluation.datasets import find_sets
 from agvas_core.evaluation.evaluate import Job, evaluate
-from agvas_core.evaluation.item import DataSet, Item
 from agvas_core.evaluation.page import by_kind, by_size, worst_and_best
 from agvas_core.evaluation.predictions import pair_predictions, read_map
 from agvas_core.evaluation.predictor import Scored
@@ -46,7 +46,7 @@ def data(tmp_path: Path) -> Path:
 def maps(data: Path, tmp_path: Path) -> Path:
     """A noisy map for each image, as .npy: higher on the truth, everything low on two of the three good images."""
     chance = np.random.default_rng(1)
-    for item in find_sets(data)[0].items:
+    for item in find_test_sets(data)[0].items:
         scores = chance.random(SHAPE).astype(np.float32) * 0.45
         if item.mask_path is not None:
             scores += 0.4 * (cv2.imread(str(item.mask_path), cv2.IMREAD_GRAYSCALE) > 0)
@@ -64,7 +64,7 @@ def write(path: Path, pixels: NDArray[Any]) -> None:
 
 
 def scored(data: Path, maps: Path, out: Path, **options: Any) -> SetResult:
-    sets = find_sets(data)
+    sets = find_test_sets(data)
     job = replace(Job(NATIVE, out), **options)
     return evaluate(sets, {one.name: pair_predictions(maps, one) for one in sets}, job)[0]
 
@@ -77,7 +77,7 @@ def test_figures_are_those_of_the_definitions(data: Path, maps: Path, tmp_path: 
     result = scored(data, maps, tmp_path / "out")
     part = category(result, "part")
     overlaps, empty = [], []
-    for item in find_sets(data)[0].items:
+    for item in find_test_sets(data)[0].items:
         if item.category == "part":
             mask = np.load(maps / Path(item.name).with_suffix(".npy")) > 0.5
             if item.mask_path is None:
@@ -143,7 +143,7 @@ class Interrupted:
 @pytest.mark.parametrize("killed_after", [1, 2, 5, 9])
 def test_a_killed_evaluation_goes_on_where_it_was(killed_after: int, data: Path, maps: Path, tmp_path: Path) -> None:
     whole = scored(data, maps, tmp_path / "whole")
-    one = find_sets(data)[0]
+    one = find_test_sets(data)[0]
     job = Job(NATIVE, tmp_path / "out")
     with pytest.raises(KeyboardInterrupt):
         evaluate([one], {one.name: Interrupted(maps, one, killed_after)}, job)
@@ -157,7 +157,7 @@ def test_a_killed_evaluation_goes_on_where_it_was(killed_after: int, data: Path,
 
 
 def test_what_changed_is_scored_anew(data: Path, maps: Path, tmp_path: Path) -> None:
-    one = find_sets(data)[0]
+    one = find_test_sets(data)[0]
     job = Job(NATIVE, tmp_path / "out")
     before = evaluate([one], {one.name: Interrupted(maps, one)}, job)[0]
     changed = maps / "part/test/crack/1.npy"
@@ -238,7 +238,7 @@ def test_masks_that_are_missing_empty_or_of_another_size_are_named_before_anythi
     (data / "part/ground_truth/crack/0_mask.png").unlink()
     write(data / "part/ground_truth/crack/1_mask.png", np.zeros(SHAPE, np.uint8))
     write(data / "film/ground_truth/hole/0_mask.png", np.full((5, 5), 255, np.uint8))
-    one = find_sets(data)[0]
+    one = find_test_sets(data)[0]
     source = Interrupted(maps, one)
     with pytest.raises(UsageError) as error:
         evaluate([one], {one.name: source}, Job(NATIVE, tmp_path / "out"))
@@ -268,7 +268,7 @@ def test_scores_on_another_scale_give_no_iou_until_a_threshold_is_named(data: Pa
 
 
 def test_a_model_s_own_mask_counts_unless_the_protocol_says_otherwise(data: Path, maps: Path, tmp_path: Path) -> None:
-    one = find_sets(data)[0]
+    one = find_test_sets(data)[0]
 
     class Cautious(Interrupted):
         def read(self, item: Item) -> Any:

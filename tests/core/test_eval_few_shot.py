@@ -11,8 +11,8 @@ import pytest
 
 from agvas_core.contract.command_line import exit_code_of
 from agvas_core.contract.errors import UsageError
+from agvas_core.data.datasets.layouts import find_test_sets
 from agvas_core.evaluation.cli import evaluate
-from agvas_core.evaluation.datasets import find_sets
 from agvas_core.evaluation.few_shot import Plan, Spread, draw, parse_shots, splits
 
 # Knows nothing at first; a product of it knows the mean of its good images. One pixel of noise spoils the highest pixel, not its score.
@@ -206,7 +206,7 @@ def test_the_product_s_own_score_ranks_images_and_unlike_ones_are_rejected(
 
 
 def test_draws_are_the_same_everywhere_and_one_contains_the_other(data: Path) -> None:
-    (drawn,) = find_sets(data, only="drawn", train=True)
+    (drawn,) = find_test_sets(data, only="drawn", train=True)
     small, large = draw(drawn, "disc", 2, 7), draw(drawn, "disc", 4, 7)
     assert large.good[:2] == small.good and draw(drawn, "disc", 4, 7) == large != draw(drawn, "disc", 4, 8)
     limited = splits(drawn, Plan((4,), 1, limit=1), 0)["disc"]

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from agvas_core.contract.errors import ImageError, UsageError
-from agvas_core.evaluation.datasets import find_sets, limited
-from agvas_core.evaluation.item import DataSet, Item, examine, read_truth
+from agvas_core.data.datasets.item import DataSet, Item, examine, read_truth
+from agvas_core.data.datasets.layouts import find_test_sets, limited
 from agvas_core.files import IMAGE_SUFFIXES
 
 Write = Callable[..., Path]
@@ -33,21 +33,21 @@ def write(tmp_path: Path) -> Write:
 
 def the_set(root: Path, layout: str) -> DataSet:
     """The one set of a folder, which is the same with what file managers and archivers leave in it."""
-    found = find_sets(root)
+    found = find_test_sets(root)
     assert [one.layout for one in found] == [layout]
     some = next(path for path in sorted(root.rglob("*")) if path.suffix.lower() in IMAGE_SUFFIXES)
     for folder in (root, *(path for path in root.rglob("*") if path.is_dir())):
         for name in (".DS_Store", "Thumbs.db", "desktop.ini", f"._{some.name}"):
             (folder / name).write_bytes(b"\0no picture")
     (root / "__MACOSX" / "test" / "good").mkdir(parents=True, exist_ok=True)
-    assert [(one.layout, told(one)) for one in find_sets(root)] == [(layout, told(found[0]))]
+    assert [(one.layout, told(one)) for one in find_test_sets(root)] == [(layout, told(found[0]))]
     return found[0]
 
 
 def good_of(root: Path) -> list[tuple[str, str]]:
     """Name and category of the training half's images of the one set of a folder."""
-    assert not find_sets(root)[0].train  # only where they are asked for
-    (data,) = find_sets(root, train=True)
+    assert not find_test_sets(root)[0].train  # only where they are asked for
+    (data,) = find_test_sets(root, train=True)
     assert not any(item.anomalous for item in data.train)
     return [(item.name, item.category) for item in data.train]
 
@@ -70,7 +70,7 @@ def test_mvtec(tmp_path: Path, write: Write) -> None:
     }
     assert [int(read_truth(item).sum()) for item in data.items] == [6, 0]
     assert good_of(tmp_path) == [("bottle/train/good/000.png", "bottle")]
-    assert told(find_sets(tmp_path / "bottle")[0]) == {
+    assert told(find_test_sets(tmp_path / "bottle")[0]) == {
         ("test/good/000.png", "bottle", "good", False, None),
         ("test/broken/000.png", "bottle", "broken", True, "000_mask.png"),
     }
@@ -130,7 +130,7 @@ def test_ksdd2_is_good_where_the_mask_is_black(tmp_path: Path, write: Write) -> 
     assert good_of(tmp_path) == [("train/10000.png", "surface")]
     write("test/20002.png")
     with pytest.raises(UsageError, match="has no 20002_GT"):
-        find_sets(tmp_path)
+        find_test_sets(tmp_path)
 
 
 def test_rsdd_cuts_the_noise_of_jpeg_masks(tmp_path: Path, write: Write) -> None:
@@ -190,13 +190,13 @@ def test_a_list_comes_before_what_the_folders_look_like(tmp_path: Path, write: W
     (tmp_path / "meta_mine.json").write_text(json.dumps([good, bad]))
     data = the_set(tmp_path, "meta")
     assert data.name == "mine" and len(data.items) == 2
-    assert [one.layout for one in find_sets(tmp_path, layout="mvtec")] == ["mvtec"]
+    assert [one.layout for one in find_test_sets(tmp_path, layout="mvtec")] == ["mvtec"]
     (tmp_path / "meta_mine.json").write_text(json.dumps([good, good]))
     with pytest.raises(UsageError, match="2 times"):
-        find_sets(tmp_path)
+        find_test_sets(tmp_path)
     (tmp_path / "meta_mine.json").write_text(json.dumps([{"img_path": "a.png", "category": "b"}]))
     with pytest.raises(UsageError, match="lacks anomaly"):
-        find_sets(tmp_path)
+        find_test_sets(tmp_path)
 
 
 def test_the_lists_of_other_zero_shot_code_are_read_too(tmp_path: Path, write: Write) -> None:
@@ -216,19 +216,19 @@ def test_a_folder_of_sets_gives_them_all_and_one_by_name(tmp_path: Path, write: 
     for name in ("one", "two"):
         write(f"{name}/part/test/crack/0.png")
         write(f"{name}/part/ground_truth/crack/0_mask.png", 255)
-    assert [one.name for one in find_sets(tmp_path)] == ["one", "two"]
-    assert [one.name for one in find_sets(tmp_path, only="two")] == ["two"]
+    assert [one.name for one in find_test_sets(tmp_path)] == ["one", "two"]
+    assert [one.name for one in find_test_sets(tmp_path, only="two")] == ["two"]
     with pytest.raises(UsageError, match="has one, two"):
-        find_sets(tmp_path, only="three")
+        find_test_sets(tmp_path, only="three")
 
 
 def test_what_is_no_set_is_refused_in_words(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="none of the layouts"):
-        find_sets(tmp_path)
+        find_test_sets(tmp_path)
     with pytest.raises(UsageError, match="is not there"):
-        find_sets(tmp_path / "no")
+        find_test_sets(tmp_path / "no")
     with pytest.raises(UsageError, match="--layout is 'mvtce'"):
-        find_sets(tmp_path, layout="mvtce")
+        find_test_sets(tmp_path, layout="mvtce")
 
 
 def test_names_that_pair_twice_are_refused(tmp_path: Path, write: Write) -> None:
@@ -236,11 +236,11 @@ def test_names_that_pair_twice_are_refused(tmp_path: Path, write: Write) -> None
     write("part/ground_truth/crack/0_mask.png", 255)
     write("part/ground_truth/crack/0.png", 255)
     with pytest.raises(UsageError, match="has two masks"):
-        find_sets(tmp_path)
+        find_test_sets(tmp_path)
     (tmp_path / "part/ground_truth/crack/0.png").unlink()
     write("part/test/crack/0.jpg")
     with pytest.raises(UsageError, match="have one name"):
-        find_sets(tmp_path)
+        find_test_sets(tmp_path)
 
 
 def test_a_limit_is_the_same_choice_every_time_and_takes_every_kind(tmp_path: Path) -> None:
@@ -273,12 +273,12 @@ REAL = Path(__file__).parents[3] / "shared" / "data"
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="the photographs of ../shared/data are not on this machine")
 def test_the_photographs_are_found_by_their_lists_and_by_their_folders_alike() -> None:
-    sets = {one.name: one for one in find_sets(REAL)}
+    sets = {one.name: one for one in find_test_sets(REAL)}
     assert {name: len(one.items) for name, one in sets.items()} == {
         "magtile": 688, "road": 118, "ksdd1": 150, "neu": 420, "mvtec": 83, "mpdd": 67, "isic": 600,
     }  # fmt: skip
     assert sum(item.anomalous for item in sets["magtile"].items) == 388
-    for one in find_sets(REAL, layout="mvtec"):
+    for one in find_test_sets(REAL, layout="mvtec"):
         assert told(one) == told(sets[one.name]), one.name
 
 

@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from agvas_core.contract.errors import ImageError, UsageError
-from agvas_core.data.datasets.anomalies import REVIEWED
-from agvas_core.data.datasets.mvtec_like import MVTEC
-from agvas_core.evaluation.datasets import find_sets
-from agvas_core.evaluation.item import examine, read_truth
+from agvas_core.data.datasets.anomalies import MVTEC, REVIEWED
+from agvas_core.data.datasets.item import examine, read_truth
+from agvas_core.data.datasets.layouts import find_test_sets
 from agvas_core.evaluation.predictions import check_upright, read_map
 from agvas_core.files import read_mask
 
@@ -97,7 +96,7 @@ def test_loco_masks_of_one_image_are_joined(truth: NDArray[np.bool_], tmp_path: 
     saved(part / "test/cut/000.png", np.zeros(SHAPE, np.uint8))
     saved(part / "ground_truth/cut/000/000.png", truth * np.uint8(255))
     saved(part / "ground_truth/cut/000/001.png", other * np.uint8(255))
-    (item,) = (item for item in find_sets(tmp_path)[0].items if item.anomalous)
+    (item,) = (item for item in find_test_sets(tmp_path)[0].items if item.anomalous)
     np.testing.assert_array_equal(read_truth(item), truth | other)
     (record,) = (record for record in MVTEC.records(tmp_path) if record.anomalous)
     assert record.mask is not None
@@ -111,7 +110,7 @@ def test_a_reviewed_picture_whose_mask_marks_nothing_is_good(truth: NDArray[np.b
         saved(tmp_path / "masks" / f"{name}.png", mask * np.uint8(255))
         lines.append({"image": f"images/{name}.png", "mask": f"masks/{name}.png", "good": False, "kind": "scratch"})
     (tmp_path / "review.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert [item.anomalous for item in find_sets(tmp_path)[0].items] == [True, False]
+    assert [item.anomalous for item in find_test_sets(tmp_path)[0].items] == [True, False]
     assert [(record.anomalous, record.mask is None) for record in REVIEWED.records(tmp_path)] == [(True, False), (False, True)]
     (tmp_path / "review.jsonl").unlink()
     assert [record.anomalous for record in REVIEWED.records(tmp_path)] == [True, False]
@@ -121,7 +120,7 @@ def test_a_truth_that_is_noted_reaches_its_reader(truth: NDArray[np.bool_], tmp_
     saved(tmp_path / "part/test/good/000.png", np.zeros(SHAPE, np.uint8))
     saved(tmp_path / "part/test/cut/000.png", np.zeros(SHAPE, np.uint8))
     saved(tmp_path / "part/ground_truth/cut/000_mask.jpg", truth * np.uint8(255))
-    found = [examine(item) for item in find_sets(tmp_path)[0].items]
+    found = [examine(item) for item in find_test_sets(tmp_path)[0].items]
     assert [one.reason for one in found] == [None, None] and sum(len(one.notes) for one in found) == 1
 
 

@@ -1,21 +1,26 @@
-"""Sets of anomalies, each in its published layout: CrackForest, GC10-DET, Real-IAD, ZJU-Leaper, and reviewed parts of a station."""
+"""Anomaly sets for training: CrackForest, GC10-DET, Real-IAD, ZJU-Leaper, those in MVTec's layout, reviewed parts.
+
+MVTec's layout and the review folder are read by ``layouts``, for training and for evaluation alike.
+"""
 
 import re
 import xml.etree.ElementTree as ElementTree
 from collections import defaultdict
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from agvas_core.contract.errors import UsageError
-from agvas_core.contract.review_folder import IMAGES, MASKS, REVIEW, ReviewLine, read_lines
-from agvas_core.data.datasets.annotation_file import need, read_json
+from agvas_core.contract.review_folder import IMAGES, MASKS, REVIEW
+from agvas_core.data.datasets.coco import need, read_json
+from agvas_core.data.datasets.layouts import mvtec_kind, reviewed
 from agvas_core.data.datasets.masks import BoxMask, FileMask
 from agvas_core.data.datasets.mat_file import CrackMat
 from agvas_core.data.datasets.record import Adapter, Family, MaskSource, Record, first_folder, image_in
-from agvas_core.files import IMAGE_SUFFIXES, images, inside, is_empty, pair
+from agvas_core.files import GOOD, folders, images, inside
 
-__all__ = ["CRACK_FOREST", "GC10", "REAL_IAD", "REVIEWED", "ZJU_LEAPER", "review_lines"]
+__all__ = ["CRACK_FOREST", "DTD_SYNTHETIC", "GC10", "GOODS_AD", "MIAD", "MVTEC", "REAL_IAD", "REVIEWED", "ZJU_LEAPER"]
 
 # Road cracks: CrackForest-dataset, the paper's "Road".
 #
@@ -225,29 +230,107 @@ ZJU_LEAPER: Final = Adapter(
     published_images=98_777,
 )
 
-# Reviewed parts of a station (``contract/review_folder.py`` has the layout), as a training set: few-shot adaptation to a station.
+# Sets in the layout of MVTec-AD (``layouts.mvtec_kind``): DTD-Synthetic, GoodsAD, MIAD, and any other folder that has it.
+#
+# The three are told by their categories: Woven_001 and the other textures; drink_bottle and the other goods; photovoltaic_module and the
+# other tasks of inspection. That GoodsAD has this layout says its README; for DTD-Synthetic and MIAD it was read from public code that
+# loads them. Both halves are for training: anomalous images are in the test half only, and the paper evaluates on other sets.
+
+_TEXTURES: Final = {"blotchy", "fibrous", "marbled", "matted", "mesh", "perforated", "stratified", "woven"}
+_GOODS: Final = {"cigarette_box", "drink_bottle", "drink_can", "food_bottle", "food_box", "food_package"}
+_INSPECTIONS: Final = {
+    "catenary_dropper", "electrical_insulator", "metal_welding", "nut_and_bolt", "photovoltaic_module", "wind_turbine", "witness_mark",
+}  # fmt: skip
+_NO_KIND: Final = {"bad", "defect", "defective", "anomaly", "abnormal", "ng", "ko"}
 
 
-def review_lines(root: Path) -> Iterator[ReviewLine]:
-    """What the folder says of each of its images; by its pictures alone where it has no ``review.jsonl``.
-
-    Raises:
-        UsageError: a line that is not one, or a picture that has two masks.
-    """
-    if (root / REVIEW).is_file():
-        yield from read_lines(root)
-        return
-    for picture, mask in pair(_pictures(root / IMAGES), _pictures(root / MASKS), ("", "_mask")):
-        yield ReviewLine(image=inside(root, picture), mask=inside(root, mask) if mask else None, good=mask is None)
+def kind_words(folder: str) -> str:
+    """The kind of anomaly that a folder's name means; empty where it only says that there is one."""
+    return "" if folder.lower() in _NO_KIND else folder.replace("_", " ").lower()
 
 
-def _pictures(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+def _categories(root: Path) -> list[Path]:
+    """Category folders; ``root`` itself where it is one."""
+    if (root / "test").is_dir():
+        return [root]
+    return [path for path in folders(root) if (path / "test").is_dir() or (path / "train").is_dir()]
 
 
-def _records(root: Path) -> Iterator[Record]:
-    for line in review_lines(root):
-        good = line.good or (line.mask is not None and is_empty(root / line.mask))  # nothing was marked
+def _mvtec_records(root: Path, dataset: str) -> Iterator[Record]:
+    for category in _categories(root):
+        for half in ("train", "test"):
+            for kind in folders(category / half):
+                yield from _of_kind(root, dataset, category, half, kind)
+        for kind in folders(category / "ground_truth"):
+            if not (category / "test" / kind.name).is_dir():  # masks whose images never came
+                yield from _orphans(root, dataset, category, kind, images(kind))
+
+
+def _of_kind(root: Path, dataset: str, category: Path, half: str, kind: Path) -> Iterator[Record]:
+    used = set()
+    for item in mvtec_kind(root, category, half, kind):
+        used.add(item.mask_path)
+        mask = FileMask(item.mask_path, more=item.more_masks) if item.mask_path else None
+        words = kind_words(kind.name) if item.anomalous else ""
+        yield Record(
+            dataset, Family.ANOMALY, item.image_path, item.name, half, category.name, item.anomalous, words, mask
+        )  # fmt: skip
+    if kind.name != GOOD and half == "test":
+        masks = images(category / "ground_truth" / kind.name)
+        yield from _orphans(root, dataset, category, kind, [mask for mask in masks if mask not in used])
+
+
+def _orphans(root: Path, dataset: str, category: Path, kind: Path, masks: list[Path]) -> Iterator[Record]:
+    """Masks without an image, as records of the images that should be there: the check says so."""
+    for mask in masks:
+        picture = category / "test" / kind.name / f"{mask.stem.removesuffix('_mask')}{mask.suffix}"
+        yield Record(
+            dataset,
+            Family.ANOMALY,
+            picture,
+            inside(root, picture),
+            "test",
+            category.name,
+            True,
+            kind_words(kind.name),
+            FileMask(mask),
+        )
+
+
+def _mvtec_matches(root: Path, names: set[str] | None) -> bool:
+    found = [category for category in _categories(root) if any(folders(category / "test")) or any(folders(category / "train"))]
+    return any(names is None or _family_of(category) in names for category in found)
+
+
+def _family_of(category: Path) -> str:
+    """ "Woven_001" -> "woven": the textures of DTD-Synthetic are numbered."""
+    name = category.resolve().name.lower()
+    stem, _, number = name.rpartition("_")
+    return stem if number.isdigit() else name
+
+
+def _mvtec_adapter(dataset: str, names: set[str] | None, example: str, published_images: int | None = None) -> Adapter:
+    return Adapter(
+        dataset,
+        Family.ANOMALY,
+        f"{example}/train/good/*, {example}/test/KIND/*, {example}/ground_truth/KIND/*_mask.*",
+        partial(_mvtec_matches, names=names),
+        partial(_mvtec_records, dataset=dataset),
+        training_splits=("train", "test"),
+        published_images=published_images,
+    )
+
+
+DTD_SYNTHETIC: Final = _mvtec_adapter("dtd-synthetic", _TEXTURES, "Woven_001")
+GOODS_AD: Final = _mvtec_adapter("goodsad", _GOODS, "drink_bottle", 6_124)
+MIAD: Final = _mvtec_adapter("miad", _INSPECTIONS, "photovoltaic_module", 105_000)
+MVTEC: Final = _mvtec_adapter("mvtec", None, "CATEGORY")
+
+# Reviewed parts of a station, as a training set: few-shot adaptation to a station.
+
+
+def _reviewed_records(root: Path) -> Iterator[Record]:
+    for line, good in reviewed(root):
         mask = FileMask(root / line.mask) if line.mask and not good else None
         kind = "" if good else line.kind
         yield Record("review", Family.ANOMALY, root / line.image, line.image, "train", line.category, not good, kind, mask)
@@ -258,5 +341,5 @@ REVIEWED: Final = Adapter(
     Family.ANOMALY,
     f"{IMAGES}/*, {MASKS}/* of the same names, and {REVIEW} where it was written by a review",
     lambda root: (root / IMAGES).is_dir() and ((root / REVIEW).is_file() or (root / MASKS).is_dir()),
-    _records,
+    _reviewed_records,
 )

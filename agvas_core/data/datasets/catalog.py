@@ -1,6 +1,6 @@
 """All sets that there are adapters for, and finding them in folders.
 
-for found in find_sets(Path("datasets")):
+for found in find_training_sets(Path("datasets")):
     for record in found.records():
         ...
 """
@@ -11,17 +11,25 @@ from pathlib import Path
 from typing import Final
 
 from agvas_core.contract.errors import UsageError
-from agvas_core.data.datasets.anomalies import CRACK_FOREST, GC10, REAL_IAD, REVIEWED, ZJU_LEAPER
+from agvas_core.data.datasets.anomalies import (
+    CRACK_FOREST,
+    DTD_SYNTHETIC,
+    GC10,
+    GOODS_AD,
+    MIAD,
+    MVTEC,
+    REAL_IAD,
+    REVIEWED,
+    ZJU_LEAPER,
+)
 from agvas_core.data.datasets.conversation import INSTRUCT, LLAVA, WEB_AD
+from agvas_core.data.datasets.general import ADE20K, COCO_STUFF, PACO, PART_IMAGENET, PASCAL_PART_JSON
 from agvas_core.data.datasets.mat_file import PASCAL_PART
-from agvas_core.data.datasets.mvtec_like import DTD_SYNTHETIC, GOODS_AD, MIAD, MVTEC
-from agvas_core.data.datasets.parts import PACO, PART_IMAGENET, PASCAL_PART_JSON
 from agvas_core.data.datasets.record import Adapter, Record
 from agvas_core.data.datasets.referring import REFCLEF, REFCOCO, REFCOCO_PLUS, REFCOCOG
-from agvas_core.data.datasets.semantic import ADE20K, COCO_STUFF
 from agvas_core.files import folders
 
-__all__ = ["ADAPTERS", "FoundSet", "find_sets", "named_set", "set_names"]
+__all__ = ["ADAPTERS", "FoundSet", "find_training_sets", "named_set", "set_names"]
 
 # Where two adapters know one set, the first that fits reads it. Any folder in MVTec's layout is taken last: many follow it.
 ADAPTERS: Final[tuple[Adapter, ...]] = (
@@ -66,7 +74,7 @@ def named_set(root: Path, name: str) -> FoundSet:
     raise UsageError(f"{root} does not look like {name}: it needs {layouts}; it has {_listing(root)}")
 
 
-def find_sets(data: Path, name: str | None = None) -> list[FoundSet]:
+def find_training_sets(data: Path, name: str | None = None) -> list[FoundSet]:
     """The sets in a folder: it is one itself, or they lie up to two folders below.
 
     Raises:

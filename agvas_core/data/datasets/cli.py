@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from agvas_core.contract.durable import write_whole
 from agvas_core.contract.errors import OutputError
-from agvas_core.data.datasets.catalog import find_sets
+from agvas_core.data.datasets.catalog import find_training_sets
 from agvas_core.data.datasets.check import SetReport, check_set, json_report, problem_lines, terminal_table
 
 __all__ = ["check"]
@@ -31,7 +31,7 @@ def check(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the exit code, and the file.")] = False,
 ) -> None:
     """Say what training data a folder has, and what is wrong where; ends with 1 where something is."""
-    sets = find_sets(data, name)
+    sets = find_training_sets(data, name)
     console = Console(stderr=True)
     reports: list[SetReport] = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from agvas_core.contract.errors import UsageError
 from agvas_core.contract.prompts import ANCHOR_TOKENS, ANCHORS, strip_control_tokens
-from agvas_core.data.datasets.annotation_file import need, read_json
+from agvas_core.data.datasets.coco import need, read_json
 from agvas_core.data.datasets.record import Adapter, Family, Record, Texts, Turn, first_file, first_folder
 from agvas_core.data.instruct.entry import read_instruct
 

@@ -14,8 +14,8 @@ from scipy.io import loadmat
 from scipy.io.matlab import MatReadError
 
 from agvas_core.contract.errors import ImageError
+from agvas_core.data.datasets.general import pascal_words
 from agvas_core.data.datasets.masks import ArrayMask, same_size
-from agvas_core.data.datasets.parts import pascal_words
 from agvas_core.data.datasets.record import Adapter, Family, Record, Shape, Target, first_folder, image_in
 
 __all__ = ["PASCAL_PART", "CrackMat", "PartsMat"]

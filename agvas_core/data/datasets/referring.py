@@ -2,7 +2,7 @@
 
 refcoco/refs(unc).p, refcoco/instances.json, and the images in images/mscoco/images/train2014/COCO_train2014_000000581857.jpg; refclef has
 images/saiapr_tc-12/19/images/19579.jpg. refCOCOg has the split umd, which keeps the images of its halves apart, besides google; the others
-unc. One folder holds one set or all four. The list of references is a pickle, from which only plain data is taken (``pickled_data``);
+unc. One folder holds one set or all four. The list of references is a pickle, from which only plain data is taken (``read_plain``);
 refs(unc).json, the same list as JSON, comes first where it is there. Layout and fields are those of the authors' own reader (refer.py).
 """
 
@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from agvas_core.contract.errors import UsageError
-from agvas_core.data.datasets.annotation_file import CocoAnnotations, need, read_coco, read_json
-from agvas_core.data.datasets.coco_mask import CocoMask
+from agvas_core.data.datasets.coco import CocoAnnotations, CocoMask, need, read_coco, read_json
 from agvas_core.data.datasets.record import Adapter, Family, Record, Target, first_file, first_folder
 
 __all__ = ["REFCLEF", "REFCOCO", "REFCOCOG", "REFCOCO_PLUS", "read_plain"]

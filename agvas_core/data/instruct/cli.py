@@ -16,8 +16,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from agvas_core.contract.command_line import INPUT, MODEL, OUTPUT, SPEED, printable
 from agvas_core.contract.errors import OutputError, SetupError, UsageError
-from agvas_core.data.datasets.catalog import find_sets
-from agvas_core.data.datasets.mvtec_like import MVTEC
+from agvas_core.data.datasets.anomalies import MVTEC
+from agvas_core.data.datasets.catalog import find_training_sets
 from agvas_core.data.datasets.record import Family
 from agvas_core.data.instruct.endpoint import Address, Endpoint, Pace, Patience
 from agvas_core.data.instruct.generation import Generation, Outcome, pictures_of, rejects_path
@@ -163,7 +163,7 @@ def find_samples(data: Path, only: str | None, console: Console, *, quiet: bool 
     if data.is_file():
         found.append(samples_of(listed_records(data), data.parent, list_name(data)))
     else:
-        for one in find_sets(data, only):
+        for one in find_training_sets(data, only):
             if one.adapter.family is Family.ANOMALY:  # any folder in MVTec's layout is a set of its own
                 name = one.root.resolve().name if one.adapter is MVTEC else one.adapter.name
                 found.append(samples_of(one.records(), one.root, name))

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from agvas_core.contract.errors import UsageError
 from agvas_core.contract.validation import did_you_mean
-from agvas_core.data.datasets.catalog import find_sets
+from agvas_core.data.datasets.catalog import find_training_sets
 from agvas_core.model.preset import load_preset
 from agvas_core.model.weights.pretrained_config import resolve_config
 from agvas_core.train.fit.config import parse_fit_config, parse_mixture_config
@@ -94,7 +94,7 @@ def _with_sets(table: dict[str, Any], folder: Path | None) -> dict[str, Any]:
     named = list(table.get("sets", []))
     if folder is not None:
         seen: set[str] = {str(one.get("label") or one.get("name")) for one in named}
-        for found in find_sets(folder):
+        for found in find_training_sets(folder):
             name = found.adapter.name
             label = name if name not in seen else f"{name} in {found.root}"
             seen.add(label)

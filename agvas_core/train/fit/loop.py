@@ -26,11 +26,11 @@ from torch.utils.tensorboard import SummaryWriter
 from agvas_core import __version__
 from agvas_core.contract.decision import BALANCED, STRICT, Decision
 from agvas_core.contract.errors import OutputError, SetupError, UsageError
+from agvas_core.data.datasets.item import DataSet, read_truth
 from agvas_core.data.mixture.config import MixtureConfig
 from agvas_core.data.mixture.example import SkipLog
 from agvas_core.data.mixture.mixture import Mixture
 from agvas_core.data.synthetic.tokenizer import train_tokenizer
-from agvas_core.evaluation.item import DataSet, read_truth
 from agvas_core.files import read_rgb
 from agvas_core.model.agvas import AgVas
 from agvas_core.model.config import ModelConfig

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agvas_core.contract.errors import ImageError, OutputError
+from agvas_core.data.datasets.item import DataSet, Item, examine
+from agvas_core.data.datasets.layouts import find_test_sets, limited
 from agvas_core.data.datasets.record import Record
-from agvas_core.evaluation.datasets import find_sets, limited
 from agvas_core.evaluation.evaluate import Job, evaluate
-from agvas_core.evaluation.item import DataSet, Item, examine
 from agvas_core.evaluation.metrics import METRICS, mean_of
 from agvas_core.evaluation.predictor import Scored
 from agvas_core.evaluation.protocol import find_protocol
@@ -40,7 +40,7 @@ def held_out_sets(
         UsageError: ``config.data`` has no set.
         OutputError: the masks cannot be written.
     """
-    sets = find_sets(config.data) if config.data is not None else _of_records(records, out / FOLDER / "masks", write)
+    sets = find_test_sets(config.data) if config.data is not None else _of_records(records, out / FOLDER / "masks", write)
     wait()
     if config.limit is not None:
         sets = [limited(one, config.limit, 0) for one in sets]

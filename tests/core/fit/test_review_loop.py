@@ -11,10 +11,10 @@ import torch
 from agvas_core.contract.decision import BALANCED, STRICT
 from agvas_core.contract.errors import UsageError
 from agvas_core.contract.review_folder import IMAGES, MASKS, REVIEW, ReviewLine, add_line, read_lines
-from agvas_core.data.datasets.catalog import find_sets as find_training_sets
+from agvas_core.data.datasets.catalog import find_training_sets
+from agvas_core.data.datasets.layouts import find_test_sets
 from agvas_core.data.mixture.config import MixtureConfig
 from agvas_core.data.mixture.mixture import Mixture
-from agvas_core.evaluation.datasets import find_sets
 from agvas_core.model.weights.checkpoint import load_checkpoint
 from agvas_core.train.cli import train
 
@@ -60,7 +60,7 @@ def test_pictures_alone_are_read_too(reviewed: Path) -> None:
 
 
 def test_the_same_folder_is_scored_on(reviewed: Path) -> None:
-    (found,) = find_sets(reviewed)
+    (found,) = find_test_sets(reviewed)
     assert found.layout == "review" and [item.anomalous for item in found.items] == [False, True] * 4
     assert {item.specie for item in found.items} == {"good", "spot"}
 

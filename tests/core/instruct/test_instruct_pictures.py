@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from agvas_core.contract.errors import ImageError, UsageError
-from agvas_core.data.datasets.catalog import find_sets
+from agvas_core.data.datasets.catalog import find_training_sets
 from agvas_core.data.instruct.answer import parsed
 from agvas_core.data.instruct.generation import pictures_of
 from agvas_core.data.instruct.likeness import ReferenceShelf, bhattacharyya, likeness, look, ssim
@@ -151,7 +151,7 @@ def test_of_very_many_references_the_same_few_are_chosen(tmp_path: Path) -> None
 
 def test_a_sample_gets_three_pictures_and_references_of_the_training_half_too(make_set: MakeSet) -> None:
     root = make_set(bad=2)
-    (found,) = find_sets(root)
+    (found,) = find_training_sets(root)
     group = samples_of(found.records(), found.root, "parts")
     assert [sample.key for sample in group.samples] == [f"parts/plate/test/dark_spot/00{number}.png" for number in (0, 1)]
     assert not group.alone and not group.unusable
@@ -171,7 +171,7 @@ def test_a_sample_gets_three_pictures_and_references_of_the_training_half_too(ma
 
 def test_without_a_normal_image_there_are_two_pictures_and_it_is_said(make_set: MakeSet) -> None:
     root = make_set(bad=1, good=0)
-    (found,) = find_sets(root)
+    (found,) = find_training_sets(root)
     group = samples_of(found.records(), found.root, "parts")
     assert group.alone == ["plate"]
     assert len(pictures_of(group.samples[0], 64)) == 2
@@ -184,7 +184,7 @@ def test_an_empty_mask_and_one_of_another_size_are_refused(make_set: MakeSet) ->
     masks = sorted((root / "plate" / "ground_truth" / "dark_spot").iterdir())
     cv2.imwrite(str(masks[0]), np.zeros((96, 128), np.uint8))
     cv2.imwrite(str(masks[1]), np.full((9, 12), 255, np.uint8))
-    (found,) = find_sets(root)
+    (found,) = find_training_sets(root)
     empty, other = samples_of(found.records(), found.root, "parts").samples
     with pytest.raises(ImageError, match=r"000_mask\.png is empty"):
         pictures_of(empty, 64)
@@ -197,7 +197,7 @@ def test_real_photographs_get_a_reference_that_looks_like_them(name: str) -> Non
     data = Path(__file__).resolve().parents[4] / "shared" / "data" / name
     if not data.is_dir():
         pytest.skip("../shared/data is not there")
-    (found,) = find_sets(data)
+    (found,) = find_training_sets(data)
     group = samples_of(found.records(), found.root, name)
     sample = group.samples[0]
     assert sample.kind and len(pictures_of(sample, 256)) == 3

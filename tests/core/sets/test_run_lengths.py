@@ -10,7 +10,7 @@ from hypothesis.extra.numpy import arrays
 from pycocotools import mask as coco
 
 from agvas_core.contract.errors import ImageError
-from agvas_core.data.datasets.coco_mask import CocoMask
+from agvas_core.data.datasets.coco import CocoMask
 
 MASKS = arrays(bool, st.tuples(st.integers(1, 40), st.integers(1, 40)))
 

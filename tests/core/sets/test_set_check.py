@@ -10,7 +10,7 @@ import pytest
 
 from agvas.cli import build
 from agvas_core.contract.command_line import exit_code_of
-from agvas_core.data.datasets.catalog import find_sets
+from agvas_core.data.datasets.catalog import find_training_sets
 from agvas_core.data.datasets.check import SetReport, check_set
 
 Make = Callable[..., Path]
@@ -25,7 +25,7 @@ def agvas(*arguments: str | Path) -> int:
 
 
 def checked(root: Path, **options: bool) -> SetReport:
-    (found,) = find_sets(root)
+    (found,) = find_training_sets(root)
     return check_set(found, **options)
 
 
@@ -149,7 +149,7 @@ def test_processes_find_what_one_finds(make: Make) -> None:
     for number in range(40):
         black(root / f"bolt/test/good/{number + 10:03d}.png")
     cut(root / "bolt/test/good/020.png")
-    (found,) = find_sets(root)
+    (found,) = find_training_sets(root)
     seen: list[int] = []
     alone, together = check_set(found), check_set(found, jobs=2, advance=seen.append)
     assert alone.to_dict() == together.to_dict() and alone.faults == 1
@@ -161,7 +161,7 @@ REAL = Path(__file__).parents[4] / "shared" / "data"
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="the photographs of ../shared/data are not on this machine")
 def test_the_photographs_are_found_and_whole() -> None:
-    reports = {one.root.name: check_set(one, quick=True) for one in find_sets(REAL)}
+    reports = {one.root.name: check_set(one, quick=True) for one in find_training_sets(REAL)}
     assert {name: report.images for name, report in reports.items()} == {
         "magtile": 688, "road": 118, "ksdd1": 150, "neu": 420, "mvtec": 83, "mpdd": 67, "isic": 600,
     }  # fmt: skip

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from agvas_core.contract.errors import ImageError, UsageError
-from agvas_core.data.datasets.catalog import ADAPTERS, find_sets, named_set, set_names
-from agvas_core.data.datasets.parts import pascal_words
+from agvas_core.data.datasets.catalog import ADAPTERS, find_training_sets, named_set, set_names
+from agvas_core.data.datasets.general import pascal_words
 from agvas_core.data.datasets.record import Family, Record
 
 SHAPE = (24, 32)
@@ -76,7 +76,7 @@ def told(record: Record) -> tuple[Any, ...]:
 
 
 def the_records(root: Path, name: str) -> list[Record]:
-    found = find_sets(root)
+    found = find_training_sets(root)
     assert [one.adapter.name for one in found] == [name]
     return list(found[0].records())
 
@@ -128,7 +128,7 @@ def test_the_order_of_folders_that_lisa_wants_is_found_whole(make: Make, tmp_pat
     make("llava-150k", root / "llava_dataset")
     (root / "llava_dataset/train2017/000000000009.jpg").unlink()
     (root / "llava_dataset/train2017").rmdir()
-    found = find_sets(root)
+    found = find_training_sets(root)
     assert sorted(one.adapter.name for one in found) == ["ade20k", "llava-150k", "paco-lvis", "refcoco", "refcoco+"]
     assert all(record.image.is_file() for one in found for record in one.records())
 
@@ -253,11 +253,11 @@ def test_annotations_without_their_images_say_where_those_belong(make: Make) -> 
 def test_a_folder_without_a_set_says_what_it_has_and_what_a_set_needs(tmp_path: Path) -> None:
     (tmp_path / "holiday").mkdir()
     with pytest.raises(UsageError, match=r"none of the sets.*it has holiday"):
-        find_sets(tmp_path)
+        find_training_sets(tmp_path)
     with pytest.raises(UsageError, match=r"does not look like zju-leaper: it needs Images/000001.jpg.*it has holiday"):
-        find_sets(tmp_path, "zju-leaper")
+        find_training_sets(tmp_path, "zju-leaper")
     with pytest.raises(UsageError, match="--set is 'zju'; it can be ade20k"):
-        find_sets(tmp_path, "zju")
+        find_training_sets(tmp_path, "zju")
     with pytest.raises(UsageError, match="is not there"):
-        find_sets(tmp_path / "no")
+        find_training_sets(tmp_path / "no")
     assert len(set_names()) == len(set(set_names()))

@@ -1,1 +1,0 @@
-"""One file per published folder layout: each tells its own folders, and lists their items."""
