@@ -383,6 +383,7 @@ def certificate(folder: Path, name: str, uri: str = "urn:agvas:test") -> tuple[P
     return pem, private
 
 
+@pytest.mark.slow
 def test_an_opcua_client_needs_certificate_name_and_password_where_they_are_asked_for(tmp_path: Path) -> None:
     from asyncua import Client, ua
     from asyncua.crypto.security_policies import SecurityPolicyBasic256Sha256
