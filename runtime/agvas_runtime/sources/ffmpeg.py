@@ -154,8 +154,8 @@ class VideoStream:
 
     def _skips(self, packet: av.Packet) -> bool:
         """Whether frames are missing before this one, by a step in the time stamps that were even so far. Containers with an index
-        lose none in silence."""
-        if packet.dts is None or self._counts:
+        lose none in silence, and a camera's time stamps are never even: what it loses its decoder notices."""
+        if packet.dts is None or self._counts or self._low_delay:
             return False
         steps = self._steps
         step, self._last_dts = packet.dts - (self._last_dts or packet.dts), packet.dts
