@@ -31,6 +31,7 @@ from agvas_runtime.sinks.output_names import OutputNames, common_root
 from agvas_runtime.sinks.run_folder import REPORT_NAME, RunFolder, encode_line
 from agvas_runtime.sources import CameraSource, Source, open_source, prefetch
 from agvas_runtime.sources.camera import without_secrets
+from agvas_runtime.sources.folder_watch import WATCH_SCHEME
 
 __all__ = ["Job", "inspect"]
 
@@ -143,7 +144,10 @@ def _inspect(job: Job, console: Console, folder: RunFolder | None) -> int:
     if stopped is not None:
         raise stopped
     rejects = progress.counts[Verdict.FAIL] + progress.counts[Verdict.NO_VERDICT]  # NO_VERDICT is never PASS
-    return EXIT_REJECTS if job.fail_on_reject and rejects else EXIT_OK
+    if job.fail_on_reject and rejects:
+        return EXIT_REJECTS
+    # Nothing was judged, which is no success.
+    return SourceError.exit_code if rejects and rejects == progress.counts[Verdict.NO_VERDICT] == progress.done else EXIT_OK
 
 
 def _inspect_all(
@@ -184,7 +188,7 @@ def _say_parity(segmenter: Segmenter, console: Console, job: Job) -> None:
 
 def _camera(job: Job) -> CameraSource | None:
     """A number is a camera here, and would be a file's name to ``open_source``."""
-    if job.camera is None:
+    if job.camera is None or job.camera.startswith(WATCH_SCHEME):
         if job.pixel_format is not None:
             raise UsageError(f"--pixel-format {job.pixel_format} is for --camera: leave it out")
         return None
@@ -204,7 +208,7 @@ def _open(job: Job, camera: CameraSource | None) -> Source:
         return prefetch(open_source(camera, limit=job.limit))
     options = job.options
     files = open_source(
-        job.sources,
+        job.sources if job.camera is None else (job.camera,),
         every=job.every,
         limit=job.limit,
         max_pixels=options.max_pixels,
