@@ -13,7 +13,7 @@ from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
-from typing import Final
+from typing import Any, Final
 
 import av
 import numpy as np
@@ -132,9 +132,9 @@ class VideoStream:
         except av.FFmpegError as error:
             raise SourceError(_reason(error)) from error
 
-    def _packets(self) -> Iterator[tuple[av.Packet, bool, bool]]:
+    def _packets(self) -> "Iterator[tuple[av.Packet[Any], bool, bool]]":
         """Each packet, and whether others are missing before and behind it. A camera's is not held back for what is behind it."""
-        held: tuple[av.Packet, bool] | None = None
+        held: "tuple[av.Packet[Any], bool] | None" = None
         for packet in self._container.demux(self._stream):
             gap = self._skips(packet)
             if self._low_delay:
@@ -152,7 +152,7 @@ class VideoStream:
             self._stamps_s.append(time_s)
         return decoded
 
-    def _skips(self, packet: av.Packet) -> bool:
+    def _skips(self, packet: "av.Packet[Any]") -> bool:
         """Whether frames are missing before this one, by a step in the time stamps that were even so far. Containers with an index
         lose none in silence, and a camera's time stamps are never even: what it loses its decoder notices."""
         if packet.dts is None or self._counts or self._low_delay:
@@ -233,7 +233,7 @@ def _of_jpeg(data: bytes, size: tuple[int, int]) -> DecodedFrame:
     return DecodedFrame(*size, lambda: decode_image(data))
 
 
-def _seconds(packet: av.Packet) -> float | None:
+def _seconds(packet: "av.Packet[Any]") -> float | None:
     return float(packet.pts * packet.time_base) if packet.pts is not None and packet.time_base is not None else None
 
 
