@@ -330,7 +330,7 @@ def test_two_processes_see_the_losses_of_one_with_twice_the_batch(
         tables = request.getfixturevalue("generated")
         first, second = tables["train"]["phases"]
         second = second | {"frozen": ["pixel_encoder"]}
-        calm = changed(tables, phases=[first | {"batch": 4}, second | {"batch": 2}], micro_batch=1, log_every=2)
+        calm = changed(tables, phases=[first | {"batch": 4}, second | {"batch": 2}], micro_batch=1, log_every=1, images=12)
     run(changed(calm, micro_batch=2 * calm["train"]["micro_batch"]), tmp_path / "one")
     (tmp_path / "two.toml").write_text(as_toml(calm), encoding="utf-8")
     script = tmp_path / "agvas.py"
