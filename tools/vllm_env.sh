@@ -12,7 +12,7 @@ bash "$tool" "$heavy" >/dev/null
 pip=("$heavy/bin/python" -m pip --disable-pip-version-check -q)
 ready=$heavy/.agvas-ready-3
 if [ ! -e "$ready" ]; then
-    "${pip[@]}" install onnx onnxruntime onnxscript pytest simplejpeg tifffile >&2 2>&1
+    "${pip[@]}" install onnx onnxruntime onnxscript pytest simplejpeg tifffile av >&2 2>&1
     touch "$ready"
 fi
 # A small environment over the large one, for the large one is shared by all checkouts and an editable install belongs to one.

@@ -79,14 +79,15 @@ class PixelConfig(_Part):
 
     pretrained: str | None = None
     """Hub id, folder or file (SAM's ``.pth``, safetensors) of the published weights; None for weights of one's own."""
-    kind: Literal["nano", "sam", "dinov2", "dinov3", "clip", "siglip"]
+    kind: Literal["nano", "lite", "sam", "dinov2", "dinov3", "clip", "siglip"]
     channels: int = 256  # SAM's
     """C of f_p."""
     linear: bool = False
     """A linear layer after SAM that is trained with the rest (table 6: SAM-FT). The other published encoders always have one: their
     width is not C."""
     arguments: dict[str, Any] = {}
-    """Keyword arguments of the encoder: its own for nano and SAM, those of its transformers configuration for the others."""
+    """Keyword arguments of the encoder: its own for nano, lite (EfficientNet-Lite with a feature pyramid) and SAM, those of its
+    transformers configuration for the others."""
 
 
 class SpamConfig(_Part):
@@ -94,6 +95,8 @@ class SpamConfig(_Part):
     bottleneck: int | None = None
     positions: bool = False
     """Queries and keys know their places from the first step (spam.py): for models trained from scratch."""
+    interleaved: bool = False
+    """Each head sees sine and cosine of a position; without it some see cosines alone, to which a place and its mirror look alike."""
 
 
 class LoraConfig(_Part):

@@ -12,11 +12,11 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from agvas_core.contract.certificate import PARITY_NAME, write_certificate
+from agvas_core.contract.certificate import PARITY_NAME, read_certificate, write_certificate
 from agvas_core.contract.command_line import printable
-from agvas_core.contract.errors import OutputError, UsageError
+from agvas_core.contract.errors import BundleError, OutputError, UsageError
 from agvas_core.contract.manifest import MANIFEST_NAME, read_manifest
-from agvas_export.check import DEFAULT_LIMITS, Checked, Limits, Unlike, check_bundle, refuse_failed
+from agvas_export.check import DEFAULT_LIMITS, Checked, Limits, Unlike, check_bundle, images_in, refuse_failed
 
 __all__ = ["CheckJob", "render_page", "run_check"]
 
@@ -132,6 +132,8 @@ def run_check(job: CheckJob) -> None:
     """
     folder = find_folder(job.bundle)
     place = certificate_place(folder, job.out)
+    if job.out is None and job.limit is not None:
+        refuse_smaller(place, min(job.limit, len(images_in(job.data))))
     console = Console(stderr=True, highlight=False)
     with console.status("starting") as status:
         done = check_bundle(
@@ -190,6 +192,23 @@ def certificate_place(folder: Path, out: Path | None) -> Path:
     if not place.parent.is_dir():
         raise OutputError(f"{place.parent} is not there: make it, or give another place with --out FILE")
     return place
+
+
+def refuse_smaller(place: Path, images: int) -> None:
+    """A check of a few images does not take the place of a certificate of many.
+
+    Raises:
+        UsageError: the bundle has one that passed, of more images.
+    """
+    try:
+        there = read_certificate(place)
+    except BundleError:
+        return  # damaged: any other is better
+    if there is not None and there.passed and there.images > images:
+        raise UsageError(
+            f"{place} is a certificate of {there.images} images, and {images} are to be checked: leave --limit out, or give the smaller one "
+            "another place with --out FILE"
+        )
 
 
 def print_table(console: Console, done: Checked) -> None:

@@ -155,6 +155,16 @@ def test_a_list_may_name_files_that_are_no_utf8(tmp_path: Path, monkeypatch: pyt
     assert frame.image is not None and frame.path == Path(os.fsdecode(strange))
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
+def test_a_list_that_windows_wrote_is_read(tmp_path: Path, encoding: str) -> None:
+    text = f"{tmp_path}/\u00e4 1.png\r\n{tmp_path}/b.png\r\n"
+    for name in ("b.png", "\u00e4 1.png"):
+        (tmp_path / name).write_bytes(b"")
+    mark = "\ufeff" if encoding in ("utf-16-le", "utf-16-be") else ""
+    listed = io.TextIOWrapper(io.BytesIO((mark + text).encode(encoding)))
+    assert [path.name for path in FileSource(["-"], stdin=listed).files] == ["\u00e4 1.png", "b.png"]
+
+
 def test_a_closed_stdin_is_a_usage_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", None)
     with pytest.raises(UsageError, match="stdin is closed"):

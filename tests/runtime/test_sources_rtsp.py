@@ -94,14 +94,14 @@ class RtspServer:
                 return
 
 
-def transport_stream(folder: Path, frames: int) -> bytes:
+def transport_stream(folder: Path, frames: int, size: tuple[int, int] = (64, 48)) -> bytes:
     """Frame n is grey 20 + 5 n."""
     path = folder / "live.ts"
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MPG1"), 25, (64, 48))
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MPG1"), 25, size)
     assert writer.isOpened()
     for number in range(frames):
-        noise = np.random.default_rng(number).integers(-10, 11, (48, 64, 1))
-        writer.write(np.clip(np.full((48, 64, 3), 20 + 5 * number) + noise, 0, 255).astype(np.uint8))
+        noise = np.random.default_rng(number).integers(-10, 11, (size[1], size[0], 1))
+        writer.write(np.clip(np.full((size[1], size[0], 3), 20 + 5 * number) + noise, 0, 255).astype(np.uint8))
     writer.release()
     return path.read_bytes()
 
@@ -126,3 +126,16 @@ def test_an_rtsp_stream_gives_its_frames_in_order_and_then_says_that_it_stopped(
     )
     assert names == sorted(set(names)) and names[0].startswith("camera-127.0.0.1-")
     assert capfd.readouterr().err == ""
+
+
+def test_frames_of_a_stream_that_changes_its_size_keep_each_its_own(tmp_path: Path) -> None:
+    stream = transport_stream(tmp_path, 20) + transport_stream(tmp_path, 20, (128, 96))
+    sizes = []
+    ended = pytest.raises(SourceError, match="stopped after")
+    with RtspServer(stream, packets_per_s=100) as server, CameraSource(server.url, stall_timeout_s=1, keep=60) as camera, ended:
+        for frame in camera:
+            if frame.image is not None:
+                sizes.append(frame.image.shape[:2])
+                side = frame.image.astype(int)
+                assert np.abs(side - side.mean()).max() < 60  # one plane of grey, neither squeezed nor torn
+    assert sizes[0] == (48, 64) and sizes[-1] == (96, 128) and sizes == sorted(sizes)

@@ -2,6 +2,7 @@
 
 import os
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import cv2
@@ -12,6 +13,8 @@ from numpy.typing import NDArray
 from agvas_core.contract.errors import ImageError
 from agvas_runtime.sources import VideoSource, open_source, prefetch
 
+CASES = Path(__file__).parents[3] / "shared" / "cases"
+cases = pytest.mark.skipif(not CASES.is_dir(), reason="needs the inputs from the field in ../shared/cases")
 FRAMES = 40
 # Container and codec pairs that OpenCV's wheel can write everywhere.
 KINDS = {
@@ -69,7 +72,7 @@ def test_a_video_cut_short_gives_its_frames_then_one_error_and_the_run_goes_on(t
     after = tmp_path / "after.png"
     cv2.imwrite(str(after), np.zeros((4, 4, 3), np.uint8))
     *given, broken, last = open_source([path, after])
-    assert 10 < len(given) < FRAMES and all(frame.error is None for frame in given)
+    assert 10 < len(given) < FRAMES and all(frame.error is None for frame in given[:-1])  # the last one may be cut
     assert isinstance(broken.error, ImageError) and broken.image is None
     assert broken.name == f"{path}#{len(given):06d}"
     assert f"gave {len(given)} of {FRAMES} frames" in str(broken.error)
@@ -84,9 +87,41 @@ def test_a_video_damaged_in_the_middle_ends_with_an_error(tmp_path: Path, name: 
     middle, length = len(data) // 2, len(data) // 8
     data[middle : middle + length] = bytes(length)
     path.write_bytes(data)
-    *given, broken = open_source(path)
-    assert 10 < len(given) < FRAMES and all(frame.error is None for frame in given)
-    assert re.search(rf"gave {len(given)} of {FRAMES if name not in STREAMS else '[0-9]+'} frames", str(broken.error))
+    frames = list(open_source(path))
+    whole = [frame for frame in frames if frame.error is None]
+    assert 10 < len(whole) < FRAMES
+    if len(frames) != FRAMES or name in STREAMS:  # else each damaged frame has its own error
+        found = re.search(r"gave (\d+) of \d+ frames", str(frames[-1].error))
+        assert found and int(found[1]) == len(frames) - 1
+    # What has no error shows what was written, one frame behind the other.
+    shown = numbers_shown([frame.image for frame in whole])
+    assert all(a < b + 2 for a, b in pairwise(shown))
+
+
+@cases
+def test_frames_whose_size_changes_keep_each_its_own() -> None:
+    frames = list(VideoSource(CASES / "size_change.ts"))
+    assert [frame.image.shape[:2] for frame in frames if frame.image is not None] == [(240, 320)] * 20 + [(480, 640)] * 20
+
+
+@cases
+def test_a_trimmed_video_has_the_frames_that_a_player_shows() -> None:
+    video = VideoSource(CASES / "editlist.mp4")
+    assert video.total == 24
+    assert [frame.error for frame in video] == [None] * 24
+
+
+@cases
+def test_av1_is_read_or_its_codec_is_said_to_be_missing() -> None:
+    frames = list(VideoSource(CASES / "av1.mp4"))
+    assert len(frames) == 30 and all(frame.error is None for frame in frames)
+
+
+def test_a_codec_that_nobody_knows_is_said_to_be_missing(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "clip.avi", "MJPG", 5)
+    path.write_bytes(path.read_bytes().replace(b"MJPG", b"QQ9Z"))
+    (frame,) = open_source(path)
+    assert "codec" in str(frame.error)
 
 
 def test_what_is_no_video_is_one_frame_with_an_error(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -10,9 +10,9 @@ import cv2
 import numpy as np
 import pytest
 
-from agvas_core.contract.errors import ImageError, SourceError
+from agvas_core.contract.errors import ImageError, SourceError, UsageError
 from agvas_runtime.images.frame import Frame
-from agvas_runtime.sources import FolderWatch
+from agvas_runtime.sources import FolderWatch, open_source
 
 
 def png(value: int) -> bytes:
@@ -99,3 +99,47 @@ def test_a_name_that_is_no_utf8_is_text_in_whatever_is_said_of_the_file(tmp_path
     for frame in frames:
         f"{frame.name} {frame.trigger} {frame.error}".encode()
     assert len({frame.trigger for frame in frames}) == 3 and isinstance(frames[2].error, ImageError)
+
+
+def test_subfolders_are_watched_also_those_that_come_later(tmp_path: Path) -> None:
+    (tmp_path / "2026-11-30").mkdir()
+    (tmp_path / "2026-11-30" / "a.png").write_bytes(png(1))
+    (tmp_path / ".hidden").mkdir()
+    (tmp_path / ".hidden" / "x.png").write_bytes(png(9))
+    (tmp_path / "2026-11-30" / "circle").symlink_to(tmp_path)
+    with FolderWatch(tmp_path, look_s=0.02) as source:
+        frames = iter(source)
+        first = take(frames, 1)
+        (tmp_path / "2026-12-01" / "camera 2").mkdir(parents=True)
+        (tmp_path / "2026-12-01" / "camera 2" / "a.png").write_bytes(png(2))
+        second = take(frames, 1)
+    assert [Path(frame.name).relative_to(tmp_path).parts[0] for frame in (*first, *second)] == ["2026-11-30", "2026-12-01"]
+
+
+@pytest.mark.parametrize("way", ["moved over", "written over"])
+def test_pictures_that_are_overwritten_while_another_is_judged_are_counted(tmp_path: Path, way: str) -> None:
+    path = tmp_path / "latest.png"
+    path.write_bytes(png(1))
+    with FolderWatch(tmp_path, look_s=0.02) as source:
+        frames = iter(source)
+        take(frames, 1)
+        for value in (2, 3, 4):  # nobody takes frames meanwhile
+            if way == "moved over":
+                (tmp_path / "new.tmp").write_bytes(png(value))
+                (tmp_path / "new.tmp").replace(path)
+            else:
+                path.write_bytes(png(value))
+            time.sleep(0.3)
+        (last,) = take(frames, 1)
+        assert last.image is not None
+        assert np.array_equal(last.image[:, :, ::-1], cv2.imdecode(np.frombuffer(png(4), np.uint8), 1))
+        assert source.dropped == 2
+
+
+def test_a_watched_folder_is_a_source_like_any_other(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(png(1))
+    source = open_source(f"watch:{tmp_path}", limit=1)
+    (frame,) = source
+    assert frame.image is not None
+    with pytest.raises(UsageError, match="is no folder"):
+        open_source(f"watch:{tmp_path / 'none'}")

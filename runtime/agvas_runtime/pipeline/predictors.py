@@ -9,24 +9,26 @@ from contextlib import suppress
 from dataclasses import fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from agvas_core import __version__
-from agvas_core.contract.backend import Arrays, Judged, Stages
+from agvas_core.contract.backend import Arrays, Comparison, Judged, Stages
 from agvas_core.contract.errors import ImageError, UnlikeError, UsageError
 from agvas_core.contract.prompts import Mode
 from agvas_runtime.bundle import Bundle, load_bundle
 from agvas_runtime.images.frame import Frame
 from agvas_runtime.images.read import read_image
 from agvas_runtime.pipeline.options import SegmentOptions
+from agvas_runtime.pipeline.references import ReferenceCells
 from agvas_runtime.pipeline.segmenter import Segmenter
-from agvas_runtime.stages.open import BACKENDS, DEFAULT_BACKEND, open_stages
+from agvas_runtime.stages.onnx import OnnxVision
+from agvas_runtime.stages.open import BACKENDS, DEFAULT_BACKEND, REFERENCE_BACKENDS, open_references, open_stages
 from agvas_runtime.stages.protocol import DecoderStage, Features, LmmStage, Reply, Turn, VisionStage
 
-__all__ = ["BundlePredictor", "Offered", "backend_names", "open_backend", "open_predictor"]
+__all__ = ["BundlePredictor", "Offered", "backend_names", "open_backend", "open_comparison", "open_predictor"]
 
 
 class BundlePredictor:
@@ -232,6 +234,37 @@ def open_backend(folder: Path, name: str) -> Offered:
     stages = open_stages(bundle, vision=names["vision"], lmm=names["lmm"], decoder=names["decoder"])
     others = [f"{stage} {backend}" for stage, backend in names.items() if backend != name]
     return Offered(bundle, *stages, device=", ".join(["CPU" if name == DEFAULT_BACKEND else name, *others]), versions=_versions())
+
+
+CHECKED_WEIGHT: Final = 0.5
+"""Of colour in the distances that are compared: neither none of it nor all."""
+
+
+def open_comparison(folder: Path, name: str) -> Comparison | None:
+    """The references graph of a bundle on a backend; None where the bundle has none, or the backend runs none.
+
+    Features that the graph takes of the vision stage come from ONNX Runtime for every backend, so that all have the same.
+
+    Raises:
+        SetupError: what the backend needs is not there.
+        BundleError: a bundle that is broken, or for torch another encoder's.
+    """
+    bundle = load_bundle(folder)
+    spec = bundle.manifest.references
+    if spec is None or name not in REFERENCE_BACKENDS:
+        return None
+    vision = OnnxVision(bundle) if spec.view is None else None
+    view = bundle.product.view if bundle.product is not None else spec.view or bundle.manifest.pixel_view
+    cells = ReferenceCells(bundle, view, open_references(bundle, name), vision)
+
+    def compare(image: NDArray[np.uint8], bank: Float | None = None) -> Arrays:
+        frame = cells.prepare(image)
+        if bank is None:
+            bank = np.ascontiguousarray(cells.embed(frame).reshape(-1, spec.channels)[::3])
+        found = cells.compare(frame, bank, CHECKED_WEIGHT)
+        return {"embedding": found.embedding, "deep": found.deep**2, "joint": found.joint**2, "bank": bank}
+
+    return compare
 
 
 def _versions() -> dict[str, str]:

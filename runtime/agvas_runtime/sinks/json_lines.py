@@ -16,7 +16,8 @@ REMEMBERED = 4096
 class JsonLinesSink:
     """Appends to a file, on disk when ``send`` returns.
 
-    A line that was cut off by a kill is removed when the file is opened, and a message whose key stands among the last lines is not
+    The file of that name: after logrotate or ``rm`` a new one is made, for what is written to a file that has no name any more is
+    read by nobody. A line that was cut off by a kill is removed when the file is opened, and a message whose key stands among the last lines is not
     written again: no more than a few messages are ever sent and not yet acknowledged.
     """
 
@@ -50,6 +51,10 @@ class JsonLinesSink:
     def send(self, message: Message) -> None:
         """Appends one line, or nothing."""
         assert self._file is not None, "open() comes first"
+        if self._moved_away():
+            self.close()
+            self._known.clear()
+            self.open()
         if message.key in self._known:
             return
         line = message.encode() + b"\n"
@@ -63,6 +68,16 @@ class JsonLinesSink:
             raise DeliveryError(f"{self.path} cannot be written ({error.strerror}): free some space") from error
         self._end += len(line)
         self._remember(message.key)
+
+    def _moved_away(self) -> bool:
+        assert self._file is not None
+        opened = os.fstat(self._file)
+        try:
+            there = os.stat(self.path)
+        except OSError:
+            return True
+        # A file that became shorter was emptied in place (logrotate's copytruncate).
+        return (there.st_dev, there.st_ino) != (opened.st_dev, opened.st_ino) or opened.st_size < self._end
 
     def close(self) -> None:
         """Closes the file."""

@@ -3,19 +3,25 @@
     Objects / AGVAS / <station> / Seq, Key, Trigger, Triggered, Verdict, Cause, Detail, Score, Findings, Product, Recipe, Bundle, Image
 
 Node ids are ``ns=2;s=<station>.Verdict`` and so on. ``Seq`` is written last: whoever subscribes to it finds all others of that part in
-place. Without certificates the server is open to whoever reaches it, and so it listens on loopback unless told otherwise.
+place. Without a certificate the server is open to whoever reaches it: keep it on loopback or a closed network. With one, clients must sign
+and encrypt (Basic256Sha256), and may be asked for a user name, or be known by certificates of their own.
 """
 
 import asyncio
+import hmac
 import threading
-from typing import Any, Final
+from pathlib import Path
+from typing import Any, Final, NamedTuple
 
 from asyncua import Server, ua
+from asyncua.crypto.truststore import TrustStore
+from asyncua.crypto.validator import CertificateValidator, CertificateValidatorOptions
+from asyncua.server.user_managers import User, UserRole
 
-from agvas_core.contract.errors import DeliveryError
+from agvas_core.contract.errors import DeliveryError, UsageError
 from agvas_runtime.sinks.message import Message
 
-__all__ = ["NAMESPACE", "OpcUaSink"]
+__all__ = ["NAMESPACE", "OpcUaSecurity", "OpcUaSink"]
 
 NAMESPACE: Final = "urn:agvas:line"
 TIMEOUT_S: Final = 10.0
@@ -37,10 +43,48 @@ FIELDS: Final[dict[str, tuple[str, ua.VariantType]]] = {
 }
 
 
+class _OneUser:
+    """Asked by the server who a client is."""
+
+    def __init__(self, security: "OpcUaSecurity") -> None:
+        self._user, self._password = (security.user or "").encode(), (security.password or "").encode()
+
+    def get_user(
+        self, iserver: object, username: str | None = None, password: str | None = None, certificate: object = None
+    ) -> User | None:
+        """A user who may read, or nobody."""
+        given = (username or "").encode(), (password or "").encode()
+        right = hmac.compare_digest(given[0], self._user) & hmac.compare_digest(given[1], self._password)
+        return User(role=UserRole.User) if right else None
+
+
+def _format_of(path: Path) -> str:
+    return "pem" if path.read_bytes().lstrip().startswith(b"-----") else "der"
+
+
+class OpcUaSecurity(NamedTuple):
+    """Who may connect, and how."""
+
+    certificate: Path
+    """Of this server, DER or PEM."""
+    key: Path
+    """Its private key, PEM."""
+    trusted: Path | None = None
+    """Folder with the certificates of the clients that may connect (DER); any client where None."""
+    user: str | None = None
+    """Clients must give this name and ``password``; they need none where None."""
+    password: str | None = None
+
+
 class OpcUaSink:
     """The server and its thread."""
 
-    def __init__(self, host: str = "127.0.0.1", port: int = 4840) -> None:
+    def __init__(self, host: str = "127.0.0.1", port: int = 4840, security: OpcUaSecurity | None = None) -> None:
+        """Raises UsageError where a file of ``security`` is not there."""
+        for path in (security.certificate, security.key, security.trusted) if security is not None else ():
+            if path is not None and not path.exists():
+                raise UsageError(f"the OPC UA sink's {path} is not there: check its name and who may read it")
+        self._security = security
         self.name = f"opcua:{host}:{port}"
         self.endpoint = f"opc.tcp://{host}:{port}/agvas/"
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -57,9 +101,9 @@ class OpcUaSink:
         self._thread.start()
         try:
             self._wait(self._start(), START_S)
-        except (OSError, ua.UaError, TimeoutError) as error:
+        except (OSError, ua.UaError, TimeoutError, ValueError) as error:
             self.close()
-            raise DeliveryError(f"no OPC UA server at {self.endpoint} ({error}): choose another port") from error
+            raise DeliveryError(f"no OPC UA server at {self.endpoint} ({error}): check port, certificate and key") from error
 
     def send(self, message: Message) -> None:
         """Writes the nodes of the message's station."""
@@ -90,11 +134,24 @@ class OpcUaSink:
             raise
 
     async def _start(self) -> None:
-        server = Server()
+        secured = self._security
+        named = secured is not None and secured.user is not None
+        server = Server(user_manager=_OneUser(secured) if secured is not None and named else None)
         await server.init()
         server.set_endpoint(self.endpoint)
         server.set_server_name("AG-VAS")
-        server.set_security_policy([ua.SecurityPolicyType.NoSecurity])
+        if secured is None:
+            server.set_security_policy([ua.SecurityPolicyType.NoSecurity])
+        else:
+            server.set_security_policy([ua.SecurityPolicyType.Basic256Sha256_SignAndEncrypt])
+            await server.load_certificate(secured.certificate, _format_of(secured.certificate))
+            await server.load_private_key(secured.key, format=_format_of(secured.key))
+            server.set_identity_tokens([ua.UserNameIdentityToken] if named else [ua.AnonymousIdentityToken])
+            if secured.trusted is not None:
+                known = TrustStore([secured.trusted], [])
+                await known.load()
+                options = CertificateValidatorOptions.TRUSTED | CertificateValidatorOptions.PEER_CLIENT
+                server.set_certificate_validator(CertificateValidator(options, known))
         self._index = await server.register_namespace(NAMESPACE)
         await server.nodes.objects.add_object(ua.NodeId("AGVAS", self._index), ua.QualifiedName("AGVAS", self._index))
         await server.start()

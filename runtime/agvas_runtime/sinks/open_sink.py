@@ -2,7 +2,7 @@
 
 jsonl:PATH                               lines of a file
 mqtt://[USER@]HOST[:1883]/TOPIC          QoS 1; mqtts:// with TLS; ?retain=1
-opcua://HOST[:4840]                      an OPC UA server in this process
+opcua://[USER@]HOST[:4840]               an OPC UA server in this process; ?certificate=FILE&key=FILE, &trusted=FOLDER of client certificates
 modbus://HOST[:502]/REGISTER             holding registers of a PLC; ?unit=1
 http://..., https://...                  a webhook
 
@@ -29,6 +29,7 @@ class Secrets(NamedTuple):
     webhook_secret: bytes | None = None
     api_key: str | None = None
     """Of triggers that listen beyond loopback."""
+    opcua_password: str | None = None
 
 
 def open_sink(address: str, secrets: Secrets = Secrets()) -> VerdictSink:  # noqa: B008  # immutable
@@ -60,7 +61,11 @@ def open_sink(address: str, secrets: Secrets = Secrets()) -> VerdictSink:  # noq
         raise UsageError(f"the sink {scheme}: has no host: write {scheme}://HOST...")
     if parts.password is not None:
         remedy = (
-            "give it in AGVAS_MQTT_PASSWORD" if scheme.startswith("mqtt") else "leave it out; AGVAS_WEBHOOK_SECRET signs messages"
+            "give it in AGVAS_MQTT_PASSWORD"
+            if scheme.startswith("mqtt")
+            else "give it in AGVAS_OPCUA_PASSWORD"
+            if scheme == "opcua"
+            else "leave it out; AGVAS_WEBHOOK_SECRET signs messages"
         )
         raise UsageError(f"the sink {scheme}://{host} has a password in its address, where others read it: {remedy}")
     if scheme in ("http", "https"):
@@ -68,9 +73,21 @@ def open_sink(address: str, secrets: Secrets = Secrets()) -> VerdictSink:  # noq
 
         return WebhookSink(address, secret=secrets.webhook_secret)
     if scheme == "opcua":
-        from agvas_runtime.sinks.opcua import OpcUaSink
+        from agvas_runtime.sinks.opcua import OpcUaSecurity, OpcUaSink
 
-        return OpcUaSink(host, port or 4840)
+        if unknown := set(query) - {"certificate", "key", "trusted"}:
+            raise UsageError(f"the sink opcua://{host} has the unknown {min(unknown)!r}: there are certificate, key and trusted")
+        files = {name: Path(values[0]) for name, values in query.items()}
+        named = None if parts.username is None else unquote(parts.username)
+        if not files and named is None:
+            return OpcUaSink(host, port or 4840)
+        if not {"certificate", "key"} <= set(files):
+            raise UsageError(
+                f"the sink opcua://{host} needs ?certificate=FILE&key=FILE: without them names and passwords go in the clear"
+            )
+        if named is not None and secrets.opcua_password is None:
+            raise UsageError(f"the sink opcua://{host} has the user {named} and no password: give it in AGVAS_OPCUA_PASSWORD")
+        return OpcUaSink(host, port or 4840, OpcUaSecurity(**files, user=named, password=secrets.opcua_password))
     if scheme == "modbus":
         from agvas_runtime.sinks.modbus import ModbusSink
 

@@ -26,7 +26,7 @@ def common_root(sources: Sequence[str]) -> Path | None:
     """
     folders = []
     for source in sources:
-        if source == "-" or "://" in source:
+        if source == "-" or "://" in source or source.startswith("watch:"):
             return None
         path = Path(os.path.abspath(source))
         if not path.is_dir():

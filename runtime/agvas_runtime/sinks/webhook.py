@@ -44,13 +44,18 @@ class WebhookSink:
         self._connection: http.client.HTTPConnection | None = None
 
     def open(self) -> None:
-        """Makes ready; the connection is made with the first message."""
+        """Connects, so that one that is not there is told at once."""
         self.close()
         if self._tls:
             context = ssl.create_default_context()
             self._connection = http.client.HTTPSConnection(self._host, self._port, timeout=self._timeout_s, context=context)
         else:
             self._connection = http.client.HTTPConnection(self._host, self._port, timeout=self._timeout_s)
+        try:
+            self._connection.connect()
+        except OSError as error:
+            self.close()
+            raise DeliveryError(f"{self.name} is not there ({error or type(error).__name__})") from error
 
     def send(self, message: Message) -> None:
         """Posts, and waits for the answer."""

@@ -1,4 +1,4 @@
-"""A live camera: V4L2 device, RTSP stream, MJPEG over HTTP, or GenICam.
+"""A live camera: V4L2 device, RTSP stream, MJPEG or snapshots over HTTP, or GenICam.
 
     with CameraSource("rtsp://10.0.0.5/line1") as camera:
         for frame in camera:
@@ -27,7 +27,7 @@ from agvas_runtime.images.views import camera_frame
 from agvas_runtime.sources.camera_address import camera_address, without_secrets
 from agvas_runtime.sources.device import V4L2_FORMATS, device_grabber
 from agvas_runtime.sources.genicam import GenicamGrabber
-from agvas_runtime.sources.grabber import Grabber, HttpGrabber, rtsp_grabber
+from agvas_runtime.sources.grabber import Grabber, HttpGrabber, RtspGrabber
 
 __all__ = ["CameraReader", "CameraSource", "Shot", "without_secrets"]
 
@@ -200,6 +200,7 @@ class CameraSource:
         bits: int = 16,
         keep: int = 1,
         block: bool = False,
+        asked: bool = False,
     ) -> None:
         """Args:
             uri: see ``camera_address``.
@@ -209,6 +210,7 @@ class CameraSource:
             bits: used bits of Mono16.
             keep: so many frames wait to be taken; beyond that the oldest is dropped.
             block: drop nothing: the camera is not read while ``keep`` frames wait.
+            asked: ``fire`` asks for each picture, where the camera gives one a request (a snapshot over HTTP).
 
         Raises:
             UsageError: ``uri`` is none of these, or a number is out of range.
@@ -235,7 +237,7 @@ class CameraSource:
         """Frames that the camera sent and nobody took; those that ``every`` leaves out are not counted."""
         self.format: str | None = None
         """What the camera says of its pixels, where it does."""
-        self._every, self._max_pixels, self._keep, self._block = every, max_pixels, keep, block
+        self._every, self._max_pixels, self._keep, self._block, self._asked = every, max_pixels, keep, block, asked
         self._open_timeout_s, self._stall_timeout_s = open_timeout_s, stall_timeout_s
         self._reader: CameraReader | None = None
 
@@ -277,9 +279,9 @@ class CameraSource:
     def _grabber(self) -> Grabber:
         address = self.address
         if address.kind == "http":
-            return HttpGrabber(address.target, self._open_timeout_s, self._stall_timeout_s, self._max_pixels)
+            return HttpGrabber(address.target, self._open_timeout_s, self._stall_timeout_s, self._max_pixels, asked=self._asked)
         if address.kind == "rtsp":
-            return rtsp_grabber(address.target, self._open_timeout_s, self._stall_timeout_s)
+            return RtspGrabber(address.target, self._open_timeout_s, self._stall_timeout_s)
         if address.kind == "genicam":
             return GenicamGrabber(address.target, address.settings)
         return device_grabber(address.target, address.settings, self._raw)

@@ -2,7 +2,7 @@
 
 0, /dev/video0?width=1280                a device of this machine
 rtsp://10.0.0.5/line1                    RTSP
-http://10.0.0.5/video.mjpg               MJPEG over HTTP
+http://10.0.0.5/video.mjpg               MJPEG over HTTP; a URL that answers with one picture is asked again and again
 genicam://Basler-21810700?trigger=Line1  GenICam, by id, serial number or IP address; genicam:// is the first that is found
 """
 

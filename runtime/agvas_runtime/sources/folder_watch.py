@@ -2,9 +2,10 @@
 
     with FolderWatch("incoming/") as source: ...       # watch:incoming on the command line
 
-A file is taken when its size and time stood still between two looks and its bytes are a whole picture. A file that is cut short is
+Its subfolders, too, also those that are made later; hidden ones are left alone. A file is taken when its size and time stood still between two looks and its bytes are a whole picture. A file that is cut short is
 waited for; after ``patience_s`` without a change it is a Frame with an error. It is looked, not listened: folders on a server tell nobody of
-their changes. Names that begin with a dot or end in .tmp or .part are left alone, and files stay where they are.
+their changes. Names that begin with a dot or end in .tmp or .part are left alone, and files stay where they are. A picture that is overwritten
+before its turn came is counted in ``dropped``.
 """
 
 import os
@@ -27,17 +28,26 @@ __all__ = ["WATCH_SCHEME", "FolderWatch", "file_key"]
 WATCH_SCHEME: Final = "watch:"
 LOOK_S: Final = 0.05
 PATIENCE_S: Final = 10.0
+END_BYTES: Final = 64
+
+
+Stamp = tuple[int, int]
+"""Nanoseconds of the last change, and bytes."""
 
 
 class _Seen(NamedTuple):
     """A file at the last look."""
 
-    stamp: tuple[int, int]
-    """Nanoseconds of the last change, and bytes."""
+    stamp: Stamp
+    inode: int
     since_s: float
     """It has stood still since."""
-    tried: bool
+    still: bool = False
+    """It was there, the same, at two looks."""
+    tried: bool = False
     """It stood still before, and was not whole."""
+    whole: bool = False
+    """Its end looks like that of a picture."""
 
 
 class FolderWatch:
@@ -68,61 +78,118 @@ class FolderWatch:
         self.notes: list[str] = []
         self._known, self._look_s, self._patience_s, self._max_pixels, self._bits = known, look_s, patience_s, max_pixels, bits
         self.noted = NotedOnce(self.notes)
+        self.dropped = 0
+        """Pictures that were overwritten before they were taken, as far as a look saw them."""
         self._closed = threading.Event()
-        self._taken: dict[str, tuple[int, int]] = {}
+        self._changed = threading.Condition()
+        self._taken: dict[str, Stamp] = {}
         self._waiting: dict[str, _Seen] = {}
+        self._error: BaseException | None = None
 
     def __iter__(self) -> Iterator[Frame]:
+        # Looks go on while a frame is judged, or what is overwritten meanwhile would be seen by nobody.
+        ended = threading.Event()
+        looker = threading.Thread(target=self._watch, args=(ended,), name="agvas-watch", daemon=True)
+        self._error = None
+        looker.start()
+        try:
+            yield from self._frames()
+        finally:
+            ended.set()
+            looker.join()
+
+    def _frames(self) -> Iterator[Frame]:
         index = 0
         while not self._closed.is_set():
-            for name, stamp in self._look():
+            with self._changed:
+                if self._error is not None:
+                    raise self._error
+                still = sorted(
+                    (name for name, seen in self._waiting.items() if seen.still), key=lambda name: natural_key(Path(name))
+                )
+            for name in still:
                 if self._closed.is_set():
                     return
-                frame = self._frame(name, stamp, index)
+                frame = self._frame(name, index)
                 if frame is not None:
                     yield frame
                     index += 1
-            self._closed.wait(self._look_s)
+            with self._changed:
+                self._changed.wait(self._look_s)
 
-    def _look(self) -> list[tuple[str, tuple[int, int]]]:
-        """Files that stood still since the last look and were not taken, in natural order."""
-        there: dict[str, tuple[int, int]] = {}
+    def _watch(self, ended: threading.Event) -> None:
         try:
-            with os.scandir(self.folder) as entries:
-                for entry in entries:
-                    suffix = Path(entry.name).suffix.lower()
-                    if entry.name.startswith(".") or suffix not in IMAGE_SUFFIXES:
-                        if suffix in OTHER_PICTURES:
+            while not ended.is_set() and not self._closed.is_set():
+                there = self._there()
+                with self._changed:
+                    self._look(there)
+                    self._changed.notify_all()
+                ended.wait(self._look_s)
+        except BaseException as error:  # carried over to the consumer, which raises it
+            with self._changed:
+                self._error = error
+                self._changed.notify_all()
+
+    def _there(self) -> dict[str, tuple[Stamp, int]]:
+        """Image files below the folder: name within it -> stamp and inode."""
+        found: dict[str, tuple[Stamp, int]] = {}
+        seen: set[tuple[int, int]] = set()  # folders may be linked in a circle
+        folders = [""]
+        while folders:
+            inside = folders.pop()
+            try:
+                with os.scandir(self.folder / inside) as entries:
+                    for entry in entries:
+                        name = os.path.join(inside, entry.name)
+                        suffix = os.path.splitext(entry.name)[1].lower()
+                        if entry.name.startswith("."):
+                            continue
+                        if suffix not in IMAGE_SUFFIXES and entry.is_dir():
+                            status = entry.stat()
+                            if (status.st_dev, status.st_ino) not in seen:
+                                seen.add((status.st_dev, status.st_ino))
+                                folders.append(name)
+                        elif suffix in OTHER_PICTURES:
                             kind = OTHER_PICTURES[suffix]
                             self.noted.of(writable_name(entry.path))(f"pictures of the format {kind} ({suffix}) are not read")
-                        continue
-                    if (stamp := _stamp(Path(entry.path))) is not None:  # None: moved on meanwhile
-                        there[entry.name] = stamp
-        except OSError as error:
-            raise self._away(error) from error
+                        elif suffix in IMAGE_SUFFIXES and (stamp := _stamp(Path(entry.path))) is not None:
+                            found[name] = stamp  # None: moved on meanwhile
+            except OSError as error:
+                if not inside or not os.path.isdir(self.folder):
+                    raise self._away(error) from error
+                self.noted.of(writable_name(self.folder / inside))(f"the folder cannot be watched ({error.strerror})")
+        return found
+
+    def _look(self, there: dict[str, tuple[Stamp, int]]) -> None:
+        """Compares what is there with what was."""
         self._taken = {name: stamp for name, stamp in self._taken.items() if name in there}
-        still = []
         now = time.monotonic()
-        for name, stamp in there.items():
+        for name, (stamp, inode) in there.items():
             if self._taken.get(name) == stamp:
                 continue
             seen = self._waiting.get(name)
-            if seen is None or seen.stamp != stamp:
-                self._waiting[name] = _Seen(stamp, now, False)
-            else:
-                still.append((name, stamp))
+            if seen is not None and seen.stamp == stamp:
+                if not seen.still:
+                    self._waiting[name] = seen._replace(still=True, whole=_looks_whole(self.folder / name))
+                continue
+            # A file that grows was written on; one that was whole, or was another file, was a picture that is gone now.
+            self.dropped += seen is not None and not seen.tried and (seen.whole or seen.inode != inode)
+            self._waiting[name] = _Seen(stamp, inode, now)
         self._waiting = {name: seen for name, seen in self._waiting.items() if name in there}
-        return sorted(still, key=lambda item: natural_key(Path(item[0])))
 
-    def _frame(self, name: str, stamp: tuple[int, int], index: int) -> Frame | None:
+    def _frame(self, name: str, index: int) -> Frame | None:
         """The frame of a file that stands still; None where it is to be waited for, or was taken before."""
-        path, seen = self.folder / name, self._waiting[name]
+        with self._changed:
+            seen = self._waiting.get(name)
+        if seen is None or not seen.still:
+            return None  # moved, or written anew
+        path, stamp = self.folder / name, seen.stamp
         key = file_key(path, stamp)
         patient = time.monotonic() - seen.since_s < self._patience_s
         if seen.tried and patient:
             return None  # nothing has changed since it was not whole
         if self._known(key):
-            self._take(name, stamp)
+            self._take(name, seen)
             return None
         start = time.perf_counter()
         try:
@@ -134,10 +201,13 @@ class FolderWatch:
             now = _stamp(path)
         except OSError as caught:
             raise self._away(caught) from caught
-        if (error is not None and patient) or now != stamp:  # not whole yet, or it changed while it was read
-            self._waiting[name] = seen._replace(tried=True)
+        if (error is not None and patient) or now is None or now[0] != stamp:
+            # Not whole yet, or it changed while it was read.
+            with self._changed:
+                if (found := self._waiting.get(name)) is not None and found.stamp == stamp:
+                    self._waiting[name] = found._replace(tried=True)
             return None
-        self._take(name, stamp)
+        self._take(name, seen)
         return Frame(writable_name(path), index, image=image, error=error, path=path, read_ms=read_ms, trigger=key)
 
     def _read(self, path: Path) -> NDArray[np.uint8]:
@@ -146,13 +216,17 @@ class FolderWatch:
     def _away(self, error: OSError) -> SourceError:
         return SourceError(f"{self.folder} cannot be watched ({error.strerror}): make it, or check disk and network")
 
-    def _take(self, name: str, stamp: tuple[int, int]) -> None:
-        del self._waiting[name]
-        self._taken[name] = stamp
+    def _take(self, name: str, seen: _Seen) -> None:
+        with self._changed:
+            self._taken[name] = seen.stamp
+            if (found := self._waiting.get(name)) is not None and found.stamp == seen.stamp:
+                del self._waiting[name]
 
     def close(self) -> None:
         """Ends an iteration under way."""
         self._closed.set()
+        with self._changed:
+            self._changed.notify_all()
 
     def __enter__(self) -> "FolderWatch":
         return self
@@ -166,8 +240,22 @@ def file_key(path: Path, stamp: tuple[int, int]) -> str:
     return writable_name(f"{os.path.realpath(path)} {stamp[0]} {stamp[1]}")
 
 
-def _stamp(path: Path) -> tuple[int, int] | None:
-    """Of a file, or of a link that leads to none; None where there is neither.
+def _looks_whole(path: Path) -> bool:
+    """Whether the last bytes are those that end a picture; True for formats that have no end."""
+    ends = {".png": b"IEND", ".jpg": b"\xff\xd9", ".jpeg": b"\xff\xd9"}
+    wanted = ends.get(path.suffix.lower())
+    if wanted is None:
+        return True
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - END_BYTES))
+            return wanted in file.read(END_BYTES)
+    except OSError:
+        return False
+
+
+def _stamp(path: Path) -> tuple[Stamp, int] | None:
+    """Stamp and inode of a file, or of a link that leads to none; None where there is neither.
 
     Raises:
         OSError: the folder itself is away.
@@ -179,4 +267,4 @@ def _stamp(path: Path) -> tuple[int, int] | None:
             found = path.lstat()
         except FileNotFoundError:
             return None
-    return found.st_mtime_ns, found.st_size
+    return (found.st_mtime_ns, found.st_size), found.st_ino

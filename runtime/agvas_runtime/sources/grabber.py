@@ -1,16 +1,11 @@
 """How frames are got out of each kind of camera, one at a time; ``camera`` runs one of these in its thread."""
 
-import http.client
-import math
-import os
-import re
 import socket
+import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from typing import Final, Protocol
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 import cv2
 import numpy as np
@@ -19,123 +14,30 @@ from numpy.typing import NDArray
 from agvas_core.contract.errors import ImageError, SourceError
 from agvas_runtime.images.frame import Sent
 from agvas_runtime.images.read import decode_image, quiet_opencv
+from agvas_runtime.sources.ffmpeg import DecodedFrame, VideoStream
+from agvas_runtime.sources.http_camera import HttpPictures
 
-__all__ = ["CaptureGrabber", "Grabber", "HttpGrabber", "MjpegStream", "reach", "rtsp_grabber"]
-
-
-# Whole JPEG pictures out of an ``http://`` MJPEG stream (multipart/x-mixed-replace).
-#
-# Not left to FFmpeg, which hands out the last picture half grey when the connection breaks inside it.
-
-
-CHUNK_BYTES = 1 << 16
-PICTURE_BYTES_MOST = 256 << 20  # no camera comes near it; a stream that does is no MJPEG
-HEAD_BYTES_MOST = 1 << 16
-
-
-class MjpegStream:
-    """Opens on construction; iterating gives the bytes of one JPEG after the other, each received to its end.
-
-    Raises SourceError where there is no such stream, or it ends, breaks off or is silent for ``timeout_s``.
-    """
-
-    def __init__(self, url: str, timeout_s: float, read_timeout_s: float) -> None:
-        parts = urlsplit(url)
-        # Cameras stand in the same network: never through the proxy that the environment may name.
-        handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler({})]
-        bare = urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path or "/", parts.query, ""))
-        if parts.username is not None:
-            passwords = urllib.request.HTTPPasswordMgrWithDefaultRealm()
-            passwords.add_password(None, bare, unquote(parts.username), unquote(parts.password or ""))
-            handlers += [urllib.request.HTTPBasicAuthHandler(passwords), urllib.request.HTTPDigestAuthHandler(passwords)]
-        try:
-            self._response: http.client.HTTPResponse = urllib.request.build_opener(*handlers).open(bare, timeout=timeout_s)
-        except urllib.error.HTTPError as error:
-            with error:
-                raise SourceError(f"the camera answers {error.code} {error.reason}") from error
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            reason = getattr(error, "reason", error)  # URLError wraps the error of the socket
-            raise SourceError(getattr(reason, "strerror", None) or str(reason) or type(error).__name__) from error
-        kind = self._response.headers.get_content_type()
-        boundary = self._response.headers.get_param("boundary")
-        if not kind.startswith("multipart/") or not isinstance(boundary, str):
-            self.close()
-            raise SourceError(f"it answers with {kind}, not with multipart/x-mixed-replace (MJPEG)")
-        # Some cameras count the leading dashes in, some do not.
-        self._boundary = b"--" + boundary.strip().lstrip("-").encode("latin-1")
-        self._buffer = b""
-        self._set_read_timeout(read_timeout_s)
-
-    def _set_read_timeout(self, seconds: float) -> None:
-        raw = getattr(self._response.fp, "raw", None)
-        sock = getattr(raw, "_sock", None)  # http.client has no public way to the socket of an open answer
-        if sock is not None:
-            sock.settimeout(seconds)
-
-    def __iter__(self) -> Iterator[bytes]:
-        self._buffer = self._until(self._boundary, HEAD_BYTES_MOST)[1]
-        while True:
-            head, self._buffer = self._until(re.compile(rb"\r?\n\r?\n"), HEAD_BYTES_MOST)
-            stated = re.search(rb"^content-length:\s*(\d{1,12})\s*$", head, re.IGNORECASE | re.MULTILINE)
-            if stated is not None:
-                # Given out before the next boundary is waited for, which cameras send with the next picture.
-                yield self._exactly(int(stated.group(1)))
-                self._buffer = self._until(self._boundary, HEAD_BYTES_MOST)[1]
-            else:
-                picture, self._buffer = self._until(self._boundary, PICTURE_BYTES_MOST)
-                yield picture
-
-    def _until(self, sign: bytes | re.Pattern[bytes], most: int) -> tuple[bytes, bytes]:
-        """What comes before ``sign``, and what has been received behind it."""
-        pattern = re.compile(re.escape(sign)) if isinstance(sign, bytes) else sign
-        received = bytearray(self._buffer)
-        start = 0
-        while (match := pattern.search(received, start)) is None:
-            if len(received) > most:
-                raise SourceError(f"it sent {len(received)} bytes without {pattern.pattern!r}: it is no MJPEG")
-            start = max(0, len(received) - 128)  # the sign may be cut by a chunk
-            received += self._chunk()
-        return bytes(received[: match.start()]), bytes(received[match.end() :])
-
-    def _exactly(self, count: int) -> bytes:
-        if count > PICTURE_BYTES_MOST:
-            raise SourceError(f"it announces a picture of {count} bytes; {PICTURE_BYTES_MOST} is the most")
-        received = bytearray(self._buffer)
-        while len(received) < count:
-            received += self._chunk()
-        self._buffer = bytes(received[count:])
-        return bytes(received[:count])
-
-    def _chunk(self) -> bytes:
-        try:
-            chunk = self._response.read1(CHUNK_BYTES)
-        except TimeoutError as error:
-            raise SourceError("it sends nothing any more") from error
-        except (OSError, http.client.HTTPException) as error:
-            raise SourceError(f"the connection broke ({error})") from error
-        if not chunk:
-            raise SourceError("the camera closed the connection")
-        return chunk
-
-    def close(self) -> None:
-        self._response.close()
+__all__ = ["CaptureGrabber", "Grabber", "HttpGrabber", "RtspGrabber", "reach"]
 
 
 # Whether the host of a network camera takes connections.
 
 
+POLL_S: Final = 0.1  # between two requests for a snapshot
+ASKED_WAIT_S: Final = 0.2
+ASKED_LOOK_S: Final = 1.0  # so often a camera that nobody asks is looked for
 ATTEMPT_S: Final = 0.5
 PORTS: Final = {"http": 80, "https": 443, "rtsp": 554, "rtsps": 322}
 
 
-def reach(url: str, timeout_s: float) -> None:
-    """Returns once a connection is taken, or refused with words, which whoever opens the stream will hear.
+def reach(url: str, timeout_s: float, *, refusal_counts: bool = False) -> None:
+    """Returns once a connection is taken, or refused with words, which whoever opens the stream will hear; unless ``refusal_counts``.
 
     A cable that is out swallows packets. TCP waits 1, 2, 4 s until it sends the first one again, so that an attempt that began then would
     find a camera late that has long been back; short attempts find it at once.
 
     Raises:
-        SourceError: nothing for ``timeout_s``.
+        SourceError: nothing for ``timeout_s``, or a refusal where it counts.
     """
     parts = urlsplit(url)
     end_s = time.monotonic() + timeout_s
@@ -145,12 +47,12 @@ def reach(url: str, timeout_s: float) -> None:
             return
         except TimeoutError:
             continue
-        except OSError:
+        except OSError as error:
+            if refusal_counts:
+                raise SourceError(f"its host takes no connection ({error.strerror or error})") from error
             return
     raise SourceError("its host does not answer")
 
-
-THREADS: Final = 2  # of the decoder; each but the first holds a frame back, and OpenCV would take one for each core
 
 Rgb = NDArray[np.uint8]
 
@@ -185,23 +87,35 @@ class Grabber(Protocol):
 
 
 class HttpGrabber:
-    """MJPEG over HTTP. A picture that arrived broken is an ImageError; the stream goes on."""
+    """MJPEG, or snapshots, over HTTP. A picture that arrived broken is an ImageError; the stream goes on."""
 
     missed = 0
 
-    def __init__(self, url: str, open_timeout_s: float, stall_timeout_s: float, max_pixels: int) -> None:
-        self._url, self._max_pixels = url, max_pixels
+    def __init__(self, url: str, open_timeout_s: float, stall_timeout_s: float, max_pixels: int, *, asked: bool = False) -> None:
+        """``asked``: of a camera that gives one picture a request, each is asked for by ``fire``, and shows what is there then."""
+        self._url, self._max_pixels, self._asked = url, max_pixels, asked
         self._open_timeout_s, self._stall_timeout_s = open_timeout_s, stall_timeout_s
-        self._stream: MjpegStream | None = None
+        self._stream: HttpPictures | None = None
         self._pictures: Iterator[bytes] = iter(())
         self._picture = b""
+        self._fired = threading.Semaphore(0)
+        self._seen_s = 0.0
 
     def open(self) -> None:
         reach(self._url, self._open_timeout_s)
-        self._stream = MjpegStream(self._url, self._open_timeout_s, self._stall_timeout_s)
+        self._stream = HttpPictures(self._url, self._open_timeout_s, self._stall_timeout_s, poll_s=POLL_S)
         self._pictures = iter(self._stream)
 
-    def grab(self) -> bool:
+    def grab(self) -> bool | None:
+        assert self._stream is not None, "open() comes first"
+        if self._asked and self._stream.is_snapshot:
+            if not self._fired.acquire(timeout=ASKED_WAIT_S):
+                if time.monotonic() - self._seen_s > ASKED_LOOK_S:
+                    self._seen_s = time.monotonic()
+                    reach(self._url, ATTEMPT_S, refusal_counts=True)
+                return False
+            self._picture = self._stream.ask()
+            return True
         self._picture = next(self._pictures)  # raises SourceError at the end, never StopIteration
         return True
 
@@ -212,7 +126,7 @@ class HttpGrabber:
             return error
 
     def fire(self) -> None:
-        """Runs free."""
+        self._fired.release()
 
     def close(self) -> None:
         if self._stream is not None:
@@ -224,24 +138,18 @@ class CaptureGrabber:
 
     missed = 0
 
-    def __init__(
-        self, connect: Callable[[cv2.VideoCapture], None], raw: tuple[str, int] | None = None, *, stall_s: float = math.inf
-    ) -> None:
-        """Args:
-        raw: pixel format and bits of what ``connect`` has the camera send.
-        stall_s: what comes after so long a silence is a frame that the decoder held back, and as old.
-        """
-        self._connect, self._raw, self._stall_s, self._capture = connect, raw, stall_s, cv2.VideoCapture()
+    def __init__(self, connect: Callable[[cv2.VideoCapture], None], raw: tuple[str, int] | None = None) -> None:
+        """``raw``: pixel format and bits of what ``connect`` has the camera send."""
+        self._connect, self._raw, self._capture = connect, raw, cv2.VideoCapture()
 
     def open(self) -> None:
         with quiet_opencv():
             self._connect(self._capture)
 
     def grab(self) -> bool:
-        began_s = time.monotonic()
         with quiet_opencv():
             grabbed = self._capture.grab()
-        if not grabbed or time.monotonic() - began_s >= self._stall_s:
+        if not grabbed:
             raise SourceError("it sends no frames any more")
         return True
 
@@ -263,16 +171,51 @@ class CaptureGrabber:
         self._capture.release()
 
 
-def rtsp_grabber(url: str, open_timeout_s: float, stall_timeout_s: float) -> Grabber:
-    """RTSP through FFmpeg, over TCP where the camera offers it (OpenCV's default)."""
-    # FFmpeg would hold 20 frames back to guess their rate: a second of a camera, seconds of a slow one. OpenCV reads this when it opens.
-    os.environ.setdefault("OPENCV_FFMPEG_CAPTURE_OPTIONS", "rtsp_transport;tcp|fpsprobesize;0")
-    open_ms, read_ms = int(open_timeout_s * 1000), int(stall_timeout_s * 1000)
-    options = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, open_ms, cv2.CAP_PROP_READ_TIMEOUT_MSEC, read_ms, cv2.CAP_PROP_N_THREADS, THREADS]
+class RtspGrabber:
+    """RTSP through FFmpeg, over TCP. A frame that lost packets is an ImageError; the stream goes on."""
 
-    def connect(capture: cv2.VideoCapture) -> None:
-        reach(url, open_timeout_s)
-        if not capture.open(url, cv2.CAP_FFMPEG, options):
-            raise SourceError("no RTSP stream answers")
+    missed = 0
 
-    return CaptureGrabber(connect, stall_s=stall_timeout_s)
+    def __init__(self, url: str, open_timeout_s: float, stall_timeout_s: float) -> None:
+        self._url, self._open_timeout_s, self._stall_timeout_s = url, open_timeout_s, stall_timeout_s
+        self._stream: VideoStream | None = None
+        self._frames: Iterator[DecodedFrame] = iter(())
+        self._frame: DecodedFrame | None = None
+
+    def open(self) -> None:
+        reach(self._url, self._open_timeout_s)
+        # FFmpeg would hold 20 frames back to guess their rate: a second of a camera, seconds of a slow one.
+        options = {"rtsp_transport": "tcp", "fpsprobesize": "0"}
+        try:
+            self._stream = VideoStream(
+                self._url,
+                options=options,
+                open_timeout_s=self._open_timeout_s,
+                read_timeout_s=self._stall_timeout_s,
+                low_delay=True,
+            )
+        except SourceError as error:
+            raise SourceError(f"no RTSP stream answers ({error})") from None
+        self._frames = iter(self._stream)
+
+    def grab(self) -> bool:
+        began_s = time.monotonic()
+        self._frame = next(self._frames, None)
+        # What comes after so long a silence is a frame that the decoder held back, and as old.
+        if self._frame is None or time.monotonic() - began_s >= self._stall_timeout_s:
+            raise SourceError("it sends no frames any more")
+        return True
+
+    def retrieve(self) -> Rgb | ImageError:
+        assert self._frame is not None, "grab() comes first"
+        try:
+            return self._frame.rgb()
+        except ImageError as error:
+            return error
+
+    def fire(self) -> None:
+        """Runs free."""
+
+    def close(self) -> None:
+        if self._stream is not None:
+            self._stream.close()

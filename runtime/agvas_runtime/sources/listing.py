@@ -1,12 +1,13 @@
 """From what the user names to a list of files."""
 
+import codecs
 import difflib
 import glob
 import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -49,8 +50,21 @@ def _lines(stdin: TextIO | None) -> Iterator[str]:
     if stdin is None:  # what Python makes of one that the shell closed
         raise UsageError("stdin is closed; a list of paths is needed on it: pipe one in, or name the files")
     # Linux allows bytes in file names that are no UTF-8, and a list of such names is not to stop at them.
-    raw: Iterable[bytes | str] = getattr(stdin, "buffer", stdin)
-    return (os.fsdecode(line).rstrip("\r\n") for line in raw)
+    binary = getattr(stdin, "buffer", None)
+    if binary is None:
+        return (line.rstrip("\r\n").removeprefix("\ufeff") for line in stdin)
+    return _paths_of(binary.read())
+
+
+def _paths_of(data: bytes) -> Iterator[str]:
+    """Lines of a list. Windows writes it as UTF-16, or begins it with a byte order mark."""
+    for mark, encoding in ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be")):
+        if data.startswith(mark):
+            data = data[len(mark) :]
+            if encoding != "utf-8":
+                data = data.decode(encoding, "surrogatepass").encode("utf-8", "surrogatepass")
+            break
+    return (os.fsdecode(line).rstrip("\r\n") for line in data.split(b"\n"))
 
 
 def _files(spec: str | Path, notes: list[str]) -> list[Path]:

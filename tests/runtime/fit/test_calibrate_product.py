@@ -22,7 +22,7 @@ from agvas_runtime.batch.cli import batch
 from agvas_runtime.bundle import load_bundle
 from agvas_runtime.line.app.replay_cli import replay_command
 from agvas_runtime.line.ledger.ledger import Ledger
-from agvas_runtime.line.recipe.cli import lint, new
+from agvas_runtime.line.recipe.cli import activate, lint, new
 from agvas_runtime.line.recipe.file import read_recipe
 
 Rgb = NDArray[np.uint8]
@@ -180,6 +180,10 @@ def test_thresholds_that_are_not_the_product_s_are_said_loudly(
     found["thresholds"]["seed_threshold"] = 0.9999
     found["deadline_ms"] = 60000
     recipe.write_text(yaml.safe_dump(found))
+    assert call(app, *arguments, "--check") == call(app, *arguments) == call(lint, recipe) == 2
+    assert "0.9999" in capsys.readouterr().err
+    assert call(activate, recipe, "--store", tmp_path / "store") == 0  # by name, so it goes
+    arguments[2] = tmp_path / "store"
     assert call(app, *arguments, "--check") == 0
     said = capsys.readouterr().out
     assert "WARN  product" in said and "0.9999" in said
@@ -187,7 +191,10 @@ def test_thresholds_that_are_not_the_product_s_are_said_loudly(
     assert "0.9999" in capsys.readouterr().err
     with Ledger(state) as ledger:
         ((detail,),) = ledger.read("SELECT detail FROM events WHERE kind = 'thresholds'")
+        assert len(ledger.read("SELECT detail FROM events WHERE kind = 'not-calibrated'")) == 1
     assert "seed_threshold" in detail
+    del found["calibration"]
+    recipe.write_text(yaml.safe_dump(found))
     assert call(lint, recipe) == 0
     assert "differ from those of its product" in capsys.readouterr().out
 

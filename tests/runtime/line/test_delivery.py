@@ -5,20 +5,30 @@ The other sides are real: mosquitto, an OPC UA client, a Modbus server, an HTTP 
 
 import asyncio
 import atexit
+import gzip
 import hmac
 import http.server
 import json
+import os
 import secrets
 import shutil
 import socket
+import ssl
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from agvas_core.contract.errors import DeliveryError, UsageError
 from agvas_runtime.line.ledger.check import check_ledger
@@ -117,6 +127,31 @@ def test_lines_of_a_file_come_once_also_when_they_are_sent_again(tmp_path: Path)
         sink.send(message(number))
     sink.close()
     assert [json.loads(line)["seq"] for line in (tmp_path / "v.jsonl").read_text().splitlines()] == [1, 3, 2, 4]
+
+
+@pytest.mark.parametrize("kind", ["moved", "removed", "emptied", "compressed"])
+def test_lines_go_to_the_file_of_that_name_and_verify_looks_at_what_lies_there(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "v.jsonl"
+    with delivering(tmp_path, JsonLinesSink(path)) as (ledger, courier):
+        give(ledger, 2)
+        until(lambda: courier.pending == 0)
+        if kind == "moved":
+            path.rename(tmp_path / "v.jsonl.1")
+        elif kind == "compressed":
+            (tmp_path / "v.jsonl-20261130.gz").write_bytes(gzip.compress(path.read_bytes()))
+            path.unlink()
+        elif kind == "removed":
+            path.unlink()
+        else:
+            os.truncate(path, 0)
+        give(ledger, 2)
+        until(lambda: courier.pending == 0)
+    assert [json.loads(line)["seq"] for line in path.read_text().splitlines()] == [3, 4]
+    faults = check_ledger(tmp_path / "line", delivered=True).faults
+    if kind in ("moved", "compressed"):
+        assert faults == []
+    else:
+        assert len(faults) == 1 and "parts 1, 2" in faults[0]
 
 
 class Hook(http.server.ThreadingHTTPServer):
@@ -315,6 +350,116 @@ def test_an_opcua_client_reads_the_last_verdict_and_hears_of_the_next() -> None:
         assert asyncio.run(look()) == ("FAIL", 0.75, [7, 8])
     finally:
         sink.close()
+
+
+def certificate(folder: Path, name: str, uri: str = "urn:agvas:test") -> tuple[Path, Path]:
+    """A certificate made on the spot, that signs itself: PEM and key; DER beside them."""
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    now = datetime.now(UTC)
+    names = x509.SubjectAlternativeName(
+        [x509.UniformResourceIdentifier(uri), x509.DNSName("localhost"), x509.IPAddress(ip_address("127.0.0.1"))]
+    )
+    usage = dict.fromkeys(
+        ("content_commitment", "key_cert_sign", "data_encipherment", "digital_signature", "key_encipherment"), True
+    )
+    made = (
+        x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(names, False)
+        .add_extension(x509.BasicConstraints(True, None), True)
+        .add_extension(
+            x509.KeyUsage(**usage, key_agreement=False, crl_sign=False, encipher_only=False, decipher_only=False), True
+        )
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]), False)
+        .sign(key, hashes.SHA256())
+    )
+    folder.mkdir(exist_ok=True)
+    pem, private = folder / f"{name}.pem", folder / f"{name}-key.pem"
+    pem.write_bytes(made.public_bytes(Encoding.PEM))
+    (folder / f"{name}.der").write_bytes(made.public_bytes(Encoding.DER))
+    private.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    return pem, private
+
+
+@pytest.mark.slow
+def test_an_opcua_client_needs_certificate_name_and_password_where_they_are_asked_for(tmp_path: Path) -> None:
+    from asyncua import Client, ua
+    from asyncua.crypto.security_policies import SecurityPolicyBasic256Sha256
+
+    pem, key = certificate(tmp_path, "server", "urn:freeopcua:python:server")
+    mine = certificate(tmp_path, "client", "urn:test:client")
+    other = certificate(tmp_path, "other", "urn:test:client")
+    (tmp_path / "trusted").mkdir()
+    shutil.copy(tmp_path / "client.der", tmp_path / "trusted")
+    port = free_port()
+    with pytest.raises(UsageError, match="certificate=FILE"):
+        open_sink(f"opcua://plc@127.0.0.1:{port}", Secrets(opcua_password="s3cret"))
+    address = f"opcua://plc@127.0.0.1:{port}?certificate={pem}&key={key}&trusted={tmp_path / 'trusted'}"
+    with pytest.raises(UsageError, match="AGVAS_OPCUA_PASSWORD"):
+        open_sink(address)
+    sink = open_sink(address, Secrets(opcua_password="s3cret"))
+    assert isinstance(sink, OpcUaSink)
+    sink.open()
+    sink.send(message(7))
+
+    async def verdict(files: tuple[Path, Path] | None, user: str | None, password: str = "") -> str:
+        client = Client(sink.endpoint)
+        client.application_uri = "urn:test:client"
+        if files is not None:
+            await client.set_security(SecurityPolicyBasic256Sha256, *map(str, files), mode=ua.MessageSecurityMode.SignAndEncrypt)
+        if user is not None:
+            client.set_user(user)
+            client.set_password(password)
+        async with client:
+            index = await client.get_namespace_index("urn:agvas:line")
+            return str(await client.get_node(f"ns={index};s=s.Verdict").read_value())
+
+    try:
+        assert asyncio.run(verdict(mine, "plc", "s3cret")) == "FAIL"
+        for files, user, password in (
+            (None, None, ""), (mine, None, ""), (mine, "plc", "wrong"), (mine, "root", "s3cret"), (other, "plc", "s3cret"),
+        ):  # fmt: skip
+            with pytest.raises((ua.UaError, OSError, TimeoutError)):
+                asyncio.run(verdict(files, user, password))
+    finally:
+        sink.close()
+
+
+@pytest.mark.skipif(shutil.which("mosquitto", path="/usr/sbin:/usr/bin") is None, reason="mosquitto is not installed")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # paho leaves the socket of a failed handshake
+def test_a_broker_is_spoken_to_over_tls_where_its_certificate_is_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pem, key = certificate(tmp_path, "server")
+    key.chmod(0o644)
+    port, plain = free_port(), free_port()
+    secured = f"listener {port} 127.0.0.1\ncertfile {pem}\nkeyfile {key}\nallow_anonymous true\n"
+    with mosquitto(plain, tmp_path, f"allow_anonymous true\n{secured}"):
+        sink = open_sink(f"mqtts://127.0.0.1:{port}/t")
+        with pytest.raises(DeliveryError, match="certificate verify failed"):
+            sink.open()
+        monkeypatch.setenv("SSL_CERT_FILE", str(pem))
+        sink.open()
+        sink.send(message(1))
+        sink.close()
+
+
+def test_a_webhook_is_spoken_to_over_tls_where_its_certificate_is_trusted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pem, key = certificate(tmp_path, "server")
+    with hook([]) as server:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(pem, key)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        sink = WebhookSink(f"https://localhost:{server.server_port}/in")
+        with pytest.raises(DeliveryError, match="certificate verify failed"):
+            sink.open()
+        monkeypatch.setenv("SSL_CERT_FILE", str(pem))
+        sink.open()
+        sink.send(message(1))
+        sink.close()
+    assert [json.loads(body)["seq"] for _, body in server.got] == [1]
 
 
 def test_a_plc_has_the_verdict_in_its_registers() -> None:

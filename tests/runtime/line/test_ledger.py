@@ -65,11 +65,11 @@ def test_a_second_writer_is_refused_and_a_reader_is_not(ledger: Ledger) -> None:
 def test_a_trigger_left_by_a_killed_process_gets_its_no_verdict_and_its_message(tmp_path: Path) -> None:
     with Ledger(tmp_path, sinks=["a"], ballast=small_ballast(tmp_path)) as ledger:
         settled(ledger, "1")
-        ledger.open_part("s", "2", deadline_ms=100)
+        ledger.open_part("s", "2", deadline_ms=100, frame="in/2.png")
     assert check_ledger(tmp_path).unsettled == 1
     with Ledger(tmp_path, sinks=["a", "b"], ballast=small_ballast(tmp_path)) as ledger:
         assert ledger.recovered == 1
-        assert ledger.read("SELECT cause FROM parts WHERE seq = 2") == [("engine",)]
+        assert ledger.read("SELECT cause, frame FROM parts WHERE seq = 2") == [("engine", "in/2.png")]
         assert ledger.read("SELECT sink, seq FROM deliveries") == [("a", 1), ("a", 2)]
         settled(ledger, "3")
         assert ledger.read("SELECT sink FROM deliveries WHERE seq = 3 ORDER BY 1") == [("a",), ("b",)]

@@ -1,17 +1,22 @@
 """What the command on the line promises: run as a user runs it, with a real process, real files and real signals."""
 
+import csv
 import http.client
 import json
 import os
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
+import threading
+import time
 import urllib.request
 from collections.abc import Callable
 from contextlib import closing
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -22,18 +27,24 @@ from agvas.fitting.calibrate_cli import calibrate
 from agvas.line import line as line_verb
 from agvas.run import run as app
 from agvas_core.contract.command_line import exit_code_of
+from agvas_runtime.line.app import run as run_module
 from agvas_runtime.line.app.metrics import Metrics, MetricsServer
 from agvas_runtime.line.calibration.cli import with_keys
 from agvas_runtime.line.ledger.check import check_ledger
 from agvas_runtime.line.ledger.cli import export, show, verify
+from agvas_runtime.line.ledger.images import wanted
 from agvas_runtime.line.ledger.ledger import LEDGER_NAME, Ledger
+from agvas_runtime.line.ledger.settlement import Cause, without_verdict
+from agvas_runtime.line.recipe.cli import activate, lint
 from agvas_runtime.line.recipe.file import parse_recipe, read_recipe
 from agvas_runtime.line.recipe.image_limits import DirtWatch, image_facts, image_fault
-from agvas_runtime.line.recipe.recipe import Calibration, ImageLimits
+from agvas_runtime.line.recipe.recipe import Calibration, ImageLimits, Keep
 from agvas_runtime.line.recipe.store import RecipeStore
 from agvas_runtime.line.station.drift import DriftMonitor
+from agvas_runtime.line.station.reloader import RecipeFollower
+from agvas_runtime.masks.result import Verdict
 
-from .conftest import write_part
+from .conftest import small_ballast, write_part
 
 MakePart = Callable[..., np.ndarray]
 
@@ -222,7 +233,7 @@ def test_calibration_writes_a_recipe_that_keeps_its_promise_and_its_comments(
     assert call(calibrate, *options, "--max-false-reject", 0.3, "--confidence", 0.9) == 0
     out = capsys.readouterr().out
     found = read_recipe(parts / "r-calibrated.yaml")
-    assert "# mine" in found.text and "# the last word" in found.text and found.text.count("thresholds:") == 1
+    assert "# mine" in found.text and "# the last word" in found.text and found.text.count("\nthresholds:") == 1
     record = found.recipe.calibration
     assert record is not None and (record.good_parts, record.bad_parts, record.escapes) == (12, 3, 0)
     assert found.recipe.bundle == record.bundle and found.recipe.frame is not None
@@ -233,6 +244,109 @@ def test_calibration_writes_a_recipe_that_keeps_its_promise_and_its_comments(
     assert call(calibrate, *options) == 4
     assert "586 more" in capsys.readouterr().err
     assert read_recipe(parts / "r-calibrated.yaml").recipe.calibration is not None
+
+
+def test_a_run_without_a_verdict_is_no_success(parts: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (parts / "r.yaml").write_text(f"product: part\nmodel: {tiny_bundle}\nframe: {{width_px: 7, height_px: 7}}\n")
+    started = [parts / "bad", "--recipe", parts / "r.yaml", "--state", parts / "line", "--threads", 1]
+    assert run(*started) == 5
+    assert "none of the parts has a verdict" in capsys.readouterr().err
+
+
+def test_a_clock_that_jumps_is_an_event(parts: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (parts / "r.yaml").write_text(f"product: part\nmodel: {tiny_bundle}\ndeadline_ms: 60000\n")
+    real = time.time
+    asked = iter(range(10**9))
+    monkeypatch.setattr(
+        run_module, "time", SimpleNamespace(monotonic=time.monotonic, time=lambda: real() + 7200 * (next(asked) > 0))
+    )
+    assert run(parts / "good", "--recipe", parts / "r.yaml", "--state", parts / "line", "--threads", 1) == 0
+    with Ledger(parts / "line") as ledger:
+        (detail,) = (row[0] for row in ledger.read("SELECT detail FROM events WHERE kind = 'clock'"))
+    assert "+7200" in detail
+
+
+def test_the_first_parts_are_kept_whatever_their_verdict() -> None:
+    keep = Keep(first=3, sample_every=5)
+    assert [number for number in range(1, 12) if wanted(keep, Verdict.PASS, number)] == [1, 2, 3, 5, 10]
+    assert Keep().first == 200
+
+
+def test_the_check_reaches_webhooks(parts: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (parts / "r.yaml").write_text(f"product: part\nmodel: {tiny_bundle}\ndeadline_ms: 60000\n")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        sink = f"http://127.0.0.1:{free.getsockname()[1]}/hook"  # bound, and nobody listens
+        started = [parts / "good", "--recipe", parts / "r.yaml", "--state", parts / "line", "--sink", sink, "--threads", 1]
+        assert run(*started, "--check") == 3
+    assert "FAIL  sink" in capsys.readouterr().out
+
+
+def test_a_spreadsheet_runs_nothing_of_an_export(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "line", ballast=small_ballast(tmp_path / "line")) as ledger:
+        part = ledger.open_part("s", '=HYPERLINK("http://x")', deadline_ms=100)
+        ledger.settle(part.seq, without_verdict(Cause.ENGINE, "+1", 1.0, frame="@x.png"))
+    assert call(export, tmp_path / "line", "--format", "csv", "-o", tmp_path / "e.csv") == 0
+    (row,) = csv.DictReader((tmp_path / "e.csv").read_text().splitlines())
+    assert (row["trigger_key"], row["detail"], row["frame"]) == ('\'=HYPERLINK("http://x")', "'+1", "'@x.png")
+    assert float(row["deadline_ms"]) == 100
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "fact"),
+    [
+        ("thresholds", {"threshold": 0.4, "seed_threshold": 0.9999}, "0.9999"),
+        ("product", "washer", "washer"),
+        ("rules", [{"max_count": 50}], "rules"),
+    ],
+)
+def test_a_recipe_that_was_edited_beside_its_calibration_record_goes_only_where_it_is_activated(
+    parts: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str], key: str, value: object, fact: str
+) -> None:
+    (parts / "r.yaml").write_text(f"product: part\nmodel: {tiny_bundle}\ndeadline_ms: 60000\n")
+    options = ["--max-false-reject", 0.3, "--confidence", 0.9]
+    assert call(calibrate, "--good", parts / "good", "--recipe", parts / "r.yaml", *options) == 0
+    path = parts / "r-calibrated.yaml"
+    assert call(lint, path) == 0
+    path.write_text(with_keys(path.read_text(), {"deadline_ms": 50000}))  # nothing that a verdict depends on
+    assert call(lint, path) == 0
+    path.write_text(with_keys(path.read_text(), {key: value}))
+    capsys.readouterr()
+    assert call(lint, path) == 2
+    assert fact in capsys.readouterr().err
+    started = [parts / "bad", "--state", parts / "line", "--threads", 1, "--recipe"]
+    assert run(*started, path, "--check") == run(*started, path) == 2
+    assert fact in capsys.readouterr().err
+    store = parts / "store"
+    assert call(activate, path, "--store", store) == 0
+    assert run(*started, store) == 0
+    with Ledger(parts / "line") as ledger:
+        ((detail,),) = ledger.read("SELECT detail FROM events WHERE kind = 'not-calibrated'")
+    assert fact in detail
+
+
+def test_a_live_file_is_not_taken_for_another_product(tmp_path: Path) -> None:
+    path, refused = tmp_path / "r.yaml", threading.Event()
+    told: list[str] = []
+
+    def refuse(why: str) -> None:
+        told.append(why)
+        refused.set()
+
+    path.write_text("product: part\n")
+    follower = RecipeFollower(
+        path,
+        prepare=lambda _: None,
+        on_change=lambda version: told.append(version.recipe.product),
+        on_refusal=refuse,
+        poll_s=0.01,
+    )
+    try:
+        path.write_text("product: washer\n")
+        assert refused.wait(60)
+        assert follower.current().recipe.product == "part" and told[0] == "part" and "washer" in told[1]
+    finally:
+        follower.close()
 
 
 def test_what_calibration_leaves_out_and_does_not_know_comes_first(

@@ -168,13 +168,19 @@ def test_a_reject_is_seen_within_a_second_of_its_frame_by_word_shape_and_picture
     browser.key("Enter")
     browser.until("document.querySelector('#strip button').getAttribute('aria-pressed') == 'true'")
     line.offer("top", line.good, "3")
-    browser.until(f"{WORD} == 'PASS' && document.querySelector('#caption').innerText.startsWith('Part {seq}, rejected')")
+    browser.until(
+        f"{WORD} == 'Held: FAIL' && document.querySelector('#caption').innerText.startsWith('Part {seq}, rejected') "
+        f"&& document.querySelector('#part').innerText.startsWith('part {seq}\\n')"
+    )
+    browser.until(f"document.querySelectorAll('#trend circle').length == {bad + 2}")  # parts go on
+    assert "margin -" in browser.run("document.querySelector('#part').innerText")
     browser.key("m")
     browser.until(
         "document.querySelector('#mask').getAttribute('aria-pressed') == 'false' && !document.querySelector('#image').alt.includes('mask')"
     )
     browser.key("Escape")
-    browser.until(f"document.querySelector('#caption').innerText.startsWith('Live: part {seq + 1}')")
+    browser.until(f"{WORD} == 'PASS' && document.querySelector('#caption').innerText.startsWith('Live: part {seq + 1}')")
+    assert "margin 0." in browser.run("document.querySelector('#part').innerText")
 
     # The other station: its part has no picture, its name is text.
     line.offer("<b>side", None, "4")

@@ -33,7 +33,7 @@ def state(tmp_path: Path, tiny_bundle: Path, make_part: MakePart) -> Path:
         write_part(tmp_path / "parts" / f"{number}.png", picture)
     (tmp_path / "parts" / "5.png").write_bytes(b"none")
     (tmp_path / "r.yaml").write_text(
-        f"product: part\nmodel: {bundle}\ndeadline_ms: 60000\nkeep: {{sample_every: 2}}\nmm_per_px: 0.1\nrules: [{{name: spots}}]\n"
+        f"product: part\nmodel: {bundle}\ndeadline_ms: 60000\nkeep: {{sample_every: 2, first: 0}}\nmm_per_px: 0.1\nrules: [{{name: spots}}]\n"
     )
     arguments = [
         str(tmp_path / "parts"),

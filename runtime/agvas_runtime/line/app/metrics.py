@@ -14,6 +14,7 @@ from typing import Final
 from agvas_core.contract.errors import SetupError
 from agvas_core.contract.network import calls_loopback, is_loopback
 from agvas_runtime.line.station.station import Outcome
+from agvas_runtime.masks.result import Verdict
 
 __all__ = ["Gauge", "Metrics", "MetricsServer"]
 
@@ -46,6 +47,12 @@ class Metrics:
             counts[next((i for i, bound in enumerate(BUCKETS_MS) if end.decided_ms <= bound), len(BUCKETS_MS))] += 1
             self._sum_ms[outcome.station] += end.decided_ms  # type: ignore[assignment]  # a Counter adds floats as well
             self._last_s[outcome.station] = time.time()
+
+    @property
+    def only_without_verdict(self) -> bool:
+        """Whether there were parts, and every one of them is NO_VERDICT."""
+        with self._mutex:
+            return bool(self._parts) and all(verdict == Verdict.NO_VERDICT for _, verdict, _ in self._parts)
 
     def text(self) -> str:
         """All figures, each family with its help and type."""

@@ -18,7 +18,7 @@ from agvas_runtime.line.ledger.disk_reserve import Ballast, DiskLevel
 from agvas_runtime.line.ledger.ledger import LEDGER_NAME
 from agvas_runtime.line.recipe.file import RecipeVersion, read_recipe
 from agvas_runtime.line.recipe.store import RecipeStore
-from agvas_runtime.line.recipe.thresholds import oddities
+from agvas_runtime.line.recipe.thresholds import not_calibrated, oddities
 from agvas_runtime.line.station.inspector import SegmenterInspector, frame_fault
 from agvas_runtime.line.station.runner import LaneJob
 from agvas_runtime.sinks.open_sink import Secrets, open_sink
@@ -73,7 +73,10 @@ def _lane(lane: LaneJob, inspector: SegmenterInspector) -> Iterator[tuple[Findin
         nonlocal version
         store = RecipeStore(lane.recipe)
         version = store.active() if store.is_store() else read_recipe(lane.recipe)
-        odd = oddities(version.recipe)
+        fault = not_calibrated(version.recipe)
+        if fault is not None and not store.is_store():
+            raise RecipeError(fault)
+        odd = [*([fault] if fault is not None else []), *oddities(version.recipe)]
         return version.identity + "".join(f"; note: {line}" for line in odd)
 
     def model() -> str:
@@ -194,8 +197,11 @@ def _sink(job: LineJob, address: str) -> str:
 
 def secrets_of(environment: Mapping[str, str]) -> Secrets:
     """Passwords and keys of sinks and triggers, which are read from the environment and nowhere else: AGVAS_MQTT_PASSWORD,
-    AGVAS_WEBHOOK_SECRET, AGVAS_API_KEY."""
+    AGVAS_OPCUA_PASSWORD, AGVAS_WEBHOOK_SECRET, AGVAS_API_KEY."""
     webhook = environment.get("AGVAS_WEBHOOK_SECRET")
     return Secrets(
-        environment.get("AGVAS_MQTT_PASSWORD"), webhook.encode() if webhook else None, environment.get(KEY_VARIABLE) or None
+        environment.get("AGVAS_MQTT_PASSWORD"),
+        webhook.encode() if webhook else None,
+        environment.get(KEY_VARIABLE) or None,
+        environment.get("AGVAS_OPCUA_PASSWORD"),
     )

@@ -3,16 +3,17 @@
 import logging
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Protocol
+from typing import Final, Protocol
 
 from agvas_core.contract.command_line import EXIT_TERMINATED
-from agvas_core.contract.errors import EXIT_OK, UsageError
+from agvas_core.contract.errors import EXIT_OK, SourceError, UsageError
 from agvas_runtime.line.app.log import LineLog, LogFormat, logging_to
 from agvas_runtime.line.app.metrics import Gauge, Metrics, MetricsServer
 from agvas_runtime.line.app.status import Board, LineFacts, SinkFacts
@@ -26,12 +27,16 @@ from agvas_runtime.line.station.source_loop import QueuePolicy
 from agvas_runtime.line.station.station import Outcome
 from agvas_runtime.pipeline.options import SegmentOptions
 from agvas_runtime.sinks.open_sink import Secrets, open_sink
+from agvas_runtime.sources.folder_watch import WATCH_SCHEME
 from agvas_runtime.triggers.open_trigger import FREE, SOFTWARE, open_trigger
 from agvas_runtime.triggers.protocol import TriggerListener
 
 __all__ = ["LineJob", "Page", "run_line"]
 
 log = logging.getLogger("agvas.line")
+
+JUMP_S: Final = 1.0
+"""Between two looks; whoever slews a clock stays below it."""
 
 
 class Page(Protocol):
@@ -78,9 +83,14 @@ class LineJob:
         Raises:
             UsageError: the options do not fit together.
         """
+        watched = tuple(source for source in self.sources if source.startswith(WATCH_SCHEME))
+        if watched and len(watched) < len(self.sources):
+            raise UsageError(
+                f"{watched[0]} is given beside files: a line watches folders, or takes files; leave one of the two out"
+            )
         return lane_jobs(
-            self.cameras,
-            self.sources,
+            self.cameras or watched,  # a folder that is watched may stand in either place
+            () if watched else self.sources,
             self.recipes,
             self.stations,
             self.triggers,
@@ -168,7 +178,12 @@ def run_line(
             trigger.start(partial(desk.fire, among=meant), partial(ledger.event, "+".join(meant)))
             log.info("%s is triggered by %s", ", ".join(meant), trigger.name)
         desk.ready.set()
+        clock = _WallClock()
         while any(lane.running for lane in lanes) and not stop.event.wait(0.1):
+            if (jump := clock.jump()) is not None:
+                log.warning("%s", jump)
+                for lane in lanes:
+                    ledger.event(lane.name, "clock", jump)
             if _failures(lanes) or any(trigger.failure for trigger in triggers.values()):
                 break
         ended = not any(lane.running for lane in lanes)
@@ -183,7 +198,24 @@ def run_line(
     for failure in (*_failures(lanes), images.failure, drawing, *told):
         if failure is not None:
             raise failure
+    if stop.code == EXIT_OK and not stop.why and metrics.only_without_verdict:
+        raise SourceError(f"none of the parts has a verdict: agvas ledger show {job.state} has the reason of each")
     return stop.code
+
+
+class _WallClock:
+    """Notices when somebody sets the clock, by the one that nobody sets."""
+
+    def __init__(self) -> None:
+        self._ahead_s = time.time() - time.monotonic()
+
+    def jump(self) -> str | None:
+        """How far the clock jumped since the last look, in words; None where it did not."""
+        ahead_s = time.time() - time.monotonic()
+        by_s, self._ahead_s = ahead_s - self._ahead_s, ahead_s
+        if abs(by_s) < JUMP_S:
+            return None
+        return f"the wall clock jumped by {by_s:+.1f} s: times in UTC before and after it cannot be compared"
 
 
 def _heard(lanes: Sequence[LaneJob]) -> list[str]:

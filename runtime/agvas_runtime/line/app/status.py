@@ -98,6 +98,7 @@ class Tally:
 
 REJECTS: Final = 12
 EARLIER_PARTS: Final = 50_000  # of a run before that are looked at, at most
+TREND: Final = 120  # parts whose scores are drawn
 EVENTS: Final = 8
 UNDRAWN: Final = 32
 
@@ -149,6 +150,8 @@ class _Shown:
     newest: Outcome | None = None
     newest_row: dict[str, Any] | None = None
     rejects: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=REJECTS))
+    trend: deque[tuple[float, float, str]] = field(default_factory=lambda: deque(maxlen=TREND))
+    """Score, threshold and verdict of the last parts that were judged, oldest first."""
     pictures: dict[tuple[int, bool, int], bytes] = field(default_factory=dict)
 
 
@@ -181,6 +184,7 @@ class Board:
     def __call__(self, outcome: Outcome) -> None:
         """Takes one part."""
         end = outcome.settlement
+        threshold = outcome.inspection.threshold if outcome.inspection is not None else None
         row = {
             "seq": outcome.seq,
             "at_s": time.time(),
@@ -188,6 +192,7 @@ class Board:
             "verdict": str(end.verdict),
             "why": end.why,
             "score": end.score,
+            "threshold": threshold,
             "findings": len(end.findings),
             "decided_ms": end.decided_ms,
             "recipe": outcome.version.identity,
@@ -199,6 +204,8 @@ class Board:
                 return
             shown.tally.add(end.verdict, end.cause, end.decided_ms)
             shown.newest, shown.newest_row = outcome, row
+            if end.score is not None and threshold is not None:
+                shown.trend.append((end.score, threshold, str(end.verdict)))
             if end.verdict is Verdict.FAIL:
                 shown.rejects.appendleft(row)
             self.version += 1
@@ -223,6 +230,7 @@ class Board:
                         "facts": facts[name],
                         "newest": shown.newest_row,
                         "rejects": list(shown.rejects),
+                        "trend": list(shown.trend),
                         **shown.tally.figures(),
                     }
                     for name, shown in self._stations.items()
@@ -337,6 +345,7 @@ def _earlier_reject(row: tuple[Any, ...]) -> dict[str, Any]:
         "verdict": "FAIL",
         "why": ", ".join(json.loads(broken)),
         "score": score,
+        "threshold": None,
         "findings": findings,
         "decided_ms": decided_ms,
         "picture": image_state == "kept",

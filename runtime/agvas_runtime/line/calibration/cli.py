@@ -12,6 +12,7 @@ import numpy as np
 import typer
 import yaml
 
+from agvas_core.contract.decision import OperatingPoint
 from agvas_core.contract.durable import write_whole
 from agvas_core.contract.errors import EXIT_NOT_KEPT, EXIT_OK, OutputError
 from agvas_runtime.line.calibration.calibration import Calibrated, allowed_rejects, calibrate, needed_parts
@@ -211,6 +212,7 @@ def calibrated_text(
         "gate": own.gate,
         **({"image_share": own.image_share} if own.image_share else {}),
     }
+    made_for = version.recipe.model_copy(update={"thresholds": OperatingPoint(**thresholds)})
     frame = {"width_px": good.size_px[0], "height_px": good.size_px[1]}
     values: dict[str, Any] = {
         "bundle": bundle.identity,
@@ -228,6 +230,9 @@ def calibrated_text(
             **({"escapes": found.escapes} if found.escapes is not None else {}),
             "score_quantiles": [round(float(value), 5) for value in np.quantile(scores, np.linspace(0, 1, QUANTILES))],
             "focus": [round(float(value), 6) for value in focus],
+            "product": made_for.product,
+            "thresholds": thresholds,
+            "decides": made_for.decides,
         },
     }
     return with_keys(version.text, values)

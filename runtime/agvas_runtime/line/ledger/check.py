@@ -3,8 +3,11 @@
 The tables forbid most of it already; this counts it again, from another process if need be, and while the line runs.
 """
 
+import glob
+import gzip
+import json
 import sqlite3
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,10 @@ from agvas_runtime.line.ledger.ledger import LEDGER_NAME
 from agvas_runtime.line.ledger.schema import APPLICATION_ID, VERSION, foreign_words
 
 __all__ = ["LedgerCheck", "check_ledger", "open_for_reading"]
+
+
+JSONL = "jsonl:"
+"""How sinks begin that write lines into a file."""
 
 
 @dataclass
@@ -84,11 +91,12 @@ def open_for_reading(folder: Path) -> sqlite3.Connection:
     return db
 
 
-def check_ledger(folder: Path, *, images: bool = False) -> LedgerCheck:
+def check_ledger(folder: Path, *, images: bool = False, delivered: bool = False) -> LedgerCheck:
     """Counts a ledger.
 
     Args:
         images: also read every kept image and compare it with its hash.
+        delivered: a message that waits is a fault, too, and so is one that its JSONL file, or what logrotate made of it, does not hold.
 
     Raises:
         LedgerError: there is none, or it cannot be read.
@@ -100,6 +108,8 @@ def check_ledger(folder: Path, *, images: bool = False) -> LedgerCheck:
             _check_tables(db, check)
             _check_parts(db, check)
             _check_deliveries(db, check)
+            if delivered:
+                _check_delivered(db, check)
             if images:
                 _check_images(db, folder if folder.is_dir() else folder.parent, check)
         except sqlite3.Error as error:
@@ -151,6 +161,46 @@ def _check_deliveries(db: sqlite3.Connection, check: LedgerCheck) -> None:
             check.faults.append(f"{missing} verdicts have no message for sink {name}")
         if refused := check.deliveries[name].get("refused"):
             check.faults.append(f"sink {name} refused {refused} messages for good: see agvas ledger show --refused")
+
+
+def _check_delivered(db: sqlite3.Connection, check: LedgerCheck) -> None:
+    (identity,) = _one(db, "SELECT value FROM facts WHERE name = 'ledger'")
+    for sink, states in check.deliveries.items():
+        if waiting := states.get("pending"):
+            check.faults.append(f"{waiting} messages wait for sink {sink}")
+        if not sink.startswith(JSONL):
+            continue
+        path = Path(sink.removeprefix(JSONL))
+        lying = _lines_of(path, identity)
+        rows = db.execute("SELECT seq FROM deliveries WHERE sink = ? AND state = 'delivered'", (sink,))
+        missing = [seq for (seq,) in rows if seq not in lying]
+        if missing:
+            check.faults.append(
+                f"{len(missing)} delivered messages are not in {path}, nor in {path.name}.* or {path.name}-* beside it: parts {_spans(missing)}"
+            )
+
+
+def _lines_of(path: Path, identity: str) -> set[int]:
+    """Numbers of the parts of this ledger whose line lies in ``path``, or in what a rotation made of it."""
+    found: set[int] = set()
+    beside = [other for mark in ".-" for other in sorted(path.parent.glob(f"{glob.escape(path.name)}{mark}*"))]
+    for each in (path, *beside):
+        if not each.is_file():
+            continue
+        try:
+            with gzip.open(each, "rb") if each.suffix == ".gz" else each.open("rb") as file:
+                for line in file:
+                    with suppress(ValueError, TypeError, KeyError):
+                        ledger, _, seq = str(json.loads(line)["key"]).rpartition("/")
+                        if ledger == identity:
+                            found.add(int(seq))
+        except (OSError, EOFError) as error:
+            raise LedgerError(f"{each} cannot be read ({error}): ask as the user who may, or leave --delivered out") from error
+    return found
+
+
+def _spans(numbers: list[int]) -> str:
+    return ", ".join(map(str, sorted(numbers)[:10])) + (", ..." if len(numbers) > 10 else "")
 
 
 def _check_images(db: sqlite3.Connection, folder: Path, check: LedgerCheck) -> None:

@@ -32,14 +32,12 @@ class Format(StrEnum):
 def verify(
     folder: Folder = STATE,
     images: Annotated[bool, typer.Option("--images", help="Also compare every kept image with its hash.")] = False,
-    delivered: Annotated[bool, typer.Option("--delivered", help="A message that waits is a fault, too.")] = False,
+    delivered: Annotated[
+        bool, typer.Option("--delivered", help="A message that waits, or that its JSONL file does not hold, is a fault, too.")
+    ] = False,
 ) -> None:
     """Counts a ledger: triggers = verdicts = messages, none late, none lost; ends with 3 where that is not so."""
-    check = check_ledger(folder, images=images)
-    if delivered:
-        for sink, states in check.deliveries.items():
-            if waiting := states.get("pending"):
-                check.faults.append(f"{waiting} messages wait for sink {sink}")
+    check = check_ledger(folder, images=images, delivered=delivered)
     for line in check.lines():
         typer.echo(line)
     typer.echo("verified" if not check.faults else f"{len(check.faults)} faults")
@@ -82,13 +80,18 @@ def export(
         if form is Format.csv:
             writer = csv.writer(file)
             writer.writerow(names)
-            writer.writerows(rows)
+            writer.writerows([_no_formula(value) for value in row] for row in rows)
         else:
             for row in rows:
                 file.write(json.dumps(_record(names, row), ensure_ascii=False) + "\n")
     finally:
         if out is not None:
             file.close()
+
+
+def _no_formula(value: Any) -> Any:
+    """A text that a spreadsheet would run as a formula, with an apostrophe before it."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 
 def _record(names: list[str], row: tuple[Any, ...]) -> dict[str, Any]:

@@ -45,6 +45,8 @@ def wanted(keep: Keep, verdict: Verdict, number: int) -> bool:
         return True
     if verdict is Verdict.NO_VERDICT and keep.no_verdicts:
         return True
+    if number <= keep.first:
+        return True
     return keep.sample_every > 0 and number % keep.sample_every == 0
 
 

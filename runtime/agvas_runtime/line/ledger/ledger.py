@@ -117,9 +117,12 @@ class Ledger:
         """A UUID; with the sequence number it is the key of a message."""
         return str(self._db.execute("SELECT value FROM facts WHERE name = 'ledger'").fetchone()[0])
 
-    def open_part(self, station: str, trigger_key: str, *, deadline_ms: float, dropped: int = 0) -> OpenedPart:
+    def open_part(
+        self, station: str, trigger_key: str, *, deadline_ms: float, dropped: int = 0, frame: str | None = None
+    ) -> OpenedPart:
         """Writes a trigger down, durably, before anything is done about it.
 
+        ``frame`` is the name of its picture, so that a part which is left by a killed process can be looked at again.
         The same ``trigger_key`` again gives the part that is there already, and its verdict where it has one.
 
         Raises:
@@ -134,8 +137,9 @@ class Ledger:
                 return OpenedPart(found[0], False, Verdict(found[1]) if found[1] else None)
             (seq,) = self._db.execute("SELECT COALESCE(MAX(seq), 0) + 1 FROM parts").fetchone()
             self._db.execute(
-                "INSERT INTO parts (seq, station, trigger_key, triggered_utc, deadline_ms, dropped_before) VALUES (?, ?, ?, ?, ?, ?)",
-                (seq, station, trigger_key, utc_now(), deadline_ms, dropped),
+                "INSERT INTO parts (seq, station, trigger_key, triggered_utc, deadline_ms, dropped_before, frame) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (seq, station, trigger_key, utc_now(), deadline_ms, dropped, frame),
             )
             return OpenedPart(seq, True)
 
@@ -227,9 +231,9 @@ class Ledger:
 
     def _recover(self) -> int:
         """Triggers without a verdict, from a process that ended before it gave one."""
-        left = [seq for (seq,) in self.read("SELECT seq FROM parts WHERE verdict IS NULL ORDER BY seq")]
-        for seq in left:
-            self.settle(seq, without_verdict(Cause.ENGINE, "the station ended before there was a verdict", 0.0))
+        left = self.read("SELECT seq, frame FROM parts WHERE verdict IS NULL ORDER BY seq")
+        for seq, frame in left:
+            self.settle(seq, without_verdict(Cause.ENGINE, "the station ended before there was a verdict", 0.0, frame=frame))
         return len(left)
 
     def _durably(self, write: Callable[[], Answer]) -> Answer:

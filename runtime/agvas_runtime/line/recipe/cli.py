@@ -15,6 +15,7 @@ from agvas_runtime.bundle import Bundle
 from agvas_runtime.line.recipe.file import RecipeVersion, parse_recipe, read_recipe
 from agvas_runtime.line.recipe.recipe import Recipe
 from agvas_runtime.line.recipe.store import Change, RecipeStore
+from agvas_runtime.line.recipe.thresholds import not_calibrated
 
 __all__ = ["activate", "diff", "differences", "lint", "list_recipes", "new", "recipe_template", "rollback"]
 
@@ -47,6 +48,9 @@ def _leaves(value: Any, where: str = "") -> dict[str, str]:
 
 QUANTILES = 101
 """Of the good parts' scores that a recipe keeps."""
+
+UNDECIDED = "0" * 12
+"""Stands for the hash of a recipe until it is whole."""
 
 Store = Annotated[Path, typer.Option("--store", metavar="DIR", help="Folder of versions, one of them active.")]
 RECIPES = Path("recipes")
@@ -85,9 +89,12 @@ def new(
         model=model or DEFAULT_MODEL if product is None else str(product),
         identity=bundle.identity,
         frame_px=frame_px,
-        known="" if bundle.product is None else _known(bundle, bundle.product),
+        known="" if bundle.product is None else _known(name, bundle, bundle.product),
     )
     version = parse_recipe(text, f"a recipe for {name!r}")
+    if version.recipe.calibration is not None:
+        text = text.replace(f"decides: '{UNDECIDED}'", f"decides: '{version.recipe.decides}'")
+        version = parse_recipe(text, f"a recipe for {name!r}")
     path = out or Path(f"{name}.yaml")
     try:
         with path.open("x", encoding="utf-8", newline="\n") as file:
@@ -107,6 +114,8 @@ def lint(
     for path in recipes:
         version = _find(str(path), None)
         found = _check(version, str(path), offline=offline)
+        if (fault := not_calibrated(version.recipe)) is not None:
+            raise RecipeError(f"{path}: {fault}")
         typer.echo(f"{path}: {version.identity} is valid" + ("" if not found else ", but:"))
         for line in found:
             typer.echo(f"  {line}")
@@ -137,7 +146,8 @@ def activate(
 ) -> None:
     """Makes a recipe the active one: a running station takes it between two parts."""
     version = _find(recipe, store)
-    for line in _check(version, recipe, offline=offline):
+    fault = not_calibrated(version.recipe)
+    for line in [*([fault] if fault is not None else []), *_check(version, recipe, offline=offline)]:
         typer.echo(f"note: {line}", err=True)
     _show(RecipeStore(store).activate(version))
 
@@ -226,7 +236,8 @@ deadline_ms: 2000                       # from the trigger; later there is NO_VE
 keep:                                   # images on disk; the ledger's rows always stay
   rejects: true
   no_verdicts: true
-  sample_every: 100
+  sample_every: 100                     # of the others each hundredth
+  first: 200                            # and all of the first 200 parts, for review and replay while the station is commissioned
   max_gb: 20
 """
 
@@ -253,13 +264,14 @@ def _scalar(text: str) -> str:
     return str(yaml.safe_dump(text, width=float("inf"), allow_unicode=True)).removesuffix("\n").removesuffix("\n...")
 
 
-def _known(bundle: Bundle, product: Product) -> str:
+def _known(name: str, bundle: Bundle, product: Product) -> str:
     """What a product knows, as keys of its recipe."""
     point = {key: value for key, value in bundle.manifest.decision.point().model_dump().items() if value}
     found: dict[str, Any] = {
         "thresholds": point,
         "image": _image_limits(product),
-        "calibration": _calibration(bundle, product, point["seed_threshold"]),
+        "calibration": _calibration(bundle, product, point["seed_threshold"])
+        | {"product": name, "thresholds": point, "decides": UNDECIDED},
     }
     if product.mm_per_px is not None:
         found["mm_per_px"] = product.mm_per_px

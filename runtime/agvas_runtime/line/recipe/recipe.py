@@ -13,6 +13,8 @@ The model is asked once for each kind. Of its score map, a region above ``thresh
 ROI, outside ``ignore``, and is as large as the rule says; more than ``max_count`` of them make the part FAIL.
 """
 
+import hashlib
+import json
 import re
 from collections.abc import Iterable
 from typing import Annotated, Self
@@ -161,6 +163,8 @@ class Keep(_Part):
     no_verdicts: bool = True
     sample_every: int = Field(default=100, ge=0, le=10_000_000)
     """Each n-th part of the station, whatever its verdict; 0: none."""
+    first: int = Field(default=200, ge=0, le=10_000_000)
+    """Of the station: all of so many are kept while it is commissioned, for review and replay."""
     max_gb: Positive = 20.0
     """Beyond it, the oldest images go."""
 
@@ -198,6 +202,12 @@ class Calibration(_Part):
     """Of the good parts' reject scores, evenly spaced from the lowest to the highest."""
     focus: tuple[float, float] | None = None
     """5 % and 95 % quantile of the good parts' focus."""
+    product: Name | None = None
+    """Of the recipe that was calibrated; unknown where None."""
+    thresholds: OperatingPoint | None = None
+    """That the bound holds for; unknown where None."""
+    decides: str | None = Field(default=None, pattern="^[0-9a-f]{12}$")
+    """``Recipe.decides`` of the recipe that was calibrated; unknown where None."""
 
 
 class Recipe(_Part):
@@ -271,6 +281,13 @@ class Recipe(_Part):
         unused = set(self.rois) - {rule.roi for rule in self.rules}
         if unused:
             raise ValueError(f"no rule looks at roi {min(unused)!r}: name it in a rule (roi: {min(unused)}), or remove it")
+
+    @property
+    def decides(self) -> str:
+        """Hash of all that a verdict depends on, beside thresholds and product: prompts, ROIs, rules, scale and model."""
+        keys = {"prompt", "mode", "normal_look", "kinds", "mm_per_px", "rois", "ignore", "rules", "bits", "model"}
+        text = json.dumps(self.model_dump(mode="json", include=keys), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     @property
     def prompts(self) -> dict[str, str | None]:

@@ -6,7 +6,7 @@ from agvas_runtime.bundle import Bundle
 from agvas_runtime.line.recipe.recipe import Recipe
 from agvas_runtime.pipeline.instruction import ask
 
-__all__ = ["check_against", "oddities", "thresholds_of", "unlike_product"]
+__all__ = ["check_against", "not_calibrated", "oddities", "thresholds_of", "unlike_product"]
 
 SHORT_DEADLINE_MS = 50.0
 
@@ -50,6 +50,28 @@ def unlike_product(recipe: Recipe, bundle: Bundle) -> str | None:
     )
 
 
+def not_calibrated(recipe: Recipe) -> str | None:
+    """How a recipe differs from the one that its calibration record was made for; None where it does not, or has no record."""
+    record = recipe.calibration
+    if record is None:
+        return None
+    found = []
+    if record.product is not None and record.product != recipe.product:
+        found.append(f"product is {recipe.product} and was {record.product}")
+    if record.thresholds is not None and record.thresholds != recipe.thresholds:
+        here = recipe.thresholds.model_dump() if recipe.thresholds is not None else {}
+        was = record.thresholds.model_dump()
+        found += [f"{key} is {here.get(key)} and was {was[key]}" for key in was if here.get(key) != was[key]]
+    if record.decides is not None and record.decides != recipe.decides:
+        found.append("prompts, ROIs, rules, scale or model are others")
+    if not found:
+        return None
+    return (
+        f"the recipe {recipe.product} is not calibrated: its calibration record was made for another one ({'; '.join(found)}). Calibrate it "
+        "(agvas calibrate --good DIR --recipe FILE), or take its calibration: out"
+    )
+
+
 def oddities(recipe: Recipe) -> list[str]:
     """What a person should look at; none of it stops a recipe."""
     found = []
@@ -61,6 +83,8 @@ def oddities(recipe: Recipe) -> list[str]:
         found.append(
             f"it is calibrated on {recipe.calibration.bundle} and pins no bundle: set bundle: {recipe.calibration.bundle}"
         )
+    if recipe.calibration is not None and recipe.calibration.thresholds is None:
+        found.append("its calibration record does not say which thresholds it was made for: calibrate it again")
     if recipe.frame is None:
         found.append("frame is missing: a camera that changes its size will not be noticed")
     if recipe.deadline_ms < SHORT_DEADLINE_MS:

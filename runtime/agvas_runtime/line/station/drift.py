@@ -18,6 +18,7 @@ from agvas_runtime.line.ledger.ledger import Ledger
 from agvas_runtime.line.recipe.file import RecipeVersion
 from agvas_runtime.line.recipe.image_limits import DirtWatch
 from agvas_runtime.line.recipe.recipe import Calibration
+from agvas_runtime.line.recipe.thresholds import not_calibrated
 from agvas_runtime.line.station.station import Outcome
 
 __all__ = ["DriftMonitor", "Watch"]
@@ -121,7 +122,7 @@ class Watch:
     def _begin(self, version: RecipeVersion) -> None:
         self._version, self._dirt, self._dirty, self._drift = version, DirtWatch(), False, None
         calibration, point = version.recipe.calibration, version.recipe.thresholds
-        if calibration is None or point is None:
+        if calibration is None or point is None or not_calibrated(version.recipe) is not None:
             return
         try:
             self._drift = DriftMonitor(calibration, point.seed_threshold)

@@ -47,6 +47,8 @@ class Inspection:
     bundle: str
     timing: dict[str, float]
     """Milliseconds per stage, summed over the kinds."""
+    threshold: float | None = None
+    """The seed threshold that decided."""
 
 
 class Inspector(Protocol):
@@ -173,8 +175,9 @@ class SegmenterInspector:
         maps = [look.score_map for look in looked.values()]
         score_map = maps[0] if len(maps) == 1 else np.maximum.reduce(maps)
         height, width = score_map.shape
-        judge = self._judge(version, thresholds_of(version.recipe, bundle), height, width)
-        return Inspection(judge.judge(looked), score_map, bundle.identity, timing)
+        point = thresholds_of(version.recipe, bundle)
+        judge = self._judge(version, point, height, width)
+        return Inspection(judge.judge(looked), score_map, bundle.identity, timing, point.seed_threshold)
 
     def _judge(self, version: RecipeVersion, point: OperatingPoint, height: int, width: int) -> Judge:
         key = (version.sha256, height, width)

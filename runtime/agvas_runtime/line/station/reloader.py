@@ -9,9 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from agvas_core.contract.errors import AgvasError
+from agvas_core.contract.errors import AgvasError, RecipeError
 from agvas_runtime.line.recipe.file import RecipeVersion, read_recipe
 from agvas_runtime.line.recipe.store import ACTIVE_NAME, RecipeStore
+from agvas_runtime.line.recipe.thresholds import not_calibrated
 
 __all__ = ["RecipeFollower"]
 
@@ -44,6 +45,7 @@ class RecipeFollower:
         self._prepare, self._on_change, self._on_refusal = prepare, on_change, on_refusal
         self._seen = self._stamp()
         version = self._read()
+        self._refuse_uncalibrated(version)
         prepare(version)
         on_change(version)
         self._current = version
@@ -78,12 +80,23 @@ class RecipeFollower:
             version = self._read()
             if version.sha256 == self._current.sha256:
                 return
+            self._refuse_uncalibrated(version)
+            if self._store is None and version.recipe.product != self._current.recipe.product:
+                raise RecipeError(
+                    f"{self._path} is now for {version.recipe.product} and the station runs {self._current.recipe.product}: another product "
+                    "is taken from a store alone (agvas recipe activate FILE --store DIR), or by a new start"
+                )
             self._prepare(version)
         except AgvasError as error:
             self._on_refusal(f"{error}; {self._current.identity} goes on")
             return
         self._on_change(version)
         self._current = version
+
+    def _refuse_uncalibrated(self, version: RecipeVersion) -> None:
+        """A file that was edited beside its calibration record is refused; in a store somebody activated it by name."""
+        if self._store is None and (fault := not_calibrated(version.recipe)) is not None:
+            raise RecipeError(f"{self._path}: {fault}, or activate it by name (agvas recipe activate FILE --store DIR)")
 
     def _read(self) -> RecipeVersion:
         return self._store.active() if self._store else read_recipe(self._path)

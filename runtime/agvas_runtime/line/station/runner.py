@@ -14,6 +14,7 @@ from agvas_runtime.line.app.status import StationFacts
 from agvas_runtime.line.ledger.images import ImageStore
 from agvas_runtime.line.ledger.ledger import Ledger
 from agvas_runtime.line.recipe.file import RecipeVersion
+from agvas_runtime.line.recipe.thresholds import not_calibrated
 from agvas_runtime.line.station.drift import Watch
 from agvas_runtime.line.station.inspector import Inspector
 from agvas_runtime.line.station.reloader import RecipeFollower
@@ -89,6 +90,7 @@ class LaneJob:
             bits=bits or 16,
             keep=QUEUE_PARTS if policy is QueuePolicy.EVERY or self.triggered else 1,
             block=policy is QueuePolicy.BLOCK and not self.triggered,
+            asked=self.triggered,
         )
 
 
@@ -258,10 +260,15 @@ class Lane:
         self._ledger.know_recipe(version.sha256, version.recipe.product, version.text)
         self._ledger.event(self.name, "recipe", version.identity)
         log.info("recipe %s goes from the next part on", version.identity)
-        self._concern = self._inspector.concern(version)
-        if self._concern is not None:
-            self._ledger.event(self.name, "thresholds", self._concern)
-            log.warning("%s: %s", self.name, self._concern)
+        self._concern = None
+        for kind, concern in (
+            ("not-calibrated", not_calibrated(version.recipe)),
+            ("thresholds", self._inspector.concern(version)),
+        ):
+            if concern is not None:
+                self._concern = self._concern or concern
+                self._ledger.event(self.name, kind, concern)
+                log.warning("%s: %s", self.name, concern)
 
     def _refuse(self, why: str) -> None:
         self._ledger.event(self.name, "recipe-refused", why)

@@ -205,7 +205,9 @@ class Station:
     ) -> tuple[Ticket, bool]:
         """The ticket of a trigger, and whether it is a new one."""
         with self._offering:
-            opened = self._ledger.open_part(self.name, key, deadline_ms=version.recipe.deadline_ms, dropped=dropped)
+            opened = self._ledger.open_part(
+                self.name, key, deadline_ms=version.recipe.deadline_ms, dropped=dropped, frame=known["frame"]
+            )
             if not opened.new:
                 return self._earlier(opened.seq, key, frame, version, began_s), False
             deadline_s = began_s + version.recipe.deadline_ms / 1000

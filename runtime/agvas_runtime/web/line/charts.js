@@ -87,6 +87,26 @@ export function drawTimes(svg, latency, deadline) {
   at("times-words").textContent = latency.p50_ms === null ? "No part yet." : words;
 }
 
+export function drawTrend(svg, parts) {
+  const height = 112, top = 10, bottom = 96;
+  svg.setAttribute("viewBox", `0 0 ${WIDTH} ${height}`);
+  const highest = Math.max(0.01, ...parts.flatMap(([score, limit]) => [score, limit])) * 1.1;
+  const y = (value) => bottom - (value / highest) * (bottom - top);
+  const across = (index) => x((index + 0.5) / Math.max(parts.length, 20));
+  const marks = [drawn("path", { d: `M${LEFT} ${bottom}H${WIDTH - RIGHT}`, class: "grid" })];
+  parts.forEach(([score, , verdict], index) => marks.push(drawn("circle", { cx: across(index), cy: y(score), r: 2.6, class: `score-${verdict}` })));
+  const limit = parts.map(([, value], index) => `${index ? "L" : "M"}${across(index).toFixed(1)} ${y(value).toFixed(1)}`).join("");
+  marks.push(drawn("path", { d: limit || "M0 0", class: "limit" }));
+  marks.push(label(highest.toFixed(2), { x: LEFT - 5, y: top + 4 }), label("0", { x: LEFT - 5, y: bottom + 3 }));
+  svg.replaceChildren(...marks);
+  const passed = parts.filter(([, , verdict]) => verdict === "PASS").map(([score, value]) => value - score);
+  const words = passed.length
+    ? `Dots: score of each part. Dashed: the threshold. Least margin of ${passed.length} PASS ${Math.min(...passed).toFixed(3)}, of the last ${passed.at(-1).toFixed(3)}.`
+    : "No PASS yet.";
+  svg.setAttribute("aria-label", words);
+  at("trend-words").textContent = words;
+}
+
 // Where a time stands among the bars, in bars; their ends are spaced by logarithms.
 function place(ms, bounds) {
   const after = bounds.findIndex((bound) => ms <= bound);

@@ -1,6 +1,6 @@
 // What the line's stations see and say, as the server tells it. Everything from outside is text, never markup.
 import { WORDS, NoKey, ask, at, lamp, login, made } from "./asking.js";
-import { drawHour, drawTimes, percent, time } from "./charts.js";
+import { drawHour, drawTimes, drawTrend, percent, time } from "./charts.js";
 
 const OLD_MS = 4000; // without word from the server, what is shown is no longer true
 const page = { state: null, station: null, chosen: null, masked: true, heard: 0, shown: "", fetching: false, said: 0 };
@@ -44,6 +44,7 @@ function show() {
   showHealth(one);
   showRejects(one);
   drawHour(at("hour"), one.minutes);
+  drawTrend(at("trend"), one.trend);
   drawTimes(at("times"), one.latency, one.facts.deadline_ms);
   at("events").replaceChildren(...page.state.events.map((event) => {
     const row = made("li");
@@ -118,14 +119,22 @@ function choose(name) {
   show();
 }
 
+function scoreOf(part) {
+  if (part.score === null) return "";
+  const margin = part.threshold === null ? "" : `, margin ${(part.threshold - part.score).toFixed(3)}`;
+  return `score ${part.score.toFixed(3)}${margin} · `;
+}
+
+// What stands above the picture is of the part in the picture: the newest, or the reject that is held.
 function showVerdict(one) {
-  const { newest, facts } = one;
-  at("light").replaceChildren(light(one, "lamp"));
-  at("word").className = verdictOf(one) ?? "NO_VERDICT";
-  at("word").textContent = newest ? WORDS[newest.verdict] : "No part yet";
-  const why = newest?.why || (newest?.verdict === "PASS" ? "no rule is broken" : "");
-  at("why").textContent = facts.source_up ? why : `The source is lost; this was the last part. ${why}`;
-  at("part").textContent = newest ? `part ${newest.seq}\n${newest.score === null ? "" : `score ${newest.score.toFixed(2)} · `}${time(newest.decided_ms)}` : "";
+  const { newest, facts } = one, shown = page.chosen ?? newest;
+  at("now").classList.toggle("held", page.chosen !== null);
+  at("light").replaceChildren(page.chosen ? lamp("FAIL", "lamp") : light(one, "lamp"));
+  at("word").className = shown?.verdict ?? "NO_VERDICT";
+  at("word").textContent = shown ? `${page.chosen ? "Held: " : ""}${WORDS[shown.verdict]}` : "No part yet";
+  const why = shown?.why || (shown?.verdict === "PASS" ? "no rule is broken" : "");
+  at("why").textContent = page.chosen || facts.source_up ? why : `The source is lost; this was the last part. ${why}`;
+  at("part").textContent = shown ? `part ${shown.seq}\n${scoreOf(shown)}${time(shown.decided_ms)}` : "";
   if (newest?.verdict === "FAIL" && newest.seq !== page.said) {
     page.said = newest.seq;
     at("said").textContent = `Part ${newest.seq} is rejected: ${newest.why}`;
