@@ -1,9 +1,11 @@
 # make demo    install into .venv (no torch), learn a product from examples/lid/good and judge examples/lid/judge
-# make line    a demo line: a camera of generated parts (GigE Vision where Aravis is), a broker, verdicts, the page; Ctrl-C ends it
+# make line    a demo line: a product that is learned, a camera of its parts (GigE Vision where Aravis is), a broker, the page; Ctrl-C ends it
 # make test    install into .venv-dev (with torch) and run the tests
 # make test-vllm  the real vLLM on a CPU: an environment of 3.5 GB in ~/.cache/agvas the first time
 # make check   format, lint, types, import contracts, promises of the repository
 # make trt-check  build every graph for TensorRT ahead of time, the paper's wide parts too, without a GPU (TensorRT-RTX, 95 MB, proprietary)
+# make docs    the documentation as a site in build/docs; every link is checked
+# make dist    sdist and wheel in dist/, checked by twine
 # make bench   the figures of docs/benchmarks.md
 # make native-test      the C++ tests of the native core; make test runs them too
 # make native-sanitize  the same under ASan and UBSan, then under TSan
@@ -28,7 +30,7 @@ SOURCES := $(shell find $(PACKAGES) -name __pycache__ -prune -o -type f -print)
 PACKAGING := pyproject.toml CMakeLists.txt README.md LICENSE
 NATIVE := $(shell find runtime/agvas_runtime/csrc -type f)
 
-.PHONY: help demo line test test-vllm check trt-check bench native-test native-sanitize native-cuda native-bench clean
+.PHONY: help demo line test test-vllm check trt-check docs dist bench native-test native-sanitize native-cuda native-bench clean
 .DELETE_ON_ERROR:
 
 help:
@@ -37,6 +39,7 @@ help:
 demo: $(BASE)/installed
 	$(BASE)/bin/agvas fit examples/lid/good -o runs/lid
 	$(BASE)/bin/agvas run examples/lid/judge --model runs/lid --out runs/demo --overwrite --verbose
+	@echo "Now yours: $(BASE)/bin/agvas fit GOOD_PICTURES/ -o runs/mine && $(BASE)/bin/agvas run PARTS/ --model runs/mine"
 
 # The extras of a line and of its page, beside the base install.
 line: $(BASE)/installed
@@ -62,6 +65,15 @@ check: $(DEV)/installed
 trt-check: $(DEV)/installed
 	$(DEV)/bin/pip install -qq 'tensorrt-rtx-cu13-libs==1.7.1.116' 'tensorrt-rtx-cu13-bindings==1.7.1.116'
 	$(DEV)/bin/agvas-export trt nano --check --paper-width $(ARGS)
+
+docs: $(DEV)/installed
+	$(DEV)/bin/mkdocs build --strict --quiet
+	@echo "open build/docs/index.html"
+
+dist: $(DEV)/installed
+	rm -rf dist
+	$(DEV)/bin/python -m build --outdir dist .
+	$(DEV)/bin/python -m twine check --strict dist/*
 
 bench: $(DEV)/installed
 	$(DEV)/bin/python benchmarks/bench.py $(ARGS)

@@ -33,6 +33,8 @@ def run(preset: str, options: argparse.Namespace) -> dict[str, float | None]:
         str(folder),
         "--data",
         str(options.data),
+        "--protocol",
+        "paper",
         "--out",
         str(folder / "eval"),
         "-q",
@@ -46,7 +48,7 @@ def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("presets", nargs="*", help="names or .toml files; all ablations by default")
-    parser.add_argument("--with", dest="tables", type=Path, required=True, help="tables mixture and fit for all of them")
+    parser.add_argument("--with", dest="tables", type=Path, required=True, help="tables mixture and train for all of them")
     parser.add_argument("--data", type=Path, required=True, help="sets to score on, as agvas eval takes them")
     parser.add_argument("--out", type=Path, default=Path("runs/ablations"))
     parser.add_argument("--launcher", help="what trains, for example 'torchrun --nproc-per-node 4 --no-python agvas'")

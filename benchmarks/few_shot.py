@@ -20,9 +20,9 @@ import torch
 from agvas_core.contract.review_folder import IMAGES, MASKS, ReviewLine, add_line
 from agvas_core.data.datasets.item import DataSet, Item, examine
 from agvas_core.data.datasets.layouts import find_test_sets, limited
+from agvas_core.evaluation.checkpoint import open_predictor
 from agvas_core.train.cli import train
-from agvas_core.train.fit.predictor import open_predictor
-from agvas_core.train.fit.validation import validate
+from agvas_core.train.validation import validate
 
 METRICS = ("ap", "f1_max", "iou_ano", "iou_nor", "image_auroc")
 

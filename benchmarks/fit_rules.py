@@ -2,6 +2,7 @@
 
     python benchmarks/fit_rules.py --out runs/fit-rules      # 12 generated products
     python benchmarks/fit_rules.py --data ../shared/data --set mpdd --out runs/mpdd
+    python benchmarks/fit_rules.py --head --out runs/fit-head  # products with --head against those without
 
 For each product some good images become references as in ``agvas fit``, defects are painted on the same
 images, each compared with a memory bank that has nothing of it, and other images are the test. Generated
@@ -23,8 +24,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from agvas import Segmenter, fit
 from agvas.fitting.bank import colour_weight_of
-from agvas.fitting.fit import MOST_FOLDS, _Engine, _open
+from agvas.fitting.fit import MOST_FOLDS
+from agvas.fitting.judging import Engine, open_engine
 from agvas.fitting.operating_point import IMAGE_SHARE, map_scale
 from agvas.fitting.pictures import thumbnail
 from agvas.fitting.rules import WEIGHTS, Evidence, average_precision, zero_shot_weight
@@ -114,7 +117,7 @@ def real(data: Path, name: str | None, references: int, tests: int, seed: int) -
     return found
 
 
-def measure(engine: _Engine, images: Images, painted_each: int, seed: int) -> dict[str, NDArray[np.generic]]:
+def measure(engine: Engine, images: Images, painted_each: int, seed: int) -> dict[str, NDArray[np.generic]]:
     """Maps of references, painted references and tests, [N, 3, PIXELS, PIXELS], and their truth."""
     rng = np.random.default_rng(seed)
     frames = [engine.cells.prepare(image) for image in images.references]
@@ -209,6 +212,32 @@ def tested(found: Measured, weight: float) -> tuple[float, float, float]:
     return precision, auroc(scores, found.bad) or 0.0, caught(scores, found.bad, 0.05) or 0.0
 
 
+def with_head(images: Images, folder: Path, threads: int, seed: int) -> str:
+    """A line of the table: what is known of a head, then AP / image AUROC / caught at 5 % of the product without and with it, by the test."""
+    fitted = fit(images.references, folder / "head", head=True, threads=threads, seed=seed)
+    trial = fitted.product.head_trial
+    assert trial is not None, "there are enough good images"
+    figures = [_tested_product(folder / "head", images, threads)]
+    if trial.adopted:
+        fit(images.references, folder / "none", threads=threads, seed=seed)
+        figures.insert(0, _tested_product(folder / "none", images, threads))
+    seconds = fitted.product.seconds["head"]
+    known = f"{trial.ap[0]:.3f} to {trial.ap[1]:.3f} ({trial.error:.3f}) | {trial.auroc[0]:.3f} to {trial.auroc[1]:.3f}"
+    return f"| {images.name} | {known} | {seconds:.0f} s | {' | '.join(map(_figures, figures))} |"
+
+
+def _tested_product(folder: Path, images: Images, threads: int) -> tuple[float, float, float]:
+    segmenter = Segmenter.load(folder, threads=threads)
+    results = [segmenter.predict([image])[0] for image in images.test]
+    # An image that is refused as unlike the product counts as defective in all of its pixels.
+    maps = [np.ones((PIXELS, PIXELS), np.float32) if each.score_map is None else _small(each.score_map) for each in results]
+    scores = np.array([1.0 if each.score is None or each.score_map is None else each.score for each in results], np.float32)
+    truth = [_share(each) >= 0.5 if (_share(each) >= 0.5).any() else _share(each) > 0.1 for each in images.truth]
+    bad = np.array([each.any() for each in images.truth])
+    precision = average_precision(np.stack(maps).ravel(), np.stack(truth).ravel())
+    return precision, auroc(scores, bad) or 0.0, caught(scores, bad, 0.05) or 0.0
+
+
 def report(found: dict[str, Measured]) -> str:
     """AP / image AUROC / caught at 5 %, of every weight and of the one that painted defects choose."""
     lines = [
@@ -241,6 +270,7 @@ def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="nano")
+    parser.add_argument("--head", action="store_true", help="fit products with a head and without, in place of comparing weights")
     parser.add_argument("--data", type=Path, help="sets with good images; generated products without it")
     parser.add_argument("--set")
     parser.add_argument("--shots", type=int, default=12, help="good images to learn")
@@ -260,12 +290,17 @@ def main() -> None:
     found: dict[str, Measured] = {}
     for index, images in enumerate(products):
         name = GENERATED[index][0] if images is None else images.name
+        if options.head:
+            if index % parts == part:
+                images = images or generated(index, options.shots, options.tests)
+                print(with_head(images, options.out / f"{index}", options.threads, options.seed), flush=True)
+            continue
         path = options.out / f"{name.replace(' ', '-').replace(',', '').replace('/', '-')}.npz"
         if not path.is_file():
             if index % parts != part:
                 continue
             began = time.monotonic()
-            engine = engine or _open(options.model, None, options.threads)
+            engine = engine or open_engine(options.model, None, options.threads)
             images = images or generated(index, options.shots, options.tests)
             stored = measure(engine, images, options.painted, options.seed)
             part_file = path.with_suffix(".part.npz")

@@ -22,16 +22,16 @@ from agvas_core.model.build import visual_tokens
 from agvas_core.model.config import ModelConfig
 from agvas_core.model.losses import IGNORED_TARGET
 from agvas_core.model.weights.trained import make_trainable, train_mode
-from agvas_core.train.fit.batches import FitBatch
-from agvas_core.train.fit.config import parse_fit_config
-from agvas_core.train.fit.estimate import work_of
-from agvas_core.train.fit.loop import Counts, part_loss, prepare_language_model
+from agvas_core.train.batches import Batch
+from agvas_core.train.config import TrainConfig
+from agvas_core.train.estimate import work_of
+from agvas_core.train.objective import Objective, prepare_language_model
 from agvas_runtime.stages.torch_cuda.device import open_device
 
 STEPS, BATCH = 20_000, 80  # what a whole training is reckoned for
 
 
-def batch_of(config: ModelConfig, size: int, device: torch.device) -> FitBatch:
+def batch_of(config: ModelConfig, size: int, device: torch.device) -> Batch:
     """Noise with a square that is asked for."""
     before, after, _, asked = words(config)
     ids = torch.tensor([[*before, *[config.lmm.image_token_id] * visual_tokens(config), *after]] * size)
@@ -41,9 +41,11 @@ def batch_of(config: ModelConfig, size: int, device: torch.device) -> FitBatch:
     semantic, pixel = views(config, size)
     mask = torch.zeros(pixel.shape[:3], dtype=torch.bool)
     mask[:, 10:30, 10:30] = True
-    return FitBatch(
+    return Batch(
         semantic=semantic,
         pixel=pixel,
+        anomalous=torch.ones(size, dtype=torch.int8),
+        image_of=torch.arange(size),
         mask=mask,
         valid=torch.ones_like(mask),
         supervise=torch.ones(size, 3, dtype=torch.bool),
@@ -52,7 +54,6 @@ def batch_of(config: ModelConfig, size: int, device: torch.device) -> FitBatch:
         labels=labels,
         answer_start=torch.full((size,), start),
         names=("noise",) * size,
-        skipped=(),
     ).to(device)
 
 
@@ -66,14 +67,15 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     device = torch.device("cpu") if given.device == "cpu" else open_device()
-    config, fit = paper_config(given.preset, tiny=given.tiny), parse_fit_config({})
-    rate, work = matrix_tflops(device, 256 if given.device == "cpu" else 8192), work_of(config, fit)
+    config, train = paper_config(given.preset, tiny=given.tiny), TrainConfig()
+    rate, work = matrix_tflops(device, 256 if given.device == "cpu" else 8192), work_of(config, train)
     model = random_model(config, str(device), torch.bfloat16)
     make_trainable(model, config, torch.float32)
-    prepare_language_model(model, fit)
+    prepare_language_model(model, train)
     train_mode(model)
     learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(learned, lr=fit.learning_rate, betas=fit.betas)
+    optimizer = torch.optim.AdamW(learned, lr=train.learning_rate, betas=train.betas)
+    objective = Objective(model, train)
     rows: list[dict[str, Any]] = []
     for size in given.micro_batch:
         if device.type == "cuda":
@@ -81,7 +83,7 @@ def main() -> None:
         row: dict[str, Any] = {"micro_batch": size}
         try:
             batch = batch_of(config, size, device)
-            times = [_step(model, optimizer, batch, fit, device) for _ in range(given.steps)][1:]
+            times = [_step(objective, optimizer, batch, device) for _ in range(given.steps)][1:]
         except torch.OutOfMemoryError:
             row["error"] = "does not fit"
         else:
@@ -111,13 +113,13 @@ def main() -> None:
         given.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
-def _step(model: Any, optimizer: Any, batch: FitBatch, fit: Any, device: torch.device) -> float:
+def _step(objective: Objective, optimizer: Any, batch: Batch, device: torch.device) -> float:
     """Seconds of one."""
     began = time.perf_counter()
     with torch.autocast(device.type, torch.bfloat16):
-        loss, _ = part_loss(model, batch, Counts.of(batch, fit), fit)
+        loss, _ = objective(batch, objective.counts(batch))
     loss.backward()
-    torch.nn.utils.clip_grad_norm_([p for p in model.parameters() if p.grad is not None], fit.clip_norm)
+    torch.nn.utils.clip_grad_norm_([p for p in objective.parameters() if p.grad is not None], objective.train_config.clip_norm)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     assert bool(loss.isfinite()), "the loss is not finite"  # also waits for the device

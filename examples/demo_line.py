@@ -3,6 +3,7 @@
     python examples/demo_line.py                     GigE Vision where Aravis is installed, MJPEG where not
     python examples/demo_line.py --kind mjpeg --seconds 60
 
+The first start makes the parts and learns the product from 16 good ones; two of the 24 parts that go by again and again have a defect.
 Everything is a process of its own on loopback, and its number is printed: kill one, and see that the promise is kept.
 """
 
@@ -20,15 +21,21 @@ import threading
 import time
 from pathlib import Path
 
+import cv2
+from make_examples import LID, LID_GOOD
+
 ROOT = Path(__file__).parent.parent
 PLACES = "/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin"
 RECIPE = """\
-product: demo-part
-model: nano
-prompt: Segment the anomalies.
+product: lid
+model: {model}
 deadline_ms: 5000
-keep: {rejects: true, sample_every: 20, max_gb: 0.5}
+keep: {{rejects: true, sample_every: 20, max_gb: 0.5}}
 """
+SHOWN = range(100, 124)  # parts of the product that it was not learned from
+BAD = {107: 0, 118: 4}
+"""Of these, number of the part and of its defects."""
+SIDE_PX = 512
 
 
 def there_is_aravis() -> bool:
@@ -68,14 +75,26 @@ def broker(folder: Path, port: int) -> list[str] | None:
     return [binary, "-c", str(folder / "mosquitto.conf")]
 
 
-def begin(kind: str, fps: float, folder: Path, processes: list[subprocess.Popen[bytes]]) -> None:
+def write_parts(folder: Path, kind: str) -> tuple[Path, Path]:
+    """Folders of good pictures to learn from and of parts to show, as the camera sends them: square, of GigE Vision grey."""
+    learned, shown = folder / f"good-{kind}", folder / "parts"
+    for place, numbers in ((learned, LID_GOOD), (shown, SHOWN)):
+        place.mkdir(parents=True, exist_ok=True)
+        for number in numbers:
+            sample = LID.bad(BAD[number]) if place == shown and number in BAD else LID.good(number)
+            image = cv2.resize(sample.image, (SIDE_PX, SIDE_PX), interpolation=cv2.INTER_LINEAR)
+            grey = kind == "gige" and place == learned
+            image = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY if grey else cv2.COLOR_RGB2BGR)
+            cv2.imwrite(str(place / f"{number:03d}.png"), image)
+    return learned, shown
+
+
+def begin(kind: str, fps: float, folder: Path, model: str, processes: list[subprocess.Popen[bytes]]) -> None:
     """Starts camera, broker and line, each in ``processes`` as soon as it is there, the line last."""
-    folder.mkdir(parents=True, exist_ok=True)
     recipe = folder / "recipe.yaml"
-    if not recipe.exists():
-        recipe.write_text(RECIPE)
+    recipe.write_text(RECIPE.format(model=model))
     camera_port, mqtt_port, page_port, trigger_port = (free_port() for _ in range(4))
-    shown = ["--size", "512x512", "--fps", f"{fps:g}"]
+    shown = ["--size", f"{SIDE_PX}x{SIDE_PX}", "--fps", f"{fps:g}", "--parts", str(folder / "parts")]
     where = ["--serial", f"L{camera_port}"] if kind == "gige" else ["--port", str(camera_port)]
     addresses = {
         "gige": f"genicam://Aravis-Fake-L{camera_port}?fps={fps:g}",
@@ -113,15 +132,18 @@ def begin(kind: str, fps: float, folder: Path, processes: list[subprocess.Popen[
     if kind == "mjpeg":
         print(f"trigger  curl -X POST 'http://127.0.0.1:{trigger_port}/trigger?wait_s=5'")
     else:
-        print(f"second   cp examples/parts/valve-good.jpg {folder / 'incoming'}/   is a part of its own")
+        print(f"second   cp {folder / 'parts/100.png'} {folder / 'incoming'}/   is a part of its own")
+    if "--page" in line:
+        print(f"page     http://127.0.0.1:{page_port}/   yield, parts, pictures of rejects")
     print(f"ledger   agvas ledger verify {folder / 'ledger'}   also while it runs\nCtrl-C ends it.", flush=True)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kind", choices=("gige", "mjpeg", "rtsp"), help="of the camera; gige where Aravis is installed")
-    parser.add_argument("--fps", type=float, default=2)
+    parser.add_argument("--fps", type=float, default=1.5)
     parser.add_argument("--seconds", type=float, help="end after so long; without it, at Ctrl-C")
+    parser.add_argument("--model", help="a product or bundle in place of the product that is learned")
     parser.add_argument("--state", type=Path, default=ROOT / "runs" / "line")
     arguments = parser.parse_args()
     kind, folder = arguments.kind, arguments.state
@@ -136,7 +158,19 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: asked.set())
     processes: list[subprocess.Popen[bytes]] = []
-    begin(kind, arguments.fps, folder, processes)
+    learned, _ = write_parts(folder, kind)
+    model = arguments.model or str((folder / f"product-{kind}").resolve())
+    if arguments.model is None and not Path(model, "manifest.json").exists():
+        print(f"learning the product from {len(LID_GOOD)} good pictures; about half a minute, the first time only", flush=True)
+        fit = subprocess.Popen([sys.executable, "-m", "agvas.cli", "fit", str(learned), "-o", model], start_new_session=True)
+        while fit.poll() is None:
+            time.sleep(0.1)
+            if asked.is_set():
+                fit.send_signal(signal.SIGINT)
+                return fit.wait(60)
+        if fit.returncode != 0:
+            return fit.returncode
+    begin(kind, arguments.fps, folder, model, processes)
     end = time.monotonic() + (arguments.seconds or float("inf"))
     while time.monotonic() < end and processes[-1].poll() is None and not asked.is_set():
         time.sleep(0.1)

@@ -9,7 +9,8 @@ A package that runs bundles registers two functions under the group ``agvas.stag
     judged = backend.judge(backend.read(path), instruction)
 
 ``judge`` goes the whole way of a frame, over scales and tiles, with its own stages or with another's; so two engines differ by their stages
-and by nothing else.
+and by nothing else. ``references``, a third function, opens the references graph of a bundle: ``references(folder, name)`` is a ``Comparison``, or
+None where there is nothing to compare.
 """
 
 from collections.abc import Mapping
@@ -19,7 +20,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["STAGES_GROUP", "Arrays", "Backend", "Judged", "Stages"]
+__all__ = ["STAGES_GROUP", "Arrays", "Backend", "Comparison", "Judged", "Stages"]
 
 STAGES_GROUP = "agvas.stages"
 
@@ -73,5 +74,19 @@ class Backend(Stages, Protocol):
 
         Raises:
             ImageError: there is no verdict on this image.
+        """
+        ...
+
+
+class Comparison(Protocol):
+    """The references graph of a bundle on one engine."""
+
+    def __call__(self, image: NDArray[np.uint8], bank: NDArray[np.float32] | None = None) -> Arrays:
+        """Of RGB uint8 [H, W, 3]: ``embedding`` [h, w, D], the squares of the distances ``deep`` and ``joint`` [h, w], and the ``bank``
+        [rows, D] that they are to; every third cell of the image's own where there is none. Squares, for a root turns the last bit of a
+        distance of 0 into a thousandth.
+
+        Raises:
+            ImageError: the engine fails on this image.
         """
         ...

@@ -5,6 +5,7 @@
       product.json        this module's ``Product``
       bank.npy            float32 [rows, D]: the memory bank, embeddings of cells of good images
       report.html         what a person reads
+      head.onnx           the fitted head, where the product has one
       ...                 the graphs and the tokenizer of the bundle that it was made from
 
 All of these files are in the manifest's list of hashes, so a product with a missing or changed file does not load.
@@ -19,31 +20,37 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from agvas_core.contract.errors import BundleError
-from agvas_core.contract.manifest import BANK
+from agvas_core.contract.manifest import BANK, GraphSpec, TensorSpec
 from agvas_core.contract.preprocess import ViewSpec
 
 __all__ = [
     "BANK",
+    "HEAD",
     "PRODUCT",
     "REPORT",
     "CatchRate",
     "GoodImage",
+    "HeadTrial",
     "MapScale",
     "PaintedDefect",
     "Product",
     "Promise",
     "RangeLimit",
+    "head_spec",
     "load_array",
     "read_product",
 ]
 
 PRODUCT: Final = "product.json"
 REPORT: Final = "report.html"
-FORMAT: Final = 1
+HEAD: Final = "head.onnx"
+FORMAT: Final = 2
 """Of ``product.json``; raised where an older agvas would read it wrongly."""
+OLDEST_FORMAT: Final = 1
+"""Read from here on: 2 added ``head`` and ``head_trial``, which may be missing."""
 
-Kind = Literal["joint", "deep", "zero_shot"]
-"""What a map measures: distance of all channels, of the encoder's channels; the model's own score map."""
+Kind = Literal["joint", "deep", "zero_shot", "head"]
+"""What a map measures: distance of all channels, of the encoder's channels; the model's own score map; the fitted head's logits."""
 
 
 class _Part(BaseModel):
@@ -150,6 +157,20 @@ class Promise(_Part):
     """Good images that are too few for what was asked."""
 
 
+class HeadTrial(_Part):
+    """What a fitted head gained on defects that it was not trained on, and whether the product has it."""
+
+    images: int
+    """Good images, with their painted copies, and bad images with masks that were compared."""
+    ap: tuple[float, float]
+    """Average precision of pixels without and with the head, mean over the images."""
+    error: float
+    """Standard error of the mean gain."""
+    auroc: tuple[float, float]
+    """Of good images against the same with one defect, without and with the head."""
+    adopted: bool
+
+
 class Product(_Part):
     """Contents of ``product.json``."""
 
@@ -173,6 +194,10 @@ class Product(_Part):
     zero_shot: MapScale
     zero_shot_weight: float = Field(default=1.0, gt=0.0, le=10.0)
     """Of the model's own score map beside the joint distance, in the score map."""
+    head: MapScale | None = None
+    """Of the fitted head's logits; None where the product has no head."""
+    head_trial: HeadTrial | None = None
+    """None where no head was asked for."""
     half: float = Field(gt=0.0)
     """Statistic at which the score is 0.5: about the image threshold."""
     far_cell: float = Field(ge=0.0)
@@ -214,15 +239,32 @@ def read_product(folder: Path, name: str = PRODUCT) -> Product:
     version = raw.get("format") if isinstance(raw, dict) else None
     if not isinstance(version, int) or isinstance(version, bool):
         raise BundleError(f"{path} has no format: run agvas fit again")
-    if version != FORMAT:
+    if not OLDEST_FORMAT <= version <= FORMAT:
         remedy = "pip install --upgrade agvas" if version > FORMAT else "run agvas fit again"
-        raise BundleError(f"{path} has format {version}; this agvas reads {FORMAT}: {remedy}")
+        raise BundleError(f"{path} has format {version}; this agvas reads {OLDEST_FORMAT} to {FORMAT}: {remedy}")
     try:
         return Product.model_validate(raw)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise BundleError(f"{path}: {where}: {first['msg']}: run agvas fit again") from error
+
+
+def head_spec(channels: int) -> GraphSpec:
+    """What ``head.onnx`` takes and gives.
+
+    Args:
+        channels: D of an embedding.
+    """
+
+    def tensor(name: str, *shape: int | str) -> TensorSpec:
+        return TensorSpec(name=name, dtype="float32", shape=shape)
+
+    return GraphSpec(
+        file=HEAD,
+        inputs=(tensor("embedding", "batch", "h", "w", channels), tensor("rarities", "batch", 3, "h", "w")),
+        outputs=(tensor("logit", "batch", "h", "w"),),
+    )
 
 
 def load_array(path: Path, shape: tuple[int, ...]) -> NDArray[np.float32]:

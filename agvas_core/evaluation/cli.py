@@ -2,6 +2,7 @@
 
 import json
 import os
+import tomllib
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +16,7 @@ from agvas_core import __version__
 from agvas_core.contract.command_line import DECISION, INPUT, MODEL, OUTPUT, SPEED
 from agvas_core.contract.decision import STRICT
 from agvas_core.contract.errors import OutputError, UsageError
+from agvas_core.contract.prompts import Mode
 from agvas_core.data.datasets.item import DataSet
 from agvas_core.data.datasets.layouts import find_test_sets, limited
 from agvas_core.evaluation import few_shot_tables
@@ -29,9 +31,9 @@ from agvas_core.evaluation.page import render_page
 from agvas_core.evaluation.predictions import pair_predictions
 from agvas_core.evaluation.predictor import MapSource, Model, find_opener
 from agvas_core.evaluation.progress import EvalProgress
-from agvas_core.evaluation.protocol import Protocol, find_protocol
+from agvas_core.evaluation.protocol import Protocol, find_protocol, resized_to
 from agvas_core.evaluation.result import CategoryResult, Evaluation
-from agvas_core.evaluation.tables import csv_text, latex_text, markdown_text, rows, terminal_table
+from agvas_core.evaluation.tables import csv_text, image_counts, latex_text, markdown_text, paper_note, rows, terminal_table
 from agvas_core.files import unread_note
 
 __all__ = ["evaluate"]
@@ -54,10 +56,18 @@ def evaluate(
     protocol: Annotated[
         str,
         typer.Option(
-            help="native, paper, resized-256 or resized-518-smoothed: resolution, smoothing and whose mask.",
+            help="native, paper, cited, resized-256 or resized-518-smoothed: resolution, smoothing and whose mask.",
             rich_help_panel=DECISION,
         ),
     ] = "native",
+    size_px: Annotated[
+        int | None,
+        typer.Option(min=16, max=8192, metavar="N", help="Compare at N x N px, whatever the protocol.", rich_help_panel=DECISION),
+    ] = None,
+    sigma_px: Annotated[
+        float | None,
+        typer.Option(min=0.0, max=64.0, help="Smooth maps by a Gaussian of so many px; 0 for none.", rich_help_panel=DECISION),
+    ] = None,
     threshold: Annotated[
         float | None,
         typer.Option(help="Pixels above it are the mask; the model's own mask by default.", rich_help_panel=DECISION),
@@ -70,6 +80,34 @@ def evaluate(
     ] = False,
     prompt: Annotated[
         str | None, typer.Option(help="What to look for, in place of the model's own words.", rich_help_panel=MODEL)
+    ] = None,
+    alpha: Annotated[
+        float | None,
+        typer.Option(min=0.0, max=1.0, help="Share of P_seg in P (eq. 8), in place of the model's.", rich_help_panel=DECISION),
+    ] = None,
+    mode: Annotated[
+        Mode | None,
+        typer.Option(help="How the model answers; in all modes but direct the answer is generated.", rich_help_panel=MODEL),
+    ] = None,
+    generate: Annotated[
+        bool,
+        typer.Option(
+            "--generate", help="Let the model answer in direct mode too, in place of the fixed answer.", rich_help_panel=MODEL
+        ),
+    ] = False,
+    normal_looks: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="For describe-plus: a sentence for each category, as TOML or JSON.", rich_help_panel=MODEL
+        ),
+    ] = None,
+    lmm: Annotated[
+        str | None,
+        typer.Option(help="Backend or address of a bundle's language model, vLLM's too.", rich_help_panel=MODEL),
+    ] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(help="bf16 or fp32, of --predictor checkpoint; bf16 on a GPU by default.", rich_help_panel=MODEL),
     ] = None,
     limit: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="At most N images of each kind.", rich_help_panel=INPUT)
@@ -137,7 +175,7 @@ def evaluate(
                 "--grounding draws its own images and instructions: it takes --model, --images and --seed, and leaves out --data, "
                 "--predictions, --prompt and --limit"
             )
-        opened = Model(find_opener(predictor), model, _options(None, threshold, jobs or 1))
+        opened = Model(find_opener(predictor), model, _options(jobs or 1, threshold=threshold))
         ground(opened, Plan(images, seed, out, jobs or 1), quiet=quiet)
         return
     if shots is not None and (predictions is not None or beside_paper):
@@ -150,7 +188,17 @@ def evaluate(
         raise UsageError("one of --model and --predictions is needed: what makes the maps, or where they are")
     if predictions is not None and prompt is not None:
         raise UsageError("--prompt goes with --model; score maps are already made")
-    chosen = find_protocol(protocol)
+    if shots is not None and (mode is not None or generate):
+        raise UsageError("--shots scores products, which answer in direct mode: leave out --mode and --generate")
+    if model is None and any(given for given in (mode, generate, normal_looks, lmm, precision, alpha is not None)):
+        raise UsageError(
+            "--mode, --generate, --normal-looks, --lmm, --precision and --alpha go with --model; score maps are already made"
+        )
+    if (mode is Mode.DESCRIBE_PLUS) != (normal_looks is not None):
+        raise UsageError(
+            f"--mode {Mode.DESCRIBE_PLUS} and --normal-looks FILE go together: a sentence on how a good part of each category looks"
+        )
+    chosen = resized_to(find_protocol(protocol), size_px, sigma_px)
     if strict and (model is None or threshold is not None or not chosen.own_mask):
         raise UsageError(
             "--strict is about a model's own masks: it goes with --model and a protocol that takes them (native), without --threshold"
@@ -160,7 +208,19 @@ def evaluate(
     checked_by = available() if cross_check else []
     sets = find_test_sets(data, only=only, layout=layout, train=shots is not None)
     job = Job(chosen, out, threshold, jobs, cross_check, skip_unusable)
-    options = _options(prompt, threshold, jobs, strict=strict, bits=bits)
+    looks = {} if normal_looks is None else _normal_looks(normal_looks, sets)
+    options = _options(
+        jobs,
+        prompt=prompt,
+        threshold=threshold,
+        operating_point=STRICT if strict else None,
+        bits=bits,
+        mode=None if mode is None else str(mode),
+        generate=generate or None,
+        alpha=alpha,
+        lmm=lmm,
+        precision=precision,
+    )
     facts = {
         "agvas": __version__,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -169,6 +229,9 @@ def evaluate(
         "seed": seed if limit is not None and shots is None else None,
         "prompt": prompt,
         "operating point": STRICT if strict else None,
+        "mode": None if mode is None else str(mode),
+        "answers": "generated" if generate or mode not in (None, Mode.DIRECT) else "forced" if model is not None else None,
+        "alpha": alpha,
         "cross-checked with": checked_by,
     }
     if shots is not None and model is not None:
@@ -180,13 +243,15 @@ def evaluate(
         return
     if limit is not None:
         sets = [limited(one, limit, seed) for one in sets]
-    sources = _sources(sets, model, predictions, predictor, options)
+    sources = _sources(sets, model, predictions, predictor, options, looks)
     with EvalProgress(Console(stderr=True), sum(len(one.items) for one in sets), quiet=quiet) as progress:
         done = score_sets(sets, sources, job, progress.advance)
     source = next(iter(sources.values()))
     said = [note for one in done for note in one.notes]
     said += [note for one in sets if (note := unread_note(one.root))]
     said += notes([(one.name, category) for one in done for category in one.categories], job)
+    if beside_paper:
+        said += [note for one in done if (note := paper_note(one.name, image_counts(one))) is not None]
     masks = _masks(source, chosen, threshold)
     result = Evaluation(
         source.identity, chosen.to_dict(), None if masks is not None else _threshold(chosen, threshold),
@@ -274,6 +339,11 @@ def notes(categories: Sequence[tuple[str, CategoryResult]], job: Job) -> list[st
             f"{len(unlike)} images have NO_VERDICT, for the product takes them for something else: they count as rejected, and their "
             f"pixels do not count; the first is {unlike[0].name}: {unlike[0].unlike}"
         )
+    if spoken := [record.answered for record in records if record.answered is not None]:
+        said.append(
+            f"{sum(spoken):,} of {len(spoken):,} generated answers have anchors ({sum(spoken) / len(spoken):.1%}); the others are refusals, and "
+            "their masks are empty."
+        )
     if resized := sum(record.resized for record in records if job.protocol.size_px is None):
         said.append(f"{resized} maps came at another resolution than their image and were resized to it, bilinearly.")
     if vanished := sum(record.anomalous and record.truth_px == 0 for record in records):
@@ -285,28 +355,41 @@ def notes(categories: Sequence[tuple[str, CategoryResult]], job: Job) -> list[st
     return said
 
 
-def _options(
-    prompt: str | None, threshold: float | None, jobs: int, *, strict: bool = False, bits: int | None = None
-) -> dict[str, Any]:
-    options: dict[str, Any] = {"threads": 1} if jobs > 1 else {}
-    if prompt is not None:
-        options["prompt"] = prompt
-    if threshold is not None:
-        options["threshold"] = threshold
-    if strict:
-        options["operating_point"] = STRICT
-    if bits is not None:
-        options["bits"] = bits
-    return options
+def _options(jobs: int, **given: Any) -> dict[str, Any]:
+    """What the opener is given: what was asked for, and one thread a process where there are several."""
+    threads: dict[str, Any] = {"threads": 1} if jobs > 1 else {}
+    return threads | {name: value for name, value in given.items() if value is not None}
+
+
+def _normal_looks(path: Path, sets: Sequence[DataSet]) -> dict[str, str]:
+    """Category -> sentence; raises UsageError where a category of the sets has none."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        raw = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f'--normal-looks {path} cannot be read as TOML or JSON ({error}): write bottle = "A round bottle ..."'
+        ) from error
+    if not isinstance(raw, dict) or not all(isinstance(look, str) and look.strip() for look in raw.values()):
+        raise UsageError(f'--normal-looks {path}: it gives each category a sentence: bottle = "A round bottle ..."')
+    wanted = {item.category for one in sets for item in one.items}
+    if missing := sorted(wanted - raw.keys()):
+        raise UsageError(f"--normal-looks {path} says nothing of {', '.join(missing)}: add a sentence for each")
+    return {category: raw[category] for category in wanted}
 
 
 def _sources(
-    sets: Sequence[DataSet], model: str | None, predictions: Path | None, predictor: str, options: dict[str, Any]
+    sets: Sequence[DataSet],
+    model: str | None,
+    predictions: Path | None,
+    predictor: str,
+    options: dict[str, Any],
+    looks: dict[str, str],
 ) -> dict[str, MapSource]:
     if predictions is not None:
         return {one.name: pair_predictions(predictions, one) for one in sets}
     assert model is not None
-    opened = Model(find_opener(predictor), model, options)
+    opened = Model(find_opener(predictor), model, options, looks)
     _ = opened.identity  # a model that cannot be opened is known before anything is read
     return {one.name: opened for one in sets}
 

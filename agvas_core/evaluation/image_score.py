@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from agvas_core.contract.durable import write_whole
 from agvas_core.contract.errors import ImageError, UnlikeError
 from agvas_core.contract.manifest import sha256_of
+from agvas_core.contract.prompts import ANCHORS_SHOWN
 from agvas_core.data.datasets.item import Item, read_truth
 from agvas_core.evaluation.metrics import FALSE_REJECTS, auroc, caught, iou
 from agvas_core.evaluation.predictions import check_upright
@@ -81,6 +82,8 @@ class ImageRecord:
     """scikit-learn's figure, for --cross-check."""
     image_score: float | None = None
     """The model's own score of the image; None where that is the highest pixel."""
+    answer: str | None = None
+    """What the model said of it, where its answers are generated."""
     unlike: str | None = None
     """Why the model takes it for no image of its product. There is no map then: such an image counts as rejected, and no pixel of it
     counts."""
@@ -89,6 +92,11 @@ class ImageRecord:
     def rank_score(self) -> float:
         """What ranks images, where there is a map."""
         return self.score if self.image_score is None else self.image_score
+
+    @property
+    def answered(self) -> bool | None:
+        """Whether its generated answer has anchors; None where the answer was not generated. Without them the mask is empty."""
+        return None if self.answer is None else ANCHORS_SHOWN in self.answer
 
     @property
     def flagged(self) -> bool:
@@ -172,7 +180,7 @@ class ImageScorer:
     def _score(self, item: Item, key: str) -> ImageRecord:
         whole = read_truth(item)
         truth = self.protocol.truth(whole)
-        raw, own, image_score = self.source.read(item)
+        raw, own, image_score, answer = self.source.read(item)
         check_upright(raw.shape, (whole.shape[0], whole.shape[1]), item.name)
         score_map = self.protocol.score_map(raw, truth.shape)
         mask = self.protocol.mask(score_map, own, self.threshold)
@@ -200,6 +208,7 @@ class ImageScorer:
             resized=raw.shape != truth.shape,
             iou_reference=_reference(truth, mask) if self.cross_check and truth.any() else None,
             image_score=image_score,
+            answer=answer,
         )
 
     def _unlike(self, item: Item, key: str, why: str) -> ImageRecord:

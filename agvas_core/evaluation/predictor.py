@@ -3,10 +3,11 @@
 A package that can segment registers a function under the group ``agvas.predictors``; the runtime's is ``bundle``:
 
     predictor = find_opener("bundle")("nano")
-    score_map, mask, verdict, image_score = predictor.predict(path)
+    score_map, mask, verdict, image_score, answer = predictor.predict(path)
     score_map, mask, answer, accept = predictor.reply(image, "Segment the scratch.")
 """
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
@@ -34,12 +35,15 @@ class Prediction(NamedTuple):
     verdict: str
     image_score: float | None = None
     """What decides about the image as a whole; None where that is the highest pixel."""
+    answer: str | None = None
+    """What the model said, where its mode has it speak; ``ANCHORS_SHOWN`` stands in it for the anchors."""
 
 
 class Predictor(Protocol):
     """A model that segments files.
 
-    It may also have ``operating_point``: what makes its masks, in words, for the head of the page.
+    It may also have ``operating_point``: what makes its masks, in words, for the head of the page. One that can be told how a good part
+    looks (describe-plus) takes ``normal_look`` in ``predict``; it is given only where there is such a sentence.
     """
 
     name: str
@@ -48,8 +52,12 @@ class Predictor(Protocol):
 
     def predict(
         self, path: Path
-    ) -> tuple[NDArray[np.float32], NDArray[np.bool_], str] | tuple[NDArray[np.float32], NDArray[np.bool_], str, float | None]:
-        """Score map, mask and verdict, and the image's score where it is not the highest pixel of the map.
+    ) -> (
+        tuple[NDArray[np.float32], NDArray[np.bool_], str]
+        | tuple[NDArray[np.float32], NDArray[np.bool_], str, float | None]
+        | tuple[NDArray[np.float32], NDArray[np.bool_], str, float | None, str | None]
+    ):
+        """Score map, mask and verdict; the image's score where it is not the highest pixel of the map; the answer where there is one.
 
         Raises:
             UnlikeError: the image is not of the product.
@@ -89,6 +97,8 @@ class Scored(NamedTuple):
     """The source's own, bool [h, w]; None where it has none."""
     image_score: float | None = None
     """As of ``Prediction``."""
+    answer: str | None = None
+    """As of ``Prediction``."""
 
 
 class MapSource(Protocol):
@@ -123,13 +133,30 @@ class Model:
     opener: Callable[..., Predictor]
     model: str
     options: dict[str, Any] = field(default_factory=dict)
+    normal_looks: dict[str, str] = field(default_factory=dict)
+    """How a good part looks, by category, for describe-plus."""
 
     @property
     def predictor(self) -> Predictor:
-        """The opened model."""
+        """The opened model.
+
+        Raises:
+            UsageError: it does not take one of the options.
+        """
         if self._key not in _opened:
-            _opened[self._key] = self.opener(self.model, **self.options)
+            _opened[self._key] = self._open()
         return _opened[self._key]
+
+    def _open(self) -> Predictor:
+        parameters = inspect.signature(self.opener).parameters.values()
+        if not any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters):
+            known = {each.name for each in parameters}
+            if foreign := sorted(self.options.keys() - known):
+                raise UsageError(
+                    f"{self.opener.__module__} opens models without {foreign[0]}: leave out --{foreign[0].replace('_', '-')}, or name "
+                    "another --predictor"
+                )
+        return self.opener(self.model, **self.options)
 
     def close(self) -> None:
         """Forgets the opened model, in this process."""
@@ -161,7 +188,8 @@ class Model:
 
     def fingerprint(self, item: Item) -> str:
         """The same for every item; the image's own hash is added elsewhere."""
-        return f"{self.identity} {sorted(self.options.items())}"
+        look = self.normal_looks.get(item.category)
+        return f"{self.identity} {sorted(self.options.items())}" + ("" if look is None else f" {look}")
 
     @property
     def operating_point(self) -> str | None:
@@ -171,10 +199,12 @@ class Model:
 
     def read(self, item: Item) -> Scored:
         """Asks the model."""
-        said = Prediction(*self.predictor.predict(item.image_path))
+        look = self.normal_looks.get(item.category)
+        predict: Callable[..., tuple[Any, ...]] = self.predictor.predict
+        said = Prediction(*(predict(item.image_path) if look is None else predict(item.image_path, normal_look=look)))
         if not np.isfinite(said.score_map).all() or not np.isfinite(said.image_score or 0.0):
             raise ImageError(f"{item.name}: {self.identity} gave values that are NaN or infinite")
-        return Scored(said.score_map, said.mask, said.image_score)
+        return Scored(said.score_map, said.mask, said.image_score, said.answer)
 
 
 def find_opener(name: str = "bundle") -> Callable[..., Predictor]:

@@ -29,6 +29,11 @@ class CategoryResult:
         """Number of images with a defect."""
         return sum(record.anomalous for record in self.records)
 
+    @property
+    def answered(self) -> float | None:
+        """Share of the generated answers that have anchors; None where none was generated."""
+        return mean_of(None if record.answered is None else float(record.answered) for record in self.records)
+
     def to_dict(self) -> dict[str, Any]:
         """For the JSON file."""
         return {
@@ -36,6 +41,7 @@ class CategoryResult:
             "images": len(self.records),
             "anomalous": self.anomalous,
             "metrics": self.metrics,
+            "answers_with_anchors": self.answered,
             "f1_threshold": self.f1_threshold,
             "checks": self.checks,
             "left_out": [{"name": item.name, "reason": item.reason} for item in self.left_out],
@@ -43,6 +49,7 @@ class CategoryResult:
             "per_image": [
                 {"name": one.name, "specie": one.specie, "iou": one.iou, "score": one.rank_score, "mask_px": one.mask_px}
                 | ({} if one.unlike is None else {"unlike": one.unlike})
+                | ({} if one.answer is None else {"answer": one.answer})
                 for one in self.records
             ],
         }

@@ -4,7 +4,7 @@ import csv
 import io
 import math
 import tomllib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any
@@ -14,17 +14,19 @@ from rich.table import Table
 from rich.text import Text
 
 from agvas_core.evaluation.metrics import FALSE_REJECTS, METRICS
-from agvas_core.evaluation.result import Evaluation, Metrics
+from agvas_core.evaluation.result import Evaluation, Metrics, SetResult
 
 __all__ = [
     "PaperRow",
     "Row",
     "csv_text",
+    "image_counts",
     "latex",
     "latex_line",
     "latex_text",
     "markdown_line",
     "markdown_text",
+    "paper_note",
     "paper_rows",
     "percent",
     "rows",
@@ -51,21 +53,47 @@ class PaperRow:
     metrics: dict[str, float | None]
 
 
-def paper_rows(set_name: str, categories: list[str]) -> Iterator[PaperRow]:
-    """Rows of the set of that name, and for MVTec-AD of those categories; none where the paper has no such set."""
+Counts = tuple[int, int]
+"""Anomalous and normal images."""
+
+
+def paper_rows(set_name: str, counts: Mapping[str, Counts]) -> Iterator[PaperRow]:
+    """Rows of the set of that name, and for MVTec-AD of its categories; none where the paper has no such set, or other images of it.
+
+    Args:
+        counts: images scored, by category.
+    """
     data = _data()
     dataset = data["names"].get(set_name.lower())
     if dataset is None:
         return
     if dataset == MVTEC:
         method = next(iter(data["mean"]))
-        for category in categories:
-            if category in data["mvtec"]:
+        for category, count in counts.items():
+            if list(count) == data["images-mvtec"].get(category):
                 yield PaperRow(method, dataset, category, _metrics(data["mvtec"][category]))
+    if _total(counts) != tuple(data["images"][dataset]):
+        return
     for method, sets in data["mean"].items():
         if dataset in sets:
-            whole = f"{dataset}, {len(data['mvtec'])} categories" if dataset == MVTEC else dataset  # ours may be fewer
-            yield PaperRow(method, whole, None, _metrics(sets[dataset]))
+            yield PaperRow(method, dataset, None, _metrics(sets[dataset]))
+
+
+def paper_note(set_name: str, counts: Mapping[str, Counts]) -> str | None:
+    """Why the paper's mean does not stand beside a set that it has; None where it does, or has none."""
+    data = _data()
+    dataset = data["names"].get(set_name.lower())
+    if dataset is None or (ours := _total(counts)) == (theirs := tuple(data["images"][dataset])):
+        return None
+    return (
+        f"{set_name}: the paper's mean of {dataset} is of {theirs[0]:,} anomalous and {theirs[1]:,} normal images, these are {ours[0]:,} and "
+        f"{ours[1]:,}: other images, so it does not stand beside ours"
+        + ("" if dataset == MVTEC else f"; the authors' list meta_{dataset}.json has theirs.")
+    )
+
+
+def _total(counts: Mapping[str, Counts]) -> Counts:
+    return sum(count[0] for count in counts.values()), sum(count[1] for count in counts.values())
 
 
 def source() -> str:
@@ -100,11 +128,16 @@ class Row:
     """Named for rows of the paper, None for our own."""
 
 
+def image_counts(one: SetResult) -> dict[str, Counts]:
+    """Anomalous and normal images of each category."""
+    return {category.name: (category.anomalous, len(category.records) - category.anomalous) for category in one.categories}
+
+
 def rows(result: Evaluation, *, beside_paper: bool = False) -> list[Row]:
     """Category by category, then the mean of the set; where there are several sets, their mean is last."""
     lines: list[Row] = []
     for one in result.sets:
-        theirs = list(paper_rows(one.name, [category.name for category in one.categories])) if beside_paper else []
+        theirs = list(paper_rows(one.name, image_counts(one))) if beside_paper else []
         for category in one.categories:
             good = len(category.records) - category.anomalous
             lines.append(Row(one.name, category.name, len(category.records), good, category.metrics))

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
+from multiprocessing.sharedctypes import Synchronized
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -12,10 +13,25 @@ import cv2
 
 from agvas_core.contract.errors import SetupError
 
-__all__ = ["Workers"]
+__all__ = ["Workers", "worker_number"]
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+_number = 0
+
+
+def worker_number() -> int:
+    """Which of the processes this is, from 0; 0 where there is one: so that each can take a GPU of its own."""
+    return _number
+
+
+def _start(numbers: "Synchronized[int]") -> None:
+    global _number
+    cv2.setNumThreads(1)
+    with numbers.get_lock():
+        _number, numbers.value = numbers.value, numbers.value + 1
+
 
 AHEAD = 4  # tasks given out per process, so that an interrupt does not wait for hundreds
 
@@ -31,7 +47,7 @@ class Workers:
         if self.jobs > 1:
             # Spawned: OpenCV's and ONNX Runtime's threads do not survive a fork.
             context = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(self.jobs, mp_context=context, initializer=cv2.setNumThreads, initargs=(1,))
+            self._pool = ProcessPoolExecutor(self.jobs, mp_context=context, initializer=_start, initargs=(context.Value("i", 0),))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

@@ -129,9 +129,11 @@ class Agmd(nn.Module):
     Args:
         dim: channels C of f_p and width of the tokens.
         depth: L of eq. 5.
-        upscale: 4 as in SAM, or 1 for the product at the resolution of f_p, as eq. 6 is written (the paper leaves it open: B.4
-            multiplies with "the refined pixel features").
+        upscale: 4 as in SAM, or 1 for the product at the resolution of f_p (the paper leaves it open: B.4 multiplies with "the refined
+            pixel features").
         mask_dim: channels of the product in eq. 6; SAM's dim / 8 when upscaling, dim otherwise.
+        literal: eq. 6 and 7 as they are written: the product of t' and f'_p itself, without SAM's MLP for each token and without a bias.
+            It needs ``upscale=1`` and no ``mask_dim``.
         detail: add the pixel encoder's finer features ``f_detail`` [B, mask_dim, 4h, 4w] before the product.
         anchors: those that take part, in order; fewer than three for the ablations of table 3.
     """
@@ -145,6 +147,7 @@ class Agmd(nn.Module):
         upscale: int = 4,
         mask_dim: int | None = None,
         detail: bool = False,
+        literal: bool = False,
         anchors: Sequence[Anchor] = tuple(Anchor),
     ) -> None:
         super().__init__()
@@ -152,6 +155,8 @@ class Agmd(nn.Module):
             raise ValueError(f"upscale is {upscale}; AGMD knows 4 (as SAM) and 1 (eq. 6 as written)")
         if detail and upscale == 1:
             raise ValueError("detail needs upscale=4: finer features have no place in a mask at the resolution of f_p")
+        if literal and (upscale != 1 or mask_dim not in (None, dim)):
+            raise ValueError("literal multiplies t' with f'_p as it is: set upscale = 1 and leave mask_dim out")
         out_dim = mask_dim or (dim // 8 if upscale == 4 else dim)
         self.anchors = tuple(anchors)
         self.t_learn = nn.Parameter(torch.randn(len(anchors), dim) * 0.02)  # t_nor, t_ano, t_seg: T_learn of eq. 4
@@ -171,12 +176,13 @@ class Agmd(nn.Module):
         )
         self.merge = nn.Conv2d(out_dim, out_dim, 3, padding=1) if detail else None
         self.to_mask = nn.ModuleList(
-            nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, out_dim))
+            nn.Identity()
+            if literal
+            else nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, out_dim))
             for _ in anchors
         )
-        self.bias = nn.Parameter(
-            torch.zeros(len(anchors))
-        )  # not in the paper: lets a mask be empty without a feature that says so
+        # Not in the paper: lets a mask be empty without a feature that says so.
+        self.bias = None if literal else nn.Parameter(torch.zeros(len(anchors)))
 
     def forward(self, h_anchor: Tensor, f_p: Tensor, f_detail: Tensor | None = None) -> Tensor:
         """h [B, 3, C], f_p [B, C, h, w], f_detail [B, C', 4h, 4w] -> mask logits [B, 3, 4h, 4w] in anchor order.
@@ -198,7 +204,9 @@ class Agmd(nn.Module):
         logits: Tensor = (t_out @ f_out.flatten(2)).view(
             batch, len(self.anchors), *f_out.shape[-2:]
         )  # eq. 6, 7 before sigmoid and softmax
-        return in_anchor_order(logits + self.bias.view(1, len(self.anchors), 1, 1), self.anchors)
+        if self.bias is not None:
+            logits = logits + self.bias.view(1, len(self.anchors), 1, 1)
+        return in_anchor_order(logits, self.anchors)
 
 
 # Token Refiner (paper 3.1, B.4): two linear layers, shared by the three anchors.

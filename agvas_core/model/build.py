@@ -24,7 +24,9 @@ from agvas_core.contract.validation import did_you_mean
 from agvas_core.model.agmd import Agmd, TokenRefiner
 from agvas_core.model.agvas import AgVas
 from agvas_core.model.config import LmmConfig, ModelConfig, PixelConfig
+from agvas_core.model.encoders.efficientnet_lite import EfficientNetLite, load_trunk
 from agvas_core.model.encoders.encoders import LinearP, Normalize, PixelEncoder, SemanticEncoder
+from agvas_core.model.encoders.lite_pyramid import BLOCKS, LitePyramid
 from agvas_core.model.encoders.nano import NanoEncoder
 from agvas_core.model.encoders.sam import SamImageEncoder
 from agvas_core.model.encoders.vit import VIT_FAMILIES, VitEncoder
@@ -83,9 +85,7 @@ def assemble(config: ModelConfig, llava: Any, backbone: nn.Module) -> AgVas:
             adapter=None if adapted is None else nn.Conv2d(adapted, channels, 1),
         ),
         linear_p=None if config.spam is None else LinearP(channels, width),
-        spam=None
-        if config.spam is None
-        else Spam(width, config.spam.heads, config.spam.bottleneck, config.lmm.norm_visual, config.spam.positions),
+        spam=None if config.spam is None else Spam(width, norm_out=config.lmm.norm_visual, **config.spam.model_dump()),
         lmm=Lmm(
             language_model=llava.model.language_model,
             head=llava.lm_head,
@@ -130,9 +130,13 @@ def build_pixel_backbone(config: PixelConfig) -> nn.Module:
     if (family := VIT_FAMILIES.get(config.kind)) is not None:
         only_known("pixel.arguments", config.arguments, keys_of(family.config) | {"vision_use_head"})
         return VitEncoder(family.model(family.config(**config.arguments)), family)
-    encoder: type[NanoEncoder] | type[SamImageEncoder] = NanoEncoder if config.kind == "nano" else SamImageEncoder
-    only_known("pixel.arguments", config.arguments, inspect.signature(encoder).parameters.keys() - {"out_dim"})
-    return encoder(out_dim=config.channels, **config.arguments)
+    encoder = {"nano": NanoEncoder, "lite": LitePyramid, "sam": SamImageEncoder}[config.kind]
+    only_known("pixel.arguments", config.arguments, inspect.signature(encoder).parameters.keys() - {"trunk", "out_dim"})
+    if encoder is LitePyramid:
+        on_meta = torch.empty(0).device.type == "meta"  # shapes alone: no file is read
+        trunk = EfficientNetLite(0, BLOCKS[-1]).fold_norms() if on_meta else load_trunk()
+        return LitePyramid(trunk, out_dim=config.channels, **config.arguments)
+    return encoder(out_dim=config.channels, **config.arguments)  # type: ignore[no-any-return]
 
 
 def build_decoder(config: ModelConfig) -> Agmd | SamMaskDecoder:
@@ -141,7 +145,7 @@ def build_decoder(config: ModelConfig) -> Agmd | SamMaskDecoder:
     if config.decoder == "sam":
         return SamMaskDecoder(config.pixel.channels, numbers.depth, numbers.heads, numbers.mlp_dim)
     anchors = [Anchor[name] for name in config.anchors]
-    return Agmd(config.pixel.channels, **numbers.model_dump(), anchors=anchors)
+    return Agmd(config.pixel.channels, **numbers.model_dump(exclude={"start"}), anchors=anchors)
 
 
 def newline_of(config: ModelConfig, llava: Any) -> nn.Parameter | None:

@@ -13,11 +13,15 @@ def model(
         str,
         typer.Argument(help="A preset (ov-7b, ablations/lisa), a .toml file, or the folder of a checkpoint.", show_default=False),
     ],
+    memory: Annotated[
+        bool,
+        typer.Option("--memory", help="Count what evaluation of one image takes in bf16; a minute for 7 billion parameters."),
+    ] = False,
 ) -> None:
     """Show the parts of a model: parameters, which of them are trained, views, tokens. Weights are not loaded."""
     from agvas_core.model.build import build_model, visual_tokens
     from agvas_core.model.config import load_preset
-    from agvas_core.model.inventory import inventory
+    from agvas_core.model.inventory import evaluation_memory, inventory
     from agvas_core.model.weights.checkpoint import read_config
     from agvas_core.model.weights.pretrained_config import resolve_config
     from agvas_core.model.weights.trained import make_trainable
@@ -47,3 +51,9 @@ def model(
     for what, fact in facts.items():
         if fact is not None:
             typer.echo(f"{what:<16}{fact}")
+    if memory:
+        counted = evaluation_memory(config)
+        typer.echo(
+            f"{'one image, bf16':<16}{(counted.weights + counted.peak) / 1e9:.1f} GB: weights {counted.weights / 1e9:.1f}, the most beside them "
+            f"{counted.peak / 1e9:.1f}; counted on the meta device, without CUDA's own"
+        )

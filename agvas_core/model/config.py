@@ -79,14 +79,15 @@ class PixelConfig(_Part):
 
     pretrained: str | None = None
     """Hub id, folder or file (SAM's ``.pth``, safetensors) of the published weights; None for weights of one's own."""
-    kind: Literal["nano", "sam", "dinov2", "dinov3", "clip", "siglip"]
+    kind: Literal["nano", "lite", "sam", "dinov2", "dinov3", "clip", "siglip"]
     channels: int = 256  # SAM's
     """C of f_p."""
     linear: bool = False
     """A linear layer after SAM that is trained with the rest (table 6: SAM-FT). The other published encoders always have one: their
     width is not C."""
     arguments: dict[str, Any] = {}
-    """Keyword arguments of the encoder: its own for nano and SAM, those of its transformers configuration for the others."""
+    """Keyword arguments of the encoder: its own for nano, lite (EfficientNet-Lite with a feature pyramid) and SAM, those of its
+    transformers configuration for the others."""
 
 
 class SpamConfig(_Part):
@@ -94,6 +95,8 @@ class SpamConfig(_Part):
     bottleneck: int | None = None
     positions: bool = False
     """Queries and keys know their places from the first step (spam.py): for models trained from scratch."""
+    interleaved: bool = False
+    """Each head sees sine and cosine of a position; without it some see cosines alone, to which a place and its mirror look alike."""
 
 
 class LoraConfig(_Part):
@@ -113,6 +116,10 @@ class AgmdConfig(_Part):
     upscale: int = 4
     mask_dim: int | None = None
     detail: bool = False
+    literal: bool = False
+    """Eq. 6 and 7 as they are written; see agmd.py."""
+    start: Literal["random", "sam"] = "random"
+    """``sam``: blocks, upscaling and MLPs begin with the weights of SAM's mask decoder, which lie in the file of the pixel encoder."""
 
 
 class ModelConfig(_Part):
@@ -153,6 +160,10 @@ class ModelConfig(_Part):
             raise ValueError(f"anchors {list(self.anchors)}: there are {', '.join(str(list(each)) for each in _ANCHOR_SETS)}")
         if self.decoder == "sam" and self.anchors != ("SEG",):
             raise ValueError(f'decoder "sam" has one prompt, anchors are {list(self.anchors)}: set anchors = ["SEG"]')
+        if self.agmd.start == "sam" and (self.decoder != "agmd" or self.pixel.kind != "sam" or self.pixel.pretrained is None):
+            raise ValueError(
+                'agmd.start is "sam", which needs decoder "agmd" and the published SAM as pixel encoder: leave it out'
+            )
         alpha = {("NOR", "ANO"): 0.0, ("SEG",): 1.0}.get(self.anchors, self.decision.alpha)
         if self.decision.alpha != alpha:
             raise ValueError(

@@ -1,12 +1,18 @@
-"""What a model is made of, counted."""
+"""What a model is made of, counted, and the memory that one image takes."""
 
-from typing import NamedTuple
+import weakref
+from typing import Any, NamedTuple
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from agvas_core.model.agvas import AgVas
+from agvas_core.model.build import build_model, visual_tokens
+from agvas_core.model.config import ModelConfig
 
-__all__ = ["Row", "inventory"]
+__all__ = ["EvaluationMemory", "Row", "evaluation_memory", "inventory"]
 
 
 class Row(NamedTuple):
@@ -52,3 +58,71 @@ def _plus(row: Row, parameters: list[nn.Parameter]) -> Row:
         row.parameters + sum(p.numel() for p in parameters),
         row.trained + sum(p.numel() for p in parameters if p.requires_grad),
     )
+
+
+class EvaluationMemory(NamedTuple):
+    """Bytes of one image in direct mode: the weights, and the most that lies beside them at any moment."""
+
+    weights: int
+    peak: int
+
+
+def evaluation_memory(config: ModelConfig, dtype: torch.dtype = torch.bfloat16, text_tokens: int = 40) -> EvaluationMemory:
+    """What evaluation of one image needs, counted on the meta device: every tensor of a pass, as long as it lives. Nothing is computed.
+
+    The allocator's rounding, CUDA's context and the work space of kernels come on top. Attention counts as its fused kernel has it.
+
+    Args:
+        dtype: of weights and features.
+        text_tokens: of instruction and answer.
+    """
+    model = build_model(config, device="meta").to(dtype).eval()
+    weights = {
+        tensor.untyped_storage()._cdata: tensor.untyped_storage().nbytes() for tensor in (*model.parameters(), *model.buffers())
+    }
+    semantic = torch.empty(1, config.semantic_view.size_px, config.semantic_view.size_px, 3, dtype=torch.uint8, device="meta")
+    pixel = torch.empty(1, config.pixel_view.size_px, config.pixel_view.size_px, 3, dtype=torch.uint8, device="meta")
+    language_model: Any = model.lmm.language_model
+    width: int = language_model.config.hidden_size
+    with torch.no_grad(), _Live(set(weights)) as live:
+        vision = model.see(semantic, pixel)
+        embeddings = torch.empty(1, visual_tokens(config) + text_tokens, width, dtype=dtype, device="meta")
+        hidden = model.lmm(embeddings, with_logits=False).hidden
+        model.lmm.head(hidden[0, -1])
+        model.decode(hidden[:, :3], vision.pixel)
+    return EvaluationMemory(sum(weights.values()), live.peak)
+
+
+class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Adds up the storages that operations return, for as long as a tensor shows them."""
+
+    def __init__(self, known: set[int]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.known, self.live, self.peak = known, 0, 0
+        self._views: dict[int, int] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+        if func is torch.ops.aten._local_scalar_dense.default:
+            return True  # transformers asks whether positions are those of one sequence; they are
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, Tensor):
+                self._see(tensor)
+        return out
+
+    def _see(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key, size = storage._cdata, storage.nbytes()
+        if key in self.known:
+            return
+        self._views[key] = self._views.get(key, 0) + 1
+        if self._views[key] == 1:
+            self.live += size
+            self.peak = max(self.peak, self.live)
+        weakref.finalize(tensor, self._gone, key, size)
+
+    def _gone(self, key: int, size: int) -> None:
+        self._views[key] -= 1
+        if not self._views[key]:
+            del self._views[key]
+            self.live -= size

@@ -54,8 +54,13 @@ class SegmentationWeights:
                 raise UsageError(f"{name}={value} is no weight: give a finite number of at least 0")
 
 
-def text_loss(logits: Tensor, targets: Tensor, ignore_index: int = IGNORED_TARGET, count: Tensor | None = None) -> Tensor:
-    """Autoregressive cross-entropy (eq. 9), the mean over all target tokens of the batch.
+def text_loss(
+    logits: Tensor, targets: Tensor, ignore_index: int = IGNORED_TARGET, count: Tensor | None = None, per_sequence: bool = False
+) -> Tensor:
+    """Autoregressive cross-entropy (eq. 9), the mean over all target tokens of the batch, or over its sequences.
+
+    Eq. 9 is of one sequence, and does not say how those of a batch are put together. Over tokens, as transformers and LISA have it, a long
+    conversation weighs as much as many short answers.
 
     Shifted as in transformers: ``targets`` stand where the input ids stand, and position t of ``logits`` is compared with
     position t + 1 of ``targets``. Anchor tokens are targets like any other.
@@ -64,7 +69,9 @@ def text_loss(logits: Tensor, targets: Tensor, ignore_index: int = IGNORED_TARGE
         logits: float [B, L, V], of any float dtype.
         targets: int64 [B, L], token ids, ``ignore_index`` where nothing is supervised.
         ignore_index: the id that marks such places.
-        count: target tokens to divide by, in place of the batch's own: those of a whole step, of which the batch is a part.
+        count: target tokens (``per_sequence``: rows with targets) to divide by, in place of the batch's own: those of a whole step, of
+            which the batch is a part.
+        per_sequence: the mean over rows of each row's mean, eq. 9 row by row.
 
     Returns:
         float32 scalar; exactly 0 with the gradient path intact where no token is a target.
@@ -77,6 +84,11 @@ def text_loss(logits: Tensor, targets: Tensor, ignore_index: int = IGNORED_TARGE
     supervised = following != ignore_index
     # Only what is supervised goes to float32: at 150,000 words the whole would be gigabytes.
     chosen = logits[:, :-1][supervised].float()  # [T, V]
+    if per_sequence:
+        lengths = supervised.sum(1)  # [B]
+        each = F.cross_entropy(chosen, following[supervised], reduction="none")  # [T]
+        means = each / lengths.repeat_interleave(lengths)
+        return means.sum() / ((lengths > 0).sum() if count is None else count).clamp(min=1)
     summed = F.cross_entropy(chosen, following[supervised], reduction="sum")
     return summed / (supervised.sum() if count is None else count).clamp(min=1)
 

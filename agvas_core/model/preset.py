@@ -8,8 +8,8 @@ A preset that ``extends`` another one holds only what differs::
     name = "ov-7b-no-spam"
     spam = false
 
-Tables are merged key by key. Only one that names another model (``pretrained``, ``kind`` or ``family``) takes the place of the whole
-table: the numbers of one encoder mean nothing to another.
+Tables are merged key by key. Only one that names another model (``pretrained``, ``kind`` or ``family``), or trains on other ``examples``,
+takes the place of the whole table: the numbers of one encoder mean nothing to another.
 """
 
 import tomllib
@@ -23,7 +23,7 @@ from agvas_core.contract.validation import did_you_mean
 __all__ = ["ablation_names", "load_preset", "preset_names"]
 
 ABLATIONS: Final = "ablations"
-_WHOSE: Final = ("pretrained", "kind", "family")  # keys that say which model a table is about
+_WHOSE: Final = ("pretrained", "kind", "family", "examples")  # keys that say what a table is about
 
 
 def preset_names() -> list[str]:

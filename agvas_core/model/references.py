@@ -29,6 +29,7 @@ __all__ = [
     "EncoderCells",
     "FeatureCells",
     "ReferenceDistance",
+    "ReferenceHead",
 ]
 
 COLOUR_CHANNELS: Final = 3
@@ -250,6 +251,60 @@ class ReferenceDistance(nn.Module):
         if self.neighbours == 1:
             return squares.amin(1)
         return squares.topk(self.neighbours, dim=1, largest=False, sorted=False).values.mean(1)
+
+
+class ReferenceHead(nn.Module):
+    """Where the cells of one product look like a defect; fitted to the product by defects painted on its good images.
+
+    Args:
+        channels: D of an embedding.
+        width: channels within.
+        members: so many networks side by side, whose logits are averaged.
+        dropout: of whole channels of the embedding, in training.
+    """
+
+    WIDTH: Final = 24
+    RARITIES: Final = 3
+
+    def __init__(self, channels: int, *, width: int = WIDTH, members: int = 1, dropout: float = 0.1) -> None:
+        super().__init__()
+        wide = width * members
+        self.dropout = nn.Dropout2d(dropout)
+        self.cells = nn.Conv2d(channels, wide, 1)
+        self.rarities = nn.Conv2d(self.RARITIES, wide, 1)
+        self.near = nn.Conv2d(wide, wide, 3, padding=1, padding_mode="replicate", groups=members)
+        self.wider = nn.Conv2d(wide, wide, 3, padding=1, padding_mode="replicate", groups=members)
+        self.logit = nn.Conv2d(wide, 1, 1)
+
+    def forward(self, embedding: Tensor, rarities: Tensor) -> Tensor:
+        """[B, h, w, D] and [B, 3, h, w] -> [B, h, w]."""
+        y = self.cells(self.dropout(embedding.permute(0, 3, 1, 2))) + self.rarities(rarities)
+        y = F.relu(self.wider(F.relu(self.near(F.relu(y)))))
+        logit: Tensor = self.logit(y)[:, 0]
+        return logit
+
+    @classmethod
+    def joined(cls, members: Sequence["ReferenceHead"]) -> "ReferenceHead":
+        """One network whose logit is the mean of those of the members, which have one shape."""
+        states = [member.state_dict() for member in members]
+        state = {name: torch.cat([each[name] for each in states]) for name in states[0] if not name.startswith("logit.")}
+        state["logit.weight"] = torch.cat([each["logit.weight"] for each in states], 1) / len(states)
+        state["logit.bias"] = torch.stack([each["logit.bias"] for each in states]).mean(0)
+        joined = cls.like(state)
+        assert joined is not None, "the state is one of ours"
+        return joined.eval()
+
+    @classmethod
+    def like(cls, state: dict[str, Tensor]) -> "ReferenceHead | None":
+        """The network with these weights; None where they are not those of one."""
+        try:
+            wide, channels = state["cells.weight"].shape[:2]
+            inside = state["near.weight"].shape[1]
+            module = cls(channels, width=inside, members=wide // inside)
+            module.load_state_dict(state)
+        except (KeyError, IndexError, RuntimeError, ZeroDivisionError):
+            return None
+        return module
 
 
 def _neighbour_mean(features: Tensor, side: int) -> Tensor:

@@ -25,10 +25,17 @@ class Spam(nn.Module):
         norm_out: a layer norm on f_align, for models trained from scratch (``SemanticEncoder`` says why).
         positions: queries and keys know their places in the image from the first step, and so do the aligned tokens. The paper has none:
             SigLIP's and SAM's features carry theirs. In a model trained from scratch they do not, and the attention stays uniform.
+        interleaved: of the positions, as ``DensePosition`` says: every head sees sine and cosine.
     """
 
     def __init__(
-        self, dim: int, heads: int, bottleneck: int | None = None, norm_out: bool = False, positions: bool = False
+        self,
+        dim: int,
+        heads: int,
+        bottleneck: int | None = None,
+        norm_out: bool = False,
+        positions: bool = False,
+        interleaved: bool = False,
     ) -> None:
         super().__init__()
         inner = bottleneck or dim
@@ -41,7 +48,7 @@ class Spam(nn.Module):
         self.to_v = nn.Linear(dim, inner)
         self.to_out = nn.Linear(inner, dim)
         self.norm_out = nn.LayerNorm(dim) if norm_out else nn.Identity()
-        self.position = DensePosition(inner) if positions else None
+        self.position = DensePosition(inner, interleaved) if positions else None
         self.position_gain = nn.Parameter(torch.full((heads, 1, 1), _POSITION_GAIN)) if positions else None
         self.place = nn.Linear(inner, dim) if positions else None
 

@@ -7,8 +7,11 @@
 2. *Balanced*: threshold, seed threshold, least area and gate of the highest IoU_ano that keep the asked IoU_nor.
 3. *Strict*: the same outlines, with a seed threshold that good images alone set.
 
-The images are whole frames of several sizes and aspects, seen as the runtime sees them: every scale, the same resizing (contract/preprocess.py),
-the same rule (contract/decision.py). Real photographs are never looked at.
+After adaptation to reviewed parts (:func:`points_on`) the held-out images of the data sets take the place of the generated ones, and the bias
+stays: a person judged these, and they are of the station where the model is to run.
+
+Generated images are whole frames of several sizes and aspects, seen as the runtime sees them: every scale, the same resizing (contract/preprocess.py),
+the same rule (contract/decision.py). There, real photographs are never looked at.
 """
 
 import json
@@ -27,17 +30,28 @@ from agvas_core.contract.decision import BALANCED, STRICT, Decision
 from agvas_core.contract.errors import UsageError
 from agvas_core.contract.preprocess import scaled_views
 from agvas_core.contract.prompts import Anchor
+from agvas_core.data.datasets.item import DataSet, read_truth
 from agvas_core.data.synthetic.synthesis import synthesize
+from agvas_core.files import read_rgb
 from agvas_core.model.agvas import AgVas
 from agvas_core.model.config import ModelConfig
 from agvas_core.model.fusion import anomaly_probability
 from agvas_core.model.weights.checkpoint import TRAINING, WEIGHTS, Checkpoint, save_checkpoint
 from agvas_core.train.config import CalibrationConfig, TrainConfig
-from agvas_core.train.sight import Sight, as_logits
+from agvas_core.train.scorer import TorchScorer, as_logits
 from agvas_core.train.state import flat
-from agvas_core.train.sweep import SEEDS, THRESHOLDS, Judged, Scored, judge, search, strict_seed
+from agvas_core.train.threshold_search import SEEDS, THRESHOLDS, Judged, Scored, judge, search, strict_seed
 
-__all__ = ["Calibration", "FrameLogits", "calibrate", "calibrate_checkpoint", "decided", "lowered", "summary"]
+__all__ = [
+    "Calibration",
+    "FrameLogits",
+    "calibrate",
+    "calibrate_checkpoint",
+    "decided",
+    "lowered",
+    "points_on",
+    "summary",
+]
 
 Float = NDArray[np.float32]
 Progress = Callable[[int, int], None]
@@ -93,7 +107,7 @@ def calibrate(
     Raises:
         UsageError: a size that the runtime would cut into tiles.
     """
-    sight, images = Sight(model, config, tokenizer), list[FrameLogits]()
+    scorer, images = TorchScorer(model, config, tokenizer), list[FrameLogits]()
     for size in on.sizes:
         if config.tiling.excess(scaled_views(config.pixel_view, config.scales, *size)[0], *size) > 1:
             raise UsageError(
@@ -108,7 +122,7 @@ def calibrate(
         shrunk = min(1.0, on.kept_px / max(height, width))
         size = (round(height * shrunk), round(width * shrunk))
         truth = cv2.resize(sample.mask.astype(np.float32), size[::-1], interpolation=cv2.INTER_AREA) > 0.4  # as in training
-        maps, accept = sight(sample.image, size)
+        maps, accept = scorer.logits(sample.image, size)
         images.append(FrameLogits(maps.astype(np.float16), truth, accept))
         progress(index + 1, on.images)
     bias = dict(model.named_parameters()).get(BIAS)
@@ -148,6 +162,29 @@ def decided(
         ],
     }
     return Calibration(shift, decision, record)
+
+
+def points_on(scorer: TorchScorer, sets: Sequence[DataSet], on: CalibrationConfig) -> Decision | None:
+    """The operating points on data sets: the balanced one has the highest IoU_ano that leaves ``on.balanced_iou_nor`` of the good images
+    alone. None where there is no image of one of the two.
+
+    The strict one, which has to leave more of them alone, counts the same few images: take it for what they are.
+    """
+    scored = []
+    for item in (item for one in sets for item in one.items):
+        score_map, accept = scorer.score(read_rgb(item.image_path, item.name))
+        truth = read_truth(item)
+        shrunk = min(1.0, on.kept_px / max(truth.shape))
+        size = (round(truth.shape[1] * shrunk), round(truth.shape[0] * shrunk))
+        small, share = (cv2.resize(each, size, interpolation=cv2.INTER_AREA) for each in (score_map, truth.astype(np.float32)))
+        scored.append(Scored(np.asarray(small, np.float32), np.asarray(share > 0.4), accept))
+    bad = sum(bool(image.truth.any()) for image in scored)
+    if not 0 < bad < len(scored):
+        return None
+    balanced = search(scored, on.balanced_iou_nor).point
+    seed = strict_seed(scored, balanced, max(on.balanced_iou_nor, on.strict_iou_nor))
+    strict = balanced.model_copy(update={"seed_threshold": seed})
+    return Decision(alpha=scorer.config.decision.alpha, operating_points={BALANCED: balanced, STRICT: strict})
 
 
 def calibrate_checkpoint(source: Checkpoint, config: ModelConfig, train: TrainConfig, out: Path, progress: Progress) -> Path:

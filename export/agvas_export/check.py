@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from agvas_core import __version__
-from agvas_core.contract.backend import STAGES_GROUP, Arrays, Backend, Judged, Stages
+from agvas_core.contract.backend import STAGES_GROUP, Arrays, Backend, Comparison, Judged, Stages
 from agvas_core.contract.certificate import TOLERANCES, BackendParity, Certificate, Flip, JointError, Tolerance, data_digest
 from agvas_core.contract.errors import ImageError, ParityError, SetupError, StageError, UsageError
 from agvas_core.contract.gpu import this_machine
@@ -47,6 +47,7 @@ __all__ = [
     "images_in",
     "mask_iou",
     "open_backends",
+    "open_comparisons",
     "refuse_failed",
 ]
 
@@ -68,6 +69,9 @@ _JOINTS: Final[Mapping[str, tuple[str, str]]] = {  # tensor -> joint, and the to
     "accept": ("lmm", "probability"),
     "logits": ("decoder", "logits"),
     "probability": ("whole", "probability"),
+    "embedding": ("references", "features"),
+    "deep": ("references", "features"),
+    "joint": ("references", "features"),
 }
 _UNSCALED: Final = frozenset({"accept", "probability"})
 
@@ -285,6 +289,7 @@ def check_bundle(
     source, weights = read_reference(folder, manifest, checkpoint)
     engines, skipped = open_backends(folder, backends)
     reference = TorchStages(source, manifest)
+    compared = open_comparisons(folder, manifest, list(engines))
     asked = instruction or manifest.prompt.instructions[Mode.DIRECT]
     tallies = {name: _Tally(Errors(TOLERANCES[manifest.precision])) for name in engines}
     beside = Beside(reference, engines, {name: tally.errors for name, tally in tallies.items()})
@@ -298,6 +303,10 @@ def check_bundle(
         except ImageError:  # no image, or none that the model itself can judge
             continue
         used[digest := sha256_of(path)] = None
+        if compared:
+            wanted = compared[REFERENCE](image)
+            for name in engines.keys() & compared.keys():
+                tallies[name].errors.add(wanted, _distances(compared[name], image, wanted["bank"]))
         for name, engine in engines.items():
             own, iou = _against(engine, image, asked, truth, tallies[name], digest)
             if own is None or own.verdict != truth.verdict or iou < 1.0:
@@ -371,6 +380,30 @@ def open_backends(folder: Path, wanted: Sequence[str] | None = None) -> tuple[di
         why = "; ".join(f"{name}: {reason}" for name, reason in skipped.items())
         raise SetupError(f"no engine can run {folder} here ({why}): agvas doctor says what is missing")
     return engines, skipped
+
+
+REFERENCE: Final = "torch"
+
+
+def open_comparisons(folder: Path, manifest: Manifest, names: Sequence[str]) -> dict[str, Comparison]:
+    """The references graph on torch and on each of these engines that runs one; nothing where the bundle has none.
+
+    Raises:
+        BundleError: it was made from another encoder than the one that is here.
+    """
+    found = {entry.name: entry for entry in entry_points(group=STAGES_GROUP)}
+    if manifest.references is None or "references" not in found:
+        return {}
+    open_comparison = found["references"].load()
+    opened = {name: open_comparison(folder, name) for name in (REFERENCE, *names)}
+    return {name: compare for name, compare in opened.items() if compare is not None}
+
+
+def _distances(compare: Comparison, image: NDArray[np.uint8], bank: NDArray[np.float32]) -> Arrays:
+    try:
+        return compare(image, bank)
+    except ImageError:
+        return {}
 
 
 def images_in(data: Path, limit: int | None = None) -> list[Path]:

@@ -200,12 +200,13 @@ VERBS: Final = (
     ),
     Verb(
         "export",
-        "agvas_export.cli:app",
+        "agvas.export:app",
         MODEL,
-        "Turn a checkpoint into a bundle, check it, build TensorRT engines.",
+        "Turn a checkpoint into a bundle, check it; one ONNX or OpenVINO file; TensorRT engines.",
         (
             "agvas export bundle runs/nano -o runs/bundle",
             "agvas export check runs/bundle --data parts/",
+            "agvas export onnx runs/lid -o lid.onnx",
             "agvas export trt runs/bundle --precision fp16",
         ),
     ),

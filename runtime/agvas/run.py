@@ -48,7 +48,7 @@ from agvas_runtime.pipeline.options import SegmentOptions, stage_backends
 
 __all__ = ["SAVE_DEFAULT", "SAVE_KINDS", "parse_save", "run"]
 
-SAVE_KINDS: Final = ("mask", "overlay", "jsonl", "report", "score", "score-npy")
+SAVE_KINDS: Final = ("mask", "overlay", "jsonl", "report", "score", "score-npy", "csv", "coco", "yolo")
 SAVE_DEFAULT: Final = "mask,overlay,jsonl,report"
 
 
@@ -148,7 +148,7 @@ def run(
         str,
         typer.Option(
             metavar="KINDS",
-            help="Comma list of mask, overlay, jsonl, report, score (16-bit PNG), score-npy (float32); or none.",
+            help="Comma list of mask, overlay, jsonl, report, score (16-bit PNG), score-npy (float32), csv, coco, yolo; or none.",
             rich_help_panel=OUTPUT,
         ),
     ] = SAVE_DEFAULT,

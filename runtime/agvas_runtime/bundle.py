@@ -34,7 +34,7 @@ from agvas_core.contract.manifest import (
     sha256_of,
     verify_files,
 )
-from agvas_core.contract.product import Product, read_product
+from agvas_core.contract.product import HEAD, Product, read_product
 from agvas_core.contract.validation import nearest
 
 __all__ = ["BUNDLED", "Bundle", "Note", "bundled_names", "find_bundle", "load_bundle", "note_on_parity"]
@@ -128,6 +128,8 @@ def load_bundle(model: str | Path, *, offline: bool = False) -> Bundle:
         product = read_product(folder, manifest.product)
         if manifest.references is None:
             raise BundleError(f"{folder / MANIFEST_NAME} has a product and no references graph: run agvas fit again")
+        if product.head is not None and HEAD not in manifest.files:
+            raise BundleError(f"{folder / MANIFEST_NAME} lists no hash for {HEAD}: run agvas fit again")
     return Bundle(folder, manifest, f"{manifest.name}@{sha256_of(folder / MANIFEST_NAME)[:12]}", product)
 
 

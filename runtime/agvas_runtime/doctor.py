@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, Final, NamedTuple
 
 import numpy as np
 import typer
@@ -360,11 +360,20 @@ def onnx_cuda(gpus: list[Gpu]) -> Finding:
     return _on_gpu("ort-cuda", f"onnxruntime-gpu {installed('onnxruntime-gpu')}", gpus, DRIVER_OF_CUDA_12)
 
 
+CUDA_OF_TORCH: Final = ("nvidia-cudnn-cu13", "nvidia-cudnn-cu12", "nvidia-cublas", "nvidia-cublas-cu12")
+"""Packages of which torch's build for CUDA draws one in."""
+
+
 def torch(gpus: list[Gpu]) -> Finding:
     """The reference; runs on a CPU, too."""
     there = installed("torch")
+    cpu_build = "install torch's CPU build first (pytorch.org, Start Locally, CPU)"
     if there is None:
-        return _absent("torch", "torch is not installed", "pip install 'agvas[train]'")
+        without = f"; without a GPU {cpu_build}, or pip draws some GB of CUDA" if not gpus else ""
+        return _absent("torch", "torch is not installed", f"pip install 'agvas[train]'{without}")
+    if not gpus and (cuda := [name for name in CUDA_OF_TORCH if installed(name) is not None]):
+        told = f"torch {there}; on the CPU, and with packages of CUDA ({cuda[0]}) that no GPU here uses"
+        return Finding("backend", "torch", State.OK, told, f"to free some GB: pip uninstall torch, then {cpu_build}")
     on = f"; {len(gpus)} NVIDIA GPU" if gpus and "+cpu" not in there else "; on the CPU"
     return Finding("backend", "torch", State.OK, f"torch {there}{on}")
 

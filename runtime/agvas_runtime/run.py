@@ -17,6 +17,7 @@ from rich.console import Console
 
 from agvas_core import __version__
 from agvas_core.contract.command_line import interrupt_code, printable
+from agvas_core.contract.decision import OperatingPoint
 from agvas_core.contract.errors import EXIT_OK, EXIT_REJECTS, OutputError, SetupError, SourceError, UsageError
 from agvas_runtime.bundle import note_on_parity
 from agvas_runtime.masks.result import Result, Verdict
@@ -25,7 +26,7 @@ from agvas_runtime.pipeline.segmenter import Segmenter
 from agvas_runtime.profile.own_run import OwnRun
 from agvas_runtime.report.progress import RunProgress, print_summary
 from agvas_runtime.report.run_report import Report
-from agvas_runtime.sinks.image_files import ImageFiles
+from agvas_runtime.sinks.image_files import DatasetFiles, ImageFiles
 from agvas_runtime.sinks.output_names import OutputNames, common_root
 from agvas_runtime.sinks.run_folder import REPORT_NAME, RunFolder, encode_line
 from agvas_runtime.sources import CameraSource, Source, open_source, prefetch
@@ -105,16 +106,19 @@ def _inspect(job: Job, console: Console, folder: RunFolder | None) -> int:
         report = Report(facts, total=source.total)
         progress = RunProgress(console, total=source.total, quiet=job.quiet, verbose=job.verbose)
         notes: list[str] = []
+        datasets = DatasetFiles(folder, job.save) if folder is not None else None
         stopped: BaseException | None = None
         try:
             with progress, own or nullcontext():
                 results = segmenter.stream(chain(first, frames), overlap=not source.live)
                 with closing(results):
-                    _inspect_all(job, results, folder, report, progress, own)
+                    _inspect_all(job, results, folder, datasets, report, progress, own)
         except (KeyboardInterrupt, BrokenPipeError, SourceError) as error:
             stopped = error
             notes.append(_why(error, progress.done))
         notes += source.notes
+    if datasets is not None:
+        datasets.write()
     if folder is not None and own is not None:
         backend = " ".join(dict.fromkeys(job.options.backends))
         profiled = own.files(facts, backend=backend, threads=job.options.threads)
@@ -150,6 +154,7 @@ def _inspect_all(
     job: Job,
     results: Iterable[Result],
     folder: RunFolder | None,
+    datasets: DatasetFiles | None,
     report: Report,
     progress: RunProgress,
     own: OwnRun | None,
@@ -160,6 +165,8 @@ def _inspect_all(
         record = result.to_dict() | {"files": files}
         if folder is not None:
             folder.add(record)
+        if datasets is not None:
+            datasets.add(result)
         report.add(result, files)
         if job.json_lines:
             with _stdout():
@@ -219,15 +226,20 @@ def _facts(job: Job, segmenter: Segmenter) -> dict[str, str]:
         "prompt": segmenter.prompt,
         "mode": str(segmenter.question.mode),
         "operating point": segmenter.operating_point,
-        "threshold": f"{point.threshold:g}"
-        if point.plain
-        else f"{point.threshold:g}, with a peak above {point.seed_threshold:g}",
+        "threshold": _threshold(point),
         "date": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
         "source": printable(" ".join(without_secrets(source) for source in ([job.camera] if job.camera else job.sources))),
         "command": printable(command_line(job.program)),
         "folder": os.getcwd(),
         "agvas": f"{__version__}, {platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores",
     }
+
+
+def _threshold(point: OperatingPoint) -> str:
+    """What decides, in words."""
+    if point.image_share:
+        return f"{point.seed_threshold:g} for the score of an image, {point.threshold:g} for its outlines"
+    return f"{point.threshold:g}" if point.plain else f"{point.threshold:g}, with a peak above {point.seed_threshold:g}"
 
 
 def command_line(program: str) -> str:

@@ -212,6 +212,31 @@ def test_the_lists_of_other_zero_shot_code_are_read_too(tmp_path: Path, write: W
     assert good_of(tmp_path) == [("bottle/train/good/1.png", "bottle")]
 
 
+def test_the_authors_lists_are_read_as_they_are_published(tmp_path: Path, write: Write) -> None:
+    """One folder of lists beside the sets; a half without images is one entry with an empty path; most sets are not there."""
+    stem = "RSDD/Metal15/test/anomaly/RSDD_I-metal-defect-000001_0000000000"
+    entry = {"cls_name": "Metal15", "dataset_name": "RSDD"}
+    bad = {
+        **entry,
+        "img_path": f"{stem}.png",
+        "mask_path": stem.replace("test", "ground_truth") + ".png",
+        "specie_name": "anomaly",
+        "anomaly": 1,
+    }
+    good = {**entry, "img_path": "RSDD/Metal15/test/good/0.png", "mask_path": "", "specie_name": "good", "anomaly": 0}
+    empty = {"img_path": "", "mask_path": "", "cls_name": "Metal15", "specie_name": "good", "dataset_name": "", "anomaly": 0}
+    listed = {"train": {"Metal15": [empty]}, "test": {"Metal15": [bad, good]}}
+    write(bad["img_path"])
+    write(bad["mask_path"], 255)
+    write(good["img_path"])
+    (tmp_path / "meta_RSDD.json").write_text(json.dumps(listed))
+    (tmp_path / "meta_KSDD2.json").write_text(json.dumps(listed).replace("RSDD/", "KSDD2/"))
+    data = the_set(tmp_path, "meta")
+    assert data.name == "RSDD" and [item.anomalous for item in data.items] == [True, False]
+    assert good_of(tmp_path) == []
+    assert find_test_sets(tmp_path, only="KSDD2")[0].name == "KSDD2"  # asked for by name: its images are missed later, by name
+
+
 def test_a_folder_of_sets_gives_them_all_and_one_by_name(tmp_path: Path, write: Write) -> None:
     for name in ("one", "two"):
         write(f"{name}/part/test/crack/0.png")

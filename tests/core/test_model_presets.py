@@ -50,7 +50,7 @@ def test_presets_that_extend_each_other_or_nothing_are_refused(tmp_path: Path) -
         load_preset(write(tmp_path / "c.toml", 'extends = "ov-8b"\n'))
     with pytest.raises(UsageError, match=r"extends is \['ov-7b'\]: give the name of one preset"):
         load_preset(write(tmp_path / "d.toml", 'extends = ["ov-7b"]\n'))
-    with pytest.raises(UsageError, match=r"did you mean ablations/no-spam\?.*ablations/alpha-0"):
+    with pytest.raises(UsageError, match=r"did you mean ablations/no-spam\?.*ablations/agmd-from-sam"):
         load_preset("ablations/no-span")
 
 

@@ -71,7 +71,7 @@ EXPECTED: dict[str, list[str]] = {
         "refiner.*",
         "agmd.*",
     ],
-    **dict.fromkeys([f"ablations/{name}" for name in ("no-seg", "no-nor-ano", "alpha-0", "alpha-1")], PAPER),
+    **dict.fromkeys([f"ablations/{name}" for name in ("no-seg", "no-nor-ano", "agmd-from-sam", "eq-6-literal")], PAPER),
     **dict.fromkeys([f"ablations/{name}" for name in ("no-instruct", "no-anomaly-seg", "no-general")], PAPER),
     **{name: [*PAPER, *OWN["adapter"]] for name in ablation_names() if "/encoder-" in name},
     "ablations/no-spam": [name for name in PAPER if name.split(".")[0] not in ("linear_p", "spam")],

@@ -175,3 +175,16 @@ def test_what_cannot_be_meant_is_refused() -> None:
         agmd(upscale=2)
     with pytest.raises(ValueError, match="detail needs upscale=4"):
         agmd(upscale=1, detail=True)
+
+
+def test_literal_is_the_product_of_eq_6_and_nothing_else() -> None:
+    torch.manual_seed(3)
+    agmd = Agmd(16, heads=2, mlp_dim=16, upscale=1, literal=True).eval()
+    h, f_p = torch.randn(2, 3, 16), torch.randn(2, 16, 5, 7)
+    z0 = torch.cat([agmd.t_learn.expand(2, -1, -1), h], 1)
+    z, pixels = agmd.bi_attn(z0, f_p.flatten(2).transpose(1, 2), agmd.position(5, 7))
+    expected = (z[:, :3] @ pixels.transpose(1, 2)).view(2, 3, 5, 7)
+    torch.testing.assert_close(agmd(h, f_p), expected)
+    assert not any(name.startswith(("to_mask", "upscale", "bias")) for name, _ in agmd.named_parameters())
+    with pytest.raises(ValueError, match="set upscale = 1"):
+        Agmd(16, heads=2, literal=True)

@@ -11,7 +11,9 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 
 from agvas_core.model.build import build_llava, build_model
 from agvas_core.model.config import LmmConfig, load_preset, parse_config
+from agvas_core.model.encoders.efficientnet_lite import load_trunk
 from agvas_core.model.encoders.encoders import LinearP, Normalize, PixelEncoder, SemanticEncoder
+from agvas_core.model.encoders.lite_pyramid import LitePyramid
 from agvas_core.model.encoders.nano import NanoEncoder
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -142,6 +144,51 @@ def test_coordinates_tell_the_place() -> None:
     y, x = NanoEncoder.coordinates(torch.zeros(1, 1, 5, 9))[0]
     torch.testing.assert_close(y, torch.linspace(-1, 1, 5)[:, None].expand(5, 9))
     torch.testing.assert_close(x, torch.linspace(-1, 1, 9)[None].expand(5, 9))
+
+
+def pyramid(**arguments: bool | int) -> LitePyramid:
+    torch.manual_seed(0)
+    return LitePyramid(load_trunk(), widths=(4, 6, 8, 8), out_dim=12, detail_dim=6, **arguments).eval()  # type: ignore[arg-type]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("arguments", [{}, {"prior": True}, {"attention": 2}], ids=["plain", "prior", "attention"])
+@pytest.mark.parametrize("height, width", [(64, 64), (64, 160), (224, 96), (320, 320)])
+def test_the_pyramid_takes_any_multiple_of_32(height: int, width: int, arguments: dict[str, bool | int]) -> None:
+    f_p, f_detail = pyramid(**arguments)(torch.randn(1, 3, height, width))
+    assert f_p.shape == (1, 12, height // 8, width // 8)
+    assert f_detail.shape == (1, 6, height // 2, width // 2)
+    assert f_p.isfinite().all()
+    assert f_detail.isfinite().all()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("arguments", [{"prior": True}, {"attention": 1}], ids=["prior", "attention"])
+def test_the_pyramid_sees_each_image_by_itself(arguments: dict[str, bool | int]) -> None:
+    encoder, pixels = pyramid(**arguments), torch.randn(3, 3, 64, 96)
+    together = encoder(pixels)
+    for b in range(3):
+        for one, other in zip(encoder(pixels[b : b + 1]), together, strict=True):
+            torch.testing.assert_close(one[0], other[b], rtol=0, atol=1e-4)
+
+
+def test_a_frozen_trunk_keeps_no_gradients_and_the_pyramid_does() -> None:
+    encoder, pixels = pyramid(), torch.randn(1, 3, 64, 64)
+    encoder(pixels)[0].sum().backward()
+    assert all(p.grad is not None for p in encoder.trunk.stem.parameters())
+    encoder.zero_grad()
+    encoder.trunk.requires_grad_(False)
+    encoder(pixels)[0].sum().backward()
+    assert all(p.grad is None for p in encoder.trunk.parameters())
+    assert encoder.to_f_p.weight.grad is not None
+
+
+def test_coarse_levels_reach_the_finest() -> None:
+    encoder = pyramid()
+    _, f_detail = encoder(torch.randn(1, 3, 64, 64))
+    f_detail[..., 0, 0].sum().backward()
+    coarsest = encoder.lateral[3]
+    assert isinstance(coarsest, nn.Conv2d) and coarsest.weight.grad is not None and coarsest.weight.grad.any()
 
 
 def test_an_encoder_without_finer_features_has_none() -> None:

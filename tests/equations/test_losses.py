@@ -7,7 +7,7 @@ import torch
 
 from agvas_core.contract.errors import UsageError
 from agvas_core.contract.prompts import Anchor
-from agvas_core.model.losses import SegmentationWeights, segmentation_loss, text_loss, total_loss
+from agvas_core.model.losses import IGNORED_TARGET, SegmentationWeights, segmentation_loss, text_loss, total_loss
 
 PAPER = SegmentationWeights()
 FROM_SCRATCH = SegmentationWeights(bce=2.0, dice=0.5, positive_weight=5.0, dice_on_empty=False)
@@ -229,3 +229,14 @@ def test_what_was_not_asked_for_weighs_as_much_as_what_was() -> None:
     torch.testing.assert_close(parts["bce_seg"], expected)
     _, nothing = segmentation_loss(logits, asked, weights, unasked=torch.zeros_like(unasked))
     torch.testing.assert_close(nothing["bce_seg"], plain["bce_seg"])
+
+
+def test_text_per_sequence_is_eq_9_of_each_row_whatever_its_length() -> None:
+    torch.manual_seed(5)
+    logits, targets = torch.randn(3, 9, 11), torch.full((3, 9), IGNORED_TARGET)
+    targets[0, 2:4], targets[1, 1:9] = torch.randint(11, (2,)), torch.randint(11, (8,))  # the third row has none
+    rows = [text_loss(logits[row : row + 1], targets[row : row + 1]) for row in (0, 1)]
+    torch.testing.assert_close(text_loss(logits, targets, per_sequence=True), (rows[0] + rows[1]) / 2)
+    halves = [text_loss(logits[at], targets[at], count=torch.tensor(2), per_sequence=True) for at in (slice(0, 1), slice(1, 3))]
+    torch.testing.assert_close(sum(halves), (rows[0] + rows[1]) / 2)
+    assert float(text_loss(logits[2:], targets[2:], per_sequence=True)) == 0

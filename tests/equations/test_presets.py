@@ -178,7 +178,9 @@ def test_spam_has_heads_of_128(built: tuple[ModelConfig, AgVas]) -> None:
 @pytest.mark.parametrize("name", preset_names())
 def test_anchors_follow_the_tokenizers_last_word_and_have_rows(name: str) -> None:
     lmm = parse_config(load_preset(name)["model"]).lmm
-    last = {"ov-0.5b": 151647, "ov-7b": 151647, "llava-7b": 32001, "llava-13b": 32001}.get(name, 3)  # nano and what extends it
+    last = {"ov-0.5b": 151647, "ov-7b": 151647, "paper": 151647, "llava-7b": 32001, "llava-13b": 32001}.get(
+        name, 3
+    )  # nano and what extends it
     assert lmm.anchor_ids == (last + 1, last + 2, last + 3)
     assert max(lmm.anchor_ids) < lmm.vocab_size
 

@@ -23,7 +23,7 @@ from agvas_export import check as check_module
 from agvas_export.check import NOT_FINITE, Limits, check_bundle, images_in, mask_iou, refuse_failed
 from agvas_export.cli import app
 from agvas_runtime.bundle import load_bundle
-from agvas_runtime.pipeline.predictors import backend_names, open_backend
+from agvas_runtime.pipeline.predictors import backend_names, open_backend, open_comparison
 
 Open = Callable[[Path, str], Any]
 
@@ -31,7 +31,7 @@ Open = Callable[[Path, str], Any]
 @pytest.fixture(autouse=True)
 def entries(monkeypatch: pytest.MonkeyPatch) -> None:
     """The entry points of this checkout, whatever version is installed."""
-    offered = {"open": open_backend, "names": backend_names}
+    offered = {"open": open_backend, "names": backend_names, "references": open_comparison}
     found = [SimpleNamespace(name=name, load=lambda function=function: function) for name, function in offered.items()]
     monkeypatch.setattr(check_module, "entry_points", lambda group: found)
 
@@ -85,14 +85,14 @@ def test_a_faithful_bundle_is_certified_and_stays_the_same_bundle(
     assert certificate.manifest_sha256 == sha256_of(folder / MANIFEST_NAME)
     assert certificate.data == tuple(sorted(sha256_of(path) for path in pictures.glob("[0-9].png")))
     (engine,) = certificate.backends
-    assert [joint.joint for joint in engine.joints] == ["vision"] * 4 + ["lmm"] * 2 + ["decoder", "whole"]
+    assert [joint.joint for joint in engine.joints] == ["vision"] * 4 + ["lmm"] * 2 + ["decoder", "whole"] + ["references"] * 3
     assert all(joint.holds for joint in engine.joints) and not engine.flips and engine.min_mask_iou == 1.0
     assert load_bundle(folder).identity == before
     said = capsys.readouterr().out
     assert "0 of 3 verdicts flipped" in said and "anchor_states" in said
 
 
-@pytest.mark.parametrize("graph", ["vision", "lmm", "decoder"])
+@pytest.mark.parametrize("graph", ["vision", "lmm", "decoder", "references"])
 def test_one_changed_weight_is_caught_at_its_joint(
     exported_folder: Path, tiny_checkpoint_folder: Path, pictures: Path, tmp_path: Path, graph: str
 ) -> None:

@@ -123,6 +123,22 @@ def test_the_recipes_of_engines_are_found_there(binaries: Path, tmp_path: Path) 
     assert "orin" in told
 
 
+MAX_BASE_MB = 480
+
+
+def test_the_base_install_stays_small(binaries: Path) -> None:
+    """As `benchmarks/measure_install.sh` measures it, the empty environment included."""
+    disk = subprocess.check_output(["du", "-sm", binaries.parent], text=True)
+    assert int(disk.split()[0]) < MAX_BASE_MB
+
+
+def test_the_wheel_s_description_and_fields_are_what_an_index_takes(wheel: Path) -> None:
+    twine = pytest.importorskip("twine")
+    assert twine is not None
+    done = subprocess.run([sys.executable, "-m", "twine", "check", "--strict", wheel], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_the_base_install_leaves_torch_out(binaries: Path, tmp_path: Path) -> None:
     names = {entry["name"].lower() for entry in json.loads(_succeed([binaries / "pip", "list", "--format=json"], tmp_path))}
     assert "agvas" in names

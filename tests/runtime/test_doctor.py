@@ -93,3 +93,14 @@ def test_the_table_names_the_way_out() -> None:
     done = subprocess.run([sys.executable, "-c", "from agvas.cli import main; main()", "doctor"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "All that is here works" in done.stdout and "pip install 'agvas[trt]'" in done.stdout
+
+
+def test_a_machine_without_a_gpu_is_told_of_torch_s_cpu_build(monkeypatch: pytest.MonkeyPatch) -> None:
+    there: dict[str, str] = {}
+    monkeypatch.setattr(packages, "installed", there.get)
+    assert "CPU build" in packages.torch([]).remedy
+    there["torch"] = "2.13.0"
+    assert packages.torch([]).remedy == ""
+    there["nvidia-cudnn-cu13"] = "9.1"
+    found = packages.torch([])
+    assert found.state is packages.State.OK and "nvidia-cudnn-cu13" in found.detail and "CPU build" in found.remedy

@@ -24,7 +24,8 @@ def picture(tmp_path: Path, make_part: Part) -> Path:
 
 def test_a_file_gives_the_segmenter_s_answer(tiny_bundle: Path, picture: Path) -> None:
     predictor = open_predictor(tiny_bundle, threads=1)
-    score_map, mask, verdict, score = predictor.predict(picture)
+    score_map, mask, verdict, score, answer = predictor.predict(picture)
+    assert answer is None  # nothing is generated in direct mode
     expected = Segmenter.load(tiny_bundle, threads=1).predict(picture)[0]
     assert expected.score_map is not None and expected.mask is not None
     assert np.array_equal(score_map, expected.score_map) and np.array_equal(mask, expected.mask)

@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 
 from agvas_core.contract.errors import ImageError
 
-__all__ = ["OTHER_PICTURES", "decode_by_pillow", "pillow_size", "unread_format"]
+__all__ = ["OTHER_PICTURES", "decode_by_pillow", "pillow_image", "pillow_size", "unread_format"]
 
 Image.MAX_IMAGE_PIXELS = None  # the cap is ours, and is looked at before anything is decoded
 
@@ -58,18 +58,44 @@ def decode_by_pillow(data: bytes, kind: str) -> tuple[NDArray[np.generic], bytes
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            image.load()
-            profile = image.info.get("icc_profile") or b""
-            if image.mode in ("P", "PA") or "transparency" in image.info:
-                image = image.convert("RGBA")
-            elif image.mode == "1":
-                image = image.convert("L")
-            upright = ImageOps.exif_transpose(image)
+            upright, profile = _upright(image)
     except Exception as error:  # its plugins have no type of their own for a broken file
         raise ImageError(f"{kind.upper()} cannot be decoded ({error}): it is cut short or broken") from error
     if upright.mode not in ("L", "LA", "RGB", "RGBA", "I;16"):
         raise ImageError(f"{kind.upper()} has samples of the kind {upright.mode}, which is not read: save it as PNG")
-    return np.array(upright), bytes(profile)
+    return np.array(upright), profile
+
+
+def pillow_image(image: Image.Image) -> tuple[NDArray[np.generic], bytes]:
+    """(pixels [H, W] or [H, W, C] turned upright, ICC profile or nothing) of an open image of Pillow, of any mode.
+
+    Raises:
+        ImageError: its file is cut short or broken, or its samples do not fit into 16 bits.
+    """
+    try:
+        upright, profile = _upright(image)
+        if upright.mode not in ("L", "LA", "RGB", "RGBA", "F", "I") and not upright.mode.startswith("I;16"):
+            upright, profile = upright.convert("RGB"), b""  # the profile is of the colours before
+    except Exception as error:  # its plugins have no type of their own for a broken file
+        raise ImageError(f"the image cannot be decoded ({error}): its file is cut short or broken") from error
+    pixels: NDArray[np.generic] = np.array(upright)
+    if upright.mode.startswith("I"):
+        lowest, highest = (int(pixels.min()), int(pixels.max())) if pixels.size else (0, 0)
+        if lowest < 0 or highest > 0xFFFF:
+            raise ImageError(f"samples run from {lowest} to {highest}; 0 to 65535 is needed: rescale them")
+        pixels = pixels.astype(np.uint16)  # also of another byte order
+    return pixels, profile
+
+
+def _upright(image: Image.Image) -> tuple[Image.Image, bytes]:
+    """The image decoded, without a palette, turned as EXIF says; and its ICC profile or nothing."""
+    image.load()
+    profile = bytes(image.info.get("icc_profile") or b"")
+    if image.mode in ("P", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+    elif image.mode == "1":
+        image = image.convert("L")
+    return ImageOps.exif_transpose(image), profile
 
 
 def _open_by_pillow(file: BinaryIO, kind: str) -> Image.Image:

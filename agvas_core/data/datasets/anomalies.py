@@ -14,13 +14,26 @@ from typing import Any, Final
 from agvas_core.contract.errors import UsageError
 from agvas_core.contract.review_folder import IMAGES, MASKS, REVIEW
 from agvas_core.data.datasets.coco import need, read_json
-from agvas_core.data.datasets.layouts import mvtec_kind, reviewed
+from agvas_core.data.datasets.layouts import GOOD_KINDS, list_name, listed, mvtec_kind, reviewed
 from agvas_core.data.datasets.masks import BoxMask, FileMask
 from agvas_core.data.datasets.mat_file import CrackMat
 from agvas_core.data.datasets.record import Adapter, Family, MaskSource, Record, first_folder, image_in
-from agvas_core.files import GOOD, folders, images, inside
+from agvas_core.files import folders, images, inside
 
-__all__ = ["CRACK_FOREST", "DTD_SYNTHETIC", "GC10", "GOODS_AD", "MIAD", "MVTEC", "REAL_IAD", "REVIEWED", "ZJU_LEAPER"]
+__all__ = [
+    "CRACK_FOREST",
+    "DTD_SYNTHETIC",
+    "GC10",
+    "GOODS_AD",
+    "LISTED",
+    "LISTS",
+    "MIAD",
+    "MVTEC",
+    "REAL_IAD",
+    "REVIEWED",
+    "ZJU_LEAPER",
+    "listed_records",
+]
 
 # Road cracks: CrackForest-dataset, the paper's "Road".
 #
@@ -275,7 +288,7 @@ def _of_kind(root: Path, dataset: str, category: Path, half: str, kind: Path) ->
         yield Record(
             dataset, Family.ANOMALY, item.image_path, item.name, half, category.name, item.anomalous, words, mask
         )  # fmt: skip
-    if kind.name != GOOD and half == "test":
+    if kind.name not in GOOD_KINDS and half == "test":
         masks = images(category / "ground_truth" / kind.name)
         yield from _orphans(root, dataset, category, kind, [mask for mask in masks if mask not in used])
 
@@ -303,10 +316,8 @@ def _mvtec_matches(root: Path, names: set[str] | None) -> bool:
 
 
 def _family_of(category: Path) -> str:
-    """ "Woven_001" -> "woven": the textures of DTD-Synthetic are numbered."""
-    name = category.resolve().name.lower()
-    stem, _, number = name.rpartition("_")
-    return stem if number.isdigit() else name
+    """ "Woven_001" -> "woven", and "woven1" too, as the authors standardise it: the textures of DTD-Synthetic are numbered."""
+    return re.sub(r"_?\d+$", "", category.resolve().name.lower())
 
 
 def _mvtec_adapter(dataset: str, names: set[str] | None, example: str, published_images: int | None = None) -> Adapter:
@@ -343,3 +354,51 @@ REVIEWED: Final = Adapter(
     lambda root: (root / IMAGES).is_dir() and ((root / REVIEW).is_file() or (root / MASKS).is_dir()),
     _reviewed_records,
 )
+
+# Lists (``meta_<set>.json``, see ``layouts``), as the authors order their anomaly sets: my_dataset/anomaly_seg/meta_Road.json and the
+# folder Road beside it. The lists of table 5's sets are known by their names; any other list is taken where it is named itself.
+
+_LIST_NAMES: Final = {
+    "road": ("road",), "zju-leaper": ("zju", "zjuleaper"), "real-iad": ("realiadc1", "realiad"), "dtd-synthetic": ("dtd", "dtdsynthetic"),
+    "miad": ("miad",), "goodsad": ("goods", "goodsad"), "gc10": ("gc", "gc10"),
+}  # fmt: skip
+
+
+def listed_records(path: Path, dataset: str | None = None) -> Iterator[Record]:
+    """The images of a list, as records of an anomaly set; raises UsageError as ``layouts.listed``."""
+    for half in ("train", "test"):
+        for item in listed(path, half):
+            mask = FileMask(item.mask_path, more=item.more_masks) if item.mask_path else None
+            kind = kind_words(item.specie) if item.anomalous else ""
+            yield Record(
+                dataset or list_name(path),
+                Family.ANOMALY,
+                item.image_path,
+                item.name,
+                half,
+                item.category,
+                item.anomalous,
+                kind,
+                mask,
+            )
+
+
+def _is_list(path: Path, names: tuple[str, ...] | None) -> bool:
+    if not (path.is_file() and path.suffix == ".json" and path.stem.startswith("meta_")):
+        return False
+    return names is None or re.sub(r"[^a-z0-9]", "", list_name(path).lower()) in names
+
+
+def _list_adapter(dataset: str, names: tuple[str, ...] | None) -> Adapter:
+    return Adapter(
+        dataset,
+        Family.ANOMALY,
+        f"meta_{names[0] if names else 'SET'}.json, a list of images and masks",
+        partial(_is_list, names=names),
+        partial(listed_records, dataset=None if names is None else dataset),
+        training_splits=("train", "test"),
+    )
+
+
+LISTS: Final = tuple(_list_adapter(dataset, names) for dataset, names in _LIST_NAMES.items())
+LISTED: Final = _list_adapter("list", None)

@@ -31,7 +31,7 @@ def check(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the exit code, and the file.")] = False,
 ) -> None:
     """Say what training data a folder has, and what is wrong where; ends with 1 where something is."""
-    sets = find_training_sets(data, name)
+    sets = find_training_sets(data, name, everything=True)
     console = Console(stderr=True)
     reports: list[SetReport] = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())

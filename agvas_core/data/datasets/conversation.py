@@ -1,10 +1,11 @@
 """Conversations about images: LLaVA-Instruct-150K and WebAD.
 
 LLaVA: llava_instruct_150k.json, a list of {"id", "image": "000000033471.jpg", "conversations": [{"from": "human", "value": "<image>\n..."},
-{"from": "gpt", "value": "..."}, ...]}; the images are COCO's train2017, here, in coco, or in ../coco.
+{"from": "gpt", "value": "..."}, ...]}; the images are COCO's train2017, here, in coco, in ../coco as in LISA's order, or in ../../coco as in
+that of the paper's authors.
 
-WebAD: a JSON file with webad or anomaly_instruct in its name, of the same form, as its authors build on LLaVA-OneVision; images relative to
-the file, or in images beside it. The published file could not be looked at: name and folders are a guess, the form is likely.
+WebAD: a JSON file with webad or anomaly_instruct in its name, of the same form, with images relative to the file or in images beside it;
+anomalyov_dataset/webad_processed.json with images/webAD in the order of the paper's authors. The published file itself was not at hand.
 
 Entries without an image are left out.
 """
@@ -24,7 +25,7 @@ __all__ = ["INSTRUCT", "LLAVA", "WEB_AD"]
 
 
 _LLAVA_FILES: Final = ("llava_instruct_150k.json", "llava_v1_5_mix665k.json")
-_COCO: Final = ("train2017", "coco/train2017", "../coco/train2017", "images", "")
+_COCO: Final = ("train2017", "coco/train2017", "../coco/train2017", "../../coco/train2017", "images", "")
 _BESIDE: Final = ("images", "WebAD", "webad", "")
 
 
@@ -76,7 +77,7 @@ def _clean(text: str) -> str:
 LLAVA: Final = Adapter(
     "llava-150k",
     Family.CONVERSATION,
-    "llava_instruct_150k.json, and COCO's train2017 here or in ../coco",
+    "llava_instruct_150k.json, and COCO's train2017 here, in ../coco or in ../../coco",
     lambda root: bool(_llava_files(root)),
     lambda root: _records(root, "llava-150k", _llava_files(root), _COCO),
 )

@@ -23,12 +23,12 @@ __all__ = ["ADE20K", "COCO_STUFF", "PACO", "PART_IMAGENET", "PASCAL_PART_JSON", 
 # ADEChallengeData2016.zip. 0 is "other"; 1 to 150 are the lines of objectInfo150.txt, whose last column has the names.
 #
 # COCO-Stuff (164k): images/train2017/000000000009.jpg, annotations/train2017/000000000009.png, as its repository lays them out, or
-# stuffthingmaps_trainval2017/train2017 as the archive unpacks, or train2017 with both side by side as LISA wants them; labels.txt from its
-# repository ("1: person"). A pixel is the number in labels.txt less one, 255 is unlabelled. Names with a hyphen (wall-brick, sky-other)
+# stuffthingmaps_trainval2017/train2017 as the archive unpacks, or cocostuff/train2017 with the images in coco/train2017 beside it, as LISA
+# and the paper's authors order them; labels.txt from its repository ("1: person"). A pixel is the number in labels.txt less one, 255 is unlabelled. Names with a hyphen (wall-brick, sky-other)
 # are no words that anybody says; they are left out, as LISA does.
 
 _SPLITS: Final = {"training": "train", "validation": "val", "train2017": "train", "val2017": "val"}
-_COCO_IMAGES: Final = ("images/{0}", "{0}", "../coco/{0}")
+_COCO_IMAGES: Final = ("images/{0}", "{0}", "../coco/{0}", "../coco/images/{0}")
 _COCO_LABELS: Final = ("annotations/{0}", "stuffthingmaps_trainval2017/{0}", "stuffthingmaps/{0}", "{0}")
 
 
@@ -64,7 +64,10 @@ def _coco_stuff(root: Path) -> Iterator[Record]:
     for split in ("train2017", "val2017"):
         labels = first_folder(root, *(place.format(split) for place in _COCO_LABELS))
         if labels is not None:
-            images = image_in(root, f"COCO-Stuff {split}", *(place.format(split) for place in _COCO_IMAGES))
+            # In LISA's order the folder of the labels has the name that images have elsewhere: what holds photographs counts.
+            places = [place.format(split) for place in _COCO_IMAGES]
+            with_photographs = [place for place in places if any((root / place).glob("*.jpg"))]
+            images = image_in(root, f"COCO-Stuff {split}", *(with_photographs or places))
             yield from _pairs("coco-stuff", root, images, labels, names)
 
 

@@ -10,20 +10,23 @@ for data in find_test_sets(Path("sets")):
 
 import csv
 import json
+import logging
 import random
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from agvas_core.contract.errors import UsageError
 from agvas_core.contract.review_folder import IMAGES, MASKS, REVIEW, ReviewLine, read_lines
 from agvas_core.data.datasets.item import DataSet, Item
 from agvas_core.files import GOOD, IMAGE_SUFFIXES, folders, images, inside, is_empty, pair, parts_of_mask
 
-__all__ = ["LAYOUT_NAMES", "find_test_sets", "limited", "mvtec_kind", "reviewed"]
+__all__ = ["GOOD_KINDS", "LAYOUT_NAMES", "find_test_sets", "limited", "list_name", "listed", "mvtec_kind", "reviewed"]
+
+log = logging.getLogger("agvas")
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,9 @@ class Layout:
 #
 # MVTec LOCO has a folder of masks for each image instead, one mask an anomaly: CATEGORY/ground_truth/KIND/000/000.png, 001.png, ...
 
+GOOD_KINDS: Final = frozenset({GOOD, "ok"})
+"""Folders of good images: BTAD, and sets that follow it, say ok."""
+
 
 def mvtec_kind(root: Path, category: Path, half: str, kind: Path) -> Iterator[Item]:
     """The images of one folder of MVTec's layout, each with its masks.
@@ -55,7 +61,7 @@ def mvtec_kind(root: Path, category: Path, half: str, kind: Path) -> Iterator[It
         half: ``train``, which has no masks, or ``test``.
         kind: the folder, ``category / half / KIND``; ``good`` holds good images.
     """
-    anomalous = kind.name != GOOD
+    anomalous = kind.name not in GOOD_KINDS
     truth = category / "ground_truth" / kind.name
     with_masks = anomalous and half == "test"
     for picture, mask in pair(images(kind), images(truth) if with_masks else [], ("_mask", "")):
@@ -323,9 +329,9 @@ REVIEWED: Final = Layout("review", lambda root: (root / REVIEW).is_file() and (r
 
 # The generic layout: ``meta_<set>.json`` lists images and masks, wherever they lie below it.
 #
-# Either a list of {img_path, mask_path?, category, specie, anomaly}, or, as other zero-shot code writes it,
-# {"test": {CATEGORY: [{img_path, mask_path, cls_name, specie_name, anomaly}]}}, and "train" likewise. Paths are relative to the file's folder, or to a
-# folder of the set's name beside it.
+# Either a list of {img_path, mask_path?, category, specie, anomaly}, or, as the authors' own lists are published (Bayes-PFL, DictAS),
+# {"test": {CATEGORY: [{img_path, mask_path, cls_name, specie_name, anomaly}]}}, and "train" likewise. Paths are relative to the file's
+# folder, or to a folder of the set's name beside it. A published half without images has one entry whose path is empty.
 
 _META: Final = "meta"
 
@@ -335,31 +341,32 @@ def _meta_files(root: Path) -> list[Path]:
     return sorted(path for path in root.glob("meta_*.json") if path.is_file())
 
 
-def _meta_name(path: Path) -> str:
+def list_name(path: Path) -> str:
     """``meta_mvtec.json`` -> ``mvtec``."""
     return path.stem.removeprefix("meta_")
 
 
 def _meta_items(path: Path) -> Iterator[Item]:
-    """The test images of one list.
-
-    Raises:
-        UsageError: not such a list, an entry that lacks a field, or an image that stands there twice.
-    """
-    yield from _meta_listed(path, _meta_entries(path))
+    yield from listed(path, "test")
 
 
 def _meta_train(path: Path) -> Iterator[Item]:
     """The good images of a list's training half; none where it has none."""
-    yield from (item for item in _meta_listed(path, _meta_entries(path, "train")) if not item.anomalous)
+    yield from (item for item in listed(path, "train") if not item.anomalous)
 
 
-def _meta_listed(path: Path, entries: list[dict[str, Any]]) -> Iterator[Item]:
+def listed(path: Path, half: Literal["train", "test"] = "test") -> Iterator[Item]:
+    """The images of one list; a plain list has a test half alone.
+
+    Raises:
+        UsageError: not such a list, an entry that lacks a field, or an image that stands there twice.
+    """
+    entries = _meta_entries(path, half)
     names = Counter(entry["img_path"] for entry in entries)
     if twice := [name for name, count in names.items() if count > 1]:
         raise UsageError(f"{path} lists {twice[0]} {names[twice[0]]} times: keep one entry")
     for entry in entries:
-        anomalous = bool(int(entry["anomaly"]))
+        anomalous = str(entry["anomaly"]) in ("1", "True")
         mask = entry.get("mask_path") or None
         masks = parts_of_mask(_meta_path(path, mask)) if mask and anomalous else []
         yield Item(
@@ -373,17 +380,18 @@ def _meta_listed(path: Path, entries: list[dict[str, Any]]) -> Iterator[Item]:
         )
 
 
-def _meta_entries(path: Path, half: str = "test") -> list[dict[str, Any]]:
+def _meta_entries(path: Path, half: str) -> list[dict[str, Any]]:
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UsageError(f"{path} cannot be read as JSON ({error}): write it again") from error
     if isinstance(raw, dict) and isinstance(raw.get("test"), dict):
-        listed = raw.get(half)
-        named: dict[str, Any] = listed if isinstance(listed, dict) else {}
+        halves = raw.get(half)
+        named: dict[str, Any] = halves if isinstance(halves, dict) else {}
         raw = [{"category": category, **entry} for category, some in named.items() for entry in some]
         for entry in raw:
             entry.setdefault("specie", entry.get("specie_name"))
+        raw = [entry for entry in raw if entry.get("img_path") != ""]
     elif half != "test":
         return []
     if not isinstance(raw, list) or not all(isinstance(entry, dict) for entry in raw):
@@ -393,12 +401,14 @@ def _meta_entries(path: Path, half: str = "test") -> list[dict[str, Any]]:
     for number, entry in enumerate(raw):
         if missing := sorted({"img_path", "category", "anomaly"} - entry.keys()):
             raise UsageError(f"{path}: entry {number} lacks {missing[0]}: add it")
+        if str(entry["anomaly"]) not in ("0", "1", "True", "False"):
+            raise UsageError(f"{path}: entry {number} has an anomaly of {entry['anomaly']!r}: it is 0 or 1")
     return raw
 
 
 def _meta_path(meta: Path, name: str) -> Path:
     beside = meta.parent / name
-    below = meta.parent / _meta_name(meta) / name
+    below = meta.parent / list_name(meta) / name
     return below if below.exists() and not beside.exists() else beside
 
 
@@ -437,6 +447,8 @@ def find_test_sets(data: Path, *, only: str | None = None, layout: str | None = 
         names = ", ".join(LAYOUT_NAMES) if wanted is None else wanted
         raise UsageError(f"{data} has none of the layouts {names}, nor have its folders: see docs, or write a meta_<set>.json")
     known = [one.name for one in found]
+    if only is None:  # what is asked for by name is never left out
+        found = _with_images(found)
     if only is not None:
         found = [one for one in found if one.name == only]
         if not found:
@@ -446,6 +458,17 @@ def find_test_sets(data: Path, *, only: str | None = None, layout: str | None = 
     if len({one.name for one in found}) < len(found):
         raise UsageError(f"{data} has two sets of one name ({', '.join(sorted(known))}): rename a folder")
     return found
+
+
+def _with_images(found: list[DataSet]) -> list[DataSet]:
+    """Without the lists none of whose images are there, where others have theirs: the authors publish all lists together."""
+    there = [one for one in found if one.layout != _META or any(item.image_path.is_file() for item in one.items)]
+    if not there:
+        return found
+    for one in found:
+        if one not in there:
+            log.warning("left out: none of the images of meta_%s.json is in %s", one.name, one.root)
+    return there
 
 
 def limited(data: DataSet, per_kind: int, seed: int) -> DataSet:
@@ -464,7 +487,7 @@ def limited(data: DataSet, per_kind: int, seed: int) -> DataSet:
 
 def _sets_of(folder: Path, name: str | None, train: bool) -> list[DataSet]:
     if name in (None, _META) and (lists := _meta_files(folder)):
-        return [_set(_meta_name(path), _META, folder, _meta_items(path), _meta_train(path) if train else ()) for path in lists]
+        return [_set(list_name(path), _META, folder, _meta_items(path), _meta_train(path) if train else ()) for path in lists]
     for layout in LAYOUTS:
         if name in (None, layout.name) and layout.matches(folder):
             good = layout.train_items(folder) if train and layout.train_items is not None else ()

@@ -16,15 +16,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from agvas_core.contract.command_line import INPUT, MODEL, OUTPUT, SPEED, printable
 from agvas_core.contract.errors import OutputError, SetupError, UsageError
-from agvas_core.data.datasets.anomalies import MVTEC
+from agvas_core.data.datasets.anomalies import MVTEC, listed_records
 from agvas_core.data.datasets.catalog import find_training_sets
+from agvas_core.data.datasets.layouts import list_name
 from agvas_core.data.datasets.record import Family
 from agvas_core.data.instruct.endpoint import Address, Endpoint, Pace, Patience
 from agvas_core.data.instruct.generation import Generation, Outcome, pictures_of, rejects_path
 from agvas_core.data.instruct.prompt import Prompt, load_prompt
 from agvas_core.data.instruct.review import Review
 from agvas_core.data.instruct.review_server import ReviewServer
-from agvas_core.data.instruct.samples import Found, Sample, limited, list_name, listed_records, samples_of
+from agvas_core.data.instruct.samples import Found, Sample, limited, samples_of
 
 __all__ = ["instruct", "review", "write_preview"]
 
@@ -163,7 +164,7 @@ def find_samples(data: Path, only: str | None, console: Console, *, quiet: bool 
     if data.is_file():
         found.append(samples_of(listed_records(data), data.parent, list_name(data)))
     else:
-        for one in find_training_sets(data, only):
+        for one in find_training_sets(data, only, everything=True):
             if one.adapter.family is Family.ANOMALY:  # any folder in MVTec's layout is a set of its own
                 name = one.root.resolve().name if one.adapter is MVTEC else one.adapter.name
                 found.append(samples_of(one.records(), one.root, name))

@@ -1,25 +1,23 @@
 """The samples that are asked about, each with the normal images of its category."""
 
-import json
 import os
 import random
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from agvas_core.contract.errors import ImageError, UsageError
+from agvas_core.contract.errors import ImageError
 from agvas_core.data.datasets.masks import FileMask
-from agvas_core.data.datasets.record import Family, Record
+from agvas_core.data.datasets.record import Record
 from agvas_core.data.instruct.likeness import ReferenceShelf
 from agvas_core.data.instruct.pictures import Rgb
 from agvas_core.files import read_rgb
 
-__all__ = ["Found", "Sample", "limited", "list_name", "listed_records", "samples_of"]
+__all__ = ["Found", "Sample", "limited", "samples_of"]
 
 
 @dataclass(frozen=True)
@@ -114,52 +112,3 @@ def limited(samples: Sequence[Sample], per_kind: int, seed: int) -> list[Sample]
 
 def _inside(root: Path, path: Path) -> str:
     return Path(os.path.relpath(path.resolve(), root.resolve())).as_posix()
-
-
-# Samples by list, for images that lie in no known layout: a JSON list of {img_path, mask_path?, category, specie?, anomaly}.
-#
-# The same file as ``agvas eval`` reads, ``meta_<set>.json``; paths are relative to its folder. Normal images (anomaly 0) are what references
-# are chosen from.
-
-
-_NEEDED = ("img_path", "category", "anomaly")
-
-
-def list_name(path: Path) -> str:
-    """``meta_parts.json`` -> ``parts``."""
-    return path.stem.removeprefix("meta_")
-
-
-def listed_records(path: Path) -> Iterator[Record]:
-    """The images of a list, as records of an anomaly set.
-
-    Raises:
-        UsageError: no such list, or an entry that lacks a field.
-    """
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path} cannot be read as JSON ({error}): write it again") from error
-    if not isinstance(rows, list):
-        raise UsageError(f"{path} holds no list: it must be a list of {{img_path, mask_path, category, specie, anomaly}}")
-    for number, row in enumerate(rows):
-        missing = [name for name in _NEEDED if not isinstance(row, dict) or name not in row]
-        if missing or str(row["anomaly"]) not in ("0", "1", "True", "False"):
-            raise UsageError(f"{path}: entry {number} lacks {(missing or ['an anomaly of 0 or 1'])[0]}: add it")
-        yield _record(path, row)
-
-
-def _record(path: Path, row: dict[str, Any]) -> Record:
-    anomalous = str(row["anomaly"]) in ("1", "True")
-    mask = row.get("mask_path") if anomalous else None
-    return Record(
-        list_name(path),
-        Family.ANOMALY,
-        path.parent / str(row["img_path"]),
-        str(row["img_path"]),
-        "train",
-        str(row["category"]),
-        anomalous,
-        str(row.get("specie") or "") if anomalous else "",
-        FileMask(path.parent / str(mask)) if mask else None,
-    )

@@ -38,7 +38,8 @@ def make_exchange(
         return Exchange(Task.CONVERSATION, record.turns, None)
     if source is Source.GENERAL:
         return _general(record, shape, library, rng)
-    task = pick(rng, list(config.tasks), list(config.tasks.values()))
+    tasks = config.tasks if record.anomalous or not config.normal_tasks else config.normal_tasks
+    task = pick(rng, list(tasks), list(tasks.values()))
     values = {"class_name": pick(rng, library.words)} | (asdict(record.texts) if record.texts else {})
     templates = library[task]
     if templates.dialogues and record.anomalous:

@@ -9,14 +9,20 @@ before. So worker processes, ranks and a resumed run agree without talking to ea
 """
 
 import hashlib
+import logging
+import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
 
 import numpy as np
 
 from agvas_core.contract.errors import ImageError, UsageError
 from agvas_core.data.datasets.catalog import FoundSet, named_set
+from agvas_core.data.datasets.contamination import shared_images, test_set_of
+from agvas_core.data.datasets.layouts import find_test_sets
 from agvas_core.data.datasets.record import Family, Record
-from agvas_core.data.mixture.config import FAMILIES, SUPERVISED, MixtureConfig, SetConfig, Source
+from agvas_core.data.mixture.config import FAMILIES, TABLE_5, MixtureConfig, SetConfig, Source
 from agvas_core.data.mixture.example import Example, Skip
 from agvas_core.data.mixture.exchange import make_exchange
 from agvas_core.data.mixture.pool import Pool, chosen
@@ -26,7 +32,10 @@ from agvas_core.files import read_rgb
 
 __all__ = ["Mixture", "positions"]
 
+log = logging.getLogger("agvas")
+
 _SOURCE_OF: Mapping[Family, Source] = {family: source for source, families in FAMILIES.items() for family in families}
+_ONE_PART = re.compile(r"^S\d{4}$")
 _STREAM = 2  # of the seed, beside that of the synthetic images
 
 
@@ -45,7 +54,8 @@ class Mixture:
         self.shares = config.used_shares()
         self.pools: dict[Source, Pool] = {}
         digest = hashlib.sha256()
-        weights = {one.key: one.weight for one in config.sets}
+        self.listed: dict[Source, dict[str, list[Record]]] = {}
+        """What is drawn from, by source and set."""
         for source in self.shares:
             of_sets: Mapping[str, Sequence[Record]] = records.get(source, {})
             how = config.source(source)
@@ -55,7 +65,9 @@ class Mixture:
                     f'(drop = ["{source}"])'
                 )
             if how.limit is not None:
-                of_sets = chosen(of_sets, how.limit, how.normal_fraction, config.seed)
+                of_sets = chosen(of_sets, how.limit, how.normal_fraction, config.seed, how.choice)
+            self.listed[source] = {name: list(listed) for name, listed in of_sets.items()}
+            weights = _weights(config, source, of_sets)
             self.pools[source] = Pool(of_sets, weights, how.spread, how.normal_fraction)
             for name in sorted(of_sets):
                 digest.update("\n".join((source, name, *(record.name for record in of_sets[name]), "")).encode())
@@ -71,14 +83,45 @@ class Mixture:
         """
         records: dict[Source, dict[str, list[Record]]] = {source: {} for source in Source}
         used = config.used_shares()
-        for one in config.sets:
+        for one in _composed(config):
             found = named_set(one.path, one.name)
             source = _source(one, found)
             if source in used:
                 if one.key in records[source]:
                     raise UsageError(f"two sets of the source {source} are called {one.key}: give one of them a label")
                 records[source][one.key] = _listed(one, found)
+                _refuse_test_sets(one, found, records[source][one.key], config)
+        _refuse_test_images(records, config)
         return cls(config, records, load_library(config.templates))
+
+    def table(self) -> str:
+        """What is trained on, one line for each set: source, set, images by split, normal and anomalous, and where it lies."""
+        lines = [("source", "share", "set", "images", "normal", "anomalous", "splits", "folder")]
+        paths = {one.key: one.path for one in self.config.sets}
+        for source, of_sets in self.listed.items():
+            for name, listed in sorted(of_sets.items()):
+                images = {record.image: record.anomalous for record in listed}
+                standing = Counter(images.values())
+                splits = Counter(record.split for record in listed)
+                lines.append(
+                    (
+                        str(source),
+                        f"{self.shares[source]:.2f}",
+                        name,
+                        f"{len(images):,}",
+                        f"{standing[False]:,}" if standing[False] or standing[True] else "",
+                        f"{standing[True]:,}" if standing[False] or standing[True] else "",
+                        " ".join(f"{split}:{count:,}" for split, count in sorted(splits.items())),
+                        str(paths.get(name, "")),
+                    )
+                )
+        widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+        rows = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+        if self.held_out:
+            rows.append(f"held out, never drawn: {len({record.image for record in self.held_out}):,} images")
+        if self.config.allow_test_sets:
+            rows.append(f"test sets are trained on, as allow_test_sets asks: {', '.join(self.config.allow_test_sets)}")
+        return "\n".join(rows)
 
     def __getitem__(self, index: int) -> Example:
         """Example ``index``; images that cannot be used are replaced by others of the same source and kind.
@@ -121,7 +164,7 @@ class Mixture:
             name=record.name,
             image=image,
             mask=exchange.mask,
-            supervised=SUPERVISED[source] if exchange.mask is not None else (),
+            supervised=self.config.source(source).supervise if exchange.mask is not None else (),
             turns=exchange.turns,
             anomalous=record.anomalous,
             skipped=skipped,
@@ -164,8 +207,65 @@ def _split(
 def _is_held_out(record: Record, config: MixtureConfig) -> bool:
     if not config.held_out:
         return False
-    name = "/".join(record.image.resolve().parts[-4:])
+    path = record.image.resolve()
+    # Real-IAD's folder S0001 has the views of one part: one of them in training would give away the others.
+    name = "/".join((path.parent if _ONE_PART.match(path.parent.name) else path).parts[-4:])
     return int.from_bytes(hashlib.sha256(f"{config.seed}/{name}".encode()).digest()[:8]) < config.held_out * 2**64
+
+
+def _weights(config: MixtureConfig, source: Source, of_sets: Mapping[str, Sequence[Record]]) -> dict[str, float]:
+    """Of each set against the others of its source."""
+    families = config.source(source).families
+    of = {name: listed[0].family for name, listed in of_sets.items() if listed}
+    weights = {one.key: one.weight for one in config.sets}
+    if not families:
+        return weights
+    totals = dict.fromkeys(of.values(), 0.0)
+    for name, family in of.items():
+        totals[family] += weights[name]
+    return weights | {name: weights[name] / totals[family] * families.get(family, 1.0) for name, family in of.items()}
+
+
+def _composed(config: MixtureConfig) -> tuple[SetConfig, ...]:
+    """The sets of the configuration, of which a composition may keep some."""
+    if config.composition is None:
+        return config.sets
+    used = config.used_shares()
+    wanted = [name for source in TABLE_5 for name in TABLE_5[source] if source in used]
+    if missing := [name for name in wanted if name not in {one.name for one in config.sets}]:
+        raise UsageError(
+            f"composition {config.composition} lacks {', '.join(missing)}: add them, or leave composition out to train on what there is"
+        )
+    kept = tuple(one for one in config.sets if one.name in wanted)
+    for one in config.sets:
+        if one not in kept:
+            log.warning("left out of training: %s in %s is not in table 5", one.key, one.path)
+    return kept
+
+
+def _refuse_test_sets(one: SetConfig, found: FoundSet, records: Sequence[Record], config: MixtureConfig) -> None:
+    counts = Counter(
+        name for record in records if (name := test_set_of(record, found.root)) not in (None, *config.allow_test_sets)
+    )
+    if counts:
+        name, count = counts.most_common(1)[0]
+        raise UsageError(
+            f"{one.path}: {count:,} of the {len(records):,} records of {one.key} are of {name}, which results are published on: leave the "
+            f'set out, or, if it is meant, set allow_test_sets = ["{name}"] under [mixture]'
+        )
+
+
+def _refuse_test_images(records: Mapping[Source, Mapping[str, Sequence[Record]]], config: MixtureConfig) -> None:
+    tests = [one for folder in config.test_data for one in find_test_sets(folder)]
+    if not tests:
+        return
+    for of_sets in records.values():
+        for key, listed in of_sets.items():
+            if same := shared_images(listed, tests):
+                path, test = next(iter(same.items()))
+                raise UsageError(
+                    f"{len(same):,} images of {key} are test images, {path} is {test}: take them out of training, or their set out of test_data"
+                )
 
 
 def _source(one: SetConfig, found: FoundSet) -> Source:
@@ -180,6 +280,11 @@ def _listed(one: SetConfig, found: FoundSet) -> list[Record]:
     splits = one.splits or found.adapter.training_splits
     records = list(found.records())
     kept = [record for record in records if record.split in splits]
+    if kept and one.only is not None:
+        first = kept[0].name
+        kept = [record for record in kept if fnmatchcase(record.name, one.only)]
+        if not kept:
+            raise UsageError(f"{one.path}: {one.name} has no record whose name is like {one.only!r}; the first is {first}")
     if not kept:
         there = _counted(record.split for record in records)
         raise UsageError(f"{one.path}: {one.name} has no record in the splits {', '.join(splits)}; it has {there}")

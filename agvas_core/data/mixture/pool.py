@@ -82,11 +82,17 @@ def even_quotas(sizes: Mapping[str, int], total: int) -> dict[str, int]:
     return quotas
 
 
-def chosen(records: Mapping[str, Sequence[Record]], limit: int, normal_fraction: float, seed: int) -> dict[str, list[Record]]:
-    """At most ``limit`` records: ``normal_fraction`` of them normal as far as there are, and as evenly over the sets as they reach.
+def chosen(
+    records: Mapping[str, Sequence[Record]],
+    limit: int,
+    normal_fraction: float,
+    seed: int,
+    choice: Literal["even", "random"] = "even",
+) -> dict[str, list[Record]]:
+    """At most ``limit`` records: ``normal_fraction`` of them normal as far as there are. The same ones for the same seed on every machine.
 
     The paper takes 20k at random from sets of very different size (118 road images, 150k of Real-IAD), and says only that normal and
-    anomalous are balanced; evenly over the sets is ours. The same choice for the same seed on every machine.
+    anomalous are balanced: ``random``. As ``even`` over the sets as they reach is ours, so that the small ones are seen at all.
     """
     strata: dict[Stratum, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
     for name in sorted(records):
@@ -98,6 +104,11 @@ def chosen(records: Mapping[str, Sequence[Record]], limit: int, normal_fraction:
     totals: dict[Stratum, int] = {False: min(have.get(False, 0), limit - rest), True: rest, None: limit}
     kept: dict[str, set[int]] = defaultdict(set)
     for stratum, of_sets in strata.items():
+        if choice == "random":
+            all_of_it = [(name, position) for name, positions in of_sets.items() for position in positions]
+            for name, position in random.Random(f"{seed}/{stratum}").sample(all_of_it, min(totals[stratum], len(all_of_it))):
+                kept[name].add(position)
+            continue
         for name, quota in even_quotas({name: len(positions) for name, positions in of_sets.items()}, totals[stratum]).items():
             # A string seeds Random by its bytes, not by the salted hash.
             kept[name].update(random.Random(f"{seed}/{name}/{stratum}").sample(of_sets[name], quota))

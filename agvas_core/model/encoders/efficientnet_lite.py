@@ -163,6 +163,7 @@ class EfficientNetLite(nn.Module):
                 convolution, norm = part[0], part[1]
                 assert isinstance(convolution, nn.Conv2d)
                 part[0] = fuse_conv_bn_eval(convolution.eval(), norm.eval())
+                part[0].requires_grad_(True)  # torch gives the new bias none
                 part[1] = nn.Identity()
         return self
 

@@ -11,13 +11,18 @@ __all__ = ["DensePosition"]
 class DensePosition(nn.Module):
     """Random Fourier features of positions in a grid; drawn once and kept with the weights.
 
+    Args:
+        interleaved: sine and cosine of one frequency side by side, and not all sines before all cosines, as SAM has them. Heads of an
+            attention that take channels in order then each see both; with cosines alone a place and its mirror look alike.
+
     The product of two positions falls off with their distance like a Gaussian of 0.08 of the image's side, whatever the grids.
     """
 
     frequencies: Tensor
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, interleaved: bool = False) -> None:
         super().__init__()
+        self.interleaved = interleaved
         self.register_buffer("frequencies", torch.randn(2, dim // 2))
 
     def forward(self, height: int, width: int) -> Tensor:
@@ -27,4 +32,6 @@ class DensePosition(nn.Module):
         across = (2 * x - 1)[None, :, None] * self.frequencies[0]  # [1, w, C/2]
         down = (2 * y - 1)[:, None, None] * self.frequencies[1]  # [h, 1, C/2]
         phase = 2 * math.pi * (across + down)  # [h, w, C/2]
-        return torch.cat([phase.sin(), phase.cos()], -1).flatten(0, 1)[None]  # [1, hw, C]
+        both = (phase.sin(), phase.cos())
+        dense = torch.stack(both, -1).flatten(2) if self.interleaved else torch.cat(both, -1)  # [h, w, C]
+        return dense.flatten(0, 1)[None]  # [1, hw, C]

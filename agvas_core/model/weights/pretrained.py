@@ -12,6 +12,7 @@ from transformers import LlavaForConditionalGeneration, LlavaOnevisionForConditi
 
 from agvas_core.contract.errors import SetupError, UsageError
 from agvas_core.contract.validation import did_you_mean
+from agvas_core.model.agmd import Agmd
 from agvas_core.model.agvas import AgVas
 from agvas_core.model.build import assemble, build_llava, build_pixel_backbone
 from agvas_core.model.config import LmmConfig, ModelConfig, PixelConfig
@@ -20,14 +21,20 @@ from agvas_core.model.encoders.vit import VIT_FAMILIES, VitEncoder
 from agvas_core.model.sam_decoder import SamMaskDecoder
 from agvas_core.model.weights.pretrained_config import check_lmm, check_vit
 from agvas_core.model.weights.published import read_weights, weight_files
-from agvas_core.model.weights.sam_checkpoint import load_sam_decoder_state, load_sam_encoder_state, sam_arguments
+from agvas_core.model.weights.sam_checkpoint import (
+    load_sam_decoder_state,
+    load_sam_encoder_state,
+    sam_arguments,
+    start_agmd_from_sam,
+)
 from agvas_core.model.weights.vocabulary import fit_rows, pretrained_tokenizer
 
 __all__ = ["pretrained_model"]
 
 
 def pretrained_model(config: ModelConfig, dtype: torch.dtype = torch.float32) -> AgVas:
-    """LMM and pixel encoder as published, each where ``config`` names one; everything else is random, in float32.
+    """LMM and pixel encoder as published, each where ``config`` names one; everything else is random, in float32, but for SAM's mask
+    decoder where LISA's decoder, or AGMD with ``start = "sam"``, begins with it.
 
     The vocabulary has the anchors. Seed torch before to get the same new parts again.
 
@@ -50,6 +57,8 @@ def pretrained_model(config: ModelConfig, dtype: torch.dtype = torch.float32) ->
     model = assemble(config, llava, backbone)
     if sam and isinstance(model.agmd, SamMaskDecoder):
         load_sam_decoder_state(model.agmd, sam)
+    elif sam and isinstance(model.agmd, Agmd) and config.agmd.start == "sam":
+        start_agmd_from_sam(model.agmd, sam)
     return model
 
 

@@ -10,10 +10,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from agvas_core.contract.errors import UsageError
+from agvas_core.model.agmd import Agmd
 from agvas_core.model.encoders.sam import SAM_SIZES, SamImageEncoder
 from agvas_core.model.sam_decoder import SamMaskDecoder
 
-__all__ = ["load_sam_decoder_state", "load_sam_encoder_state", "sam_arguments", "sam_state_from_transformers"]
+__all__ = [
+    "load_sam_decoder_state",
+    "load_sam_encoder_state",
+    "sam_arguments",
+    "sam_state_from_transformers",
+    "start_agmd_from_sam",
+]
 
 _FROM_TRANSFORMERS: Final = (
     (r"patch_embed\.projection\.", "patch_embed.proj."),
@@ -95,17 +102,46 @@ def load_sam_decoder_state(decoder: SamMaskDecoder, state: Mapping[str, Tensor])
     Raises:
         UsageError: keys are missing, unknown, or of another shape.
     """
-    found = _part(state, "mask_decoder.")
-    if "upscale_conv1.weight" in found:  # both call a layer of the MLP layers.0, and mean another
-        found = {_renamed(key, _DECODER_FROM_TRANSFORMERS): value for key, value in found.items()}
-    found = {key: value for key, value in found.items() if not _NOT_READ.match(key)}
-    found |= {ours: state[theirs] for theirs, ours in _PROMPT.items() if theirs in state}
     _load(
         decoder,
-        found,
+        _decoder_part(state),
         assign=False,
         remedy="build the decoder with the checkpoint's size (SAM's: 256 channels, 8 heads, 2 layers)",
     )
+
+
+def start_agmd_from_sam(agmd: Agmd, state: Mapping[str, Tensor]) -> None:
+    """Gives AGMD what it has in common with SAM's mask decoder: blocks, positions, upscaling, and for each anchor the MLP of the single
+    mask. Queries and biases stay as they are.
+
+    Args:
+        state: of a whole SAM checkpoint, of segment-anything or of transformers.
+
+    Raises:
+        UsageError: AGMD is made otherwise than SAM's decoder.
+    """
+    decoder = _decoder_part(state)
+    names = [
+        (r"transformer\.(.*)", r"bi_attn.\1"),
+        (r"output_upscaling\.1\.(.*)", r"upscale.1.norm.\1"),
+        (r"output_upscaling\.(.*)", r"upscale.\1"),
+    ]
+    found = {}
+    for key, value in decoder.items():
+        if (mlp := re.match(r"output_hypernetworks_mlps\.0\.layers\.(\d)\.(.*)", key)) is not None:
+            for anchor in range(len(agmd.anchors)):
+                found[f"to_mask.{anchor}.{2 * int(mlp[1])}.{mlp[2]}"] = value
+        elif (renamed := _renamed(key, names)) != key:
+            found[renamed] = value
+    found["position.frequencies"] = decoder["position.frequencies"]
+    wanted = agmd.state_dict()
+    for key, value in found.items():
+        if key not in wanted or wanted[key].shape != value.shape:
+            raise UsageError(
+                f"agmd.start = \"sam\": AGMD's {key} is {list(wanted[key].shape) if key in wanted else 'absent'}, SAM's {list(value.shape)}: "
+                "give AGMD SAM's size (256 channels, 8 heads, 2 layers, mlp_dim 2048, upscale 4), or leave start out"
+            )
+    agmd.load_state_dict(wanted | {key: value.to(wanted[key].dtype) for key, value in found.items()})
 
 
 def load_sam_encoder_state(encoder: SamImageEncoder, state: Mapping[str, Tensor], *, resize: bool = False) -> None:
@@ -142,6 +178,15 @@ def _load(module: nn.Module, found: Mapping[str, Tensor], *, assign: bool, remed
                 f"{key} is {list(value.shape)} in the checkpoint, {list(shape)} in the model: {'pass resize=True' if can_resize else remedy}"
             )
     module.load_state_dict(found, assign=assign)
+
+
+def _decoder_part(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The mask decoder's tensors by segment-anything's names, and those of the prompt encoder that it needs."""
+    found = _part(state, "mask_decoder.")
+    if "upscale_conv1.weight" in found:  # both call a layer of the MLP layers.0, and mean another
+        found = {_renamed(key, _DECODER_FROM_TRANSFORMERS): value for key, value in found.items()}
+    found = {key: value for key, value in found.items() if not _NOT_READ.match(key)}
+    return found | {ours: state[theirs] for theirs, ours in _PROMPT.items() if theirs in state}
 
 
 def _encoder_part(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

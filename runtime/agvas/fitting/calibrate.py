@@ -15,24 +15,23 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from agvas.fitting.fit import (
+from agvas.fitting.judging import (
     PAINTED_IMAGES,
+    Engine,
     Fitted,
     Progress,
-    _defect,
-    _Engine,
-    _give_maps,
-    _judge_bad,
-    _look,
-    _open,
-    _paint,
-    _points,
-    _report_facts,
-    _Scales,
-    _Seen,
-    _statement,
-    _Steps,
-    _trials,
+    Seen,
+    Steps,
+    give_maps,
+    judge_bad,
+    look,
+    open_engine,
+    paint,
+    painted_defect,
+    points_of,
+    report_facts,
+    statement_of,
+    trials_of,
 )
 from agvas.fitting.operating_point import catch_rates, promise
 from agvas.fitting.pictures import bad_pictures, good_pictures
@@ -42,9 +41,9 @@ from agvas_core import __version__
 from agvas_core.contract.decision import image_score
 from agvas_core.contract.errors import ImageError, UsageError
 from agvas_core.contract.manifest import BANK
-from agvas_core.contract.product import GoodImage, Product, load_array
+from agvas_core.contract.product import FORMAT, GoodImage, Product, load_array
 from agvas_runtime.bundle import load_bundle
-from agvas_runtime.pipeline.references import References
+from agvas_runtime.pipeline.references import References, Scales
 
 __all__ = ["calibrate_product"]
 
@@ -82,15 +81,15 @@ def calibrate_product(
     before = load_bundle(folder).product
     if before is None:
         raise UsageError(f"{folder} is a bundle that was never fitted: agvas fit GOOD -o PRODUCT makes a product of it")
-    steps = _Steps(progress)
+    steps = Steps(progress)
     rng = np.random.default_rng(seed)
-    engine = _open(folder, None, threads)
+    engine = open_engine(folder, None, threads)
     engine.colour_weight = before.colour_weight
     bank = load_array(engine.bundle.folder / BANK, (before.rows, before.channels))
-    scales = _Scales(before.joint, before.deep, before.zero_shot, before.zero_shot_weight)
+    scales = Scales.of(before)
     pictures = good_pictures(good, bits)
     with steps("good images", len(pictures.pictures)) as step:
-        looked, left_out, copies = _look(engine, pictures.pictures, rng, step)
+        looked, left_out, copies = look(engine, pictures.pictures, rng, step)
     with steps("comparing", len(looked)) as step:
         seen, scores = _judged(engine, before, looked, bank, left_out, step)
     if not seen:
@@ -100,13 +99,14 @@ def calibrate_product(
         )
     share = engine.bundle.manifest.decision.point().image_share
     with steps("painting", PAINTED_IMAGES) as step:
-        spoiled = _paint(engine, seen, seen, [bank] * len(seen), rng, step, alone=False)
-    trials, painted = _trials(spoiled, seen, scales)
-    point, strict, missing = _points(scores, trials, before.half, share, max_false_reject)
-    defects = tuple(_defect(trial, before.half, point, painted[trial.picture][1]) for trial in trials)
+        spoiled = paint(engine, seen, seen, [bank] * len(seen), rng, step, scales=scales, images=PAINTED_IMAGES)
+    trials, painted = trials_of(spoiled, seen, scales)
+    point, strict, missing = points_of(scores, trials, before.half, share, max_false_reject)
+    defects = tuple(painted_defect(trial, before.half, point, painted[trial.picture][1]) for trial in trials)
     promised = promise(scores, point.seed_threshold, asked=max_false_reject, missing=missing)
     product = before.model_copy(
         update={
+            "format": FORMAT,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "agvas": __version__,
             "promise": promised,
@@ -123,36 +123,36 @@ def calibrate_product(
     caught: tuple[GoodImage, ...] = ()
     notes = list(pictures.notes)
     if worse is not None:
-        references = References(engine.bundle, product, bank, engine.stage, engine.vision)
+        references = References(engine.bundle, product, bank, engine.stage, engine.vision, engine.head)
         with steps("bad images", len(worse.pictures)) as step:
-            caught, not_read = _judge_bad(engine, references, worse.pictures, point, step)
+            caught, not_read = judge_bad(engine, [references], worse.pictures, point, step)
         notes += [*worse.notes, *not_read]
     given = len(pictures.pictures)
     warnings = _warnings(given, left_out, copies, product, bad=bad is not None)
-    statement = _statement(product, point, caught)
+    statement = statement_of(product, point, caught)
     product = product.model_copy(update={"bad": caught, "warnings": (*warnings, *notes), "seconds": steps.seconds})
-    report = render_report(_report_facts(product, point, strict, statement, seen, scales, scores, trials, painted))
+    report = render_report(report_facts(product, point, strict, statement, seen, scales, scores, trials, painted))
     bundle = write_product(folder, engine.bundle, product, bank, report, (point, strict))
     kept = not missing and len(left_out) <= LEFT_OUT_SHARE * given
     return Fitted(bundle, product, statement, [*warnings, *notes], kept=kept)
 
 
 def _judged(
-    engine: _Engine,
+    engine: Engine,
     before: Product,
-    looked: list[_Seen],
+    looked: list[Seen],
     bank: NDArray[np.float32],
     left_out: list[str],
     step: Callable[[int], None],
-) -> tuple[list[_Seen], list[float]]:
+) -> tuple[list[Seen], list[float]]:
     """The images that the product has not learned and takes for its own, with their scores; the others join ``left_out``.
 
     Scores are those of the product as it runs, to the last bit: the threshold may be one of them.
     """
-    references = References(engine.bundle, before, bank, engine.stage, engine.vision)
+    references = References(engine.bundle, before, bank, engine.stage, engine.vision, engine.head)
     point = engine.bundle.manifest.decision.point()
     learned = {each.sha256 for each in before.good}
-    kept: list[_Seen] = []
+    kept: list[Seen] = []
     scores: list[float] = []
     for number, each in enumerate(looked, 1):
         name = each.picture.name
@@ -162,7 +162,7 @@ def _judged(
             image = each.picture.read()
             try:
                 scores.append(image_score(references.score_map(image, engine.zero_shot(name, image), point.image_share), point))
-                _give_maps(engine, each, bank)
+                give_maps(engine, each, bank, references.scales)
                 kept.append(each)
             except ImageError as error:
                 left_out.append(f"{name}: {error}")

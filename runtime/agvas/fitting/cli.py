@@ -39,6 +39,14 @@ def fit(
             "--add", help="PRODUCT is there already; these good images join it, without starting over.", rich_help_panel=OUTPUT
         ),
     ] = False,
+    head: Annotated[
+        bool,
+        typer.Option(
+            "--head/--no-head",
+            help="Also train a head on painted defects, and on --bad images with masks (needs agvas[fit]); it joins where it clearly gains.",
+            rich_help_panel=MODEL,
+        ),
+    ] = False,
     max_false_reject: Annotated[
         float | None,
         typer.Option(
@@ -106,6 +114,7 @@ def fit(
             bad=bad,
             review=review,
             add=add,
+            head=head,
             model=model,
             name=name,
             max_false_reject=max_false_reject,

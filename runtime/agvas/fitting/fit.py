@@ -8,23 +8,43 @@
         print(result.name, result.verdict, result.score)
 
 In order: the good images are read and embedded; each is compared with a memory bank that has nothing of it; their maps give the scale
-on which maps are added up; defects are painted on them; thresholds, limits and the promise follow; all of it is written at once.
+on which maps are added up; defects are painted on them, and a head may learn from those; thresholds, limits and the promise follow; all of
+it is written at once.
 """
 
 import math
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from agvas.fitting.bank import BANK_ROWS, CANDIDATES, choose_rows, colour_weight_of
+from agvas.fitting.bank import colour_weight_of
+from agvas.fitting.judging import (
+    PAINTED_IMAGES,
+    Engine,
+    Fitted,
+    Progress,
+    Seen,
+    Spoiled,
+    Steps,
+    frame_score,
+    give_maps,
+    judge_bad,
+    look,
+    open_engine,
+    paint,
+    painted_defect,
+    points_of,
+    report_facts,
+    see,
+    statement_of,
+    trials_of,
+)
 from agvas.fitting.operating_point import (
     IMAGE_SHARE,
     are_mixed,
@@ -33,144 +53,32 @@ from agvas.fitting.operating_point import (
     map_scale,
     outliers,
     promise,
-    ranked_threshold,
-    reliable_length,
-    threshold_of,
 )
-from agvas.fitting.painting import Trial, best_pixel_threshold, trial_of
-from agvas.fitting.pictures import (
-    Picture,
-    Pictures,
-    bad_pictures,
-    chosen,
-    fingerprint,
-    good_pictures,
-    review_pictures,
-    thumbnail,
-)
-from agvas.fitting.report import Example, ReportFacts, render_report
-from agvas.fitting.rules import Evidence, zero_shot_weight
+from agvas.fitting.pictures import Picture, Pictures, bad_pictures, chosen, good_pictures, review_pictures
+from agvas.fitting.report import render_report
+from agvas.fitting.rules import LEAST_IMAGES, Evidence, zero_shot_weight
 from agvas.fitting.write import check_target, write_product
 from agvas_core import __version__
-from agvas_core.contract.decision import OperatingPoint, image_score, mean_of_highest, outline_threshold
-from agvas_core.contract.errors import BundleError, ImageError, UsageError
+from agvas_core.contract.decision import mean_of_highest
+from agvas_core.contract.errors import SetupError, UsageError
 from agvas_core.contract.manifest import BANK
-from agvas_core.contract.preprocess import ViewSpec
-from agvas_core.contract.product import (
-    GoodImage,
-    Kind,
-    MapScale,
-    PaintedDefect,
-    Product,
-    load_array,
-)
-from agvas_core.data.synthetic.defects import KINDS
-from agvas_core.data.synthetic.photographs import PaintedImage, paint_defects
-from agvas_runtime.bundle import Bundle, load_bundle
-from agvas_runtime.images.frame import Frame
-from agvas_runtime.pipeline.options import SegmentOptions
-from agvas_runtime.pipeline.references import (
-    GRID_PX,
-    Compared,
-    Prepared,
-    ReferenceCells,
-    References,
-    Statistics,
-    at_frame_size,
-    frame_facts,
-    grids,
-    map_facts,
-    squash,
-    statistics,
-    zero_shot_grid,
-)
-from agvas_runtime.pipeline.segmenter import Segmenter
-from agvas_runtime.stages.open import DEFAULT_BACKEND, StageSettings, open_references, open_stages
-from agvas_runtime.stages.protocol import ReferenceStage, VisionStage
+from agvas_core.contract.product import GoodImage, HeadTrial, Kind, MapScale, Product, load_array
+from agvas_runtime.pipeline.references import GRID_PX, References, Scales, map_facts
 
-__all__ = ["Fitted", "Progress", "fit"]
+if TYPE_CHECKING:
+    from agvas.fitting.head import LearnedHead
+
+__all__ = ["Fitted", "fit"]
 
 Float = NDArray[np.float32]
 Rgb = NDArray[np.uint8]
 
-Progress = Callable[[str, int, int], None]
-"""Is told of each step: its name, how many images of it are done, and of how many."""
-
 MOST_IMAGES: Final = 500
 """Good images that are looked at by default; of more, so many evenly spaced."""
 MOST_FOLDS: Final = 8
-PAINTED_IMAGES: Final = 24
-DEFECTS_AN_IMAGE: Final = 4
-PAINTED_PX: Final = 800
-"""Longer side of a painted image: the generator's work grows with the area."""
 VARIANTS: Final = 8
 """Slight changes of the only good image, where there is one."""
 LEFT_OUT_SHARE: Final = 0.1
-HARDEST, EXAMPLES = 6, 6
-
-
-@dataclass
-class Fitted:
-    """What a fit comes to."""
-
-    bundle: Bundle
-    product: Product
-    statement: str
-    """The promise and what is expected, in a sentence or two."""
-    warnings: list[str]
-    """Most important first."""
-    kept: bool
-    """Whether all that was asked for is promised, enough of the images were used, and they show one product."""
-
-
-@dataclass
-class _Seen:
-    """One good image, as far as it is kept: about 1.5 MB."""
-
-    picture: Picture
-    size: tuple[int, int]
-    facts: dict[str, float]
-    prepared: Prepared
-    zero_shot: NDArray[np.float16]
-    """Logits on the grid."""
-    cells: Float
-    """Some of its cells, [N, D]."""
-    thumbnail: Rgb
-    maps: dict[Kind, NDArray[np.float16]] = field(default_factory=dict)
-    """On the grid, against a bank without this image."""
-    deep: NDArray[np.float16] = field(default_factory=lambda: np.zeros((0, 0), np.float16))
-    """Deep distances of its cells [h, w] to that bank."""
-    sha256: str = ""
-    """Of its pixels."""
-
-
-@dataclass
-class _Engine:
-    """The base bundle's stages."""
-
-    bundle: Bundle
-    segmenter: Segmenter
-    vision: VisionStage
-    stage: ReferenceStage
-    cells: ReferenceCells
-    colour: int
-    """Columns of an embedding that are colour."""
-    colour_weight: float = 1.0
-
-    def bank(self, cells: Sequence[Float], rng: np.random.Generator, first: Float | None = None) -> Float:
-        """Rows chosen among cells of images, [M, D]."""
-        return choose_rows(cells, BANK_ROWS, rng, first, colour=self.colour, colour_weight=self.colour_weight)
-
-    def compare(self, frame: Prepared, bank: Float) -> Compared:
-        """Distances of a frame's cells to a bank."""
-        return self.cells.compare(frame, bank, self.colour_weight)
-
-    def zero_shot(self, name: str, image: Rgb) -> Float:
-        """The model's own score map [H, W]. Raises ImageError where there is none."""
-        result = self.segmenter.segment(Frame(name, 0, image=image))
-        if result.score_map is None:
-            raise ImageError(result.error or f"{name}: the model gave no score map")
-        return result.score_map
 
 
 def fit(
@@ -180,6 +88,7 @@ def fit(
     bad: str | Path | None = None,
     review: str | Path | None = None,
     add: bool = False,
+    head: bool = False,
     model: str | Path = "nano",
     name: str | None = None,
     max_false_reject: float | None = None,
@@ -198,7 +107,9 @@ def fit(
         out: folder of the product; an earlier product there is replaced once the new one is whole.
         bad: folder of images of defective parts, with or without masks; they are judged and reported.
         review: folder that ``agvas review --out`` wrote; its good images join, its bad ones are judged. ``good`` may then be [].
-        add: ``out`` is a product already, and these good images join it.
+        add: ``out`` is a product already, and these good images join it. Its head, if it has one, stays as it is.
+        head: a head is trained on painted defects, and on bad images with masks; the product has it where it gains on defects that it was
+            not trained on. Needs torch.
         model: bundle to start from.
         name: of the product; by default the name of the folder.
         max_false_reject: share of good parts that may be rejected; by default no good image is.
@@ -214,11 +125,16 @@ def fit(
         UsageError: no image that can be used, or an option out of range.
         BundleError: a model that is broken, or has no references graph.
         OutputError: ``out`` cannot be written; an earlier product there is untouched.
+        SetupError: a head is asked for and torch is not installed.
     """
     target = Path(out)
     _check(max_false_reject, mm_per_px, size_px, max_images)
+    if head and add:
+        raise UsageError("--add keeps the product's head as it is: leave --head out, or fit again with all good images")
+    if head:
+        _check_torch()
     check_target(target, add=add)
-    steps = _Steps(progress)
+    steps = Steps(progress)
     reviewed_alone = review is not None and isinstance(good, list) and not good
     pictures = Pictures([]) if reviewed_alone else good_pictures(good, bits)
     notes, warnings = list(pictures.notes), list[str]()
@@ -230,7 +146,7 @@ def fit(
     bad_found = bad_pictures(Path(bad)) if bad is not None else None
     if bad_found is not None:
         notes += bad_found.notes
-    engine = _open(target if add else model, size_px if not add else None, threads)
+    engine = open_engine(target if add else model, size_px if not add else None, threads)
     before = engine.bundle.product if add else None
     rng = np.random.default_rng(seed)
 
@@ -238,7 +154,7 @@ def fit(
     if len(used) < len(pictures.pictures):
         notes.append(f"{len(used)} of {len(pictures.pictures)} good images are used, evenly spaced; --max-images takes more")
     with steps("good images", len(used)) as step:
-        seen, left_out, copies = _look(engine, used, rng, step)
+        seen, left_out, copies = look(engine, used, rng, step)
     if not seen:
         raise UsageError(f"none of {len(used)} images can be used ({left_out[0]}): give images of good parts")
     if copies:
@@ -256,13 +172,14 @@ def fit(
             judged = _variants(engine, seen[0], rng, step)
     else:
         judged = seen
+    known = None if before is None else Scales.of(before)
     with steps("comparing", len(judged)) as step:
         engine.colour_weight = (
             before.colour_weight
             if before is not None
             else colour_weight_of([each.cells for each in seen], rng, colour=engine.colour)
         )
-        banks = _compare(engine, seen, judged, old_bank, rng, step, alone=alone)
+        banks = _compare(engine, seen, judged, old_bank, known, rng, step, alone=alone)
     mixed = not alone and are_mixed(
         [each.deep.astype(np.float32) for each in judged], [each.cells[:, : -engine.colour] for each in judged], rng
     )
@@ -274,24 +191,34 @@ def fit(
     odd = set() if alone else set(_set_aside(judged))
     usual = [index for index in range(len(judged)) if index not in odd]
     with steps("painting", PAINTED_IMAGES) as step:
-        spoiled = _paint(engine, seen, judged, banks, rng, step, alone=alone)
-    if before is None:
-        scales = _scales([judged[index] for index in usual])
-        if not alone:
-            scales = scales._replace(zero_shot_weight=_weight_of(spoiled, judged, odd, scales))
-    else:
-        scales = _Scales(before.joint, before.deep, before.zero_shot, before.zero_shot_weight)
+        spoiled = paint(engine, seen, judged, banks, rng, step, scales=known, alone=alone, images=PAINTED_IMAGES)
+    scales = known or _scales([judged[index] for index in usual])
+    if known is None and not alone:
+        scales = scales._replace(zero_shot_weight=_weight_of(spoiled, judged, odd, scales))
+    worse = [*(bad_found.pictures if bad_found is not None else []), *reviewed_bad]
+    learned: LearnedHead | None = None
+    tried: HeadTrial | None = None
+    if head and (alone or len(usual) < LEAST_IMAGES):
+        warnings.append(f"a head needs {LEAST_IMAGES} good images or more, and there are {len(usual)}: the product has none")
+    elif head:
+        from agvas.fitting.head import TRAINING_STEPS, learn_head, masked_images
+
+        with steps("head", TRAINING_STEPS) as step:
+            masked = masked_images(engine, worse, banks)
+            learned, tried = learn_head(engine, judged, usual, spoiled, masked, scales, seed=seed, threads=threads, step=step)
+        scales = scales if learned is None else learned.scales
+        notes.append(_said_of(tried))
     share = IMAGE_SHARE
-    raised = [mean_of_highest(scales.of(judged[index].maps).fused(share), share) for index in usual]
+    raised = [mean_of_highest(scales.statistics(judged[index].maps).fused(share), share) for index in usual]
     half = before.half if before is not None else max(raised)
 
-    scores = [_frame_score(scales.of(each.maps).fused(share), half, each.size, share) for each in judged]
-    trials, painted_images = _trials(spoiled, judged, scales)
+    scores = [frame_score(scales.statistics(each.maps).fused(share), half, each.size, share) for each in judged]
+    trials, painted_images = trials_of(spoiled, judged, scales)
 
     usual_scores = [scores[index] for index in usual]
     earlier = [each.score for each in before.good] if before is not None else []
     all_scores = scores + earlier
-    point, strict, missing = _points(usual_scores + earlier, trials, half, share, max_false_reject)
+    point, strict, missing = points_of(usual_scores + earlier, trials, half, share, max_false_reject)
     promised = promise(all_scores if not alone else [max(scores)], point.seed_threshold, asked=max_false_reject, missing=missing)
     if before is None:
         far_cell, mean_distance = _usual_distances([judged[index] for index in usual])
@@ -309,7 +236,7 @@ def fit(
     )
     if alone:
         goods = (GoodImage(name=seen[0].picture.name, score=max(scores), facts=seen[0].facts, sha256=seen[0].sha256),)
-    defects = tuple(_defect(trial, half, point, painted_images[trial.picture][1]) for trial in trials)
+    defects = tuple(painted_defect(trial, half, point, painted_images[trial.picture][1]) for trial in trials)
     if before is not None:
         goods, defects = (*before.good, *goods), (*before.painted, *defects)
 
@@ -347,6 +274,8 @@ def fit(
         deep=scales.deep,
         zero_shot=scales.zero_shot,
         zero_shot_weight=scales.zero_shot_weight,
+        head=scales.head,
+        head_trial=tried if before is None else before.head_trial,
         half=half,
         far_cell=far_cell,
         mean_distance=mean_distance,
@@ -361,24 +290,26 @@ def fit(
         mm_per_px=mm_per_px or (before.mm_per_px if before is not None else None),
         seed=seed,
     )
-    references = References(engine.bundle, product, bank, engine.stage, engine.vision)
-    worse = [*(bad_found.pictures if bad_found is not None else []), *reviewed_bad]
+    # A bad image with a mask is judged by the half of the head that has not learned it.
+    heads = learned.halves if learned is not None else [engine.head if known is not None else None]
+    references = [References(engine.bundle, product, bank, engine.stage, engine.vision, head) for head in heads]
     caught: tuple[GoodImage, ...] = ()
     if worse:
         with steps("bad images", len(worse)) as step:
-            caught, not_read = _judge_bad(engine, references, worse, point, step)
+            caught, not_read = judge_bad(engine, references, worse, point, step)
         notes += not_read
-    statement = _statement(product, point, caught)
+    statement = statement_of(product, point, caught)
     product = product.model_copy(update={"bad": caught, "seconds": dict(steps.seconds), "warnings": (*warnings, *notes)})
     with steps("writing", 1) as step:
-        report = render_report(_report_facts(product, point, strict, statement, judged, scales, scores, trials, painted_images))
-        bundle = write_product(target, engine.bundle, product, bank, report, (point, strict))
+        report = render_report(report_facts(product, point, strict, statement, judged, scales, scores, trials, painted_images))
+        graph = None if learned is None else learned.graph
+        bundle = write_product(target, engine.bundle, product, bank, report, (point, strict), graph)
         step(1)
     assert bundle.product is not None
     return Fitted(bundle, bundle.product, statement, [*warnings, *notes], kept=not (missing or too_many_left or mixed))
 
 
-def _frame_px(seen: Sequence[_Seen], before: Product | None) -> tuple[int, int] | None:
+def _frame_px(seen: Sequence[Seen], before: Product | None) -> tuple[int, int] | None:
     """Width and height that all learned images share."""
     sizes = {(each.size[1], each.size[0]) for each in seen}
     if before is not None:
@@ -399,88 +330,25 @@ def _check(max_false_reject: float | None, mm_per_px: float | None, size_px: int
         raise UsageError(f"max_images is {max_images}; it must be 1 or more")
 
 
-class _Steps:
-    """Times the steps and tells of their progress."""
-
-    def __init__(self, progress: Progress) -> None:
-        self.seconds: dict[str, float] = {}
-        self._progress = progress
-
-    @contextmanager
-    def __call__(self, name: str, total: int) -> Iterator[Callable[[int], None]]:
-        began = time.perf_counter()
-        self._progress(name, 0, total)
-        yield lambda done: self._progress(name, done, total)
-        self.seconds[name] = round(time.perf_counter() - began, 3)
+def _check_torch() -> None:
+    if find_spec("torch") is None or find_spec("onnx") is None:
+        raise SetupError("a head is trained with torch, which is not installed: pip install 'agvas[fit]', or leave --head out")
 
 
-def _open(model: str | Path, size_px: int | None, threads: int | None) -> _Engine:
-    bundle = load_bundle(model)
-    spec = bundle.manifest.references
-    if spec is None:
-        raise BundleError(
-            f"{bundle.identity} has no references graph, so it cannot learn from good images: export it again with agvas-export bundle "
-            "CHECKPOINT -o DIR"
-        )
-    view: ViewSpec = spec.view or bundle.manifest.pixel_view
-    if bundle.product is not None:
-        view = bundle.product.view
-    if size_px is not None:
-        if view.fit != "area":
-            raise UsageError(f"{bundle.identity} compares images of {view.size_px} px; leave --size out")
-        view = view.model_copy(update={"size_px": size_px})
-    settings = StageSettings(threads=threads)
-    plain = replace(bundle, product=None)
-    stages = open_stages(plain, settings=settings)
-    segmenter = Segmenter(plain, *stages, SegmentOptions(threads=threads))
-    stage = open_references(plain, DEFAULT_BACKEND, settings)
-    return _Engine(
-        bundle, segmenter, stages.vision, stage, ReferenceCells(plain, view, stage, stages.vision), spec.colour_channels
+def _said_of(trial: HeadTrial) -> str:
+    """Whether the product has the head, and why."""
+    found = (
+        f"average precision {trial.ap[0]:.3f} without it, {trial.ap[1]:.3f} with it (standard error of the gain {trial.error:.3f}), image "
+        f"AUROC {trial.auroc[0]:.3f} and {trial.auroc[1]:.3f}, on defects that it was not trained on"
+    )
+    return (
+        f"the product has the fitted head: {found}"
+        if trial.adopted
+        else f"the fitted head is left out, for it does not clearly gain: {found}"
     )
 
 
-def _look(
-    engine: _Engine, pictures: Sequence[Picture], rng: np.random.Generator, step: Callable[[int], None]
-) -> tuple[list[_Seen], list[str], int]:
-    """What is kept of each image, those left out with the reason, and how many are copies of others."""
-    seen: list[_Seen] = []
-    left_out: list[str] = []
-    known: set[str] = set()
-    copies = 0
-    kept = max(64, 2 * CANDIDATES // max(1, len(pictures)))
-    for number, picture in enumerate(pictures, 1):
-        try:
-            image = picture.read()
-            if (mark := fingerprint(image)) in known:
-                copies += 1
-                continue
-            known.add(mark)
-            seen.append(_seen(engine, picture, image, kept, rng))
-            seen[-1].sha256 = mark
-        except ImageError as error:
-            left_out.append(str(error) if picture.name in str(error) else f"{picture.name}: {error}")
-        finally:
-            step(number)
-    return seen, left_out, copies
-
-
-def _seen(engine: _Engine, picture: Picture, image: Rgb, kept: int, rng: np.random.Generator) -> _Seen:
-    zero_shot = zero_shot_grid(engine.zero_shot(picture.name, image))
-    prepared = engine.cells.prepare(image)
-    embedding = engine.cells.embed(prepared)
-    cells = embedding.reshape(-1, embedding.shape[-1])
-    return _Seen(
-        picture,
-        (image.shape[0], image.shape[1]),
-        frame_facts(image),
-        prepared,
-        zero_shot.astype(np.float16),
-        cells[rng.permutation(len(cells))[:kept]],
-        thumbnail(image, 360),
-    )
-
-
-def _variants(engine: _Engine, only: _Seen, rng: np.random.Generator, step: Callable[[int], None]) -> list[_Seen]:
+def _variants(engine: Engine, only: Seen, rng: np.random.Generator, step: Callable[[int], None]) -> list[Seen]:
     """The only good image, slightly moved, lighter or darker, and with noise."""
     image = only.picture.read()
     height, width = image.shape[:2]
@@ -491,16 +359,17 @@ def _variants(engine: _Engine, only: _Seen, rng: np.random.Generator, step: Call
         moved = cv2.warpAffine(image, turn, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
         lit = np.asarray(moved, np.float64) * rng.uniform(0.95, 1.05) + rng.normal(0, 2.0, moved.shape)
         changed = np.clip(lit, 0, 255).astype(np.uint8)
-        found.append(_seen(engine, only.picture, changed, 64, rng))
+        found.append(see(engine, only.picture, changed, 64, rng))
         step(number + 1)
     return found
 
 
 def _compare(
-    engine: _Engine,
-    seen: Sequence[_Seen],
-    judged: Sequence[_Seen],
+    engine: Engine,
+    seen: Sequence[Seen],
+    judged: Sequence[Seen],
     old_bank: Float | None,
+    known: Scales | None,
     rng: np.random.Generator,
     step: Callable[[int], None],
     *,
@@ -510,7 +379,7 @@ def _compare(
     if alone:
         bank = engine.bank([seen[0].cells], rng)
         for number, each in enumerate(judged, 1):
-            _give_maps(engine, each, bank)
+            give_maps(engine, each, bank)
             step(number)
         return [bank]
     folds = min(len(seen), MOST_FOLDS)
@@ -522,113 +391,33 @@ def _compare(
         fold_bank = engine.bank(others, rng, old_bank) if others else old_bank
         assert fold_bank is not None, "one image alone has variants, or an earlier bank"
         for index in inside:
-            _give_maps(engine, seen[index], fold_bank)
+            give_maps(engine, seen[index], fold_bank, known)
             banks[index] = fold_bank
             done += 1
             step(done)
     return banks
 
 
-def _give_maps(engine: _Engine, each: _Seen, bank: Float) -> None:
-    found = engine.compare(each.prepared, bank)
-    maps = grids(found, np.full((2, 2), 0.5, np.float32))
-    each.maps = {kind: values.astype(np.float16) for kind, values in maps.items()}
-    each.maps["zero_shot"] = each.zero_shot
-    each.deep = found.deep.astype(np.float16)
-
-
-class _Scales(NamedTuple):
-    """What brings the maps of good and other images to one scale."""
-
-    joint: MapScale
-    deep: MapScale
-    zero_shot: MapScale
-    zero_shot_weight: float = 1.0
-
-    def of(self, maps: Mapping[Kind, NDArray[np.floating]]) -> Statistics:
-        """Statistics of maps on the grid."""
-        return statistics({kind: values.astype(np.float32) for kind, values in maps.items()}, *self)
-
-
-def _scales(usual: Sequence[_Seen]) -> _Scales:
+def _scales(usual: Sequence[Seen]) -> Scales:
     """Of the good images but those that look unlike the others."""
 
     def scale(kind: Kind) -> MapScale:
         return map_scale([each.maps[kind].astype(np.float32) for each in usual])
 
-    return _Scales(scale("joint"), scale("deep"), scale("zero_shot"))
+    return Scales(scale("joint"), scale("deep"), scale("zero_shot"))
 
 
-def _usual_distances(judged: Sequence[_Seen]) -> tuple[float, float]:
+def _usual_distances(judged: Sequence[Seen]) -> tuple[float, float]:
     """Deep distance that 1 % of the good cells reach, and the mean."""
     pool = np.concatenate([each.deep.ravel() for each in judged]).astype(np.float32)
     return float(np.quantile(pool, 0.99)), float(pool.mean())
-
-
-def _frame_score(total: Float, half: float, size: tuple[int, int], share: float) -> float:
-    """As at run time: of the score map at frame size."""
-    point = OperatingPoint(image_share=share)
-    return image_score(at_frame_size(squash(total, half), size), point)
-
-
-class _Spoiled(NamedTuple):
-    """A good image with painted defects."""
-
-    painted: PaintedImage
-    scale: float
-    """Size of a pixel of the good image, in pixels of the painted one."""
-    beside: int
-    """Index of the judged image that it is compared with."""
-    maps: dict[Kind, Float]
-    """On the grid, against a bank without the good image."""
-
-
-def _paint(
-    engine: _Engine,
-    seen: Sequence[_Seen],
-    judged: Sequence[_Seen],
-    banks: Sequence[Float],
-    rng: np.random.Generator,
-    step: Callable[[int], None],
-    *,
-    alone: bool,
-) -> list[_Spoiled]:
-    """Good images with defects painted on them; those on which none could be painted are left out."""
-    found: list[_Spoiled] = []
-    kinds = list(KINDS)
-    for number in range(PAINTED_IMAGES):
-        index = number % len(seen)
-        picture = seen[index].picture
-        whole = picture.read()
-        image = thumbnail(whole, PAINTED_PX)
-        rng.shuffle(kinds)
-        painted = paint_defects(rng, image, DEFECTS_AN_IMAGE, tuple(kinds))
-        if painted.defects:
-            distances = engine.compare(engine.cells.prepare(painted.image), banks[index])
-            maps = grids(distances, engine.zero_shot(picture.name, painted.image))
-            beside = number % len(judged) if alone else index
-            found.append(_Spoiled(painted, image.shape[1] / whole.shape[1], beside, maps))
-        step(number + 1)
-    return found
-
-
-def _trials(
-    spoiled: Sequence[_Spoiled], judged: Sequence[_Seen], scales: _Scales
-) -> tuple[list[Trial], list[tuple[PaintedImage, float]]]:
-    """Painted defects, and the images they are on with the size of an image's pixel in pixels of the painted one."""
-    trials: list[Trial] = []
-    for number, each in enumerate(spoiled):
-        bad, good = scales.of(each.maps), scales.of(judged[each.beside].maps)
-        for place, defect in enumerate(each.painted.defects, 1):
-            trials.append(trial_of(defect, number, each.painted.labels == place, bad, good, IMAGE_SHARE))
-    return trials, [(each.painted, each.scale) for each in spoiled]
 
 
 EVERY: Final = 2
 """Every second row and column of the grid: enough to compare weights."""
 
 
-def _weight_of(spoiled: Sequence[_Spoiled], judged: Sequence[_Seen], odd: set[int], scales: _Scales) -> float:
+def _weight_of(spoiled: Sequence[Spoiled], judged: Sequence[Seen], odd: set[int], scales: Scales) -> float:
     """The weight of the model's own score map that painted defects prefer."""
 
     def rarities(maps: Mapping[Kind, NDArray[np.floating]]) -> tuple[Float, Float]:
@@ -651,133 +440,6 @@ def _grid_mask(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return np.asarray(cv2.resize(mask.astype(np.float32), (GRID_PX, GRID_PX), interpolation=cv2.INTER_AREA) > 0.2)
 
 
-def _points(
-    scores: Sequence[float], trials: Sequence[Trial], half: float, share: float, max_false_reject: float | None
-) -> tuple[OperatingPoint, OperatingPoint, int]:
-    """Balanced and strict operating points, and how many good images are missing for the promise that was asked for."""
-    threshold, missing = threshold_of(scores), 0
-    if max_false_reject is not None:
-        ranked, missing = ranked_threshold(scores, max_false_reject)
-        threshold = threshold if ranked is None else ranked
-    strict = max(threshold, threshold_of(scores, strict=True))
-    pixel = best_pixel_threshold(trials, half, threshold, share)
-    return (
-        OperatingPoint(threshold=pixel, seed_threshold=threshold, image_share=share),
-        OperatingPoint(threshold=pixel, seed_threshold=strict, image_share=share),
-        missing,
-    )
-
-
-def _defect(trial: Trial, half: float, point: OperatingPoint, scale: float) -> PaintedDefect:
-    score = trial.score(half, point.image_share)
-    found = score > point.seed_threshold and trial.touched(half, outline_threshold(point, score))
-    return PaintedDefect(
-        kind=trial.defect.kind,
-        length_px=round(trial.defect.length_px / scale, 1),
-        area_px=round(trial.defect.area_px / scale**2),
-        score=score,
-        found=found,
-    )
-
-
-def _set_aside(judged: Sequence[_Seen]) -> list[int]:
+def _set_aside(judged: Sequence[Seen]) -> list[int]:
     """Indices of good images that look unlike the others."""
     return outliers([mean_of_highest(each.maps["joint"].astype(np.float32), IMAGE_SHARE) for each in judged])
-
-
-def _judge_bad(
-    engine: _Engine, references: References, pictures: Sequence[Picture], point: OperatingPoint, step: Callable[[int], None]
-) -> tuple[tuple[GoodImage, ...], list[str]]:
-    """Scores of defective parts by the finished product; one that is unlike every good image counts as caught, with score 1."""
-    found: list[GoodImage] = []
-    notes: list[str] = []
-    for number, picture in enumerate(pictures, 1):
-        try:
-            image = picture.read()
-            mask = picture.read_mask((image.shape[0], image.shape[1]))
-            zero_shot = engine.zero_shot(picture.name, image)
-        except ImageError as error:
-            notes.append(f"left out: {error}")
-            step(number)
-            continue
-        facts: dict[str, float] = {}
-        try:
-            judged = references.judge(image, zero_shot, point)
-            score = judged.score
-            if mask is not None and mask.any():
-                union = np.count_nonzero(judged.mask | mask)
-                facts["iou"] = np.count_nonzero(judged.mask & mask) / union
-        except ImageError:
-            score = 1.0
-            facts["unlike"] = 1.0
-        found.append(GoodImage(name=picture.name, score=score, facts=facts))
-        step(number)
-    return tuple(found), notes
-
-
-def _statement(product: Product, point: OperatingPoint, bad: Sequence[GoodImage]) -> str:
-    promised = product.promise
-    said = (
-        f"With these {promised.good_images} good parts, false rejects are at most {promised.bound:.1%} ({promised.confidence:.0%} sure)"
-        if promised.good_images > 1
-        else "With one good part nothing can be promised on false rejects"
-    )
-    length = reliable_length(product.painted)
-    found = sum(defect.found for defect in product.painted)
-    if length is not None:
-        said += f"; expected: 90 % of painted defects over {_length(length, product.mm_per_px)} found."
-    elif product.painted:
-        longest = max(defect.length_px for defect in product.painted)
-        said += (
-            f"; expected: {found / len(product.painted):.0%} of painted defects of up to {_length(longest, product.mm_per_px)} found, of no size "
-            "90 %."
-        )
-    else:
-        said += "; no defect could be painted on them, so what is caught is not known."
-    if bad:
-        caught = sum(each.score > point.seed_threshold for each in bad)
-        said += f" Of the {len(bad)} bad images given, {caught} are caught."
-    return said
-
-
-def _length(length_px: float, mm_per_px: float | None) -> str:
-    return f"{length_px:.0f} px" if mm_per_px is None else f"{length_px * mm_per_px:.2g} mm"
-
-
-def _report_facts(
-    product: Product,
-    point: OperatingPoint,
-    strict: OperatingPoint,
-    statement: str,
-    judged: Sequence[_Seen],
-    scales: _Scales,
-    scores: Sequence[float],
-    trials: Sequence[Trial],
-    painted: Sequence[tuple[PaintedImage, float]],
-) -> ReportFacts:
-    order = np.argsort(scores)[::-1][:HARDEST]
-    hardest = [
-        Example(
-            judged[index].picture.name, judged[index].thumbnail, _good_map(scales, judged, index, product.half), scores[index]
-        )
-        for index in order
-    ]
-    examples: dict[bool, list[Example]] = {True: [], False: []}
-    for trial in trials:
-        image = painted[trial.picture][0]
-        score = trial.score(product.half, point.image_share)
-        found = score > point.seed_threshold and trial.touched(product.half, outline_threshold(point, score))
-        if len(examples[found]) < EXAMPLES:
-            caption = f"{trial.defect.kind}, {trial.defect.length_px / painted[trial.picture][1]:.0f} px"
-            examples[found].append(
-                Example(caption, thumbnail(image.image, 360), squash(trial.total, product.half), score, trial.label)
-            )
-    mean = np.zeros((GRID_PX, GRID_PX), np.float32)
-    for index in range(len(judged)):
-        mean += _good_map(scales, judged, index, product.half) / len(judged)
-    return ReportFacts(product, point, strict, statement, hardest, examples[True], examples[False], mean, judged[0].thumbnail)
-
-
-def _good_map(scales: _Scales, judged: Sequence[_Seen], index: int, half: float) -> Float:
-    """Score map of a good image on the grid."""
-    return squash(scales.of(judged[index].maps).fused(IMAGE_SHARE), half)

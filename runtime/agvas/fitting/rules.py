@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["WEIGHTS", "Evidence", "average_precision", "zero_shot_weight"]
+__all__ = ["LEAST_IMAGES", "WEIGHTS", "Evidence", "average_precision", "clear_gain", "zero_shot_weight"]
 
 Float = NDArray[np.float32]
 
@@ -53,13 +53,20 @@ def zero_shot_weight(evidence: Sequence[Evidence]) -> float:
     if len(used) < LEAST_IMAGES:
         return DEFAULT
     precision = {weight: np.array([_precision(each, weight) for each in used]) for weight in WEIGHTS}
-    best, most = DEFAULT, LEAST_GAIN
+    best, most = DEFAULT, 0.0
     for weight in WEIGHTS:
         gain = precision[weight] - precision[DEFAULT]
-        error = float(gain.std(ddof=1)) / math.sqrt(len(gain))
-        if gain.mean() > max(most, SURE * error):
+        if clear_gain(gain) and gain.mean() > most:
             best, most = weight, float(gain.mean())
     return best
+
+
+def clear_gain(gain: NDArray[np.float64]) -> bool:
+    """Whether gains in average precision, one for each image [N], are clearly above nothing in the mean."""
+    if len(gain) < LEAST_IMAGES:
+        return False
+    error = float(gain.std(ddof=1)) / math.sqrt(len(gain))
+    return bool(gain.mean() > max(LEAST_GAIN, SURE * error))
 
 
 def _precision(each: Evidence, weight: float) -> float:

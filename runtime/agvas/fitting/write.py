@@ -4,7 +4,6 @@ Everything is written into a new folder beside the target and renamed at the end
 untouched, and what is unfinished has a name that no command takes for a product.
 """
 
-import errno
 import json
 import os
 import shutil
@@ -24,7 +23,7 @@ from agvas_core.contract.manifest import (
     sha256_of,
     write_manifest,
 )
-from agvas_core.contract.product import PRODUCT, REPORT, Product
+from agvas_core.contract.product import HEAD, PRODUCT, REPORT, Product
 from agvas_runtime.bundle import Bundle, load_bundle
 
 __all__ = ["check_target", "write_product"]
@@ -57,12 +56,14 @@ def write_product(
     bank: NDArray[np.float32],
     report: str,
     points: tuple[OperatingPoint, OperatingPoint],
+    head: bytes | None = None,
 ) -> Bundle:
     """Writes the folder and loads it once, so that what is renamed to ``out`` is known to be whole.
 
     Args:
         bundle: that it is made from; a product, where one grows.
         points: balanced and strict.
+        head: graph of a new fitted head; where it is None and the product has a head, that of ``bundle`` stays.
 
     Raises:
         OutputError: no space or permission; ``out`` is as it was.
@@ -72,7 +73,7 @@ def write_product(
         out.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir()
-        _fill(part, bundle, product, bank, report, points)
+        _fill(part, bundle, product, bank, report, points, head)
         load_bundle(part)
         _put(part, out)
     except OSError as error:
@@ -89,12 +90,17 @@ def _fill(
     bank: NDArray[np.float32],
     report: str,
     points: tuple[OperatingPoint, OperatingPoint],
+    head: bytes | None,
 ) -> None:
-    ours = {PRODUCT, BANK, REPORT}
-    names = [name for name in bundle.manifest.files if name not in ours]
+    ours = {PRODUCT, BANK, REPORT} | ({HEAD} if head is not None else set())
+    names = [name for name in bundle.manifest.files if name not in ours and (name != HEAD or product.head is not None)]
     certificate = [PARITY_NAME] if (bundle.folder / PARITY_NAME).is_file() else []
     for name in [*names, *certificate]:
-        _link(bundle.folder / name, part / name)
+        # A copy, and no hard link: what changes a file of the product in its place must not change the model that it was made from.
+        (part / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(bundle.folder / name, part / name)
+    if head is not None:
+        (part / HEAD).write_bytes(head)
     np.save(part / BANK, bank, allow_pickle=False)
     text = json.dumps(product.model_dump(mode="json"), indent=1, ensure_ascii=False)
     (part / PRODUCT).write_text(text + "\n", encoding="utf-8")
@@ -118,17 +124,6 @@ def _fill(
     for path in part.iterdir():  # on disk before the rename is
         with suppress(OSError), path.open("rb") as file:
             os.fsync(file.fileno())
-
-
-def _link(source: Path, target: Path) -> None:
-    """The same file under a second name where the file system can, else a copy."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(source.resolve(), target)
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise
-        shutil.copyfile(source, target)
 
 
 def _put(part: Path, out: Path) -> None:

@@ -1,37 +1,51 @@
 """The runtime as a predictor for ``agvas eval``, which finds it by its entry point (group ``agvas.predictors``).
 
 predictor = open_predictor("nano")
-score_map, mask, verdict, _ = predictor.predict(Path("part.png"))
+score_map, mask, verdict, image_score, answer = predictor.predict(Path("part.png"))
 """
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from agvas_core import __version__
-from agvas_core.contract.backend import Arrays, Judged, Stages
+from agvas_core.contract.backend import Arrays, Comparison, Judged, Stages
 from agvas_core.contract.errors import ImageError, UnlikeError, UsageError
 from agvas_core.contract.prompts import Mode
 from agvas_runtime.bundle import Bundle, load_bundle
 from agvas_runtime.images.frame import Frame
 from agvas_runtime.images.read import read_image
+from agvas_runtime.pipeline.options import SegmentOptions
+from agvas_runtime.pipeline.references import ReferenceCells
 from agvas_runtime.pipeline.segmenter import Segmenter
-from agvas_runtime.stages.open import BACKENDS, DEFAULT_BACKEND, open_stages
+from agvas_runtime.stages.onnx import OnnxVision
+from agvas_runtime.stages.open import BACKENDS, DEFAULT_BACKEND, REFERENCE_BACKENDS, open_references, open_stages
 from agvas_runtime.stages.protocol import DecoderStage, Features, LmmStage, Reply, Turn, VisionStage
 
-__all__ = ["BundlePredictor", "Offered", "backend_names", "open_backend", "open_predictor"]
+__all__ = ["BundlePredictor", "Offered", "backend_names", "open_backend", "open_comparison", "open_predictor"]
 
 
 class BundlePredictor:
-    """A segmenter, one file at a time."""
+    """A segmenter, one file at a time.
 
-    def __init__(self, segmenter: Segmenter, *, bits: int | None = None) -> None:
+    Args:
+        mode: how it answers; describe-plus takes its sentence from each call of ``predict``.
+        generate: whether it answers by itself in direct mode too, where the fixed answer is appended otherwise: it may then refuse.
+    """
+
+    def __init__(
+        self, segmenter: Segmenter, *, bits: int | None = None, mode: Mode = Mode.DIRECT, generate: bool = False
+    ) -> None:
         self.segmenter, self._bits = segmenter, bits
+        self._mode, self._prompt = mode, None
+        if mode is Mode.DIRECT and generate:  # the other modes differ in their words and in that they generate
+            self._mode, self._prompt = Mode.DESCRIBE, segmenter.prompt
         self.name = segmenter.bundle.manifest.name
         self.identity = segmenter.bundle.identity
 
@@ -44,21 +58,27 @@ class BundlePredictor:
             return f"{outlines} where the image's score is above {point.seed_threshold:g}"
         return outlines if point.plain else f"{outlines}, a region counts from {point.seed_threshold:g}"
 
-    def predict(self, path: Path) -> tuple[NDArray[np.float32], NDArray[np.bool_], str, float | None]:
-        """Score map float32 [H, W] in 0..1 and mask bool [H, W] at the image's own resolution, the verdict, and the image's score where
-        that is not the highest pixel, as with a product.
+    def predict(
+        self, path: Path, normal_look: str | None = None
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_], str, float | None, str | None]:
+        """Score map float32 [H, W] in 0..1 and mask bool [H, W] at the image's own resolution, the verdict, the image's score where that
+        is not the highest pixel, as with a product, and the answer where one is generated.
+
+        Args:
+            normal_look: how a good part looks, for describe-plus.
 
         Raises:
             UnlikeError: the image is not of the product.
             ImageError: there is no verdict on this image.
         """
         image = read_image(path, max_pixels=self.segmenter.max_pixels, bits=self._bits)
-        result = self.segmenter.segment(Frame(name=str(path), index=0, image=image, path=path))
+        frame = Frame(name=str(path), index=0, image=image, path=path)
+        result = self.segmenter.segment(frame, prompt=self._prompt, mode=self._mode, normal_look=normal_look)
         if result.score_map is None or result.mask is None:
             unlike = str(result.error).startswith(UnlikeError.START)
             raise (UnlikeError if unlike else ImageError)(f"{path}: {result.error}")
         highest = result.score is None or result.score == float(result.score_map.max())
-        return result.score_map, result.mask, str(result.verdict), None if highest else result.score
+        return result.score_map, result.mask, str(result.verdict), None if highest else result.score, result.answer
 
     def reply(
         self,
@@ -101,18 +121,33 @@ class _Silenced:
         return reply._replace(anchor_states=np.zeros_like(reply.anchor_states))
 
 
-def open_predictor(model: str | Path = "nano", *, bits: int | None = None, **options: Any) -> BundlePredictor:
+def open_predictor(
+    model: str | Path = "nano",
+    *,
+    bits: int | None = None,
+    mode: str = "direct",
+    generate: bool = False,
+    alpha: float | None = None,
+    **options: Any,
+) -> BundlePredictor:
     """Opens a bundle, on ONNX Runtime where nothing else is named.
 
     Args:
         model: a bundled name, or the folder or zip of a bundle.
+        mode, generate: as of ``BundlePredictor``.
+        alpha: share of P_seg in P (eq. 8), in place of the bundle's.
         options: the other fields of ``SegmentOptions`` (``pipeline.options``).
 
     Raises:
-        UsageError: no such model, or an option out of range.
+        UsageError: no such model, or an option that is unknown or out of range.
         BundleError: a bundle that is broken, foreign or too new.
     """
-    return BundlePredictor(Segmenter.load(model, **options), bits=bits)
+    if foreign := sorted(options.keys() - {field.name for field in fields(SegmentOptions)}):
+        raise UsageError(f"a bundle is opened without {foreign[0]}: leave out --{foreign[0].replace('_', '-')}")
+    segmenter = Segmenter.load(model, **options)
+    if alpha is not None:
+        segmenter = segmenter.with_alpha(alpha)
+    return BundlePredictor(segmenter, bits=bits, mode=Mode(mode), generate=generate)
 
 
 # The runtime's engines as others compare them (``agvas_core.contract.backend``), found by their entry points, group ``agvas.stages``.
@@ -199,6 +234,37 @@ def open_backend(folder: Path, name: str) -> Offered:
     stages = open_stages(bundle, vision=names["vision"], lmm=names["lmm"], decoder=names["decoder"])
     others = [f"{stage} {backend}" for stage, backend in names.items() if backend != name]
     return Offered(bundle, *stages, device=", ".join(["CPU" if name == DEFAULT_BACKEND else name, *others]), versions=_versions())
+
+
+CHECKED_WEIGHT: Final = 0.5
+"""Of colour in the distances that are compared: neither none of it nor all."""
+
+
+def open_comparison(folder: Path, name: str) -> Comparison | None:
+    """The references graph of a bundle on a backend; None where the bundle has none, or the backend runs none.
+
+    Features that the graph takes of the vision stage come from ONNX Runtime for every backend, so that all have the same.
+
+    Raises:
+        SetupError: what the backend needs is not there.
+        BundleError: a bundle that is broken, or for torch another encoder's.
+    """
+    bundle = load_bundle(folder)
+    spec = bundle.manifest.references
+    if spec is None or name not in REFERENCE_BACKENDS:
+        return None
+    vision = OnnxVision(bundle) if spec.view is None else None
+    view = bundle.product.view if bundle.product is not None else spec.view or bundle.manifest.pixel_view
+    cells = ReferenceCells(bundle, view, open_references(bundle, name), vision)
+
+    def compare(image: NDArray[np.uint8], bank: Float | None = None) -> Arrays:
+        frame = cells.prepare(image)
+        if bank is None:
+            bank = np.ascontiguousarray(cells.embed(frame).reshape(-1, spec.channels)[::3])
+        found = cells.compare(frame, bank, CHECKED_WEIGHT)
+        return {"embedding": found.embedding, "deep": found.deep**2, "joint": found.joint**2, "bank": bank}
+
+    return compare
 
 
 def _versions() -> dict[str, str]:

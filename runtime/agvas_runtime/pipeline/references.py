@@ -7,7 +7,7 @@
 
 Every map is brought to a grid of ``GRID_PX`` x ``GRID_PX`` that shows the whole frame, and to one scale: how rare a value is on good
 images. Two statistics come of it, rarity of the joint distance plus that of the model's score map, which outlines defects best, and
-the same with the deep distance (without colour), which tells defective images best. The score map is the first, scaled so that the
+the same with the deep distance (without colour), which tells defective images best. A fitted head's map is added to both. The score map is the first, scaled so that the
 mean of its highest share is the geometric mean of that of both; then score = statistic / (statistic + half).
 """
 
@@ -27,9 +27,9 @@ from agvas_runtime.bundle import Bundle
 from agvas_runtime.images.views import make_views
 from agvas_runtime.masks.regions import judge_map
 from agvas_runtime.pipeline.frame_logits import Judged
-from agvas_runtime.stages.open import DEFAULT_BACKEND, REFERENCE_BACKENDS, StageSettings
+from agvas_runtime.stages.open import DEFAULT_BACKEND, HEAD_BACKENDS, REFERENCE_BACKENDS, StageSettings, open_head
 from agvas_runtime.stages.open import open_references as open_stage
-from agvas_runtime.stages.protocol import Features, ReferenceStage, VisionStage
+from agvas_runtime.stages.protocol import Features, HeadStage, ReferenceStage, VisionStage
 
 __all__ = [
     "GRID_PX",
@@ -37,15 +37,17 @@ __all__ = [
     "Prepared",
     "ReferenceCells",
     "References",
+    "Scales",
     "Statistics",
     "at_frame_size",
     "distance_grid",
     "frame_facts",
     "grids",
+    "head_input",
+    "head_map",
     "map_facts",
     "open_references",
     "squash",
-    "statistics",
     "zero_shot_grid",
 ]
 
@@ -58,6 +60,8 @@ BLUR_CELLS: Final = 1.0
 """Deviation of the blur of a distance map: one cell is a noisy place to look for a defect."""
 LOWEST_P: Final = 1e-4
 """Of the model's score map, before its logit is taken."""
+HEAD_UNIT: Final = np.float32(3.0)
+"""Rarities are divided by this before a head takes them, so that they are of the size of its other inputs."""
 
 
 def distance_grid(distances: Float) -> Float:
@@ -85,12 +89,48 @@ class Statistics(NamedTuple):
         return np.asarray(np.maximum(self.pixel * np.float32((image / pixel) ** 0.5), 0), np.float32)
 
 
-def statistics(
-    maps: Mapping[Kind, Float], joint: MapScale, deep: MapScale, zero_shot: MapScale, zero_shot_weight: float = 1.0
-) -> Statistics:
-    """Of the maps of a frame on the grid."""
-    own = zero_shot(maps["zero_shot"])
-    return Statistics(joint(maps["joint"]) + np.float32(zero_shot_weight) * own, deep(maps["deep"]) + own)
+class Scales(NamedTuple):
+    """What brings the maps of a frame to one scale, and how they are added up."""
+
+    joint: MapScale
+    deep: MapScale
+    zero_shot: MapScale
+    zero_shot_weight: float = 1.0
+    head: MapScale | None = None
+    """None where the product has no fitted head."""
+
+    @classmethod
+    def of(cls, product: Product) -> "Scales":
+        """Those that a product was fitted with."""
+        return cls(product.joint, product.deep, product.zero_shot, product.zero_shot_weight, product.head)
+
+    def rarities(self, maps: Mapping[Kind, NDArray[np.floating]]) -> dict[Kind, Float]:
+        """How rare the values of the maps of a frame are, on the grid; of the head's where there is one."""
+        known = {"joint": self.joint, "deep": self.deep, "zero_shot": self.zero_shot, "head": self.head}
+        return {kind: scale(each.astype(np.float32)) for kind, each in maps.items() if (scale := known[kind]) is not None}
+
+    def added(self, rarities: Mapping[Kind, Float]) -> Statistics:
+        """The two statistics."""
+        own, head = rarities["zero_shot"], rarities.get("head", np.float32(0))
+        return Statistics(rarities["joint"] + np.float32(self.zero_shot_weight) * own + head, rarities["deep"] + own + head)
+
+    def statistics(self, maps: Mapping[Kind, NDArray[np.floating]]) -> Statistics:
+        """Of the maps of a frame on the grid."""
+        return self.added(self.rarities(maps))
+
+
+def head_input(rarities: Mapping[Kind, Float], cells: tuple[int, int]) -> Float:
+    """What a fitted head takes beside the embedding: rarities of joint and deep distance and of the model's own score map, [3, h, w] at
+    ``cells`` = (h, w), divided by ``HEAD_UNIT``."""
+    kinds: tuple[Kind, ...] = ("joint", "deep", "zero_shot")
+    small = [cv2.resize(rarities[kind], cells[::-1], interpolation=cv2.INTER_AREA) for kind in kinds]
+    return np.stack(small).astype(np.float32) / HEAD_UNIT
+
+
+def head_map(head: HeadStage, rarities: Mapping[Kind, Float], embedding: Float) -> Float:
+    """Logits of a fitted head on the grid, of a frame with these rarities and this embedding [h, w, D]."""
+    logits = head(embedding[None], head_input(rarities, (embedding.shape[0], embedding.shape[1]))[None])[0]
+    return np.asarray(cv2.resize(logits, (GRID_PX, GRID_PX), interpolation=cv2.INTER_LINEAR), np.float32)
 
 
 def squash(total: Float, half: float) -> Float:
@@ -149,10 +189,20 @@ class References:
     Args:
         bank: float32 [rows, D].
         vision: of the same bundle, for a model whose reference graph takes its features.
+        head: of a product that has a fitted one.
     """
 
-    def __init__(self, bundle: Bundle, product: Product, bank: Float, stage: ReferenceStage, vision: VisionStage) -> None:
-        self.product, self.bank = product, bank
+    def __init__(
+        self,
+        bundle: Bundle,
+        product: Product,
+        bank: Float,
+        stage: ReferenceStage,
+        vision: VisionStage,
+        head: HeadStage | None = None,
+    ) -> None:
+        self.product, self.bank, self.head = product, bank, head
+        self.scales = Scales.of(product)
         self.cells = ReferenceCells(bundle, product.view, stage, vision)
 
     def judge(self, image: Rgb, zero_shot: Float, point: OperatingPoint) -> Judged:
@@ -173,8 +223,10 @@ class References:
         self._check(frame_facts(image))
         found = self.cells.compare(self.cells.prepare(image), self.bank, product.colour_weight)
         self._check(map_facts(found.deep, product.far_cell, product.mean_distance))
-        scales = (product.joint, product.deep, product.zero_shot)
-        seen = statistics(grids(found, zero_shot), *scales, product.zero_shot_weight)
+        rarities = self.scales.rarities(grids(found, zero_shot))
+        if self.head is not None:
+            rarities |= self.scales.rarities({"head": head_map(self.head, rarities, found.embedding)})
+        seen = self.scales.added(rarities)
         return at_frame_size(squash(seen.fused(share), product.half), (image.shape[0], image.shape[1]))
 
     def _check(self, facts: Mapping[str, float]) -> None:
@@ -187,9 +239,12 @@ class References:
 
 
 class Compared(NamedTuple):
-    """Distances of the cells of one frame to the nearest row of a bank, [h, w] each."""
+    """The cells of one frame, and their distances to the nearest row of a bank."""
 
+    embedding: Float
+    """[h, w, D]."""
     deep: Float
+    """[h, w]."""
     joint: Float
 
 
@@ -203,10 +258,14 @@ class Prepared(NamedTuple):
 
 
 class ReferenceCells:
-    """The reference stage with what it needs of a frame."""
+    """The reference stage with what it needs of a frame.
 
-    def __init__(self, bundle: Bundle, view: ViewSpec, stage: ReferenceStage, vision: VisionStage) -> None:
-        self.view, self._stage, self._vision = view, stage, vision
+    Args:
+        vision: of the same bundle, for a reference graph that takes its features.
+    """
+
+    def __init__(self, bundle: Bundle, view: ViewSpec, stage: ReferenceStage, vision: VisionStage | None) -> None:
+        self.view, self.stage, self._vision = view, stage, vision
         references = bundle.manifest.references
         self._takes_features = references is not None and references.view is None
         self._semantic = bundle.manifest.semantic_view
@@ -218,15 +277,18 @@ class ReferenceCells:
 
     def embed(self, frame: Prepared) -> Float:
         """Embedding [h, w, D] of the cells."""
-        return np.asarray(self._stage.embed(frame.pixels[None], self._features(frame))[0], np.float32)
+        return np.asarray(self.stage.embed(frame.pixels[None], self._features(frame))[0], np.float32)
 
     def compare(self, frame: Prepared, bank: Float, colour_weight: float) -> Compared:
         """Distances to the rows of ``bank`` [rows, D]; ``colour_weight`` is that of the squared colour distance."""
-        found = self._stage(frame.pixels[None], bank, self._features(frame), colour_weight=colour_weight)
-        return Compared(np.asarray(found.deep[0], np.float32), np.asarray(found.joint[0], np.float32))
+        found = self.stage(frame.pixels[None], bank, self._features(frame), colour_weight=colour_weight)
+        return Compared(*(np.asarray(values[0], np.float32) for values in found))
 
     def _features(self, frame: Prepared) -> Features | None:
-        return None if frame.semantic is None else self._vision(frame.semantic[None], frame.pixels[None])
+        if frame.semantic is None:
+            return None
+        assert self._vision is not None, "a graph without a view of its own takes the vision stage's features"
+        return self._vision(frame.semantic[None], frame.pixels[None])
 
 
 def grids(found: Compared, zero_shot: Float) -> dict[Kind, Float]:
@@ -256,4 +318,5 @@ def open_references(
         return None
     bank = load_array(bundle.folder / BANK, (product.rows, product.channels))
     stage = open_stage(bundle, backend if backend in REFERENCE_BACKENDS else DEFAULT_BACKEND, settings)
-    return References(bundle, product, bank, stage, vision)
+    head = None if product.head is None else open_head(bundle, backend if backend in HEAD_BACKENDS else DEFAULT_BACKEND, settings)
+    return References(bundle, product, bank, stage, vision, head)

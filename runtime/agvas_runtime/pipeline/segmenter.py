@@ -35,7 +35,7 @@ from agvas_runtime.pipeline.options import SegmentKeywords, SegmentOptions, chec
 from agvas_runtime.pipeline.overlap import overlapped
 from agvas_runtime.pipeline.references import References, open_references
 from agvas_runtime.pipeline.scorer import Clock, Scorer, Seen, SeenWhole
-from agvas_runtime.sources import ArraySource, CameraSource, FileSource, Source, open_source, prefetch
+from agvas_runtime.sources import ArraySource, CameraSource, FileSource, Source, WebSource, open_source, prefetch
 from agvas_runtime.stages.open import StageSettings, open_stages
 from agvas_runtime.stages.prompt_tokenizer import PromptTokenizer
 from agvas_runtime.stages.protocol import DecoderStage, FramedVision, JoinedVision, LmmStage, VisionStage
@@ -220,8 +220,9 @@ class Segmenter:
         """Segments every frame of a source.
 
         Args:
-            source: whatever ``sources.open_source`` takes: a path, folder, glob or video, or several of them; a camera; an array (RGB
-                [H, W, 3], RGBA or grey; uint8, uint16, or floats in 0..1); an iterable of arrays and ``Frame``, read one by one.
+            source: whatever ``sources.open_source`` takes: a path, folder, glob or video, or several of them; the web address of a
+                picture; a camera; an array (RGB [H, W, 3], RGBA or grey; uint8, uint16, or floats in 0..1); an image of Pillow; a
+                tensor of torch ([C, H, W], or [N, C, H, W] for a batch); an iterable of these and ``Frame``, read one by one.
             stream: results one by one as they are made; else all in a list, with their images and maps.
             prompt, threshold, mode, normal_look: in place of the segmenter's own, as in ``load``.
 
@@ -280,6 +281,16 @@ class Segmenter:
         scorer.lmm = lmm
         return self._with(scorer)
 
+    def with_alpha(self, alpha: float) -> "Segmenter":
+        """The same segmenter with another share of P_seg in P (eq. 8), 0 to 1; the two share all else."""
+        manifest = self.bundle.manifest
+        decided = manifest.model_copy(update={"decision": manifest.decision.model_copy(update={"alpha": alpha})})
+        scorer = copy.copy(self._scorer)
+        scorer.manifest = decided
+        other = self._with(scorer)
+        other.bundle = replace(self.bundle, manifest=decided)
+        return other
+
     def with_counts(self, counts: Counts) -> "Segmenter":
         """The same segmenter with other counts; the two share all else."""
         other = self._with(self._scorer.with_tiles(counts.tiles))
@@ -326,7 +337,7 @@ class Segmenter:
     def _open(self, source: object) -> Source:
         opened = open_source(source, max_pixels=self.max_pixels)
         # Files are decoded ahead of the model; the caller's own iterator is left to the caller's thread and pace.
-        return prefetch(opened) if isinstance(opened, FileSource) else opened
+        return prefetch(opened) if isinstance(opened, FileSource | WebSource) else opened
 
     def _run(self, source: Source, question: Question, rule: Rule, *, overlap: bool) -> Iterator[Result]:
         if isinstance(source, CameraSource):

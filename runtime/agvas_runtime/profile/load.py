@@ -142,7 +142,10 @@ def answer_line(latencies: Sequence[float], rate_per_s: float, deadline_ms: floa
 
 def overhead(segmenter: Segmenter, frame: Frame, pairs: int) -> Overhead | None:
     """One frame through ``segment`` and its graphs alone, by turns, so that a busy machine disturbs both; None without ONNX graphs."""
-    found = [getattr(stage, "graph", None) for stage in segmenter.stages]
+    stages: list[object] = [*segmenter.stages]
+    if segmenter.references is not None:
+        stages += [stage for stage in (segmenter.references.cells.stage, segmenter.references.head) if stage is not None]
+    found = [getattr(stage, "graph", None) for stage in stages]
     graphs = [graph for graph in found if isinstance(graph, OnnxGraph)]
     if len(graphs) < len(found):
         return None

@@ -19,10 +19,11 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from agvas_runtime.pipeline.references import open_references
 from agvas_runtime.pipeline.scorer import Clock, Scorer
 from agvas_runtime.pipeline.segmenter import Segmenter
 from agvas_runtime.profile.record import Machine, Quantiles, StageWork
-from agvas_runtime.stages.onnx import OnnxDecoder, OnnxGraph, OnnxLmm, OnnxVision
+from agvas_runtime.stages.onnx import OnnxDecoder, OnnxGraph, OnnxLmm, OnnxReferences, OnnxVision
 
 __all__ = ["MAX_COUNTED_BYTES", "count_work", "node_flop", "recorded", "with_floors"]
 
@@ -66,13 +67,19 @@ def count_work(segmenter: Segmenter, image: NDArray[np.uint8]) -> dict[str, Stag
     """Work per stage of one RGB frame [H, W, 3], asked and cut up as the segmenter does."""
     bundle, tiles = segmenter.bundle, segmenter.counts.tiles
     vision, lmm, decoder = OnnxVision(bundle), OnnxLmm(bundle), OnnxDecoder(bundle)
+    graphs = {"vision": vision.graph, "lmm": lmm.graph, "decoder": decoder.graph}
+    references = open_references(bundle, vision)
+    if references is not None and isinstance(references.cells.stage, OnnxReferences):
+        graphs["references"] = references.cells.stage.graph
     scorer = Scorer(bundle.manifest, vision, lmm, decoder, tiled=segmenter.tiled, tiles=tiles)
     with tempfile.TemporaryDirectory(prefix="agvas-profile-") as folder, ExitStack() as stack:
         sessions, recorders = dict[str, Any](), dict[str, Recorder]()
-        for name, graph in (("vision", vision.graph), ("lmm", lmm.graph), ("decoder", decoder.graph)):
+        for name, graph in graphs.items():
             sessions[name] = _tracing(graph.path, Path(folder) / name)
             recorders[name] = stack.enter_context(recorded(graph, sessions[name]))
         scorer.score(image, segmenter.prompt, Clock(), segmenter.question.mode)
+        if references is not None:
+            references.cells.compare(references.cells.prepare(image), references.bank, references.product.colour_weight)
         found = {}
         for name, session in sessions.items():
             flop, weights = _sum(json.loads(Path(session.end_profiling()).read_text(encoding="utf-8")))

@@ -11,14 +11,15 @@ from typing import Any, Final
 from agvas_core.contract.errors import OutputError, UsageError
 from agvas_runtime.masks.result import RUN_FILE
 
-__all__ = ["REPORT_NAME", "RESULTS_NAME", "RUN_FILE", "RunFolder"]
+__all__ = ["CLASSES_NAME", "COCO_NAME", "CSV_NAME", "REPORT_NAME", "RESULTS_NAME", "RUN_FILE", "RunFolder"]
 
 RESULTS_NAME = "results.jsonl"
 REPORT_NAME = "report.html"
+CSV_NAME, COCO_NAME, CLASSES_NAME = "results.csv", "coco.json", "classes.txt"
 PART_SUFFIX = ".part"
 
-OWN_FOLDERS: Final = ("masks", "overlays", "scores")
-OWN_SUFFIXES: Final = (".png", ".jpg", ".npy", PART_SUFFIX)
+OWN_FILES: Final = {"masks": (".png",), "overlays": (".jpg",), "scores": (".png", ".npy"), "labels": (".txt",)}
+"""Folder -> suffixes of what a run writes there."""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -206,14 +207,14 @@ def _clear(path: Path) -> None:
     """Removes what an earlier run wrote, by place and suffix; whatever else somebody put there stays."""
     if not _is_a_run(path):
         return
-    for folder in OWN_FOLDERS:
+    for folder, suffixes in OWN_FILES.items():
         if (path / folder).is_symlink():
             continue
         for place, _, names in os.walk(path / folder, topdown=False):
             for name in names:
-                if name.endswith(OWN_SUFFIXES):
+                if name.endswith((*suffixes, PART_SUFFIX)):
                     Path(place, name).unlink()
             with contextlib.suppress(OSError):  # not empty: something there is not ours
                 Path(place).rmdir()
-    for name in (RESULTS_NAME, REPORT_NAME, RUN_FILE):
+    for name in (RESULTS_NAME, REPORT_NAME, CSV_NAME, COCO_NAME, CLASSES_NAME, RUN_FILE):
         (path / name).unlink(missing_ok=True)

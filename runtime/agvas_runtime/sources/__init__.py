@@ -1,8 +1,7 @@
 """Where frames come from. ``open_source`` is the door; ``protocol.Source`` says what comes out of it.
 
 ``listing`` and ``files`` (files, folders, globs, stdin), ``video``, ``folder_watch``, ``camera`` with a grabber for each kind,
-``arrays``, and
-around any of them ``prefetch`` and ``limit``.
+``arrays``, ``web_pictures``, and around any of them ``prefetch`` and ``limit``.
 """
 
 from agvas_runtime.sources.arrays import ArraySource
@@ -13,6 +12,7 @@ from agvas_runtime.sources.open import open_source
 from agvas_runtime.sources.prefetch import limit, prefetch
 from agvas_runtime.sources.protocol import Source
 from agvas_runtime.sources.video import VideoSource
+from agvas_runtime.sources.web_pictures import WebSource
 
 __all__ = [
     "ArraySource",
@@ -21,6 +21,7 @@ __all__ = [
     "FolderWatch",
     "Source",
     "VideoSource",
+    "WebSource",
     "limit",
     "open_source",
     "prefetch",

@@ -19,7 +19,7 @@ from agvas_runtime.bundle import Bundle
 from agvas_runtime.stages.open import StageSettings
 from agvas_runtime.stages.prompt_tokenizer import PromptTokenizer, Words
 from agvas_runtime.stages.protocol import Features, ReferenceDistances, Reply, Turn
-from agvas_runtime.stages.references import empty_bank, reference_inputs, references_of
+from agvas_runtime.stages.references import empty_bank, head_of, reference_inputs, references_of
 
 __all__ = [
     "CPU",
@@ -31,6 +31,7 @@ __all__ = [
     "OnnxVision",
     "open_decoder",
     "open_decoder_cuda",
+    "open_head",
     "open_lmm",
     "open_lmm_cuda",
     "open_references",
@@ -362,3 +363,22 @@ def open_references(bundle: Bundle, settings: StageSettings) -> OnnxReferences:
 def open_references_cuda(bundle: Bundle, settings: StageSettings) -> OnnxReferences:
     """On an NVIDIA GPU or not at all; raises as ``open_references``."""
     return OnnxReferences(bundle, threads=settings.threads, providers=CUDA)
+
+
+# A product's fitted head.
+
+
+class OnnxHead:
+    """``HeadStage`` on ONNX Runtime."""
+
+    def __init__(self, bundle: Bundle, *, threads: int | None = None, providers: Sequence[str] = CPU) -> None:
+        self.graph = OnnxGraph(bundle, head_of(bundle), threads, providers)
+
+    def __call__(self, embedding: Float, rarities: Float) -> Float:
+        """As of ``HeadStage``."""
+        return np.asarray(self.graph.run({"embedding": embedding, "rarities": rarities})["logit"], np.float32)
+
+
+def open_head(bundle: Bundle, settings: StageSettings) -> OnnxHead:
+    """Raises BundleError where the product has none, and as ``OnnxGraph``."""
+    return OnnxHead(bundle, threads=settings.threads)

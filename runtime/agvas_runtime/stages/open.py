@@ -19,15 +19,17 @@ from agvas_core.contract.defaults import DEFAULT_BACKEND
 from agvas_core.contract.errors import UsageError
 from agvas_core.contract.validation import nearest
 from agvas_runtime.bundle import Bundle
-from agvas_runtime.stages.protocol import DecoderStage, LmmStage, ReferenceStage, VisionStage
+from agvas_runtime.stages.protocol import DecoderStage, HeadStage, LmmStage, ReferenceStage, VisionStage
 
 __all__ = [
     "BACKENDS",
     "DEFAULT_BACKEND",
+    "HEAD_BACKENDS",
     "REFERENCE_BACKENDS",
     "StageSettings",
     "Stages",
     "backend_names",
+    "open_head",
     "open_references",
     "open_stages",
 ]
@@ -102,6 +104,15 @@ REFERENCE_BACKENDS: Final[Mapping[str, str]] = MappingProxyType(
 """Of the reference stage, which a bundle may lack: as in ``BACKENDS``."""
 
 
+HEAD_BACKENDS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "onnx": "agvas_runtime.stages.onnx:open_head",
+        "torch": "agvas_runtime.stages.torch_reference:open_head",
+    }
+)
+"""Of a product's fitted head, a millisecond on a CPU: as in ``BACKENDS``."""
+
+
 class Stages(NamedTuple):
     """The three stages of a bundle."""
 
@@ -148,8 +159,18 @@ def open_references(bundle: Bundle, backend: str = DEFAULT_BACKEND, settings: St
     return cast(ReferenceStage, _open("references", backend, bundle, settings or StageSettings()))
 
 
+def open_head(bundle: Bundle, backend: str = DEFAULT_BACKEND, settings: StageSettings | None = None) -> HeadStage:
+    """Opens the fitted head of a product.
+
+    Raises:
+        BundleError: it has none.
+        UsageError, SetupError: as ``open_stages``.
+    """
+    return cast(HeadStage, _open("head", backend, bundle, settings or StageSettings()))
+
+
 def _open(stage: str, backend: str, bundle: Bundle, settings: StageSettings) -> Any:
-    backends = REFERENCE_BACKENDS if stage == "references" else BACKENDS[stage]
+    backends = {"references": REFERENCE_BACKENDS, "head": HEAD_BACKENDS}.get(stage) or BACKENDS[stage]
     if "://" in backend and "http" in backends:
         backend, settings = "http", replace(settings, lmm_url=backend)
     if backend not in backends:

@@ -26,6 +26,7 @@ __all__ = [
     "FrameSeen",
     "FrameStage",
     "FramedVision",
+    "HeadStage",
     "JoinedVision",
     "LmmStage",
     "Pending",
@@ -289,6 +290,22 @@ class ReferenceStage(Protocol):
 
         Raises:
             UsageError: a bank of another shape or type; as ``embed``.
+            ImageError: the engine fails on this image.
+        """
+        ...
+
+
+class HeadStage(Protocol):
+    """A head that was fitted to one product: where its cells look like a defect."""
+
+    def __call__(self, embedding: Float, rarities: Float) -> Float:
+        """Logits, float32 [B, h, w].
+
+        Args:
+            embedding: of the reference stage, float32 [B, h, w, D].
+            rarities: of joint and deep distance and of the model's own score map, float32 [B, 3, h, w].
+
+        Raises:
             ImageError: the engine fails on this image.
         """
         ...

@@ -6,11 +6,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agvas_core.contract.errors import BundleError, UsageError
-from agvas_core.contract.manifest import ReferencesSpec
+from agvas_core.contract.manifest import GraphSpec, ReferencesSpec
+from agvas_core.contract.product import head_spec
 from agvas_runtime.bundle import Bundle
 from agvas_runtime.stages.protocol import Features
 
-__all__ = ["empty_bank", "reference_inputs", "references_of"]
+__all__ = ["empty_bank", "head_of", "reference_inputs", "references_of"]
 
 Float = NDArray[np.float32]
 
@@ -28,6 +29,18 @@ def references_of(bundle: Bundle) -> ReferencesSpec:
             "agvas-export bundle CHECKPOINT -o DIR"
         )
     return spec
+
+
+def head_of(bundle: Bundle) -> GraphSpec:
+    """The graph of the product's fitted head.
+
+    Raises:
+        BundleError: it has none.
+    """
+    product = bundle.product
+    if product is None or product.head is None:
+        raise BundleError(f"{bundle.identity} has no fitted head: agvas fit GOOD -o PRODUCT --head makes a product with one")
+    return head_spec(product.channels)
 
 
 def empty_bank(spec: ReferencesSpec) -> Float:

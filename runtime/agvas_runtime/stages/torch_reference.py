@@ -18,21 +18,23 @@ from agvas_core.model.encoders.efficientnet_lite import TRUNK, load_trunk
 from agvas_core.model.encoders.encoders import PixelFeatures
 from agvas_core.model.generation import greedy_generate
 from agvas_core.model.lmm import find_anchors
-from agvas_core.model.references import EncoderCells, FeatureCells, ReferenceDistance
+from agvas_core.model.references import EncoderCells, FeatureCells, ReferenceDistance, ReferenceHead
 from agvas_core.model.weights.checkpoint import BUNDLED, WEIGHTS, Checkpoint, load_checkpoint
 from agvas_runtime.bundle import Bundle
 from agvas_runtime.stages.open import StageSettings
 from agvas_runtime.stages.prompt_tokenizer import PromptTokenizer, Words
 from agvas_runtime.stages.protocol import Features, ReferenceDistances, Reply, Turn
-from agvas_runtime.stages.references import empty_bank, reference_inputs, references_of
+from agvas_runtime.stages.references import empty_bank, head_of, reference_inputs, references_of
 
 __all__ = [
     "TorchDecoder",
+    "TorchHead",
     "TorchLmm",
     "TorchReferences",
     "TorchVision",
     "checkpoint_of",
     "open_decoder",
+    "open_head",
     "open_lmm",
     "open_references",
     "open_references_cuda",
@@ -253,3 +255,38 @@ def open_references_cuda(bundle: Bundle, settings: StageSettings) -> TorchRefere
     if not torch.cuda.is_available():
         raise SetupError("torch finds no NVIDIA GPU: install torch with CUDA and a driver, or choose the backend onnx")
     return TorchReferences(bundle, "cuda")
+
+
+# A product's fitted head.
+
+
+class TorchHead:
+    """``HeadStage`` by torch, with the weights of the product's graph.
+
+    Raises:
+        BundleError: the product has no head, or its graph has other weights.
+        ModuleNotFoundError: there is no ``onnx`` to read the graph with.
+    """
+
+    def __init__(self, bundle: Bundle) -> None:
+        import onnx
+        from onnx import numpy_helper
+
+        path = bundle.folder / head_of(bundle).file
+        weights = {each.name: torch.tensor(numpy_helper.to_array(each)) for each in onnx.load(path).graph.initializer}
+        module = ReferenceHead.like({name: value for name, value in weights.items() if "." in name})
+        if module is None:
+            raise BundleError(
+                f"{path} has other weights than a head of this agvas: use the backend onnx, or fit the product again"
+            )
+        self.module = module.eval()
+
+    @torch.inference_mode()
+    def __call__(self, embedding: NDArray[np.float32], rarities: NDArray[np.float32]) -> NDArray[np.float32]:
+        """As of ``HeadStage``."""
+        return np.asarray(self.module(torch.tensor(embedding), torch.tensor(rarities)).numpy())
+
+
+def open_head(bundle: Bundle, settings: StageSettings) -> TorchHead:
+    """Raises BundleError as ``TorchHead``."""
+    return TorchHead(bundle)

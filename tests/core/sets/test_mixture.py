@@ -118,6 +118,8 @@ def test_a_good_part_gets_an_empty_mask_or_a_refusal_as_it_was_asked(table: dict
         (Task.DIRECT, False, False),
         (Task.REJECTION, True, False),
         (Task.REJECTION, False, True),
+        (Task.DESCRIBE, False, True),  # the modes of table 4 on a normal image
+        (Task.EXPLAIN, False, True),
     }
 
 
@@ -243,6 +245,10 @@ def test_a_partial_table_keeps_the_other_defaults() -> None:
         ({"general": {"tasks": {"direct": 1}}}, "the record decides"),
         ({"seg": {"tasks": {"direct": 0}}}, "nor all 0"),
         ({"seg": {"limits": 3}}, "limits"),
+        ({"seg": {"normal_tasks": {"describe-plus": 1}}}, "seg.normal_tasks has describe-plus"),
+        ({"general": {"supervise": ["SAG"]}}, "supervise has 'SAG'; there are NOR, ANO, SEG"),
+        ({"general": {"families": {"general": 0}}}, "a weight is above 0"),
+        ({"allow_test_sets": ["MVTec"]}, "allow_test_sets has 'MVTec'; there are MVTec-AD"),
     ],
 )
 def test_a_table_that_cannot_be_meant_is_refused(table: dict[str, Any], said: str) -> None:
@@ -308,3 +314,53 @@ def test_no_torch_is_drawn_in() -> None:
     code = "import sys, agvas_core.data.mixture.mixture, agvas_core.data.datasets.cli; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+def test_general_sets_come_by_family_as_lisa_draws_them(table: dict[str, Any]) -> None:
+    mixture = Mixture.load(MixtureConfig(**table, shares={"general": 1}))  # two sets by name, one by expression
+    counts = Counter(mixture[index].dataset for index in range(400))
+    assert abs(counts["refcoco"] / 400 - 3 / 12) < 4 * (0.25 * 0.75 / 400) ** 0.5
+    assert abs(counts["ade20k"] - counts["paco-lvis"]) < 4 * (400 * 0.375 * 2) ** 0.5
+
+
+def test_general_masks_teach_other_anchors_where_seg_is_left_out(table: dict[str, Any]) -> None:
+    config = MixtureConfig(**table, shares={"general": 1}, general={"supervise": ["NOR", "ANO"]})
+    assert Mixture.load(config)[0].supervised == (Anchor.NOR, Anchor.ANO)
+    assert MixtureConfig.model_validate(config.model_dump(mode="json")) == config
+
+
+def test_a_limit_at_random_follows_the_size_of_the_sets() -> None:
+    sets = {"road": records("road", 0, 10), "large": records("large", 990, 990)}
+    kept = chosen(sets, 400, 0.5, 0, "random")
+    assert {name: len(found) for name, found in kept.items()}["large"] > 380
+    assert sum(record.anomalous is True for found in kept.values() for record in found) == 200
+    assert chosen(sets, 400, 0.5, 0, "random") == kept != chosen(sets, 400, 0.5, 1, "random")
+
+
+def test_views_of_one_part_are_held_out_together(make: Make) -> None:
+    root = make("real-iad")
+    rows = []
+    for part in range(40):
+        for view in range(1, 6):
+            name = f"OK/S{part:04d}/audiojack_{part:04d}_OK_C{view}_1.jpg"
+            rows.append({"category": "audiojack", "anomaly_class": "OK", "image_path": name, "mask_path": None})
+            (root / "realiad_1024/audiojack" / name).parent.mkdir(parents=True, exist_ok=True)
+    path = root / "realiad_jsons/realiad_jsons/audiojack.json"
+    path.write_text(json.dumps({"meta": {"normal_class": "OK", "prefix": "audiojack/"}, "train": rows, "test": []}))
+    one = {"name": "real-iad", "path": root}
+    mixture = Mixture.load(MixtureConfig(sets=(one,), shares={"seg": 1}, held_out=0.3))
+    views = Counter(record.image.parent.name for record in mixture.held_out)
+    assert 4 < len(views) < 25 and set(views.values()) == {5}
+    first = Mixture.load(MixtureConfig(sets=({**one, "only": "*_C1_*"},), shares={"seg": 1}))
+    assert len(first.pools[Source.SEG]) == 40
+    with pytest.raises(UsageError, match="no record whose name is like"):
+        Mixture.load(MixtureConfig(sets=({**one, "only": "*_C9_*"},), shares={"seg": 1}))
+
+
+def test_table_5_takes_its_sets_alone_and_wants_them_all(table: dict[str, Any], make: Make) -> None:
+    names = ("road", "miad", "gc10", "dtd-synthetic", "zju-leaper", "real-iad", "goodsad")
+    sets = [{"name": name, "path": make(name)} for name in names]
+    mixture = Mixture.load(MixtureConfig(sets=sets, shares={"seg": 1}, composition="table-5"))
+    assert set(mixture.listed[Source.SEG]) == set(names) - {"goodsad"}
+    with pytest.raises(UsageError, match="lacks road"):
+        Mixture.load(MixtureConfig(sets=sets[1:], shares={"seg": 1}, composition="table-5"))

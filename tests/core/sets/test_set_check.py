@@ -161,7 +161,7 @@ REAL = Path(__file__).parents[4] / "shared" / "data"
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="the photographs of ../shared/data are not on this machine")
 def test_the_photographs_are_found_and_whole() -> None:
-    reports = {one.root.name: check_set(one, quick=True) for one in find_training_sets(REAL)}
+    reports = {one.root.name: check_set(one, quick=True) for one in find_training_sets(REAL, everything=True)}
     assert {name: report.images for name, report in reports.items()} == {
         "magtile": 688, "road": 118, "ksdd1": 150, "neu": 420, "mvtec": 83, "mpdd": 67, "isic": 600,
     }  # fmt: skip

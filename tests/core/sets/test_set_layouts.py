@@ -94,6 +94,7 @@ def test_every_adapter_is_tested() -> None:
         *EXPECTED,
         "instruct",
         "review",
+        "list",  # and this one, with the lists of other sets: test_contamination.py
     }  # these two: ../instruct, ../fit/test_review_loop.py
 
 
@@ -128,9 +129,39 @@ def test_the_order_of_folders_that_lisa_wants_is_found_whole(make: Make, tmp_pat
     make("llava-150k", root / "llava_dataset")
     (root / "llava_dataset/train2017/000000000009.jpg").unlink()
     (root / "llava_dataset/train2017").rmdir()
+    make("coco-stuff", root / "cocostuff")
+    (root / "cocostuff/images/train2017/000000000009.jpg").unlink()
+    (root / "cocostuff/annotations/train2017").rename(root / "cocostuff/train2017")
+    for empty in ("cocostuff/images/train2017", "cocostuff/images", "cocostuff/annotations"):
+        (root / empty).rmdir()
     found = find_training_sets(root)
-    assert sorted(one.adapter.name for one in found) == ["ade20k", "llava-150k", "paco-lvis", "refcoco", "refcoco+"]
+    names = ["ade20k", "coco-stuff", "llava-150k", "paco-lvis", "refcoco", "refcoco+"]
+    assert sorted(one.adapter.name for one in found) == names
     assert all(record.image.is_file() for one in found for record in one.records())
+
+
+def test_the_order_of_folders_of_the_papers_authors_is_found_too(make: Make, tmp_path: Path) -> None:
+    root = tmp_path / "my_dataset"
+    make("llava-150k", root / "vqa_dataset/llava_dataset")
+    (root / "coco").mkdir()
+    (root / "vqa_dataset/llava_dataset/train2017").rename(root / "coco/train2017")
+    make("webad", root / "vqa_dataset/anomalyov_dataset")
+    anomaly_ov = root / "vqa_dataset/anomalyov_dataset"
+    (anomaly_ov / "WebAD_train.json").rename(anomaly_ov / "webad_processed.json")
+    found = find_training_sets(root)
+    assert sorted(one.adapter.name for one in found) == ["llava-150k", "webad"]
+    assert all(record.image.is_file() for one in found for record in one.records())
+
+
+def test_ok_is_a_good_part_as_in_btad(make: Make, tmp_path: Path) -> None:
+    root = tmp_path / "parts"
+    make("mvtec", root)
+    (root / "bolt/test/good").rename(root / "bolt/test/ok")
+    (found,) = find_training_sets(root)
+    assert [(record.kind, record.anomalous) for record in found.records() if record.split == "test"] == [
+        ("", False),
+        ("scratch", True),
+    ]
 
 
 def test_other_layouts_of_the_same_sets_are_read_alike(make: Make) -> None:

@@ -118,7 +118,8 @@ def save() -> Callable[[Rgb, Path], None]:
 def quick_fit(base: Path) -> Iterator[Callable[..., Fitted]]:
     """``fit`` from the tiny bundle, on one thread, with fewer painted images."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("agvas.fitting.fit.PAINTED_IMAGES", 4)
+        for place in ("fit", "calibrate"):
+            patch.setattr(f"agvas.fitting.{place}.PAINTED_IMAGES", 4)
         yield partial(fit, model=base, threads=1)
 
 

@@ -15,9 +15,12 @@ from numpy.typing import NDArray
 from agvas.fitting.fit import Fitted
 from agvas_core.contract.decision import OperatingPoint, image_score
 from agvas_runtime import Segmenter, Verdict
+from agvas_runtime.images.frame import Frame
 from agvas_runtime.line.recipe.recipe import Recipe
 from agvas_runtime.line.recipe.rules import Judge, Looked
 from agvas_runtime.masks.regions import judge_map
+from agvas_runtime.profile.load import overhead
+from agvas_runtime.profile.work import count_work, recorded
 
 Rgb = NDArray[np.uint8]
 Scores = dict[str, tuple[str, float]]
@@ -143,3 +146,16 @@ def test_a_recipe_fails_exactly_above_the_reject_score(rule: dict[str, Any], thr
         if not rule:
             mask, regions = judge_map(score_map, point)
             assert bool(regions) == mask.any() == (judged.verdict == Verdict.FAIL)
+
+
+def test_a_profile_counts_the_graph_of_the_references(fitted: Fitted, photograph: Callable[..., Rgb]) -> None:
+    segmenter, image = Segmenter.load(fitted.bundle.folder, threads=1), photograph(70)
+    work = count_work(segmenter, image)
+    assert work["references"].calls == 1 and work["references"].io_bytes > 0
+    assert segmenter.references is not None
+    graph = segmenter.references.cells.stage.graph  # type: ignore[attr-defined]
+    with recorded(graph) as seen:
+        assert overhead(segmenter, Frame("part", 0, image=image), pairs=2) is not None
+    assert (
+        len(seen.calls) == 4 + 2 + 2
+    )  # a frame for each of four graphs, to see what it asks; then two pairs of a frame and graphs alone

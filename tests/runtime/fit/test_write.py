@@ -54,7 +54,7 @@ def rewrite(folder: Path, **changes: object) -> None:
 
 
 def test_a_product_of_another_version_is_refused(copy: Path) -> None:
-    rewrite(copy, format=2)
+    rewrite(copy, format=3)
     with pytest.raises(BundleError, match="upgrade"):
         load_bundle(copy)
     rewrite(copy, format=1, unknown=3)

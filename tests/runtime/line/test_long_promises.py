@@ -77,7 +77,17 @@ def test_a_broker_that_is_away_under_load_gets_every_message(tmp_path: Path) -> 
 @pytest.mark.parametrize(("at", "least"), [("Ctrl-C", 2), ("camera ", 1)], ids=["as it runs", "as it starts"])
 def test_the_demo_leaves_no_process_behind_when_its_terminal_is_closed(tmp_path: Path, at: str, least: int) -> None:
     demo = subprocess.Popen(
-        [sys.executable, "-u", str(ROOT / "examples" / "demo_line.py"), "--kind", "mjpeg", "--state", str(tmp_path / "line")],
+        [
+            sys.executable,
+            "-u",
+            str(ROOT / "examples" / "demo_line.py"),
+            "--kind",
+            "mjpeg",
+            "--model",
+            "nano",
+            "--state",
+            str(tmp_path / "line"),
+        ],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from agvas_core.model.agvas import AgVas
 from agvas_core.model.encoders.encoders import PixelFeatures
+from agvas_core.model.encoders.lite_pyramid import LitePyramid
 from agvas_core.model.encoders.nano import NanoEncoder
 from agvas_core.model.encoders.sam import SamImageEncoder, by_offset, from_windows, to_windows
 from agvas_core.model.spam import Spam, fold_linear_p
@@ -100,11 +101,11 @@ def _attend(attention: Any, places: _Places, x: Tensor) -> Tensor:
 def placed(model: AgVas, device: torch.device, dtype: torch.dtype) -> AgVas:
     """A copy of ``model`` on ``device``, whose parameters share memory with the model's own where they are there already in that form.
 
-    Parameters get ``dtype`` but for those of the decoder and of nano's pixel encoder, which are small and take differences of small numbers. Buffers
+    Parameters get ``dtype`` but for those of the decoder and of the small pixel encoders, which take differences of small numbers. Buffers
     stay as they are: normalisation, and positions whose angles would lose their period.
     """
     exact: list[nn.Module] = [model.refiner, model.agmd]
-    if isinstance(model.pixel_encoder.backbone, NanoEncoder):
+    if isinstance(model.pixel_encoder.backbone, NanoEncoder | LitePyramid):
         exact.append(model.pixel_encoder)
     kept = {id(parameter) for part in exact for parameter in part.parameters()}
     memo: dict[int, object] = {}
