@@ -73,7 +73,7 @@ EXPECTED: dict[str, list[str]] = {
         "agmd.*",
     ],
     **dict.fromkeys([f"ablations/{name}" for name in ("no-seg", "no-nor-ano", "agmd-from-sam")], PAPER),
-    "ablations/eq-6-literal": [name for name in PAPER if name != "agmd.upscale.*"],  # no upscaling
+    "ablations/eq-6-literal": [name for name in PAPER if name not in ("agmd.bias", "agmd.upscale.*", "agmd.to_mask.*")],
     **dict.fromkeys([f"ablations/{name}" for name in ("no-instruct", "no-anomaly-seg", "no-general")], PAPER),
     **{name: [*PAPER, *OWN["adapter"]] for name in ablation_names() if "/encoder-" in name},
     "ablations/no-spam": [name for name in PAPER if name.split(".")[0] not in ("linear_p", "spam")],
