@@ -248,7 +248,7 @@ def evaluate(
         done = score_sets(sets, sources, job, progress.advance)
     source = next(iter(sources.values()))
     said = [note for one in done for note in one.notes]
-    said += [note for one in sets if (note := unread_note(one.root))]
+    said += [unread for one in sets if (unread := unread_note(one.root))]
     said += notes([(one.name, category) for one in done for category in one.categories], job)
     if beside_paper:
         said += [note for one in done if (note := paper_note(one.name, image_counts(one))) is not None]
@@ -292,7 +292,7 @@ def _few_shot(sets: Sequence[DataSet], learner: Learner, plan: ShotPlan, job: Jo
     if seconds := [one.fit_seconds for one in trials if one.fit_seconds is not None]:
         took = f"{min(seconds):.1f} to {max(seconds):.1f}" if len(seconds) > 1 else f"{seconds[0]:.1f}"
         said.append(f"fitting took {took} s a product on this machine.")
-    said += [note for one in sets if (note := unread_note(one.root))]
+    said += [unread for one in sets if (unread := unread_note(one.root))]
     said += notes([(one.dataset, one.result) for one in trials], job)
     result = FewShot(subject, job.protocol.to_dict(), plan, trials, facts, tuple(dict.fromkeys(said)))
     _write(

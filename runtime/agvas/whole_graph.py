@@ -482,7 +482,7 @@ class _Builder:
                 helper.make_tensor_value_info("goes_on", TensorProto.BOOL, []),
                 helper.make_tensor_value_info("next", TensorProto.FLOAT, [1, 1, None, None]),
             ],
-            initializer=[numpy_helper.from_array(np.float32(0), "grow_zero")],
+            initializer=[numpy_helper.from_array(np.array(0, np.float32), "grow_zero")],
         )
         grown = g.op("Loop", "", g.const(True, np.bool_), as_float[1], body=body)
         return g.op("Cast", g.op("Squeeze", grown, g.ints(0, 1)), to=TensorProto.BOOL)

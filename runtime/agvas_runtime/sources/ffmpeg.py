@@ -134,7 +134,7 @@ class VideoStream:
 
     def _packets(self) -> "Iterator[tuple[av.Packet[Any], bool, bool]]":
         """Each packet, and whether others are missing before and behind it. A camera's is not held back for what is behind it."""
-        held: "tuple[av.Packet[Any], bool] | None" = None
+        held: tuple[av.Packet[Any], bool] | None = None
         for packet in self._container.demux(self._stream):
             gap = self._skips(packet)
             if self._low_delay:
