@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 from agvas.run import run as app
@@ -44,7 +46,7 @@ def test_a_folder_whose_name_is_no_unicode_can_be_named(
     tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("a.png").write_text("no image")
+    cv2.imwrite("a.png", np.full((64, 64, 3), 99, np.uint8))
     arguments = ["a.png", "--model", str(tiny_bundle), "--out", "o\udcff"]
     assert exit_code_of(lambda: app, name="agvas-run", arguments=arguments) == 0
     assert "results  o\ufffd" in capsys.readouterr().out

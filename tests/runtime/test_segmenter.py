@@ -388,7 +388,7 @@ def test_a_lost_source_is_told_after_the_results_so_far(segmenter: Segmenter, ma
 
 def test_a_source_of_another_kind_is_a_usage_error(segmenter: Segmenter) -> None:
     for source in (None, [3.5], ["a.png", np.zeros((4, 4), np.uint8)]):
-        with pytest.raises(UsageError, match="arrays"):
+        with pytest.raises(UsageError, match="array"):
             segmenter.predict(source)
 
 

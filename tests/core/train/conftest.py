@@ -69,7 +69,7 @@ def tables(folder: Path) -> dict[str, Any]:
     sets.append({"name": "mvtec", "path": str(folder / "sets/parts")})
     return {
         "model": PUBLISHED.table(folder / "lmm", folder / "sam.pth", lora={"rank": 2, "alpha": 4, "dropout": 0.1}),
-        "mixture": {"seed": 1, "sets": sets, "held_out": 0.3},
+        "mixture": {"seed": 1, "sets": sets, "held_out": 0.7},
         "train": {
             "steps": 6,
             "batch": 4,

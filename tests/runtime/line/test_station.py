@@ -153,7 +153,7 @@ def test_many_threads_may_offer_at_once(ledger: Ledger, recipe: Recipe) -> None:
 
 
 def test_a_kept_image_is_the_very_image_that_was_judged(ledger: Ledger, recipe: Recipe) -> None:
-    version, rng = recipe("keep: {rejects: true, sample_every: 0}"), np.random.default_rng(0)
+    version, rng = recipe("keep: {rejects: true, sample_every: 0, first: 0}"), np.random.default_rng(0)
     images = ImageStore(ledger)
     station = Station("s", ledger, PacedInspector(), lambda: version, images=images)
     bad = rng.integers(0, 100, (31, 47, 3), dtype=np.uint8)
