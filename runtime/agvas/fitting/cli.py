@@ -43,7 +43,7 @@ def fit(
         bool,
         typer.Option(
             "--head/--no-head",
-            help="Also train a head on painted defects, and on --bad images with masks (needs agvas[fit]); it joins where it clearly gains.",
+            help="Also train a head on painted defects, and on --bad images with masks (needs the extra fit); it joins where it clearly gains.",
             rich_help_panel=MODEL,
         ),
     ] = False,
