@@ -20,8 +20,17 @@ MIB = 1 << 20
 
 
 def serve(
-    model: Annotated[
-        str, typer.Argument(metavar="NAME|FOLDER", help="A bundled model, a folder, or hf:org/name of a hub.")
+    given: Annotated[
+        str | None, typer.Argument(metavar="[NAME|FOLDER]", help="The model, as --model names it.", show_default=False)
+    ] = None,
+    model_option: Annotated[
+        str,
+        typer.Option(
+            "--model",
+            metavar="NAME|FOLDER",
+            help="A bundled model, the folder of a bundle or product, or hf:org/name of a hub.",
+            rich_help_panel=MODEL,
+        ),
     ] = DEFAULT_MODEL,
     offline: Annotated[
         bool,
@@ -104,6 +113,8 @@ def serve(
     Ctrl-C or SIGTERM ends it after what is in work is done. Exit codes: 0 ended, 2 usage, 3 a port that is taken, a broken bundle, a package
     that is missing.
     """
+    if given is not None and model_option not in (DEFAULT_MODEL, given):
+        raise UsageError(f"{given} and --model {model_option} name two models: give one")
     if strict and threshold is not None:
         raise UsageError(f"both --strict and --threshold {threshold} say what is anomalous: leave one out")
 
@@ -126,7 +137,7 @@ def serve(
         upload_bytes=max(256, max_mb) * MIB,
     )
     options = SegmentOptions(
-        model,
+        given or model_option,
         offline=offline,
         lmm=lmm,
         adapter=adapter,

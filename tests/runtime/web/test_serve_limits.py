@@ -196,9 +196,9 @@ def test_a_port_that_is_taken_is_one_clear_error() -> None:
 
 @pytest.mark.slow
 def test_the_command_serves_until_it_is_told_to_end(tiny_bundle, part) -> None:
-    command = [sys.executable, "-c", "from agvas.cli import main; main()", "serve", str(tiny_bundle), "--threads", "1"]
+    command = [sys.executable, "-c", "from agvas.cli import main; main()", "serve", "--threads", "1"]
     with subprocess.Popen(
-        [*command, "--port", "0"],
+        [*command, "--port", "0", "--model", str(tiny_bundle)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -206,7 +206,7 @@ def test_the_command_serves_until_it_is_told_to_end(tiny_bundle, part) -> None:
     ) as process:
         line = process.stdout.readline()
         port = int(re.search(r"http://127\.0\.0\.1:(\d+) serves tiny@", line)[1])
-        second = subprocess.run([*command, "--port", str(port)], capture_output=True, text=True)
+        second = subprocess.run([*command, str(tiny_bundle), "--port", str(port)], capture_output=True, text=True)
         assert second.returncode == 3 and second.stderr.count("\n") == 1 and "is taken" in second.stderr
         with socket.create_connection(("127.0.0.1", port)) as asking:
             asking.sendall(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
