@@ -121,7 +121,7 @@ def build_graph(
     """The graph of a bundle or product for frames of ``size`` = (H, W) px.
 
     Raises:
-        UsageError: a size, an operating point or words that are not possible; least areas, which a graph cannot measure.
+        UsageError: a size, an operating point or words that are not possible; least areas or a fitted head, which it does not hold.
         BundleError: the bundle has no graph of its language model, or is too large for one file.
     """
     height, width = size
@@ -135,6 +135,10 @@ def build_graph(
         raise UsageError(
             f"operating point {operating_point} leaves out regions below {point.min_area_fraction:g} of the frame, and a graph "
             "measures no regions: choose another point, or use the bundle"
+        )
+    if product is not None and product.head is not None:
+        raise UsageError(
+            f"{bundle.identity} has a fitted head, which one graph does not hold: fit it again without --head, or use the product"
         )
     question = ask(manifest.prompt, prompt=prompt, mode=Mode.DIRECT, normal_look=None)
     build = _Builder(bundle, question.instruction)

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from agvas.whole_graph import VERDICTS, _axis, _linear_area, build_graph
 from agvas_core.contract.command_line import exit_code_of
 from agvas_core.contract.errors import BundleError, ParityError, UsageError
 from agvas_core.contract.manifest import read_manifest, write_manifest
+from agvas_core.contract.product import MapScale, Product
 from agvas_runtime.bundle import load_bundle
 from agvas_runtime.pipeline.segmenter import Segmenter
 
@@ -234,6 +236,9 @@ def test_what_a_graph_cannot_do_is_refused(tiny_bundle: Path, tmp_path: Path) ->
         build_graph(bundle, (96, 96), operating_point="strict")
     with pytest.raises(UsageError, match=r"0\.01"):
         build_graph(load_bundle(with_point(tiny_bundle, tmp_path / "area", min_area_fraction=0.01)), (96, 96))
+    scale = MapScale(values=(0.0, 1.0), rarity=(0.0, 1.0), slope=1.0)
+    with pytest.raises(UsageError, match="fitted head"):
+        build_graph(replace(bundle, product=Product.model_construct(head=scale)), (96, 96))
     without = with_point(tiny_bundle, tmp_path / "without")
     manifest = read_manifest(without)
     (without / "lmm.onnx").unlink()
