@@ -13,12 +13,13 @@
 # make native-bench     the native core against OpenCV and NumPy
 # make clean   remove what the above made
 #
-# PYTHON=python3.12 picks the interpreter, TORCH="torch" another build of torch, ARGS="-k prompt" goes to pytest or the bench.
+# JOBS=1 runs the tests in one process. PYTHON=python3.12 picks the interpreter, TORCH="torch" another build of torch, ARGS="-k prompt" goes to pytest or the bench.
 
 # torch is pinned here, and not in pyproject.toml, because the tests need one build of it and users many.
 TORCH ?= torch==2.13.0
 PYTHON ?=
 ARGS ?=
+JOBS ?= 2
 VLLM_TOOL ?= ../shared/tools/vllm-cpu-env.sh
 export PYTHON
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
@@ -48,7 +49,7 @@ line: $(BASE)/installed
 	$(BASE)/bin/python examples/demo_line.py $(ARGS)
 
 test: $(DEV)/installed native-test
-	$(DEV)/bin/python -m pytest --ignore=tests/repo $(ARGS)
+	$(DEV)/bin/python -m pytest --ignore=tests/repo -n $(JOBS) --dist loadfile $(ARGS)
 
 # A process for each file, for there is room for one vLLM in a process. It warns about torch, which is not ours to mend: no errors here.
 test-vllm:
