@@ -83,6 +83,7 @@ EXTRA_OF_PACKAGE: Final[dict[str, str]] = {
     "cuda": "trt",
     "pynvml": "gpu",
     "imagecodecs": "images",
+    "av": "video",
     "vllm": "vllm",
     "pycuda": "pycuda",
     "paho": "line",

@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -10,8 +11,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from agvas_core.contract.errors import ImageError
+from agvas_core.contract.errors import ImageError, SetupError
 from agvas_runtime.sources import VideoSource, open_source, prefetch
+from agvas_runtime.sources.grabber import RtspGrabber
 
 CASES = Path(__file__).parents[3] / "shared" / "cases"
 cases = pytest.mark.skipif(not CASES.is_dir(), reason="needs the inputs from the field in ../shared/cases")
@@ -181,3 +183,16 @@ def test_a_pipe_or_device_named_like_a_video_is_one_error_and_never_waited_for(t
     assert source.total == 2
     errors = [str(frame.error) for frame in source]
     assert len(errors) == 2 and all("is a device or a pipe" in error for error in errors)
+
+
+def test_without_the_reader_of_videos_each_is_one_error_that_names_the_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "agvas_runtime.sources.ffmpeg", raising=False)
+    monkeypatch.setitem(sys.modules, "av", None)  # as if it were not installed
+    (tmp_path / "clip.mp4").write_bytes(b"video")
+    cv2.imwrite(str(tmp_path / "part.png"), np.zeros((32, 32, 3), np.uint8))
+    clip, part = open_source(tmp_path)
+    assert part.error is None and isinstance(clip.error, ImageError) and "agvas[video]" in str(clip.error)
+    with pytest.raises(SetupError, match=r"agvas\[video\]"):
+        RtspGrabber("rtsp://127.0.0.1/none", 1.0, 1.0)

@@ -4,18 +4,21 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 from urllib.parse import urlsplit
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from agvas_core.contract.command_line import missing_package
 from agvas_core.contract.errors import ImageError, SourceError
 from agvas_runtime.images.frame import Sent
 from agvas_runtime.images.read import decode_image, quiet_opencv
-from agvas_runtime.sources.ffmpeg import DecodedFrame, VideoStream
 from agvas_runtime.sources.http_camera import HttpPictures
+
+if TYPE_CHECKING:
+    from agvas_runtime.sources.ffmpeg import DecodedFrame
 
 __all__ = ["CaptureGrabber", "Grabber", "HttpGrabber", "RtspGrabber", "reach"]
 
@@ -172,11 +175,20 @@ class CaptureGrabber:
 
 
 class RtspGrabber:
-    """RTSP through FFmpeg, over TCP. A frame that lost packets is an ImageError; the stream goes on."""
+    """RTSP through FFmpeg, over TCP. A frame that lost packets is an ImageError; the stream goes on.
+
+    Raises:
+        SetupError: the package that reads streams is missing.
+    """
 
     missed = 0
 
     def __init__(self, url: str, open_timeout_s: float, stall_timeout_s: float) -> None:
+        try:
+            from agvas_runtime.sources.ffmpeg import VideoStream
+        except ModuleNotFoundError as error:
+            raise missing_package(error) or error from None
+        self._open_stream = VideoStream
         self._url, self._open_timeout_s, self._stall_timeout_s = url, open_timeout_s, stall_timeout_s
         self._stream: VideoStream | None = None
         self._frames: Iterator[DecodedFrame] = iter(())
@@ -187,7 +199,7 @@ class RtspGrabber:
         # FFmpeg would hold 20 frames back to guess their rate: a second of a camera, seconds of a slow one.
         options = {"rtsp_transport": "tcp", "fpsprobesize": "0"}
         try:
-            self._stream = VideoStream(
+            self._stream = self._open_stream(
                 self._url,
                 options=options,
                 open_timeout_s=self._open_timeout_s,

@@ -4,11 +4,15 @@ import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from agvas_core.contract.errors import ImageError, SourceError
+from agvas_core.contract.command_line import missing_package
+from agvas_core.contract.errors import ImageError, SetupError, SourceError
 from agvas_runtime.images.frame import Frame
 from agvas_runtime.images.read import MAX_PIXELS
-from agvas_runtime.sources.ffmpeg import VideoStream
+
+if TYPE_CHECKING:
+    from agvas_runtime.sources.ffmpeg import VideoStream
 
 __all__ = ["VIDEO_SUFFIXES", "VideoSource"]
 
@@ -40,7 +44,7 @@ class VideoSource:
         try:
             with self._open() as stream:
                 count = stream.announced
-        except SourceError:
+        except (SourceError, SetupError):
             return 1
         return max(0, -(-(count - self._skip) // self._every)) if count is not None else None
 
@@ -48,13 +52,16 @@ class VideoSource:
         self.decoded = 0
         try:
             stream = self._open()
+        except SetupError as error:
+            yield self._error(0, str(error))
+            return
         except SourceError as error:
             yield self._error(0, _why_not_open(self.path, error))
             return
         with stream:
             yield from self._frames(stream)
 
-    def _frames(self, stream: VideoStream) -> Iterator[Frame]:
+    def _frames(self, stream: "VideoStream") -> Iterator[Frame]:
         width, height = stream.size
         if width * height > self._max_pixels:
             yield self._error(0, self._too_large(width * height, f"{width}x{height}"))
@@ -90,9 +97,14 @@ class VideoSource:
                 f"the video gave {self.decoded} of {count or 'its'} frames: the rest is damaged or missing; copy or record it again",
             )
 
-    def _open(self) -> VideoStream:
+    def _open(self) -> "VideoStream":
+        """Raises SetupError where the package that reads videos is missing, SourceError where this is none."""
         if not self.path.is_file():  # FFmpeg would wait for the other end of a pipe, for ever and deaf to Ctrl-C
             raise SourceError("no regular file")
+        try:
+            from agvas_runtime.sources.ffmpeg import VideoStream
+        except ModuleNotFoundError as error:
+            raise missing_package(error) or error from None
         return VideoStream(self.path)
 
     def _too_large(self, pixels: int, size: str) -> str:
