@@ -192,7 +192,7 @@ def test_without_the_reader_of_videos_each_is_one_error_that_names_the_extra(
     monkeypatch.setitem(sys.modules, "av", None)  # as if it were not installed
     (tmp_path / "clip.mp4").write_bytes(b"video")
     cv2.imwrite(str(tmp_path / "part.png"), np.zeros((32, 32, 3), np.uint8))
-    clip, part = open_source(tmp_path)
+    clip, part = open_source([tmp_path / "clip.mp4", tmp_path / "part.png"])
     assert part.error is None and isinstance(clip.error, ImageError) and "agvas[video]" in str(clip.error)
     with pytest.raises(SetupError, match=r"agvas\[video\]"):
         RtspGrabber("rtsp://127.0.0.1/none", 1.0, 1.0)
