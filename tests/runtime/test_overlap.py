@@ -20,8 +20,18 @@ from agvas_runtime.stages.protocol import Features
 MakePart = Callable[..., NDArray[np.uint8]]
 
 
+EARLIER: set[threading.Thread] = set()
+"""Threads that tests of other files left in this process."""
+
+
+@pytest.fixture(autouse=True)
+def earlier_threads() -> None:
+    EARLIER.clear()
+    EARLIER.update(threading.enumerate())
+
+
 def threads_of_ours() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("agvas-")]
+    return [one.name for one in threading.enumerate() if one.name.startswith("agvas-") and one not in EARLIER]
 
 
 def told(results: list[Result]) -> list[dict[str, object]]:

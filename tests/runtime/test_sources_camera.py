@@ -101,9 +101,10 @@ def serving(script: Callable[[MjpegServer], Iterator[bytes]]) -> Iterator[tuple[
 
 @pytest.fixture(autouse=True)
 def no_thread_is_left() -> Iterator[None]:
+    earlier = set(threading.enumerate())  # of tests of other files in this process
     yield
     deadline = time.monotonic() + 60
-    while any(thread.name.startswith("agvas-") for thread in threading.enumerate()):
+    while any(one.name.startswith("agvas-") and one not in earlier for one in threading.enumerate()):
         assert time.monotonic() < deadline, f"threads left: {threading.enumerate()}"
         time.sleep(0.01)
 

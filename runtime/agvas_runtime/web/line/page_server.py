@@ -5,7 +5,8 @@ Everything under ``/v1/`` needs the key where there is one; the page itself has 
 
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from typing import Final
 
 from fastapi import APIRouter, FastAPI
@@ -73,13 +74,20 @@ class PageServer:
         self._opened.close()
 
     def _app(self, routes: APIRouter) -> Gate:
-        app = FastAPI(title=f"AG-VAS {self._name}", docs_url=None, redoc_url=None, openapi_url=None)
+        queue = JobQueue(workers=1, limit=64)
+
+        @asynccontextmanager
+        async def life(_: FastAPI) -> AsyncIterator[None]:
+            yield
+            await queue.close()
+
+        app = FastAPI(title=f"AG-VAS {self._name}", docs_url=None, redoc_url=None, openapi_url=None, lifespan=life)
         pages = APIRouter()
         add_files(pages, PACKAGE, files_of(self._name))
         app.include_router(pages)
         app.include_router(routes)
         answer_errors(app)
-        return Gate(app, settings=self._settings, queue=JobQueue(workers=1, limit=64), metrics=Metrics(self._name))
+        return Gate(app, settings=self._settings, queue=queue, metrics=Metrics(self._name))
 
 
 def files_of(name: str) -> Mapping[str, tuple[str, str]]:
