@@ -23,7 +23,7 @@ def serve(
     given: Annotated[
         str | None, typer.Argument(metavar="[NAME|FOLDER]", help="The model, as --model names it.", show_default=False)
     ] = None,
-    model_option: Annotated[
+    model: Annotated[
         str,
         typer.Option(
             "--model",
@@ -113,8 +113,8 @@ def serve(
     Ctrl-C or SIGTERM ends it after what is in work is done. Exit codes: 0 ended, 2 usage, 3 a port that is taken, a broken bundle, a package
     that is missing.
     """
-    if given is not None and model_option not in (DEFAULT_MODEL, given):
-        raise UsageError(f"{given} and --model {model_option} name two models: give one")
+    if given is not None and model not in (DEFAULT_MODEL, given):
+        raise UsageError(f"{given} and --model {model} name two models: give one")
     if strict and threshold is not None:
         raise UsageError(f"both --strict and --threshold {threshold} say what is anomalous: leave one out")
 
@@ -137,7 +137,7 @@ def serve(
         upload_bytes=max(256, max_mb) * MIB,
     )
     options = SegmentOptions(
-        given or model_option,
+        given or model,
         offline=offline,
         lmm=lmm,
         adapter=adapter,
