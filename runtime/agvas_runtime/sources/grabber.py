@@ -11,14 +11,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from agvas_core.contract.command_line import missing_package
 from agvas_core.contract.errors import ImageError, SourceError
 from agvas_runtime.images.frame import Sent
 from agvas_runtime.images.read import decode_image, quiet_opencv
 from agvas_runtime.sources.http_camera import HttpPictures
+from agvas_runtime.sources.video import stream_class
 
 if TYPE_CHECKING:
-    from agvas_runtime.sources.ffmpeg import DecodedFrame
+    from agvas_runtime.sources.ffmpeg import DecodedFrame, VideoStream
 
 __all__ = ["CaptureGrabber", "Grabber", "HttpGrabber", "RtspGrabber", "reach"]
 
@@ -184,11 +184,7 @@ class RtspGrabber:
     missed = 0
 
     def __init__(self, url: str, open_timeout_s: float, stall_timeout_s: float) -> None:
-        try:
-            from agvas_runtime.sources.ffmpeg import VideoStream
-        except ModuleNotFoundError as error:
-            raise missing_package(error) or error from None
-        self._open_stream = VideoStream
+        self._open_stream = stream_class()
         self._url, self._open_timeout_s, self._stall_timeout_s = url, open_timeout_s, stall_timeout_s
         self._stream: VideoStream | None = None
         self._frames: Iterator[DecodedFrame] = iter(())

@@ -14,11 +14,24 @@ from agvas_runtime.images.read import MAX_PIXELS
 if TYPE_CHECKING:
     from agvas_runtime.sources.ffmpeg import VideoStream
 
-__all__ = ["VIDEO_SUFFIXES", "VideoSource"]
+__all__ = ["VIDEO_SUFFIXES", "VideoSource", "stream_class"]
 
 VIDEO_SUFFIXES = frozenset(
     (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".wmv", ".flv", ".ogv", ".3gp")
 )
+
+
+def stream_class() -> "type[VideoStream]":
+    """``VideoStream``, whose package comes with an extra.
+
+    Raises:
+        SetupError: it is not installed; names the extra.
+    """
+    try:
+        from agvas_runtime.sources.ffmpeg import VideoStream
+    except ModuleNotFoundError as error:
+        raise missing_package(error) or error from None
+    return VideoStream
 
 
 class VideoSource:
@@ -98,14 +111,10 @@ class VideoSource:
             )
 
     def _open(self) -> "VideoStream":
-        """Raises SetupError where the package that reads videos is missing, SourceError where this is none."""
+        """Raises SetupError as of ``stream_class``, SourceError where this is no video."""
         if not self.path.is_file():  # FFmpeg would wait for the other end of a pipe, for ever and deaf to Ctrl-C
             raise SourceError("no regular file")
-        try:
-            from agvas_runtime.sources.ffmpeg import VideoStream
-        except ModuleNotFoundError as error:
-            raise missing_package(error) or error from None
-        return VideoStream(self.path)
+        return stream_class()(self.path)
 
     def _too_large(self, pixels: int, size: str) -> str:
         return f"frames are {size} px; the cap is {self._max_pixels} pixels: pass --max-pixels {pixels}"
