@@ -1,51 +1,39 @@
-"""What the prior, the net and the generator's scenes each give: short trainings that differ in one thing, and the prior untrained.
+"""What each choice of nano gives: short trainings that differ in one thing, over several seeds.
 
-    python benchmarks/ablate_nano.py --data ../shared/data --images 3000 --limit 20 --out runs/ablation
+    python benchmarks/ablate_nano.py --data ../shared/data --images 4000 --seeds 3 --limit 15 --out runs/ablation
 
-Each variant is trained from scratch with the nano preset and the direct instruction alone, exported, and scored by ``agvas eval`` on the
-same photographs, one view at scale 1. A variant that is there already is not trained again. Prints a Markdown table of AP in percent.
+Each variant is trained with the nano preset and the direct instruction alone, then judged on generated images of the textures that no
+training shows, which decide, and on photographs, which are reported. A training that is there already is not repeated, one that was stopped
+goes on. Prints a Markdown table of pixel AP and image AUROC in percent, mean and spread over seeds.
 """
 
 import argparse
 import json
+import statistics
 import subprocess
 import sys
 from pathlib import Path
 
-import cv2
-import numpy as np
-import torch
-
-from agvas_core.contract.preprocess import back_to_frame, make_view
-from agvas_core.data.datasets.layouts import find_test_sets, limited
-from agvas_core.model.config import load_preset, parse_config
-from agvas_core.model.encoders.encoders import Normalize
-from agvas_core.model.encoders.prior import ImagePrior
-
 VARIANTS = {
-    "net and prior": "",
-    "net without prior": "[model.pixel.arguments]\nprior_dim = 0\n",
-    "net and prior, textures only": "[train.scenes]\ntexture = 1.0\n",
-    "net and prior, few large defects": "[train]\nlarge_fraction = 0.05\n",
+    "as shipped": "",
+    "trunk not pretrained": "[model.pixel.arguments]\npretrained = false\n",
+    "without prior": "[model.pixel.arguments]\nprior = false\n",
+    "neither": "[model.pixel.arguments]\npretrained = false\nprior = false\n",
+    "two layers of attention at stride 16": "[model.pixel.arguments]\nattention = 2\n",
+    "positions of SPAM in one block": "[model.spam]\ninterleaved = false\n",
+    "textures only": "[train.scenes]\ntexture = 1.0\n",
+    "few large defects": "[train]\nlarge_fraction = 0.05\n",
 }
 PLAIN = """extends = "nano"
 
-[model]
-scales = [1.0]
-
 [train]
-fresh = []
-learning_rate = 2.0e-3
-rates = {{ semantic_encoder = 0.25, linear_p = 0.25, spam = 0.25, lmm = 0.3, refiner = 0.3, agmd = 0.3 }}
+seed = {seed}
 images = {images}
-
-[train.tasks]
-describe = 0
-describe-plus = 0
-explain = 0
-referring = 0
-absent = 0
-refuse = 0
+phases = [ {{ share = 1.0, batch = 16, frozen = {frozen}, tasks = {{}}, cuts = [
+  {{ weight = 0.4, canvas = [256, 256], size = [256, 256], how = "crop" }},
+  {{ weight = 0.4, canvas = [320, 320], size = [256, 256], how = "resize" }},
+  {{ weight = 0.2, canvas = [448, 448], size = [256, 256], how = "resize" }},
+] }} ]
 
 [train.calibration]
 images = 24
@@ -57,58 +45,73 @@ def run(*command: object) -> None:
     subprocess.run([Path(sys.executable).with_name(str(command[0])), *map(str, command[1:])], check=True)
 
 
-def trained(name: str, difference: str, images: int, out: Path) -> Path:
-    """The bundle of a variant."""
-    folder = out / name.replace(",", "").replace(" ", "-")
-    if not (folder / "bundle").is_dir():
+def trained(name: str, seed: int, images: int, out: Path) -> Path:
+    """The checkpoint of a variant and seed."""
+    folder = out / f"{name.replace(' ', '-')}-{seed}"
+    if not (folder / "finished").is_file():
         folder.mkdir(parents=True, exist_ok=True)
         plain, changed = folder / "plain.toml", folder / "variant.toml"
-        plain.write_text(PLAIN.format(images=images), encoding="utf-8")
-        changed.write_text(f'extends = "plain.toml"\n{difference}', encoding="utf-8")
+        frozen = "[]" if "pretrained = false" in VARIANTS[name] else '["pixel_encoder.backbone.trunk"]'
+        plain.write_text(PLAIN.format(images=images, seed=seed, frozen=frozen), encoding="utf-8")
+        changed.write_text(f'extends = "plain.toml"\n{VARIANTS[name]}', encoding="utf-8")
         run("agvas", "train", "--preset", changed, "--out", folder / "run", "--threads", "1", "--resume")
-        run("agvas-export", "bundle", folder / "run", "-o", folder / "bundle")
-    return folder / "bundle"
+        (folder / "finished").touch()
+    return folder / "run"
 
 
-@torch.no_grad()
-def prior_maps(data: Path, limit: int, out: Path) -> Path:
-    """Score maps of the prior alone: the mean of its distances that need no training (all channels but the z-scores and the border)."""
-    folder, view = out / "prior-maps", parse_config(load_preset("nano")["model"]).pixel_view
-    normalize, prior = Normalize(view.mean, view.std), ImagePrior()
-    for one in find_test_sets(data):
-        for item in limited(one, limit, 0).items:
-            image = cv2.cvtColor(cv2.imread(str(item.image_path), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
-            shown = make_view(view, image)
-            channels = prior(normalize(torch.from_numpy(shown.pixels)[None]))[0, prior.features : -1]  # [5, h, w]
-            distance = channels.mean(0).numpy()
-            path = folder / one.name / Path(item.name).with_suffix(".npy")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            np.save(path, 1 - np.exp(-back_to_frame(distance, shown, image.shape[:2])).astype(np.float32))
-    return folder
+def judged(checkpoint: Path, data: Path, limit: int, out: Path) -> tuple[float, float]:
+    """Pixel AP and image AUROC in percent, means over sets."""
+    if not (out / "result.json").is_file():
+        options = ("--predictor", "checkpoint", "--model", checkpoint, "--data", data, "--limit", limit, "--out", out)
+        run("agvas", "eval", *options, "--quiet")
+    mean = json.loads((out / "result.json").read_text(encoding="utf-8"))["mean_of_sets"]
+    return 100 * mean["ap"], 100 * mean["image_auroc"]
+
+
+def spread(values: list[float]) -> str:
+    """Mean, and standard deviation where there are several."""
+    mean = statistics.fmean(values)
+    return f"{mean:.1f} ±{statistics.stdev(values):.1f}" if len(values) > 1 else f"{mean:.1f}"
 
 
 def main() -> None:
     """Parses the arguments, runs what is missing, prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--images", type=int, default=3000)
-    parser.add_argument("--limit", type=int, default=20)
+    parser.add_argument("--images", type=int, default=4000, help="of each training")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--limit", type=int, default=15, help="photographs of each kind")
+    parser.add_argument("--generated", type=int, default=180, help="images of unseen textures")
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--out", type=Path, default=Path("runs/ablation"))
     given = parser.parse_args()
-    sources: dict[str, tuple[object, ...]] = {"prior alone": ("--predictions", prior_maps(given.data, given.limit, given.out))}
-    for name, difference in VARIANTS.items():
-        sources[name] = ("--model", trained(name, difference, given.images, given.out))
-    rows = {}
-    for name, source in sources.items():
-        result = given.out / f"eval-{name.replace(',', '').replace(' ', '-')}"
-        run("agvas", "eval", *source, "--data", given.data, "--limit", given.limit, "--out", result, "--quiet")
-        rows[name] = json.loads((result / "result.json").read_text(encoding="utf-8"))
-    names = [one["set"] for one in next(iter(rows.values()))["sets"]]
-    print("| | mean | " + " | ".join(names) + " |")
-    print("|---" * (len(names) + 2) + "|")
-    for name, result in rows.items():
-        values = [result["mean_of_sets"]["ap"], *(one["mean"]["ap"] for one in result["sets"])]
-        print(f"| {name} | " + " | ".join(f"{100 * value:.1f}" for value in values) + " |")
+    unseen = given.out / f"unseen-{given.generated}"
+    if not unseen.is_dir():
+        given.out.mkdir(parents=True, exist_ok=True)
+        size = ("--size", "352x352", "--seed", 90210)
+        run(
+            "agvas",
+            "synth",
+            unseen,
+            "--count",
+            given.generated,
+            "--families",
+            "held-out",
+            "--normal-fraction",
+            0.5,
+            *size,
+            "--quiet",
+        )
+    print("| | generated: AP | image AUROC | photographs: AP | image AUROC |\n|---|---|---|---|---|", flush=True)
+    for name in given.variants:
+        columns: list[list[float]] = [[], [], [], []]
+        for seed in range(given.seeds):
+            checkpoint = trained(name, seed, given.images, given.out)
+            found = judged(checkpoint, unseen, given.generated, checkpoint.parent / f"unseen-{given.generated}")
+            found += judged(checkpoint, given.data, given.limit, checkpoint.parent / f"photographs-{given.limit}")
+            for column, value in zip(columns, found, strict=True):
+                column.append(value)
+        print(f"| {name} | {' | '.join(map(spread, columns))} |", flush=True)
 
 
 if __name__ == "__main__":

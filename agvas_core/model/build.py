@@ -27,7 +27,6 @@ from agvas_core.model.config import LmmConfig, ModelConfig, PixelConfig
 from agvas_core.model.encoders.efficientnet_lite import EfficientNetLite, load_trunk
 from agvas_core.model.encoders.encoders import LinearP, Normalize, PixelEncoder, SemanticEncoder
 from agvas_core.model.encoders.lite_pyramid import BLOCKS, LitePyramid
-from agvas_core.model.encoders.nano import NanoEncoder
 from agvas_core.model.encoders.sam import SamImageEncoder
 from agvas_core.model.encoders.vit import VIT_FAMILIES, VitEncoder
 from agvas_core.model.lmm import Lmm
@@ -130,13 +129,19 @@ def build_pixel_backbone(config: PixelConfig) -> nn.Module:
     if (family := VIT_FAMILIES.get(config.kind)) is not None:
         only_known("pixel.arguments", config.arguments, keys_of(family.config) | {"vision_use_head"})
         return VitEncoder(family.model(family.config(**config.arguments)), family)
-    encoder = {"nano": NanoEncoder, "lite": LitePyramid, "sam": SamImageEncoder}[config.kind]
-    only_known("pixel.arguments", config.arguments, inspect.signature(encoder).parameters.keys() - {"trunk", "out_dim"})
-    if encoder is LitePyramid:
-        on_meta = torch.empty(0).device.type == "meta"  # shapes alone: no file is read
-        trunk = EfficientNetLite(0, BLOCKS[-1]).fold_norms() if on_meta else load_trunk()
-        return LitePyramid(trunk, out_dim=config.channels, **config.arguments)
-    return encoder(out_dim=config.channels, **config.arguments)  # type: ignore[no-any-return]
+    encoder = LitePyramid if config.kind == "lite" else SamImageEncoder
+    known = inspect.signature(encoder).parameters.keys() - {"trunk", "out_dim"}
+    only_known("pixel.arguments", config.arguments, known | {"pretrained"} if config.kind == "lite" else known)
+    if config.kind != "lite":
+        return SamImageEncoder(out_dim=config.channels, **config.arguments)
+    arguments = dict(config.arguments)
+    if not arguments.pop("pretrained", True):
+        trunk = EfficientNetLite(0, BLOCKS[-1])  # random, its norms learn
+    elif torch.empty(0).device.type == "meta":
+        trunk = EfficientNetLite(0, BLOCKS[-1]).fold_norms()  # shapes alone: no file is read
+    else:
+        trunk = load_trunk()
+    return LitePyramid(trunk, out_dim=config.channels, **arguments)
 
 
 def build_decoder(config: ModelConfig) -> Agmd | SamMaskDecoder:

@@ -79,14 +79,14 @@ class PixelConfig(_Part):
 
     pretrained: str | None = None
     """Hub id, folder or file (SAM's ``.pth``, safetensors) of the published weights; None for weights of one's own."""
-    kind: Literal["nano", "lite", "sam", "dinov2", "dinov3", "clip", "siglip"]
+    kind: Literal["lite", "sam", "dinov2", "dinov3", "clip", "siglip"]
     channels: int = 256  # SAM's
     """C of f_p."""
     linear: bool = False
     """A linear layer after SAM that is trained with the rest (table 6: SAM-FT). The other published encoders always have one: their
     width is not C."""
     arguments: dict[str, Any] = {}
-    """Keyword arguments of the encoder: its own for nano, lite (EfficientNet-Lite with a feature pyramid) and SAM, those of its
+    """Keyword arguments of the encoder: its own for lite (EfficientNet-Lite with a feature pyramid; pretrained = false: a random trunk) and SAM, those of its
     transformers configuration for the others."""
 
 

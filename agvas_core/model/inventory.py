@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from agvas_core.contract.errors import UsageError
 from agvas_core.model.agvas import AgVas
 from agvas_core.model.build import build_model, visual_tokens
 from agvas_core.model.config import ModelConfig
@@ -76,14 +75,7 @@ def evaluation_memory(config: ModelConfig, dtype: torch.dtype = torch.bfloat16, 
     Args:
         dtype: of weights and features.
         text_tokens: of instruction and answer.
-
-    Raises:
-        UsageError: the model is nano, whose prior cannot run without a device.
     """
-    if config.pixel.kind == "nano":
-        raise UsageError(
-            f"the memory of {config.name} is not counted: nano's pixel encoder runs on a device alone; measure it (agvas profile)"
-        )
     model = build_model(config, device="meta").to(dtype).eval()
     weights = {
         tensor.untyped_storage()._cdata: tensor.untyped_storage().nbytes() for tensor in (*model.parameters(), *model.buffers())

@@ -132,7 +132,7 @@ def _pixels(model: ModelConfig) -> int:
 def _global_attention(model: ModelConfig, cells: int) -> float:
     """FLOP of attention over all cells; SAM has it in a few layers only."""
     arguments = model.pixel.arguments
-    if model.pixel.kind == "nano":
+    if model.pixel.kind == "lite":
         return 0.0
     layers = len(arguments["global_blocks"]) if "global_blocks" in arguments else arguments["num_hidden_layers"]
     return float(4 * layers * cells**2 * (arguments.get("dim") or arguments["hidden_size"]))

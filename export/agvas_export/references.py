@@ -55,7 +55,7 @@ def export_references(config: ModelConfig, vision: Joint, folder: Path) -> Refer
         ParityError: the graph does not give the module's answer.
         SetupError: the shipped encoder is missing.
     """
-    if config.pixel.kind in ("nano", "lite"):
+    if config.pixel.kind == "lite":
         data, spec, provenance = _with_encoder(TRUNK, sha256_of(TRUNK) if TRUNK.is_file() else "")
         (folder / spec.file).write_bytes(data)
         return ReferencesGraph(spec, provenance)

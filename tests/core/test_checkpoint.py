@@ -99,9 +99,9 @@ def test_nothing_in_a_checkpoint_is_a_pickle(tmp_path: Path) -> None:
 def test_weights_of_another_size_are_named(tmp_path: Path) -> None:
     saved(tmp_path, small())
     config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
-    config["pixel"]["arguments"]["prior_dim"] = 8
+    config["pixel"]["arguments"]["detail_dim"] = 8
     (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    with pytest.raises(SetupError, match=r"of another shape \(first: pixel_encoder\.backbone\.down4\.0\.0\.weight"):
+    with pytest.raises(SetupError, match=r"of another shape \(first: pixel_encoder\.backbone\.to_detail\.weight"):
         load_checkpoint(tmp_path)
 
 

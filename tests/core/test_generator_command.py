@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 
 from agvas_core.contract.errors import UsageError
 from agvas_core.data.synthetic.captions import describe
-from agvas_core.data.synthetic.cli import check_empty, parse_size, synth
-from agvas_core.data.synthetic.synthesis import synthesize
+from agvas_core.data.synthetic.cli import check_empty, parse_families, parse_size, synth
+from agvas_core.data.synthetic.synthesis import DEFAULT_SPEC, HELD_OUT_FAMILIES, synthesize
 
 app = typer.Typer()
 app.command()(synth)
@@ -61,3 +61,18 @@ def test_a_size_out_of_bounds_writes_nothing(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, [str(tmp_path / "set"), "--size", "20x20"])
     assert isinstance(result.exception, UsageError)
     assert not (tmp_path / "set").exists()
+
+
+def test_families_that_training_never_shows_can_be_drawn_alone(tmp_path: Path) -> None:
+    one = CliRunner().invoke(app, [str(tmp_path / "set"), "--count", "2", "--families", "wood", "--quiet"])
+    assert one.exit_code == 0, one.output
+    spec = DEFAULT_SPEC.model_copy(update={"families": ("wood",)})
+    for position, entry in enumerate(json.loads((tmp_path / "set" / "meta_synthetic.json").read_text())):
+        image = cv2.imread(str(tmp_path / "set" / entry["img_path"]))[..., ::-1]
+        assert np.array_equal(image, synthesize(0, position, (256, 256), spec).image)
+    assert parse_families("held-out") == HELD_OUT_FAMILIES
+
+
+def test_an_unknown_family_is_named_beside_those_that_are_known() -> None:
+    with pytest.raises(UsageError, match=r"'wod'.*wood, or held-out"):
+        parse_families("wood,wod")

@@ -24,7 +24,6 @@ def test_the_presets_that_ship_are_the_papers_and_nano() -> None:
         "llava-7b",
         "nano",
         "nano-decoder",
-        "nano-lite",
         "nano-lora",
         "ov-0.5b",
         "ov-7b",
@@ -101,7 +100,7 @@ def test_ids_must_have_rows_of_their_own(table: dict[str, Any]) -> None:
 def test_an_unknown_preset_names_those_that_exist_and_the_nearest() -> None:
     with pytest.raises(
         UsageError,
-        match=r"no preset 'ov-7'; there are llava-13b, llava-7b, nano, nano-decoder, nano-lite, nano-lora, ov-0\.5b, ov-7b, paper; did you mean ov-7b\?",
+        match=r"no preset 'ov-7'; there are llava-13b, llava-7b, nano, nano-decoder, nano-lora, ov-0\.5b, ov-7b, paper; did you mean ov-7b\?",
     ):
         load_preset("ov-7")
     with pytest.raises(UsageError, match="there are llava-13b, llava-7b, nano") as caught:

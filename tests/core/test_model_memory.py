@@ -2,10 +2,8 @@
 
 from typing import Any
 
-import pytest
 import torch
 
-from agvas_core.contract.errors import UsageError
 from agvas_core.model.build import build_model
 from agvas_core.model.config import ModelConfig, load_preset, parse_config
 from agvas_core.model.inventory import evaluation_memory
@@ -32,6 +30,8 @@ def test_memory_is_weights_and_what_lives_beside_them() -> None:
     assert one_map <= half.peak < 8 * one_map
 
 
-def test_nano_is_not_counted_and_says_so() -> None:
-    with pytest.raises(UsageError, match="nano"):
-        evaluation_memory(parse_config(load_preset("nano")["model"]))
+def test_nano_is_counted_with_its_prior() -> None:
+    config = parse_config(load_preset("nano")["model"])
+    full, half = evaluation_memory(config, torch.float32), evaluation_memory(config)
+    assert 0 < half.weights < full.weights < 30e6
+    assert 0 < half.peak < full.peak

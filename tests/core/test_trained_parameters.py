@@ -31,7 +31,6 @@ PIXEL: dict[str, dict[str, Any]] = {
     "dinov3": {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "patch_size": 4},
     "clip": TOWER | {"image_size": 32, "patch_size": 4},
     "siglip": TOWER | {"image_size": 32, "patch_size": 4},
-    "nano": {"widths": [4, 6, 8, 8], "prior_dim": 4, "detail_dim": 6},
     "lite": {"widths": [4, 6, 8, 8], "prior": True, "detail_dim": 6},
 }
 
@@ -63,7 +62,7 @@ PAPER = [*LORA, EMBEDDINGS, HEAD, *OWN["linear_p"], *OWN["spam"], *OWN["refiner"
 EXPECTED: dict[str, list[str]] = {
     **dict.fromkeys(["ov-7b", "llava-7b", "llava-13b", "paper"], PAPER),
     "ov-0.5b": [name for name in PAPER if name != HEAD],  # tied: the head is the embeddings
-    **{key: ["*"] for key in ["nano", "nano-lite"]},
+    "nano": ["*"],
     "nano-decoder": ["refiner.*", "agmd.*"],
     "nano-lora": [
         *(f"{ATTENTION}.{which}_proj.lora_{half}.default.weight" for which in "qkvo" for half in "AB"),
@@ -90,13 +89,13 @@ def tiny(name: str) -> ModelConfig:
     lmm |= {"vocab_size": 40, "pad_token_id": 0, "end_token_id": 2, "image_token_id": 3, "anchor_ids": [4, 5, 6]}
     lmm["text"] |= {"bos_token_id": 1, "eos_token_id": 2}
     table["semantic_view"]["size_px"] = 16
-    table["pixel_view"] |= {"size_px": 64 if kind in ("nano", "lite") else 32}
+    table["pixel_view"] |= {"size_px": 64 if kind == "lite" else 32}
     table["pixel"] |= {"channels": 32, "arguments": table["pixel"]["arguments"] | PIXEL[kind]}
     if kind == "dinov2":
         table["pixel"]["arguments"]["mlp_ratio"] = 2
     if table["spam"]:
         table["spam"] |= {"heads": 2}
-    table["agmd"] |= {"heads": 2, "mlp_dim": 24} | ({"mask_dim": 6} if kind in ("nano", "lite") else {})
+    table["agmd"] |= {"heads": 2, "mlp_dim": 24} | ({"mask_dim": 6} if kind == "lite" else {})
     return parse_config(table)
 
 
@@ -126,7 +125,7 @@ def test_exactly_these_parameters_get_gradients(name: str) -> None:
     expected = {one for one in names if any(fnmatch.fnmatchcase(one, pattern) for pattern in patterns)}
     assert all(any(fnmatch.fnmatchcase(one, pattern) for one in names) for pattern in patterns)  # nothing is listed in vain
     found = with_gradients(model, config)
-    if name in ("nano", "nano-lite"):  # LLaVA reads SigLIP before its last norm
+    if name == "nano":  # LLaVA reads SigLIP before its last norm
         expected -= {one for one in names if "post_layernorm" in one}
     assert found == expected
     assert {one for one, parameter in model.named_parameters() if parameter.requires_grad} >= found
@@ -134,7 +133,7 @@ def test_exactly_these_parameters_get_gradients(name: str) -> None:
 
 def test_encoders_projector_and_the_language_models_own_weights_are_frozen_in_every_paper_preset() -> None:
     for name in EXPECTED:
-        if name in ("nano", "nano-lite"):
+        if name == "nano":
             continue
         config = tiny(name)
         model = build_model(config, device="meta")

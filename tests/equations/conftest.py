@@ -45,9 +45,9 @@ TINY: dict[str, Any] = {
         },
     },
     "pixel": {
-        "kind": "nano",
+        "kind": "lite",
         "channels": 16,
-        "arguments": {"widths": [4, 6, 8, 8], "prior_dim": 4, "detail_dim": 6},
+        "arguments": {"widths": [4, 6, 8, 8], "prior": True, "detail_dim": 6},
     },
     "spam": {"heads": 2},
     "agmd": {"depth": 2, "heads": 2, "mlp_dim": 32, "mask_dim": 6, "detail": True},

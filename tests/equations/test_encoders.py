@@ -14,7 +14,6 @@ from agvas_core.model.config import LmmConfig, load_preset, parse_config
 from agvas_core.model.encoders.efficientnet_lite import load_trunk
 from agvas_core.model.encoders.encoders import LinearP, Normalize, PixelEncoder, SemanticEncoder
 from agvas_core.model.encoders.lite_pyramid import LitePyramid
-from agvas_core.model.encoders.nano import NanoEncoder
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
@@ -114,36 +113,6 @@ def test_linear_p_maps_each_place_by_itself() -> None:
                 for d in range(7):
                     expected = sum(w * v for w, v in zip(module.linear.weight[d].tolist(), normed, strict=True))
                     assert tokens[b, 3 * y + x, d].item() == pytest.approx(expected + module.linear.bias[d].item(), abs=1e-5)
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("height, width", [(64, 64), (64, 160), (224, 96), (320, 320)])
-def test_the_nano_encoder_takes_any_multiple_of_32(height: int, width: int) -> None:
-    torch.manual_seed(0)
-    encoder = NanoEncoder(widths=(4, 6, 8, 8), prior_dim=4, out_dim=12, detail_dim=6).eval()
-    f_p, f_detail = encoder(torch.randn(1, 3, height, width))
-    assert f_p.shape == (1, 12, height // 8, width // 8)
-    assert f_detail.shape == (1, 6, height // 2, width // 2)
-    assert f_p.isfinite().all()
-    assert f_detail.isfinite().all()
-
-
-@torch.no_grad()
-def test_the_nano_encoder_sees_each_image_by_itself() -> None:
-    torch.manual_seed(0)
-    encoder = NanoEncoder(widths=(4, 6, 8, 8), prior_dim=4, out_dim=12, detail_dim=6).eval()
-    pixels = torch.randn(3, 3, 64, 96)
-    together = encoder(pixels)
-    for b in range(3):
-        for one, other in zip(encoder(pixels[b : b + 1]), together, strict=True):
-            torch.testing.assert_close(one[0], other[b], rtol=0, atol=1e-4)
-
-
-@torch.no_grad()
-def test_coordinates_tell_the_place() -> None:
-    y, x = NanoEncoder.coordinates(torch.zeros(1, 1, 5, 9))[0]
-    torch.testing.assert_close(y, torch.linspace(-1, 1, 5)[:, None].expand(5, 9))
-    torch.testing.assert_close(x, torch.linspace(-1, 1, 9)[None].expand(5, 9))
 
 
 def pyramid(**arguments: bool | int) -> LitePyramid:

@@ -38,7 +38,7 @@ SMALL: dict[str, Any] = {
         "vision": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "image_size": 64},
         "text": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2},
     },
-    "pixel": {"channels": 32, "arguments": {"widths": [4, 8, 8, 12], "prior_dim": 6, "detail_dim": 8}},
+    "pixel": {"channels": 32, "arguments": {"widths": [4, 8, 8, 12], "prior": True, "detail_dim": 8}},
     "agmd": {"depth": 1, "mlp_dim": 32, "mask_dim": 8},
 }
 

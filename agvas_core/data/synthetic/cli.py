@@ -14,7 +14,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from agvas_core.contract.errors import OutputError, UsageError
 from agvas_core.data.synthetic.captions import describe
-from agvas_core.data.synthetic.synthesis import DEFAULT_SPEC, Sample, SynthesisSpec, synthesize
+from agvas_core.data.synthetic.synthesis import DEFAULT_SPEC, HELD_OUT_FAMILIES, Sample, SynthesisSpec, synthesize
+from agvas_core.data.synthetic.textures import FAMILIES
 
 __all__ = ["synth"]
 
@@ -30,12 +31,18 @@ def synth(
     normal_fraction: Annotated[
         float, typer.Option(min=0, max=1, help="Share of images without a defect.")
     ] = DEFAULT_SPEC.normal_fraction,
+    families: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAMES", help="Textures to draw from, with commas; held-out: those that nano never saw in training."
+        ),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar, no summary.")] = False,
 ) -> None:
     """Write synthetic images with masks and captions: OUT/synthetic/test/KIND/NNN.png and so on."""
     width, height = parse_size(size)
     check_empty(out)
-    spec = SynthesisSpec(normal_fraction=normal_fraction)
+    spec = SynthesisSpec(normal_fraction=normal_fraction, families=parse_families(families))
     console = Console(stderr=True)
     entries: list[dict[str, Any]] = []
     columns = (TextColumn("images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -57,8 +64,22 @@ def parse_size(text: str) -> tuple[int, int]:
     return int(width), int(height)
 
 
+def parse_families(text: str | None) -> tuple[str, ...]:
+    """ "wood,leather" -> ("wood", "leather"); all where None.
+
+    Raises:
+        UsageError: no such family.
+    """
+    if text is None:
+        return tuple(FAMILIES)
+    names = HELD_OUT_FAMILIES if text == "held-out" else tuple(name.strip() for name in text.split(","))
+    if unknown := [name for name in names if name not in FAMILIES]:
+        raise UsageError(f"--families: there is no texture {unknown[0]!r}; choose from {', '.join(FAMILIES)}, or held-out")
+    return names
+
+
 def check_empty(out: Path) -> None:
-    """Refuses a file and a folder with anything in it: what lies there may be somebody's data."""
+    """Refuses a file and a folder with anything in it: what lies there may be needed."""
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file; name a new or empty folder")
     if out.is_dir() and (found := len(list(out.iterdir()))):

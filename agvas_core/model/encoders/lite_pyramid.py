@@ -93,7 +93,8 @@ class LitePyramid(nn.Module):
             ]
         joined = [lateral(feature) for lateral, feature in zip(self.lateral, features, strict=True)]
         if self.prior is not None and self.read_prior is not None:
-            joined[1] = joined[1] + self.read_prior(self.prior(F.avg_pool2d(pixels, 2)))
+            prior = self.prior(F.avg_pool2d(pixels, 2)).to(pixels.dtype)
+            joined[1] = joined[1] + self.read_prior(prior)
         y = joined[3]  # [B, ., H/16, W/16]
         batch, channels, height, width = y.shape
         for layer in self.compare:

@@ -1,4 +1,4 @@
-"""What is unusual within this one image, without learning: the nano pixel encoder's second input.
+"""What is unusual within this one image, without learning: the second input of nano's pixel encoder.
 
 "Normal" is what the rest of the image looks like. Fixed local features (colour, Gabor energy over two octaves, local
 contrast) are compared with the image's own robust mean and covariance. docs/experiments.md has the measurements: with these
@@ -86,7 +86,8 @@ class ImagePrior(nn.Module):
     @torch.no_grad()
     def forward(self, pixels: Tensor) -> Tensor:
         # Statistics and their inverse need float32, whatever the training computes in.
-        with torch.autocast(pixels.device.type, enabled=False):
+        device = "cpu" if pixels.is_meta else pixels.device.type  # autocast has no word for shapes alone
+        with torch.autocast(device, enabled=False):
             return self.channels_of(pixels.float())
 
     def channels_of(self, pixels: Tensor) -> Tensor:

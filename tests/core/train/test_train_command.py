@@ -56,7 +56,7 @@ def test_options_that_do_not_fit_the_preset_are_refused() -> None:
 @pytest.mark.parametrize("name", [*preset_names(), *ablation_names()])
 def test_every_preset_says_how_it_is_trained(name: str) -> None:
     settings = parse_train_config(merged_with(name, None).get("train", {}))
-    assert settings.examples == ("generated" if name in ("nano", "nano-lite") else "sets")
+    assert settings.examples == ("generated" if name == "nano" else "sets")
 
 
 def test_one_file_of_data_and_schedule_goes_over_any_preset(tmp_path: Path) -> None:

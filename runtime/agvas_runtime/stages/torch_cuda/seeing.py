@@ -11,7 +11,6 @@ from torch.nn import functional as F
 from agvas_core.model.agvas import AgVas
 from agvas_core.model.encoders.encoders import PixelFeatures
 from agvas_core.model.encoders.lite_pyramid import LitePyramid
-from agvas_core.model.encoders.nano import NanoEncoder
 from agvas_core.model.encoders.sam import SamImageEncoder, by_offset, from_windows, to_windows
 from agvas_core.model.spam import Spam, fold_linear_p
 
@@ -105,7 +104,7 @@ def placed(model: AgVas, device: torch.device, dtype: torch.dtype) -> AgVas:
     stay as they are: normalisation, and positions whose angles would lose their period.
     """
     exact: list[nn.Module] = [model.refiner, model.agmd]
-    if isinstance(model.pixel_encoder.backbone, NanoEncoder | LitePyramid):
+    if isinstance(model.pixel_encoder.backbone, LitePyramid):
         exact.append(model.pixel_encoder)
     kept = {id(parameter) for part in exact for parameter in part.parameters()}
     memo: dict[int, object] = {}
