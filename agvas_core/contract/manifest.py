@@ -114,6 +114,8 @@ class PromptSpec(_Part):
     """Text tokens of the prompt and the fixed answer at most."""
     max_new_tokens: int = Field(default=256, ge=1)
     """Tokens of a generated answer at most."""
+    follows_words: bool = True
+    """Whether the words that it is asked with, and those that it answers with, were found to fit the picture."""
 
     @field_validator("instructions")
     @classmethod

@@ -63,6 +63,8 @@ class LmmConfig(_Part):
     image_token_id: int
     pad_token_id: int
     end_token_id: int
+    follows_words: bool = True
+    """False for weights whose words were measured not to fit the picture; commands then say so where words are asked for."""
 
     @model_validator(mode="after")
     def _ids_have_rows(self) -> Self:

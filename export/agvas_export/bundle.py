@@ -233,6 +233,7 @@ def prompt_of(config: ModelConfig) -> PromptSpec:
         image_id=config.lmm.image_token_id,
         max_tokens=max(16, min(MAX_PROMPT_TOKENS, room - new)),
         max_new_tokens=new,
+        follows_words=config.lmm.follows_words,
     )
 
 

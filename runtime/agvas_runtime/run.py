@@ -19,6 +19,7 @@ from agvas_core import __version__
 from agvas_core.contract.command_line import interrupt_code, printable
 from agvas_core.contract.decision import OperatingPoint
 from agvas_core.contract.errors import EXIT_OK, EXIT_REJECTS, OutputError, SetupError, SourceError, UsageError
+from agvas_core.contract.prompts import Mode
 from agvas_runtime.bundle import note_on_parity
 from agvas_runtime.masks.result import Result, Verdict
 from agvas_runtime.pipeline.options import SegmentOptions
@@ -97,6 +98,7 @@ def _inspect(job: Job, console: Console, folder: RunFolder | None) -> int:
             camera.whole_views = segmenter.whole_views
         if not job.quiet:
             _say_parity(segmenter, console, job)
+            _say_words(segmenter, console, job)
         own = OwnRun(segmenter, overlap=not source.live, load_s=perf_counter() - began) if job.profile else None
         frames = iter(source)
         first = list(islice(frames, 1))  # a camera that is not there says so here, before there is a folder
@@ -184,6 +186,21 @@ def _say_parity(segmenter: Segmenter, console: Console, job: Job) -> None:
     if wrong or job.verbose:
         style = "yellow" if wrong else "dim"
         console.print(f"{job.program}: {printable(text)}", style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def _say_words(segmenter: Segmenter, console: Console, job: Job) -> None:
+    """One line where words are asked of weights whose words were measured not to fit the picture."""
+    bundle, mode = segmenter.bundle, job.options.mode
+    if mode == Mode.DIRECT or bundle.manifest.prompt.follows_words:
+        return
+    console.print(
+        f"{job.program}: the words of {bundle.identity} do not fit the picture, only its masks do: --mode {mode} needs other weights "
+        "(docs/training.md)",
+        style="yellow",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def _camera(job: Job) -> CameraSource | None:

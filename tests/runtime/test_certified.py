@@ -14,7 +14,7 @@ from agvas.run import run
 from agvas_core.contract.certificate import PARITY_NAME, BackendParity, Certificate, data_digest, write_certificate
 from agvas_core.contract.command_line import exit_code_of
 from agvas_core.contract.gpu import Hardware, this_machine
-from agvas_core.contract.manifest import MANIFEST_NAME, sha256_of
+from agvas_core.contract.manifest import MANIFEST_NAME, sha256_of, write_manifest
 from agvas_runtime.bundle import Bundle, load_bundle, note_on_parity
 
 NOW = datetime(2026, 6, 10, tzinfo=UTC)
@@ -98,6 +98,21 @@ def test_a_run_tells_of_it_if_something_is_wrong_or_with_verbose(
     assert exit_code_of(lambda: run, name="agvas run", arguments=arguments) == 0
     told = "agvas run: parity of tiny" in capsys.readouterr().err
     assert told == ("--quiet" not in options and ("-v" in options or not passed))
+
+
+@pytest.mark.parametrize("follows_words", [True, False])
+@pytest.mark.parametrize("mode", ["direct", "describe"])
+def test_a_run_says_so_where_words_do_not_fit_the_picture(
+    bundle: Bundle, mode: str, follows_words: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prompt = bundle.manifest.prompt.model_copy(update={"follows_words": follows_words})
+    write_manifest(bundle.folder, bundle.manifest.model_copy(update={"prompt": prompt}))
+    cv2.imwrite(str(tmp_path / "part.png"), np.full((32, 32, 3), 128, np.uint8))
+    arguments = [str(tmp_path / "part.png"), "--model", str(bundle.folder), "--save", "none", "--threads", "1", "--mode", mode]
+    assert exit_code_of(lambda: run, name="agvas run", arguments=arguments) == 0
+    told = [line for line in capsys.readouterr().err.splitlines() if "do not fit the picture" in line]
+    assert len(told) == (mode == "describe" and not follows_words)
+    assert all("--mode describe" in line and "docs/training.md" in line for line in told)
 
 
 def test_a_missing_or_damaged_one_is_a_warning(bundle: Bundle) -> None:
