@@ -138,7 +138,7 @@ def build_pixel_backbone(config: PixelConfig) -> nn.Module:
     if not arguments.pop("pretrained", True):
         trunk = EfficientNetLite(0, BLOCKS[-1])  # random, its norms learn
     elif torch.empty(0).device.type == "meta":
-        trunk = EfficientNetLite(0, BLOCKS[-1]).fold_norms()  # shapes alone: no file is read
+        trunk = EfficientNetLite(0, BLOCKS[-1], folded=True)  # shapes alone: no file is read
     else:
         trunk = load_trunk()
     return LitePyramid(trunk, out_dim=config.channels, **arguments)

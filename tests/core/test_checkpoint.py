@@ -101,7 +101,7 @@ def test_weights_of_another_size_are_named(tmp_path: Path) -> None:
     config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
     config["pixel"]["arguments"]["detail_dim"] = 8
     (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    with pytest.raises(SetupError, match=r"of another shape \(first: pixel_encoder\.backbone\.to_detail\.weight"):
+    with pytest.raises(SetupError, match=r"of another shape \(first: pixel_encoder\.backbone\.to_detail\.bias"):
         load_checkpoint(tmp_path)
 
 

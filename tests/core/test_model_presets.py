@@ -29,7 +29,11 @@ def test_a_file_can_extend_a_file_beside_it(tmp_path: Path) -> None:
     write(tmp_path / "base.toml", 'extends = "nano"\n[model]\nname = "base"\n')
     own = write(tmp_path / "deep" / "own.toml", 'extends = "../base.toml"\n[model.spam]\nheads = 2\n')
     table = load_preset(own)["model"]
-    assert (table["name"], table["spam"], table["pixel"]["kind"]) == ("base", {"heads": 2, "positions": True}, "nano")
+    assert (table["name"], table["spam"], table["pixel"]["kind"]) == (
+        "base",
+        {"heads": 2, "positions": True, "interleaved": True},
+        "lite",
+    )
 
 
 def test_another_model_takes_the_place_of_the_whole_table(tmp_path: Path) -> None:

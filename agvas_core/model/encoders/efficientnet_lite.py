@@ -10,7 +10,7 @@ import pickle
 from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -96,6 +96,7 @@ class EfficientNetLite(nn.Module):
     Args:
         variant: 0, 1 or 2.
         last_block: the last block that is built (from 0); all where None.
+        folded: without batch norms, as ``fold_norms`` leaves it.
 
     Padding is symmetric, so any image size that is a multiple of 32 works. TensorFlow pads at the right and the bottom
     first; the features then lie half a cell elsewhere and are otherwise as good.
@@ -104,7 +105,7 @@ class EfficientNetLite(nn.Module):
         UsageError: no such variant or block.
     """
 
-    def __init__(self, variant: int = 0, last_block: int | None = None) -> None:
+    def __init__(self, variant: int = 0, last_block: int | None = None, *, folded: bool = False) -> None:
         super().__init__()
         if variant not in _SCALES:
             raise UsageError(f"EfficientNet-Lite variant {variant} is unknown: choose {', '.join(map(str, _SCALES))}")
@@ -134,6 +135,11 @@ class EfficientNetLite(nn.Module):
                 f"EfficientNet-Lite{variant} has the blocks 0 to {len(blocks) - 1}, and block {last_block} was asked for"
             )
         self.blocks = nn.Sequential(*(blocks if last_block is None else blocks[: last_block + 1]))
+        if folded:
+            for part in self._convolutions():
+                part[0].register_parameter("bias", nn.Parameter(torch.empty(part[0].out_channels)))
+                nn.init.zeros_(part[0].bias)
+                part[1] = nn.Identity()
 
     def features(self, pixels: Tensor, blocks: Iterable[int]) -> list[Tensor]:
         """Outputs of ``blocks``, in ascending order; nothing after the last of them is computed.
@@ -158,14 +164,16 @@ class EfficientNetLite(nn.Module):
 
     def fold_norms(self) -> "EfficientNetLite":
         """Folds every batch norm into its convolution, in place; the outputs in evaluation mode stay the same."""
-        for part in list(self.modules()):
-            if isinstance(part, nn.Sequential) and len(part) > 1 and isinstance(part[1], nn.BatchNorm2d):
-                convolution, norm = part[0], part[1]
-                assert isinstance(convolution, nn.Conv2d)
-                part[0] = fuse_conv_bn_eval(convolution.eval(), norm.eval())
-                part[0].requires_grad_(True)  # torch gives the new bias none
-                part[1] = nn.Identity()
+        for part in self._convolutions():
+            part[0] = fuse_conv_bn_eval(part[0].eval(), part[1].eval())
+            part[0].requires_grad_(True)  # torch gives the new bias none
+            part[1] = nn.Identity()
         return self
+
+    def _convolutions(self) -> list[Any]:
+        """Convolutions with a norm of their own."""
+        parts = [part for part in self.modules() if isinstance(part, nn.Sequential) and len(part) > 1]
+        return [part for part in parts if isinstance(part[1], nn.BatchNorm2d)]
 
     @property
     def is_folded(self) -> bool:
@@ -231,8 +239,8 @@ def load_trunk(path: Path = TRUNK) -> EfficientNetLite:
         with safe_open(path, "pt") as file:
             shape = file.metadata() or {}
             state = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
-        model = EfficientNetLite(int(shape["variant"]), int(shape["last_block"])).fold_norms()
-        model.load_state_dict(state)
+        model = EfficientNetLite(int(shape["variant"]), int(shape["last_block"]), folded=True)
+        model.load_state_dict(state, assign=True)
     except FileNotFoundError as error:
         raise SetupError(f"{path} does not exist: pip install --force-reinstall agvas") from error
     except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:

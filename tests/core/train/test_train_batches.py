@@ -325,7 +325,7 @@ def test_the_parts_of_a_generated_step_add_up_with_all_their_heads(nano: tuple[M
     examples = GeneratedExamples(train, config, tokenizer)
 
     def batch_of(first: int, end: int) -> Batch:
-        batch = examples.batch(train.phases[0], 0, range(first, end))
+        batch = examples.batch(train.phases[-1], 0, range(first, end))
         assert batch.asked is not None
         batch.asked[:, 1:] = ((batch.image_of + first) % 2)[:, None]  # few instructions name place, size and tone
         return batch

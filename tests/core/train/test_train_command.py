@@ -26,7 +26,7 @@ def test_a_dry_run_estimates_every_gpu_and_loads_nothing(capsys: pytest.CaptureF
     assert "A100 40 GB" in shown and "M parameters trained" in shown and "none of it was measured on a GPU" in shown
     assert not Path("nowhere").exists()
     train(preset="nano", out=Path("nowhere"), dry_run=True)
-    assert "steps of 8 and 12 images" in capsys.readouterr().out
+    assert "steps of 12 and 16 images" in capsys.readouterr().out
 
 
 def test_sharding_takes_memory_off_each_gpu_and_bigger_batches_add_to_it() -> None:

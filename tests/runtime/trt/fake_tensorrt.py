@@ -111,7 +111,10 @@ class Engine:
         self.shapes, self.cuda = json.loads(shapes), cuda
         options = ort.SessionOptions()
         options.intra_op_num_threads = 1
-        self.session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        # It does not know float8 and ends the process's session on it.
+        self.session = ort.InferenceSession(
+            graph, options, providers=["CPUExecutionProvider"], disabled_optimizers=["ClipQuantFusion"]
+        )
         self.tensors = {one.name: one for one in (*self.session.get_inputs(), *self.session.get_outputs())}
         self.inputs = [one.name for one in self.session.get_inputs()]
         self.outputs = [one.name for one in self.session.get_outputs()]
