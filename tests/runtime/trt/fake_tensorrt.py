@@ -113,7 +113,7 @@ class Engine:
         options.intra_op_num_threads = 1
         # It does not know float8 and ends the process's session on it.
         self.session = ort.InferenceSession(
-            graph, options, providers=["CPUExecutionProvider"], disabled_optimizers=["ClipQuantFusion"]
+            graph, options, providers=["CPUExecutionProvider"], disabled_optimizers=["ClipQuantRewrite"]
         )
         self.tensors = {one.name: one for one in (*self.session.get_inputs(), *self.session.get_outputs())}
         self.inputs = [one.name for one in self.session.get_inputs()]
