@@ -18,7 +18,8 @@ import re
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, Final, NoReturn
@@ -43,7 +44,7 @@ __all__ = [
     "Terminated",
     "exit_code_of",
     "interrupt_code",
-    "missing_package",
+    "needs_packages",
     "prepared",
     "printable",
     "run_command",
@@ -115,7 +116,7 @@ def interrupt_code(error: BaseException) -> int:
     return EXIT_TERMINATED if isinstance(error, Terminated) or isinstance(error.__cause__, Terminated) else EXIT_INTERRUPTED
 
 
-def missing_package(error: ModuleNotFoundError) -> SetupError | None:
+def _missing_package(error: ModuleNotFoundError) -> SetupError | None:
     """The error to show for a package that is not installed; None where the module is none of our dependencies (a bug)."""
     package = (error.name or "").partition(".")[0]
     if package in EXTRA_OF_PACKAGE:
@@ -123,6 +124,20 @@ def missing_package(error: ModuleNotFoundError) -> SetupError | None:
     if package in _BASE_PACKAGES:
         return SetupError(f"{package} is not installed though agvas needs it everywhere: pip install --force-reinstall agvas")
     return None
+
+
+@contextmanager
+def needs_packages() -> Iterator[None]:
+    """Around an import of an extra's package: where it is not installed, SetupError names the extra.
+
+    A module that is none of our dependencies stays ModuleNotFoundError: that is a bug.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (missing := _missing_package(error)) is None:
+            raise
+        raise missing from error
 
 
 def exit_code_of(load: Callable[[], Any], *, name: str, arguments: Sequence[str], examples: Sequence[str] = ()) -> int:
@@ -136,16 +151,11 @@ def exit_code_of(load: Callable[[], Any], *, name: str, arguments: Sequence[str]
         examples: command lines that the end of the help shows.
     """
     try:
-        return _invoke(prepared(load(), examples), name, list(arguments))
+        with needs_packages():
+            return _invoke(prepared(load(), examples), name, list(arguments))
     except AgvasError as error:
         _complain(name, error)
         return error.exit_code
-    except ModuleNotFoundError as error:
-        missing = missing_package(error)
-        if missing is None:
-            return _bug(name)
-        _complain(name, missing)
-        return missing.exit_code
     except (KeyboardInterrupt, typer.Abort) as error:
         code = interrupt_code(error)
         print(f"{name}: {'terminated' if code == EXIT_TERMINATED else 'interrupted'}", file=sys.stderr)

@@ -22,7 +22,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from agvas_core.contract.certificate import PARITY_NAME, Certificate, read_certificate
-from agvas_core.contract.command_line import missing_package
+from agvas_core.contract.command_line import needs_packages
 from agvas_core.contract.errors import BundleError, UsageError
 from agvas_core.contract.gpu import Hardware, this_machine
 from agvas_core.contract.manifest import (
@@ -134,10 +134,8 @@ def load_bundle(model: str | Path, *, offline: bool = False) -> Bundle:
 
 
 def _from_hub(model: str, offline: bool) -> Path:
-    try:
-        from agvas_runtime.hub import fetch_bundle  # needs the hub's client, which is in an extra
-    except ModuleNotFoundError as error:
-        raise missing_package(error) or error from error
+    with needs_packages():
+        from agvas_runtime.hub import fetch_bundle
     return fetch_bundle(model, offline=offline)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agvas_core.contract.command_line import missing_package
+from agvas_core.contract.command_line import needs_packages
 from agvas_core.contract.errors import ImageError, SetupError, SourceError
 from agvas_runtime.images.frame import Frame
 from agvas_runtime.images.read import MAX_PIXELS
@@ -27,10 +27,8 @@ def stream_class() -> "type[VideoStream]":
     Raises:
         SetupError: it is not installed; names the extra.
     """
-    try:
+    with needs_packages():
         from agvas_runtime.sources.ffmpeg import VideoStream
-    except ModuleNotFoundError as error:
-        raise missing_package(error) or error from None
     return VideoStream
 
 
