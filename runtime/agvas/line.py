@@ -6,7 +6,9 @@ from pathlib import Path
 
 import typer
 
-from agvas.options import (
+from agvas_core.contract.defaults import DEFAULT_BACKEND
+from agvas_core.contract.errors import UsageError
+from agvas_runtime.pipeline.cli_options import (
     Adapter,
     Backend,
     Bits,
@@ -35,8 +37,6 @@ from agvas.options import (
     Version,
     Vision,
 )
-from agvas_core.contract.defaults import DEFAULT_BACKEND
-from agvas_core.contract.errors import UsageError
 from agvas_runtime.pipeline.options import SegmentOptions, stage_backends
 
 __all__ = ["line"]
