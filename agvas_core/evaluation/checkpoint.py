@@ -43,7 +43,7 @@ from agvas_core.model.generation import greedy_generate
 from agvas_core.model.lmm import acceptance, find_anchors
 from agvas_core.model.weights.checkpoint import WEIGHTS, load_checkpoint
 
-__all__ = ["Asked", "CheckpointPredictor", "as_logits", "open_predictor"]
+__all__ = ["CheckpointOptions", "CheckpointPredictor", "as_logits", "open_predictor"]
 
 Float = NDArray[np.float32]
 
@@ -51,8 +51,8 @@ MAX_ANSWER_TOKENS: Final = 256  # of a generated answer; the longest of Anomaly-
 
 
 @dataclass(frozen=True)
-class Asked:
-    """How a checkpoint is asked and judged; None leaves what it has itself."""
+class CheckpointOptions:
+    """What a checkpoint is asked and how its maps are judged; None keeps its own default."""
 
     prompt: str | None = None
     mode: Mode = Mode.DIRECT
@@ -83,20 +83,20 @@ class CheckpointPredictor:
         config: ModelConfig,
         tokenizer: Tokenizer,
         identity: str = "",
-        asked: Asked | None = None,
+        options: CheckpointOptions | None = None,
         *,
         bf16: bool = False,
     ) -> None:
         self.model, self.config, self.tokenizer, self.bf16 = model, config, tokenizer, bf16
-        self.name, self.identity, self.asked = config.name, identity, asked or Asked()
-        self._point = self.asked.point(config)
-        self._alpha = config.decision.alpha if self.asked.alpha is None else self.asked.alpha
+        self.name, self.identity, self.options = config.name, identity, options or CheckpointOptions()
+        self._point = self.options.point(config)
+        self._alpha = config.decision.alpha if self.options.alpha is None else self.options.alpha
         self._openings = tuple(tokenizer.encode(answer).ids[0] for answer in (FIXED_ANSWER, NO_ANOMALY_ANSWER))
 
     @property
     def operating_point(self) -> str:
         """What makes the masks, in words."""
-        name = self.asked.operating_point if self.asked.threshold is None else "threshold"
+        name = self.options.operating_point if self.options.threshold is None else "threshold"
         return f"{name}: P > {self._point.threshold:g}" + (
             "" if self._point.plain else f", a region counts from {self._point.seed_threshold:g}"
         )
@@ -114,12 +114,12 @@ class CheckpointPredictor:
             ImageError: the image cannot be read.
         """
         try:
-            image = decode_image(path.read_bytes(), bits=self.asked.bits)
+            image = decode_image(path.read_bytes(), bits=self.options.bits)
         except OSError as error:
             raise ImageError(f"{path} is missing or cannot be read ({error.strerror}): copy it again") from error
         except ImageError as error:
             raise ImageError(f"{path}: {error}") from error
-        score_map, mask, answer, _ = self.reply(image, self.asked.prompt, self.asked.mode, normal_look=normal_look)
+        score_map, mask, answer, _ = self.reply(image, self.options.prompt, self.options.mode, normal_look=normal_look)
         return score_map, mask, "FAIL" if mask.any() else "PASS", None, answer
 
     @torch.no_grad()
@@ -132,18 +132,18 @@ class CheckpointPredictor:
         normal_look: str | None = None,
     ) -> tuple[Float, NDArray[np.bool_], str | None, float]:
         """See ``evaluation.predictor.Listener.reply``; ``normal_look`` is for describe-plus."""
-        asked = self._instruction(instruction, Mode(mode), normal_look)
+        words = self._instruction(instruction, Mode(mode), normal_look)
         size = (image.shape[0], image.shape[1])
         semantic, views, device = self._views(image)
         maps, accepts = np.zeros((2, *size), np.float32), []
         answer: str | None = None
         said: tuple[Tensor, Tensor] | None = None
-        speaks = self.asked.generate or Mode(mode) is not Mode.DIRECT
+        speaks = self.options.generate or Mode(mode) is not Mode.DIRECT
         for view in views:
             with self._autocast(device):
                 vision = self.model.see(semantic, torch.from_numpy(view.pixels)[None].to(device))
                 if not speaks or said is None:  # where it speaks, one answer is for every scale, as in the runtime
-                    anchors, found, accept, answer = self._read(vision, asked, speaks)
+                    anchors, found, accept, answer = self._read(vision, words, speaks)
                     said = (torch.zeros_like(anchors) if zero_anchors else anchors), found
                     accepts.append(accept)
                 logits = self.model.decode(said[0], vision.pixel, said[1])[0].float().cpu()  # [3, h', w']
@@ -185,7 +185,7 @@ class CheckpointPredictor:
 
     def _views(self, image: NDArray[np.uint8]) -> tuple[Tensor, list[View], torch.device]:
         """The semantic view uint8 [1, Hs, Ws, 3] on the model's device, a pixel view for each scale, and that device."""
-        device = next(self.model.parameters()).device  # asked each time: training moves its model
+        device = next(self.model.parameters()).device  # read each time: training moves its model
         semantic = torch.from_numpy(make_view(self.config.semantic_view, image).pixels)[None].to(device)
         specs = scaled_views(self.config.pixel_view, self.config.scales, image.shape[0], image.shape[1])
         return semantic, [make_view(spec, image) for spec in specs], device
@@ -219,16 +219,16 @@ class CheckpointPredictor:
         return model.lmm.anchor_states(hidden, positions), found, accept, self._shown(answer, bool(found)) if speaks else None
 
     def _instruction(self, words: str | None, mode: Mode, normal_look: str | None) -> str:
-        asked = INSTRUCTIONS[mode] if words is None else strip_control_tokens(words)[0]
-        if not asked:
+        cleaned = INSTRUCTIONS[mode] if words is None else strip_control_tokens(words)[0]
+        if not cleaned:
             raise UsageError(f"the prompt {words!r} says nothing: say what to look for, or leave it out")
         if mode is not Mode.DESCRIBE_PLUS:
-            return asked
+            return cleaned
         if normal_look is None:
             raise UsageError(
                 f"mode {mode} needs a sentence on how a good part looks: give one for each category (--normal-looks)"
             )
-        return with_normal_look(strip_control_tokens(normal_look)[0], asked)
+        return with_normal_look(strip_control_tokens(normal_look)[0], cleaned)
 
     def _add(self, maps: Float, layers: Float, view: View, size: tuple[int, int], views: int) -> None:
         """l_seg and l_ano - l_nor of one view, at frame size, into their means [2, H, W]."""
@@ -269,7 +269,7 @@ def open_predictor(
     Args:
         model: a folder, or a bundled checkpoint by its name.
         threads: of the CPU.
-        prompt, mode, generate, operating_point, threshold, alpha, bits: see ``Asked``.
+        prompt, mode, generate, operating_point, threshold, alpha, bits: see ``CheckpointOptions``.
         precision: ``bf16`` keeps published weights in 2 bytes and computes under autocast, as training does; the default on a GPU.
 
     Raises:
@@ -285,10 +285,10 @@ def open_predictor(
     device = torch.device(f"cuda:{worker_number() % count}" if count else "cpu")
     bf16 = precision == "bf16" or (precision is None and device.type == "cuda")
     found = load_checkpoint(model, dtype=torch.bfloat16 if bf16 else torch.float32)
-    asked = Asked(prompt, Mode(mode), generate, operating_point, threshold, alpha, bits)
+    options = CheckpointOptions(prompt, Mode(mode), generate, operating_point, threshold, alpha, bits)
     digest = sha256_of(found.folder / WEIGHTS)[:12]
     identity = f"{found.config.name} {digest} {'bf16' if bf16 else 'fp32'}"
-    return CheckpointPredictor(found.model.to(device), found.config, found.tokenizer, identity, asked, bf16=bf16)
+    return CheckpointPredictor(found.model.to(device), found.config, found.tokenizer, identity, options, bf16=bf16)
 
 
 def as_logits(maps: Tensor) -> Tensor:

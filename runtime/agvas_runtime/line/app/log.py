@@ -24,7 +24,7 @@ class LineLog:
 
     def __call__(self, outcome: Outcome) -> None:
         """Says how a part ended."""
-        end = outcome.settlement
+        end = outcome.result
         fields = {
             "event": "part",
             "seq": outcome.seq,

@@ -40,7 +40,7 @@ class Metrics:
 
     def __call__(self, outcome: Outcome) -> None:
         """Counts one part."""
-        end = outcome.settlement
+        end = outcome.result
         with self._mutex:
             self._parts[outcome.station, str(end.verdict), str(end.cause or "")] += 1
             counts = self._buckets.setdefault(outcome.station, [0] * (len(BUCKETS_MS) + 1))

@@ -21,7 +21,7 @@ from agvas_runtime.line.recipe.recipe import Calibration
 from agvas_runtime.line.recipe.thresholds import not_calibrated
 from agvas_runtime.line.station.station import Outcome
 
-__all__ = ["DriftMonitor", "Watch"]
+__all__ = ["DriftMonitor", "ScoreDrift"]
 
 
 WINDOW: Final = 500
@@ -30,7 +30,7 @@ LEAST: Final = 50
 DOUBT: Final = 1e-5
 
 
-class DriftMonitor:
+class ScoreDrift:
     """Takes the reject scores of a station, one by one."""
 
     def __init__(self, calibration: Calibration, seed_threshold: float, *, window: int = WINDOW) -> None:
@@ -84,13 +84,13 @@ def _at_least(k: int, n: int, share: float) -> float:
 log = logging.getLogger("agvas.line")
 
 
-class Watch:
+class DriftMonitor:
     """Begins anew with each recipe."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._version: RecipeVersion | None = None
-        self._drift: DriftMonitor | None = None
+        self._drift: ScoreDrift | None = None
         self._dirt, self._dirty = DirtWatch(), False
 
     @property
@@ -107,9 +107,9 @@ class Watch:
         """Takes one part; those without a verdict say nothing."""
         if self._version is None or self._version.sha256 != outcome.version.sha256:
             self._begin(outcome.version)
-        if outcome.inspection is None or outcome.settlement.score is None:
+        if outcome.inspection is None or outcome.result.score is None:
             return
-        if self._drift is not None and (alarm := self._drift.add(outcome.settlement.score)) is not None:
+        if self._drift is not None and (alarm := self._drift.add(outcome.result.score)) is not None:
             self._tell(outcome.station, "drift", alarm)
         point = outcome.version.recipe.thresholds
         place = self._dirt.add(outcome.inspection.score_map, point.seed_threshold if point is not None else 0.5)
@@ -125,7 +125,7 @@ class Watch:
         if calibration is None or point is None or not_calibrated(version.recipe) is not None:
             return
         try:
-            self._drift = DriftMonitor(calibration, point.seed_threshold)
+            self._drift = ScoreDrift(calibration, point.seed_threshold)
         except UsageError as error:
             log.warning("no drift monitor: %s", error)
 

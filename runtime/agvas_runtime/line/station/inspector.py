@@ -30,7 +30,7 @@ from agvas_runtime.pipeline.options import SegmentOptions
 from agvas_runtime.pipeline.segmenter import Segmenter
 from agvas_runtime.sources.camera import without_secrets
 
-__all__ = ["InTurns", "Inspection", "Inspector", "SegmenterInspector", "frame_fault"]
+__all__ = ["Inspection", "Inspector", "SegmenterInspector", "SharedInspector", "frame_fault"]
 
 
 CAPTURED_AFTER = 4  # runs of one size and prompt, of an engine that captures: after these its graph is there
@@ -208,7 +208,7 @@ def frame_fault(frame: Frame, version: RecipeVersion) -> str | None:
 # One engine for several stations: they take turns, whoever has waited longest first.
 
 
-class InTurns:
+class SharedInspector:
     """An inspector that any thread may use. A busy station cannot keep the others from the engine, as with a plain lock it could."""
 
     def __init__(self, inspector: Inspector) -> None:

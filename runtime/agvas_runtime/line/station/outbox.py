@@ -15,7 +15,7 @@ from agvas_runtime.back_off import BackOff
 from agvas_runtime.line.ledger.ledger import Ledger, utc_now
 from agvas_runtime.sinks.message import Message, VerdictSink
 
-__all__ = ["Courier", "message_of"]
+__all__ = ["OutboxWorker", "message_of"]
 
 log = logging.getLogger("agvas.line")
 
@@ -38,7 +38,7 @@ def message_of(ledger: Ledger, seq: int) -> Message:
     return Message(body["key"], seq, body)
 
 
-class Courier:
+class OutboxWorker:
     """The thread behind one sink."""
 
     def __init__(self, ledger: Ledger, sink: VerdictSink) -> None:

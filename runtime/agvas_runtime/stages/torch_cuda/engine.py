@@ -14,9 +14,9 @@ from torch import Tensor
 
 from agvas_core.model.agvas import AgVas
 from agvas_core.model.encoders.encoders import PixelFeatures
+from agvas_runtime.stages.graph_cache import GraphCache
 from agvas_runtime.stages.prompt_tokenizer import Words
 from agvas_runtime.stages.protocol import Features, FramePlan, FrameReferences, FrameSeen, Segmented
-from agvas_runtime.stages.recurring import Recurring
 from agvas_runtime.stages.torch_cuda.device import Precision, told
 from agvas_runtime.stages.torch_cuda.pieces import PLAIN, Pieces
 from agvas_runtime.stages.torch_cuda.reading import Prompt, Reader, Wanted
@@ -113,7 +113,7 @@ class Graphs:
 
     def __init__(self, stream: torch.cuda.Stream | None) -> None:
         self._stream = stream
-        self._captured: Recurring[Captured] = Recurring()  # each holds the memory of one run
+        self._captured: GraphCache[Captured] = GraphCache()  # each holds the memory of one run
 
     def run(self, key: Hashable, function: Function, *inputs: Tensor) -> tuple[Tensor, ...]:
         """``function(*inputs)``; the results are good until the next run."""
@@ -251,7 +251,7 @@ class Engine:
             side = torch.cuda.Stream(device) if on_gpu else None  # type: ignore[no-untyped-call]
             self.direct = Direct(self.model, side=side, float8=precision == "fp8", pieces=pieces)
         self.graphs = Graphs(self.stream)
-        self._frames: Recurring[TorchFrame] = Recurring()
+        self._frames: GraphCache[TorchFrame] = GraphCache()
         self._lock, self._slots = threading.RLock(), list[dict[str, Tensor]]()
         self._prompts = lru_cache(maxsize=KEPT_PROMPTS)(self._prepare)
 

@@ -18,11 +18,11 @@ from agvas_runtime.stages.vllm.protocol import (
     ADAPTERS_PATH,
     ASK_PATH,
     IDENTITY_PATH,
-    Asked,
     Identity,
-    Said,
-    pack_asked,
-    unpack_said,
+    LmmRequest,
+    LmmResponse,
+    pack_request,
+    unpack_responses,
 )
 
 __all__ = ["HttpEngine", "open_http"]
@@ -75,10 +75,10 @@ class HttpEngine:
         """Does its engine work? The server may answer while that is dead."""
         return self._request("GET", "/health") is not None
 
-    def ask(self, asked: Asked) -> list[Said]:
-        body = self._request("POST", ASK_PATH, pack_asked(asked))
+    def ask(self, asked: LmmRequest) -> list[LmmResponse]:
+        body = self._request("POST", ASK_PATH, pack_request(asked))
         try:
-            identity, said = unpack_said(body)
+            identity, said = unpack_responses(body)
         except (ValueError, KeyError, TypeError, UsageError) as error:
             raise StageError(f"the engine at {self.address} sent no reply of ours ({error}): is it agvas serve-lmm?") from error
         if identity != self._expected:

@@ -17,7 +17,7 @@ from vllm.v1.engine.exceptions import EngineDeadError
 from agvas_core.contract.errors import StageError, UsageError
 from agvas_runtime.stages.vllm.arguments import engine_arguments, environment, state_folder
 from agvas_runtime.stages.vllm.engine import Answering, is_written, states_of
-from agvas_runtime.stages.vllm.protocol import Asked, Identity, Said
+from agvas_runtime.stages.vllm.protocol import Identity, LmmRequest, LmmResponse
 
 __all__ = ["LocalEngine", "open_local"]
 
@@ -60,7 +60,7 @@ class LocalEngine:
     def identity(self) -> Identity:
         return self.answering.identity
 
-    def ask(self, asked: Asked) -> list[Said]:
+    def ask(self, asked: LmmRequest) -> list[LmmResponse]:
         prompts, parameters = self.answering.prompts(asked), self.answering.parameters(asked)
         adapter = self.answering.adapter(asked.adapter)
         try:
