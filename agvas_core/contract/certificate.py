@@ -25,7 +25,7 @@ __all__ = [
     "BackendParity",
     "Certificate",
     "Flip",
-    "JointError",
+    "TensorParity",
     "Tolerance",
     "data_digest",
     "read_certificate",
@@ -43,8 +43,8 @@ class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class JointError(_Part):
-    """The worst error of one tensor over all images, scaled as ``Tolerance`` says. Each joint was given the reference's own inputs, so
+class TensorParity(_Part):
+    """The worst error of one tensor over all images, scaled as ``Tolerance`` says. Each stage was given the reference's own inputs, so
     that an error shows where it arises."""
 
     tensor: str
@@ -75,10 +75,10 @@ class BackendParity(_Part):
     backend: str
     device: str
     versions: dict[str, str]
-    joints: tuple[JointError, ...]
+    joints: tuple[TensorParity, ...]
     """In the order of the data path."""
     first_wrong: str | None
-    """The first joint with an error beyond its tolerance, and the tensor: ``vision: f_s``."""
+    """The first stage with an error beyond its tolerance, and the tensor: ``vision: f_s``."""
     min_mask_iou: float = Field(ge=0, le=1)
     mean_mask_iou: float = Field(ge=0, le=1)
     """Of the two masks of each image; 1 where both are empty."""
@@ -164,7 +164,7 @@ def read_certificate(path: Path) -> Certificate | None:
 
 @dataclass(frozen=True)
 class Tolerance:
-    """The largest error allowed at each joint.
+    """The largest error allowed at each stage.
 
     The error of a tensor is its largest difference, divided by the reference's largest magnitude where that is above 1.
     """

@@ -74,7 +74,7 @@ class EngineSet(_Part):
     recipe: str
     created: str
     engines: dict[str, EngineSpec]
-    """Joint -> engine; a joint without one runs elsewhere."""
+    """Stage -> engine; a stage without one runs elsewhere."""
 
 
 def engine_folder(store: Path, manifest: Manifest, bundle: Path, gpu: str, flavour: str, version: str) -> Path:
@@ -124,16 +124,16 @@ def read_engines(folder: Path) -> EngineSet:
         raise SetupError(f"{path}: {where}: {first['msg']}: build the engines again with agvas-export trt") from error
 
 
-def refuse_foreign(folder: Path, engines: EngineSet, joint: str, graph: Path, *, gpu: str, flavour: str, version: str) -> Path:
+def refuse_foreign(folder: Path, engines: EngineSet, stage: str, graph: Path, *, gpu: str, flavour: str, version: str) -> Path:
     """The engine's file, once nothing speaks against it.
 
     Raises:
         SetupError: it was built for another GPU, TensorRT or graph, is missing or was changed; names the command that builds it anew.
     """
     again = f"build it here with agvas-export trt {graph.parent}"
-    spec = engines.engines.get(joint)
+    spec = engines.engines.get(stage)
     if spec is None:
-        raise SetupError(f"{folder} has no engine for {joint} (it has {', '.join(engines.engines) or 'none'}): {again}")
+        raise SetupError(f"{folder} has no engine for {stage} (it has {', '.join(engines.engines) or 'none'}): {again}")
     for what, built, here in (
         ("GPU", engines.gpu, gpu),
         ("TensorRT flavour", engines.flavour, flavour),
@@ -141,7 +141,7 @@ def refuse_foreign(folder: Path, engines: EngineSet, joint: str, graph: Path, *,
         ("graph", spec.graph_sha256[:12], sha256_of(graph)[:12]),
     ):
         if built != here:
-            raise SetupError(f"the {joint} engine in {folder} was built for the {what} {built}, and this is {here}: {again}")
+            raise SetupError(f"the {stage} engine in {folder} was built for the {what} {built}, and this is {here}: {again}")
     path = folder / spec.file
     if Path(spec.file).name != spec.file or not path.is_file():
         raise SetupError(f"{folder} lacks {spec.file}: {again}")

@@ -175,7 +175,7 @@ class Manifest(_Part):
 
     @property
     def graphs(self) -> dict[str, GraphSpec]:
-        """By joint, in the order of the data path; without the language model's where there is none."""
+        """By stage, in the order of the data path; without the language model's where there is none."""
         named = {"vision": self.vision, "lmm": self.lmm, "decoder": self.decoder}
         return {name: graph for name, graph in named.items() if graph is not None}
 

@@ -26,13 +26,13 @@ from agvas_core.model.build import chat_format, named_anchors, visual_tokens
 from agvas_core.model.config import ModelConfig
 from agvas_core.model.weights.checkpoint import BASE, WEIGHTS, Checkpoint, find_checkpoint
 from agvas_core.model.weights.trained import merge
-from agvas_export.graphs import export_joint
-from agvas_export.joints import make_joints
+from agvas_export.graphs import export_stage
 from agvas_export.parity import Parity, compare
 from agvas_export.precision import in_precision
 from agvas_export.reference import encode, words
 from agvas_export.references import export_references
 from agvas_export.source import TORCH_FOLDER, checkpoint_files, read_checkpoint
+from agvas_export.stages import make_stages
 from agvas_export.streaming import STREAMED_BYTES, LmmWeights, can_stream, read_without_lmm
 from agvas_export.vllm_folder import write_vllm_folder
 
@@ -164,14 +164,14 @@ def export_bundle(
         write_lmm_forms(form, source, sha256, prompt, weights, folder, progress)
         merge(source.model)  # whose adapters are beside their layers where vLLM has them apart
         specs, references = {}, None
-        for joint in make_joints(source.model, source.config, form.max_batch):
-            if joint.name == "vision" and form.references:
+        for stage in make_stages(source.model, source.config, form.max_batch):
+            if stage.name == "vision" and form.references:
                 progress("exporting the references graph")
-                references = export_references(source.config, joint, folder)
-            if joint.name != "lmm" or "onnx" in form.lmm:
-                progress(f"exporting the {joint.name} graph")
-                fill = weights.fill if weights is not None and joint.name == "lmm" else None
-                specs[joint.name] = export_joint(in_precision(joint, form.precision), folder, fill=fill)
+                references = export_references(source.config, stage, folder)
+            if stage.name != "lmm" or "onnx" in form.lmm:
+                progress(f"exporting the {stage.name} graph")
+                fill = weights.fill if weights is not None and stage.name == "lmm" else None
+                specs[stage.name] = export_stage(in_precision(stage, form.precision), folder, fill=fill)
         source.tokenizer.save(str(folder / prompt.tokenizer), pretty=False)
         manifest = Manifest(
             name=name,

@@ -218,7 +218,7 @@ def print_table(console: Console, done: Checked) -> None:
         + (f", {certificate.unused} files that cannot be judged left out" if certificate.unused else "")
     )
     table = Table(box=box.SIMPLE_HEAD)
-    for name in ("engine", "joint", "tensor"):
+    for name in ("engine", "stage", "tensor"):
         table.add_column(name)
     for name in ("error", "allowed"):
         table.add_column(name, justify="right")

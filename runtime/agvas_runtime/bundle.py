@@ -122,7 +122,7 @@ def load_bundle(model: str | Path, *, offline: bool = False) -> Bundle:
         folder = _unpack(folder)
     manifest = read_manifest(folder)
     verify_files(folder, manifest, beside=HUB_FILES if from_hub else frozenset())
-    _check_joints(folder, manifest)
+    _check_stages(folder, manifest)
     product = None
     if manifest.product is not None:
         product = read_product(folder, manifest.product)
@@ -169,7 +169,7 @@ def _check_entries(archive: Path, entries: list[zipfile.ZipInfo]) -> None:
             raise BundleError(f"{archive} holds {entry.filename!r}, a link or a path outside the bundle: do not use this bundle")
 
 
-def _check_joints(folder: Path, manifest: Manifest) -> None:
+def _check_stages(folder: Path, manifest: Manifest) -> None:
     """What one graph gives, the next one must take, under the same name and dtype."""
     given = {spec.name: spec.dtype for graph in manifest.graphs.values() for spec in graph.outputs}
     if manifest.lmm is None:

@@ -57,8 +57,8 @@ def check_plan(
     with tempfile.TemporaryDirectory(prefix="agvas-trt-") as scratch:
         for step in plan.steps:
             graph = graph_to_build(plan, step, images, Path(scratch), say)
-            say(f"{'building' if build else 'parsing'} {step.joint}")
-            yield check_graph(step.joint, graph, step.shapes, target=target, build=build, say=say)
+            say(f"{'building' if build else 'parsing'} {step.stage}")
+            yield check_graph(step.stage, graph, step.shapes, target=target, build=build, say=say)
 
 
 def check_graph(

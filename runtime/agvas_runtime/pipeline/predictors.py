@@ -183,17 +183,17 @@ class Offered:
         self._bundle = bundle
 
     def see(self, semantic_image: NDArray[np.uint8], pixel_image: NDArray[np.uint8]) -> Arrays:
-        """Joint 1."""
+        """Stage 1."""
         f_s, f_align, decoder = self._stages[0](semantic_image, pixel_image)
         return {name: np.asarray(value) for name, value in {"f_s": f_s, "f_align": f_align, **decoder}.items()}
 
     def ask(self, features: Arrays, instruction: str) -> Arrays:
-        """Joint 2, in direct mode."""
+        """Stage 2, in direct mode."""
         reply = self._stages[1](_features(features), instruction, Mode.DIRECT)
         return {"anchor_states": reply.anchor_states, "accept": reply.accept}
 
     def decode(self, anchor_states: Float, features: Arrays) -> Float:
-        """Joint 3."""
+        """Stage 3."""
         return self._stages[2](anchor_states, _features(features))
 
     def read(self, path: Path) -> NDArray[np.uint8]:
@@ -282,7 +282,7 @@ def _features(arrays: Arrays) -> Features:
 
 
 class _Vision:
-    """Somebody else's joint 1 as a stage."""
+    """Somebody else's stage 1 as a stage."""
 
     def __init__(self, stages: Stages) -> None:
         self.stages = stages
@@ -292,7 +292,7 @@ class _Vision:
 
 
 class _Lmm:
-    """Somebody else's joint 2 as a stage, in direct mode."""
+    """Somebody else's stage 2 as a stage, in direct mode."""
 
     def __init__(self, stages: Stages) -> None:
         self.stages = stages
@@ -304,7 +304,7 @@ class _Lmm:
 
 
 class _Decoder:
-    """Somebody else's joint 3 as a stage."""
+    """Somebody else's stage 3 as a stage."""
 
     def __init__(self, stages: Stages) -> None:
         self.stages = stages

@@ -193,7 +193,7 @@ class Profile(_Part):
     load_s: float
     stages: dict[str, Quantiles]
     device: dict[str, Quantiles] = {}
-    """On a backend with a stream: one view's copies, joints one by one, and all of them as one launch, by CUDA events."""
+    """On a backend with a stream: one view's copies, stages one by one, and all of them as one launch, by CUDA events."""
     latency: Quantiles
     drift: float
     """Median of the second half over that of the first, less one; beyond 0.1 either way it was no steady state."""

@@ -35,7 +35,7 @@ __all__ = ["OnDevice", "Plan", "frames_in_words", "generated_frame", "load_frame
 
 @dataclass(frozen=True)
 class OnDevice:
-    """``times`` of copies and joints; the vision stage to ask for limits, where its backend has a stream."""
+    """``times`` of copies and stages; the vision stage to ask for limits, where its backend has a stream."""
 
     times: dict[str, Quantiles] = field(default_factory=dict)
     vision: ProbedVision | None = None

@@ -78,7 +78,7 @@ class Turn(NamedTuple):
 
 
 class VisionStage(Protocol):
-    """Joint 1: views to features."""
+    """Stage 1: views to features."""
 
     def __call__(self, semantic_image: NDArray[np.uint8], pixel_image: NDArray[np.uint8]) -> Features:
         """uint8 RGB [B, Hs, Ws, 3] and [B, Hp, Wp, 3] to features."""
@@ -86,7 +86,7 @@ class VisionStage(Protocol):
 
 
 class LmmStage(Protocol):
-    """Joint 2: features and words to the three anchor states, and to more words."""
+    """Stage 2: features and words to the three anchor states, and to more words."""
 
     def __call__(self, features: Features, instruction: str, mode: Mode = Mode.DIRECT, history: Sequence[Turn] = ()) -> Reply:
         """In direct mode one prefill with the fixed answer appended; in the others greedy decoding.
@@ -132,7 +132,7 @@ class Pending(Protocol):
 
 
 class DirectStage(Protocol):
-    """All three joints at once, in direct mode: what lies between them stays where it is computed."""
+    """All three stages at once, in direct mode: what lies between them stays where it is computed."""
 
     def __call__(self, semantic_image: NDArray[np.uint8], pixel_image: NDArray[np.uint8], instruction: str) -> Pending:
         """Begins, and returns at once; arguments and errors as of the three."""
@@ -208,7 +208,7 @@ class PendingFrame(Protocol):
 
 
 class FrameStage(Protocol):
-    """From a frame's pixels to its score map in direct mode: views, all three joints, eq. 7 and 8 on one device."""
+    """From a frame's pixels to its score map in direct mode: views, all three stages, eq. 7 and 8 on one device."""
 
     def __call__(self, image: NDArray[np.uint8], plan: FramePlan, instruction: str, point: OperatingPoint) -> PendingFrame | None:
         """Begins with RGB uint8 [H, W, 3], and returns at once. None where frames of this size go the other way, so the first of them, and
@@ -236,7 +236,7 @@ class ProbedVision(Protocol):
     def times(
         self, lmm: object, views: tuple[NDArray[np.uint8], NDArray[np.uint8]], instruction: str, count: int
     ) -> dict[str, list[float]]:
-        """Milliseconds of copies, joints and the whole, each ``count`` times, of a batch of views in direct mode."""
+        """Milliseconds of copies, stages and the whole, each ``count`` times, of a batch of views in direct mode."""
         ...
 
     def limits(self) -> tuple[str, float, float]:
@@ -245,7 +245,7 @@ class ProbedVision(Protocol):
 
 
 class DecoderStage(Protocol):
-    """Joint 3: anchor states and pixel features to mask logits."""
+    """Stage 3: anchor states and pixel features to mask logits."""
 
     def __call__(self, anchor_states: Float, features: Features) -> Float:
         """Logits [B, 3, Hm, Wm] in anchor order, covering the whole pixel view."""

@@ -82,11 +82,11 @@ def _read(folder: Path, digest: str | None) -> Checkpoint:
     return load_checkpoint(folder)
 
 
-# Joint 1 by torch: views to features.
+# Stage 1 by torch: views to features.
 
 
 class TorchVision:
-    """Joint 1: views to features."""
+    """Stage 1: views to features."""
 
     def __init__(self, model: AgVas, device: str = "cpu") -> None:
         self._model, self._device = model, device
@@ -105,7 +105,7 @@ def open_vision(bundle: Bundle, settings: StageSettings) -> TorchVision:
     return TorchVision(checkpoint_of(bundle, settings).model)
 
 
-# Joint 2 by torch: features and words to the anchors' states, by the functions that training and evaluation use.
+# Stage 2 by torch: features and words to the anchors' states, by the functions that training and evaluation use.
 
 
 class TorchLmm:
@@ -170,14 +170,14 @@ def open_lmm(bundle: Bundle, settings: StageSettings) -> TorchLmm:
     return TorchLmm(bundle, checkpoint_of(bundle, settings).model)
 
 
-# Joint 3 by torch: anchor states and pixel features to mask logits.
+# Stage 3 by torch: anchor states and pixel features to mask logits.
 
 
 Float = NDArray[np.float32]
 
 
 class TorchDecoder:
-    """Joint 3: anchor states and pixel features to mask logits."""
+    """Stage 3: anchor states and pixel features to mask logits."""
 
     def __init__(self, model: AgVas, device: str = "cpu") -> None:
         self._model, self._device = model, device

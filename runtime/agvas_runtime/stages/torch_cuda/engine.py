@@ -1,4 +1,4 @@
-"""A model on its device: the three joints one by one, and in direct mode all of them at once, without waiting."""
+"""A model on its device: the three stages one by one, and in direct mode all of them at once, without waiting."""
 
 import threading
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
@@ -303,7 +303,7 @@ class Engine:
             return FrameFlight(*self._begun(slot, names, found), names=names)
 
     def see(self, semantic_image: NDArray[np.uint8], pixel_image: NDArray[np.uint8]) -> Features:
-        """Joint 1."""
+        """Stage 1."""
 
         def vision(semantic: Tensor, pixel: Tensor) -> tuple[Tensor, ...]:
             f_s, features = self.direct.eyes.semantic(semantic), self.direct.eyes.pixel(pixel)
@@ -316,7 +316,7 @@ class Engine:
             return Features(f_s, f_align, dict(zip(("f_p", "f_detail"), rest, strict=False)))
 
     def ask(self, features: Features, words: Words) -> tuple[Float, Float]:
-        """Joint 2 in direct mode: anchor states [B, 3, D] and acceptance [B]."""
+        """Stage 2 in direct mode: anchor states [B, 3, D] and acceptance [B]."""
         with self.turn("the language model"):
             prompt = self.prompt(words)
 
@@ -331,7 +331,7 @@ class Engine:
             return anchors, accept
 
     def decode(self, anchor_states: Float, decoder: Mapping[str, Float]) -> Float:
-        """Joint 3: logits [B, 3, H', W']."""
+        """Stage 3: logits [B, 3, H', W']."""
 
         def masks(anchors: Tensor, f_p: Tensor, f_detail: Tensor | None = None) -> tuple[Tensor, ...]:
             return (self.direct.eyes.masks(anchors, PixelFeatures(f_p, f_detail)),)

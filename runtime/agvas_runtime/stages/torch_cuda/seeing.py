@@ -1,4 +1,4 @@
-"""Joints 1 and 3 as they are computed here: eq. 1 and 2 in the engine's dtype, eq. 4-7 in float32."""
+"""Stages 1 and 3 as they are computed here: eq. 1 and 2 in the engine's dtype, eq. 4-7 in float32."""
 
 import copy
 from collections.abc import Callable

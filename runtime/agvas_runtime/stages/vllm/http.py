@@ -1,4 +1,4 @@
-"""Joint 2 on vLLM behind HTTP: a server that ``agvas serve-lmm`` started.
+"""Stage 2 on vLLM behind HTTP: a server that ``agvas serve-lmm`` started.
 
 The hash of the server's model is compared before the first question, and again in every reply: a server may be restarted with another.
 """

@@ -1,4 +1,4 @@
-"""Joint 2 on vLLM, wherever it runs: features and words to a question, and what it says to a reply."""
+"""Stage 2 on vLLM, wherever it runs: features and words to a question, and what it says to a reply."""
 
 from collections.abc import Sequence
 
@@ -96,7 +96,7 @@ def refuse_foreign(bundle: Bundle, identity: Identity) -> None:
         )
 
 
-# Joint 2 on vLLM in this process.
+# Stage 2 on vLLM in this process.
 
 
 def open_vllm(bundle: Bundle, settings: StageSettings, *, all_modes: bool = True) -> AskingLmm:
@@ -114,7 +114,7 @@ def open_vllm(bundle: Bundle, settings: StageSettings, *, all_modes: bool = True
     return AskingLmm(bundle, open_local(folder, all_modes=all_modes), settings.adapter)
 
 
-# Joint 2 on vLLM in this process, for direct mode alone: no output head, no cache of states.
+# Stage 2 on vLLM in this process, for direct mode alone: no output head, no cache of states.
 
 
 def open_vllm_direct(bundle: Bundle, settings: StageSettings) -> AskingLmm:
