@@ -124,7 +124,7 @@ def read_rgb(path: Path, name: str, note: Callable[[str], None] | None = None) -
 
     Args:
         name: what the message calls it.
-        note: is told of what may be meant otherwise.
+        note: called with a message for each ambiguity.
 
     Raises:
         ImageError: missing, no picture, damaged or cut short.

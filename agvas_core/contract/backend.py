@@ -1,4 +1,4 @@
-"""What an engine offers to whoever compares it with another: three stages with plain arrays, and verdicts made by any three.
+"""What an engine offers for comparison with another: three stages with plain arrays, and verdicts made by any three.
 
 A package that runs bundles registers two functions under the group ``agvas.stages``, ``names`` and ``open``:
 

@@ -1,4 +1,4 @@
-"""The parity certificate of a bundle, ``parity.json``: what each engine made of somebody's images, against the model in torch.
+"""The parity certificate of a bundle, ``parity.json``: what each engine gives on a user's images, compared with the model in torch.
 
 It is made after the bundle (``agvas-export check``), may be made again elsewhere, and so is no part of the bundle's identity: the manifest
 does not list it. It names the manifest that it is about, so one from another bundle is not taken for this one's.
@@ -60,7 +60,7 @@ class TensorParity(_Part):
 
 
 class Flip(_Part):
-    """An image with two verdicts. Its name stays with whoever has the images: a certificate travels."""
+    """An image with two verdicts. It has no name, only a hash: a certificate is passed on, the images are not."""
 
     sha256: str = Field(pattern=_HEX)
     reference: str

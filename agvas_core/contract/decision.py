@@ -1,4 +1,4 @@
-"""From a score map to a mask: one rule for the runtime, for training's calibration and for whoever scores a bundle.
+"""From a score map to a mask: one rule for the runtime, for training's calibration and for evaluation.
 
     mask = anomaly_mask(score_map, decision.point("strict"), accept=reply.accept)
 

@@ -1,7 +1,7 @@
 """TensorRT engines built from a bundle's graphs, the reasons to refuse them elsewhere, and the library that runs them.
 
 A folder of engines belongs to one GPU model, one TensorRT version and one set of graphs. ``engines.json`` says which, and has the hash of
-every file; whoever opens an engine compares all of it before TensorRT sees a byte.
+every file; all of it is compared before TensorRT reads an engine.
 """
 
 import json

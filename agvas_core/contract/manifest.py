@@ -203,7 +203,7 @@ def read_version(folder: Path) -> int:
     """The schema version of a bundle of any age.
 
     Raises:
-        BundleError: no manifest, or somebody else's.
+        BundleError: no manifest, or one of another program.
     """
     raw = _read(folder)
     if not isinstance(raw.get("files"), dict) or raw.get("anchor_tokens") != list(ANCHOR_TOKENS):

@@ -42,7 +42,7 @@ class ReviewLine(BaseModel):
     """As ``image``; None for a good part."""
     good: bool
     kind: str = ""
-    """Of defect, in a word or two; empty where nobody said."""
+    """Of defect, in a word or two; empty if not given."""
     category: str = ""
     """Product or station."""
 

@@ -9,7 +9,7 @@ Good images come from the layout's training half where it has one. Else they are
 half of them, and are not tested. All shot counts of one seed are tested on the same images, so their figures can be compared; the
 first N of one draw are used, so 4 images are among the 16.
 
-Whoever can fit registers an object under the entry-point group ``agvas.fitters``; the one of ``agvas fit`` is ``product``.
+A fitter registers an object under the entry-point group ``agvas.fitters``; the one of ``agvas fit`` is ``product``.
 """
 
 import hashlib
@@ -91,8 +91,8 @@ def find_fitter(name: str = "product") -> Fitter:
     """The fitter of that name.
 
     Raises:
-        UsageError: nobody registered it.
-        SetupError: nobody registered anything.
+        UsageError: it is not registered.
+        SetupError: nothing is registered.
     """
     found = {entry.name: entry for entry in entry_points(group=GROUP)}
     if not found:

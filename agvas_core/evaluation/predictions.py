@@ -1,4 +1,4 @@
-"""Score maps that somebody else made: files paired with images by name.
+"""Score maps of another program: files paired with images by name.
 
     DIR/[SET/]bottle/test/broken/000.npy     for the image bottle/test/broken/000.png of the set
 
@@ -118,7 +118,7 @@ def _why_not(dtype: np.dtype[Any]) -> str:
     if dtype.itemsize == 1:
         return "8 bits, whose 256 steps tie most pixels, which changes every ranking metric"
     if dtype.kind in "iu":
-        return f"whole numbers of {dtype.itemsize * 8} bits, of which nobody knows what full scale is"
+        return f"whole numbers of {dtype.itemsize * 8} bits, whose full scale is unknown"
     return "which are no scores"
 
 

@@ -83,7 +83,7 @@ class Listener(Predictor, Protocol):
 
         Raises:
             ImageError: there is no verdict on this image.
-            UsageError: a mode or an instruction that cannot be meant.
+            UsageError: an invalid mode or instruction.
         """
         ...
 
@@ -96,9 +96,9 @@ class Scored(NamedTuple):
     mask: NDArray[np.bool_] | None
     """The source's own, bool [h, w]; None where it has none."""
     image_score: float | None = None
-    """As of ``Prediction``."""
+    """See ``Prediction``."""
     answer: str | None = None
-    """As of ``Prediction``."""
+    """See ``Prediction``."""
 
 
 class MapSource(Protocol):
@@ -128,7 +128,7 @@ _opened: dict[tuple[object, ...], Predictor] = {}
 
 @dataclass(frozen=True)
 class Model:
-    """Maps made by a model, which is opened where it is first needed: once in every process, whoever asks."""
+    """Maps made by a model, which is opened at its first use, once in every process."""
 
     opener: Callable[..., Predictor]
     model: str
@@ -211,8 +211,8 @@ def find_opener(name: str = "bundle") -> Callable[..., Predictor]:
     """The function that opens models of that sort.
 
     Raises:
-        UsageError: nobody registered it.
-        SetupError: nobody registered anything.
+        UsageError: it is not registered.
+        SetupError: nothing is registered.
     """
     found = {entry.name: entry for entry in entry_points(group=GROUP)}
     if not found:

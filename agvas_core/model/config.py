@@ -55,7 +55,7 @@ class LmmConfig(_Part):
     """Layer norms on f_s and f_align: for towers that are trained from scratch."""
     tiles: int = Field(default=1, ge=1, le=3)
     """Any-resolution tiling with one grid for all images: the semantic view is cut into so many tiles per side, which follow the whole
-    in f_s. LLaVA-OneVision's ``anyres_max_9``, hence 3 at most; it chooses the grid per image, which leaves rows of unlike length."""
+    in f_s. LLaVA-OneVision's ``anyres_max_9``, so 3 at most; it chooses the grid per image, which leaves rows of unlike length."""
     chat: Literal["qwen", "vicuna"]
     vocab_size: int
     """Rows of embeddings and head: all of the tokenizer's, the anchors', and those that no token uses yet."""

@@ -67,7 +67,7 @@ def provenance_of(source: Checkpoint, sha256: str) -> dict[str, Any]:
 
 
 def base_of(source: Checkpoint) -> dict[str, dict[str, str]]:
-    """What training started from, by part: its name (of a folder only the last part: paths are nobody's business) and its digest."""
+    """What training started from, by part: its name (of a folder only the last part: paths are private) and its digest."""
     path = source.folder / BASE
     told: dict[str, dict[str, str]] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     if not told:
@@ -107,7 +107,7 @@ class Form:
     """Whether there is a graph that compares an image with good ones (``agvas fit`` needs it)."""
 
     def check(self) -> None:
-        """Raises UsageError where it cannot be meant."""
+        """Raises UsageError if it is invalid."""
         for form in self.lmm:
             if form not in LMM_FORMS:
                 raise UsageError(f"--lmm has {form!r}; forms are {', '.join(LMM_FORMS)}, several with commas between")

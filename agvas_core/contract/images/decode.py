@@ -107,7 +107,7 @@ def decode_image(
         max_pixels: more are refused before anything is decoded.
         bits: how many of the 16 bits of a uint16 sample are used.
         page: of a TIFF, counted from 0; None takes the first and tells ``note`` if there are more.
-        note: is told of what may be meant otherwise.
+        note: called with a message for each ambiguity.
         header: what ``check_header`` gave, where it was called.
 
     Raises:

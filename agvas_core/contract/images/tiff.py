@@ -122,7 +122,7 @@ def decode_tiff(
 
     Args:
         whole_file: decodes the first page by OpenCV, BGR turned upright, for the few kinds that are left to it.
-        note: is told of samples that are passed over.
+        note: called with a message for each sample that is skipped.
 
     Raises:
         ImageError: it is broken, cut short, or of a kind that is not read; the message says which.

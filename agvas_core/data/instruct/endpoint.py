@@ -43,11 +43,11 @@ class Pace:
         return start_s - now_s
 
     def hold(self, now_s: float, seconds: float) -> None:
-        """Nobody asks before ``seconds`` from ``now_s`` are over."""
+        """No request is sent until ``seconds`` after ``now_s``."""
         self._quiet_until_s = max(self._quiet_until_s, now_s + seconds)
 
     def quiet_for(self, now_s: float) -> float:
-        """Seconds from ``now_s`` for which nobody may ask."""
+        """Seconds from ``now_s`` until the next request may be sent."""
         return max(0.0, self._quiet_until_s - now_s)
 
     async def turn(self) -> None:

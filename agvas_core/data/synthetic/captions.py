@@ -95,7 +95,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "dent": ("dent",),
     "surface": ("worn",),
 }
-"""Kinds that the eye tells apart. The generator draws scratches, cracks and threads in different ways, but nobody can name them
+"""Kinds that the eye tells apart. The generator draws scratches, cracks and threads in different ways, but people cannot name them
 surely from 60 pixels: an instruction that asks for one of a group means all of it."""
 
 # Kinds that an honest eye may take for one another: asking for one where the other is present is no clear refusal.
@@ -196,7 +196,7 @@ def parse(caption: str) -> tuple[Mention, ...]:
 
 
 def _far_apart(place: str, other: str) -> bool:
-    """Two cells of the grid that nobody confuses: at least one whole cell lies between them."""
+    """Two cells of the grid that cannot be confused: at least one whole cell lies between them."""
     a, b = divmod(PLACES.index(place), 3), divmod(PLACES.index(other), 3)
     return max(abs(a[0] - b[0]), abs(a[1] - b[1])) >= 2
 

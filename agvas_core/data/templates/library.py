@@ -50,7 +50,7 @@ class TaskTemplates:
     instructions: tuple[str, ...] = ()
     answers: tuple[str, ...] = ()
     refusals: tuple[str, ...] = ()
-    """Answers for an image in which there is nothing to find."""
+    """Answers for an image without anomalies."""
     dialogues: tuple[Dialogue, ...] = ()
 
 

@@ -125,7 +125,7 @@ def from_pretrained(kind: type[Any], name: str | None, dtype: torch.dtype, **arg
 
 
 def _first(keys: list[str], others: Iterable[str]) -> str:
-    """The first key, the nearest among those that nobody asked for, and how many more."""
+    """The first key, the nearest among the unused ones, and how many more."""
     more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
     return keys[0] + did_you_mean(keys[0], others).replace("; did you mean", " (it has").replace("?", ")") + more
 

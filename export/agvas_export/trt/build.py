@@ -26,7 +26,7 @@ def graph_to_build(plan: Plan, step: Step, images: Sequence[NDArray[np.uint8]], 
 
     Raises:
         UsageError: too few images for its ranges.
-        BundleError: there is nothing to quantise.
+        BundleError: nothing can be quantised.
     """
     if plan.precision not in QUANTISED_PRECISIONS or step.stage != "vision":
         return step.graph

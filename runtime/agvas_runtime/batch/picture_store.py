@@ -42,7 +42,7 @@ class PictureStore:
         self._systems: dict[str, Any] = {}
 
     def read(self, name: str, note: Callable[[str], None] | None = None) -> NDArray[np.uint8]:
-        """RGB uint8 [H, W, 3]. ``note`` is told of what may be meant otherwise.
+        """RGB uint8 [H, W, 3]. ``note`` is called with a message for each ambiguity.
 
         Raises:
             ImageError: it is not there, or no image.
@@ -107,7 +107,7 @@ def open_system(address: str) -> tuple[Any, str]:
     """The file system behind an address, and the path in it.
 
     Raises:
-        UsageError: nobody knows the scheme.
+        UsageError: an unknown scheme.
         SetupError: what it needs is not installed.
     """
     try:

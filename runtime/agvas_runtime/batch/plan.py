@@ -53,7 +53,7 @@ class Plan(BaseModel):
     schema_version: int = SCHEMA_VERSION
     agvas: str = __version__
     identity: str
-    """A UUID; every result bears it."""
+    """A UUID, written into every result."""
     images: int
     shard_images: int
     part_shards: int = PART_SHARDS
@@ -95,7 +95,7 @@ def read_plan(out: Path) -> Plan | None:
     """The plan in ``out``; None where there is none.
 
     Raises:
-        UsageError: another version of agvas wrote it, or nobody did.
+        UsageError: another version of agvas wrote it, or it is no plan.
     """
     path = out / PLAN_NAME
     try:

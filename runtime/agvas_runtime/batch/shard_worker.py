@@ -30,7 +30,7 @@ __all__ = ["OPEN_FOLDER", "Claim", "Look", "ShardWorker", "open_look"]
 
 # A worker's hold on a shard, and what is remembered of those that died with it.
 #
-# ``OUT/open/shard-000000123`` is locked while somebody works at the shard, and is still there, unlocked, where that somebody was killed.
+# ``OUT/open/shard-000000123`` is locked while a worker is at the shard. It is left unlocked if that worker was killed.
 # Whoever takes the shard up then works with care: before each image its index is written down. An image with which two careful workers died is
 # not tried a third time: it kills whoever looks at it.
 
@@ -60,7 +60,7 @@ class Claim:
 
     @property
     def careful(self) -> bool:
-        """Whether somebody died with this shard."""
+        """Whether a worker died with this shard."""
         return self.tries > 1
 
     def deadly(self, index: int) -> int:

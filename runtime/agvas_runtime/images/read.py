@@ -67,7 +67,7 @@ class NotedOnce:
         """``notes`` grows; each entry begins with the name of the first file that it was noted of."""
         self.notes = notes
         self.told: Callable[[str], None] | None = None
-        """Called with each entry, where somebody is to know at once."""
+        """Called with each entry as it is found; None collects only."""
         self._kinds: set[str] = set()
 
     def of(self, name: str) -> Callable[[str], None]:

@@ -3,7 +3,7 @@
     counts = tuned_counts(bundle.identity, ("onnx", "onnx", "onnx"), threads=None)
 
 A file counts where all of that is exactly so, versions of the packages included; anywhere else ``default_counts`` stand. One that
-cannot be read, or is not what its name says, is told of and left alone: a line never stops for want of it.
+cannot be read, or is not what its name says, is reported and ignored: it never stops a line.
 """
 
 import hashlib

@@ -68,7 +68,7 @@ class SegmentOptions:
     max_pixels: int = MAX_PIXELS
     """Images with more pixels get NO_VERDICT."""
     bits: int | None = None
-    """Bits that 16-bit images use, 9 to 16; 16 if None. For whoever reads the images: a segmenter is given pixels."""
+    """Bits that 16-bit images use, 9 to 16; 16 if None. Used when files are read: a segmenter is given pixels."""
 
     def __post_init__(self) -> None:
         if self.threads is not None and not 1 <= self.threads <= MAX_THREADS:

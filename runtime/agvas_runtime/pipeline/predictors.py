@@ -99,7 +99,7 @@ class BundlePredictor:
 
         Raises:
             ImageError: there is no verdict on this image.
-            UsageError: an instruction or mode that cannot be meant.
+            UsageError: an invalid instruction or mode.
         """
         segmenter = self.segmenter.with_lmm(_Silenced(self.segmenter.lmm)) if zero_anchors else self.segmenter
         result = segmenter.segment(
@@ -134,7 +134,7 @@ def open_predictor(
 
     Args:
         model: a bundled name, or the folder or zip of a bundle.
-        mode, generate: as of ``BundlePredictor``.
+        mode, generate: see ``BundlePredictor``.
         alpha: share of P_seg in P (eq. 8), in place of the bundle's.
         options: the other fields of ``SegmentOptions`` (``pipeline.options``).
 
@@ -282,7 +282,7 @@ def _features(arrays: Arrays) -> Features:
 
 
 class _Vision:
-    """Somebody else's stage 1 as a stage."""
+    """Stage 1 of a foreign engine."""
 
     def __init__(self, stages: Stages) -> None:
         self.stages = stages
@@ -292,7 +292,7 @@ class _Vision:
 
 
 class _Lmm:
-    """Somebody else's stage 2 as a stage, in direct mode."""
+    """Stage 2 of a foreign engine, in direct mode."""
 
     def __init__(self, stages: Stages) -> None:
         self.stages = stages
@@ -304,7 +304,7 @@ class _Lmm:
 
 
 class _Decoder:
-    """Somebody else's stage 3 as a stage."""
+    """Stage 3 of a foreign engine."""
 
     def __init__(self, stages: Stages) -> None:
         self.stages = stages

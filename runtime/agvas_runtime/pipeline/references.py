@@ -218,7 +218,7 @@ class References:
         return Judged(score_map, image_score(score_map, point), *judge_map(score_map, point))
 
     def score_map(self, image: Rgb, zero_shot: Float, share: float) -> Float:
-        """The score map alone, float32 [H, W] in 0..1; arguments and errors as of ``judge``."""
+        """The score map alone, float32 [H, W] in 0..1; arguments and errors are those of ``judge``."""
         product = self.product
         self._check(frame_facts(image))
         found = self.cells.compare(self.cells.prepare(image), self.bank, product.colour_weight)

@@ -83,7 +83,7 @@ class Machine(_Part):
     limits_of: str = "CPU, float32"
     """What the two rates were measured on."""
     load_before: float
-    """How many processes wanted a core, averaged over a minute, before we began; above 0.5 somebody else was at work."""
+    """How many processes wanted a core, averaged over a minute, before we began; above 0.5 other processes were busy."""
     gpu: str
     """Its name and driver, or why none was looked at."""
 

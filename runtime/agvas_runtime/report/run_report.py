@@ -152,7 +152,7 @@ class Report:
 
 
 def headline(counts: Mapping[Verdict, int]) -> str:
-    """The outcome in a sentence for somebody who knows nothing of the software."""
+    """The outcome in one sentence, for readers who do not know the software."""
     failed, total = counts.get(Verdict.FAIL, 0), sum(counts.values())
     unjudged = counts.get(Verdict.NO_VERDICT, 0)
     if total == 0:

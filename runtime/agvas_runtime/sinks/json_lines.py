@@ -17,7 +17,7 @@ class JsonLinesSink:
     """Appends to a file, on disk when ``send`` returns.
 
     The file of that name: after logrotate or ``rm`` a new one is made, for what is written to a file that has no name any more is
-    read by nobody. A line that was cut off by a kill is removed when the file is opened, and a message whose key stands among the last lines is not
+    not read. A line that was cut off by a kill is removed when the file is opened, and a message whose key stands among the last lines is not
     written again: no more than a few messages are ever sent and not yet acknowledged.
     """
 

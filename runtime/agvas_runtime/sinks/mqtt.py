@@ -82,7 +82,7 @@ class MqttSink:
             client.disconnect()
 
     def _loop(self, client: mqtt.Client, done: Callable[[], bool]) -> None:
-        """Talks with the broker until ``done``, in the caller's thread: there is nothing to say between two messages."""
+        """Talks with the broker until ``done``, in the caller's thread."""
         end = time.monotonic() + self._timeout_s
         self._silence = f"nothing came within {self._timeout_s:g} s"
         while not done() and time.monotonic() < end:

@@ -109,7 +109,7 @@ class VideoSource:
             )
 
     def _open(self) -> "VideoStream":
-        """Raises SetupError as of ``stream_class``, SourceError where this is no video."""
+        """Raises SetupError like ``stream_class``, SourceError where this is no video."""
         if not self.path.is_file():  # FFmpeg would wait for the other end of a pipe, for ever and deaf to Ctrl-C
             raise SourceError("no regular file")
         return stream_class()(self.path)

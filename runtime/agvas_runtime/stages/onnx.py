@@ -344,13 +344,13 @@ class OnnxReferences:
         self.graph = OnnxGraph(bundle, self.spec, threads, providers)
 
     def embed(self, image: NDArray[np.uint8], features: Features | None = None) -> Float:
-        """As of ``ReferenceStage``."""
+        """See ``ReferenceStage``."""
         return self(image, empty_bank(self.spec), features).embedding
 
     def __call__(
         self, image: NDArray[np.uint8], bank: Float, features: Features | None = None, *, colour_weight: float = 1.0
     ) -> ReferenceDistances:
-        """As of ``ReferenceStage``."""
+        """See ``ReferenceStage``."""
         found = self.graph.run(reference_inputs(self.spec, image, bank, features, colour_weight))
         return ReferenceDistances(found["embedding"], found["deep"], found["joint"])
 
@@ -375,7 +375,7 @@ class OnnxHead:
         self.graph = OnnxGraph(bundle, head_of(bundle), threads, providers)
 
     def __call__(self, embedding: Float, rarities: Float) -> Float:
-        """As of ``HeadStage``."""
+        """See ``HeadStage``."""
         return np.asarray(self.graph.run({"embedding": embedding, "rarities": rarities})["logit"], np.float32)
 
 

@@ -135,7 +135,7 @@ class DirectStage(Protocol):
     """All three stages at once, in direct mode: what lies between them stays where it is computed."""
 
     def __call__(self, semantic_image: NDArray[np.uint8], pixel_image: NDArray[np.uint8], instruction: str) -> Pending:
-        """Begins, and returns at once; arguments and errors as of the three."""
+        """Begins, and returns at once; arguments and errors are those of the three."""
         ...
 
 
@@ -190,7 +190,7 @@ class FrameSeen(NamedTuple):
     anomalous: bool
     """Whether a region of it counts, by the operating point that it was seen under."""
     deep: Float | None = None
-    """float32 [h, w], as of ``ReferenceDistances``, of the whole frame; None where the plan has no references."""
+    """float32 [h, w], see ``ReferenceDistances``, of the whole frame; None where the plan has no references."""
     joint: Float | None = None
 
 
@@ -230,7 +230,7 @@ class ProbedVision(Protocol):
     """A joined vision stage whose engine has a clock on its device."""
 
     def joined(self, lmm: object, decoder: object) -> DirectStage | None:
-        """As of ``JoinedVision``."""
+        """See ``JoinedVision``."""
         ...
 
     def times(

@@ -224,14 +224,14 @@ class TorchReferences:
         self.module = ReferenceDistance(cells, pieces=1).eval().to(device)
 
     def embed(self, image: NDArray[np.uint8], features: Features | None = None) -> Float:
-        """As of ``ReferenceStage``."""
+        """See ``ReferenceStage``."""
         return self(image, empty_bank(self.spec), features).embedding
 
     @torch.inference_mode()
     def __call__(
         self, image: NDArray[np.uint8], bank: Float, features: Features | None = None, *, colour_weight: float = 1.0
     ) -> ReferenceDistances:
-        """As of ``ReferenceStage``."""
+        """See ``ReferenceStage``."""
         inputs = reference_inputs(self.spec, image, bank, features, colour_weight)
         given = {name: torch.from_numpy(np.asarray(value)).to(self._device) for name, value in inputs.items()}
         view = given["reference_image"] if "reference_image" in given else given["pixel_image"]
@@ -283,7 +283,7 @@ class TorchHead:
 
     @torch.inference_mode()
     def __call__(self, embedding: NDArray[np.float32], rarities: NDArray[np.float32]) -> NDArray[np.float32]:
-        """As of ``HeadStage``."""
+        """See ``HeadStage``."""
         return np.asarray(self.module(torch.tensor(embedding), torch.tensor(rarities)).numpy())
 
 

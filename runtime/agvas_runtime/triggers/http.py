@@ -40,7 +40,7 @@ class HttpTrigger:
     """A port."""
 
     def __init__(self, host: str, port: int, api_key: str | None = None) -> None:
-        """``port`` 0 takes any that is free; it is listened on once ``start`` is called. Whoever does not send ``api_key`` is sent away.
+        """``port`` 0 takes any that is free; it is listened on once ``start`` is called. Requests without ``api_key`` are refused.
 
         Raises:
             SetupError: the port cannot be had.

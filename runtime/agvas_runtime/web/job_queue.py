@@ -1,4 +1,4 @@
-"""A bounded queue before a few worker threads: what does not fit is refused at once, what nobody waits for any more is dropped.
+"""A bounded queue before a few worker threads: what does not fit is refused at once, what no client waits for any more is dropped.
 
     queue = JobQueue(workers=1, limit=16)
     result = await queue.run(lambda: segmenter.segment(frame))

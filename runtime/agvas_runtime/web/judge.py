@@ -58,7 +58,7 @@ def entry_of(result: Result, include: Collection[str]) -> dict[str, Any]:
 
 
 class ClientLeft(AgvasError):
-    """Nobody waits for the answer any more."""
+    """The client has closed the connection."""
 
 
 @dataclass
@@ -75,7 +75,7 @@ class Hearing:
             self.tell(piece)
 
     def check(self) -> None:
-        """Raises ClientLeft where nobody listens any more."""
+        """Raises ClientLeft if the client has closed the connection."""
         if self.gone.is_set():
             raise ClientLeft("the client left")
 
@@ -121,7 +121,7 @@ class Judge:
         """Checks what is asked, before the image waits; returns as much of the history, the newest first, as the model has room for.
 
         Raises:
-            UsageError: words or a mode that cannot be meant, or words that do not fit even by themselves.
+            UsageError: invalid words or mode, or words that do not fit even by themselves.
         """
         spec = self.segmenter.bundle.manifest.prompt
         question = ask(spec, prompt=prompt, mode=options.mode, normal_look=options.normal_look, before=self.segmenter.question)
@@ -144,7 +144,7 @@ class Judge:
         """One image to its result; NO_VERDICT where it cannot be used.
 
         Raises:
-            ClientLeft: nobody waits for it any more.
+            ClientLeft: the client has closed the connection.
             StageError: the language model's engine is down.
         """
         hearing.check()

@@ -19,7 +19,7 @@ __all__ = ["REFUSALS", "Refusal", "answer_errors", "busy", "error_body", "of_err
 
 
 REFUSALS: dict[int | str, dict[str, Any]] = {
-    400: {"description": "asked for something that cannot be meant"},
+    400: {"description": "invalid request"},
     401: {"description": "no API key, or another one"},
     408: {"description": "the body came too slowly"},
     413: {"description": "too many bytes, or an image of too many pixels"},

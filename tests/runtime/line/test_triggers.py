@@ -363,7 +363,7 @@ def test_a_killed_camera_leaves_a_gap_in_the_ledger_and_no_frame_that_was_never_
         (["0", "1", "2"], {"triggers": ["free", "free"]}, "once, or once for each"),
         ([], {"triggers": ["http:0"]}, "no --camera"),
         (["0"], {"triggers": ["htp:0"]}, "did you mean http"),
-        (["genicam://x?trigger=Software"], {}, "nobody asks"),
+        (["genicam://x?trigger=Software"], {}, "there is no trigger"),
         (["genicam://x?trigger=Line1"], {"triggers": ["http:0"]}, "leave one of the two out"),
         (["0"], {"triggers": ["software"], "policies": [QueuePolicy.LATEST]}, "would drop parts"),
         (["0"], {"bits": 12}, "cameras that send Mono16"),

@@ -1,4 +1,4 @@
-"""``agvas-run --camera URI --recipe R``: cameras, stations, ledger, triggers, sinks and metrics, until somebody says stop."""
+"""``agvas-run --camera URI --recipe R``: cameras, stations, ledger, triggers, sinks and metrics, until SIGTERM, Ctrl-C or --limit."""
 
 import logging
 import signal
@@ -36,7 +36,7 @@ __all__ = ["LineJob", "Page", "run_line"]
 log = logging.getLogger("agvas.line")
 
 JUMP_S: Final = 1.0
-"""Between two looks; whoever slews a clock stays below it."""
+"""Larger jumps between two checks are reported; slewing stays below it."""
 
 
 class Page(Protocol):
@@ -204,7 +204,7 @@ def run_line(
 
 
 class _WallClock:
-    """Notices when somebody sets the clock, by the one that nobody sets."""
+    """Notices when the wall clock is set, by the monotonic one."""
 
     def __init__(self) -> None:
         self._ahead_s = time.time() - time.monotonic()
@@ -219,7 +219,7 @@ class _WallClock:
 
 
 def _heard(runners: Sequence[StationJob]) -> list[str]:
-    """Addresses that somebody must listen at, each once."""
+    """Addresses to listen at, each once."""
     return list(dict.fromkeys(runner.trigger for runner in runners if runner.trigger not in (FREE, SOFTWARE)))
 
 

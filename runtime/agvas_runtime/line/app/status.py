@@ -1,7 +1,7 @@
 """What a page shows of a line: for each station the newest part, the last rejects, counts; for all of them disk and sinks.
 
 A listener of every station. It keeps references and counts, and draws nothing but rejects, in a thread of its own; the newest part is
-drawn when somebody looks. What was before this run comes from the ledger, over a connection that no verdict waits for.
+drawn when the page is open. What was before this run comes from the ledger, over a connection that no verdict waits for.
 """
 
 import json
@@ -43,7 +43,7 @@ class StationStats:
     """Counts the parts of one station. Not for several threads at once."""
 
     def __init__(self, clock: Callable[[], float] = time.time, steady: Callable[[], float] = time.monotonic) -> None:
-        """``clock``: Unix time. ``steady``: seconds that nobody sets back, for the rate."""
+        """``clock``: Unix time. ``steady``: monotonic seconds, for the rate."""
         self._clock, self._steady = clock, steady
         self._began_s = steady()
         self._run: Counter[Verdict] = Counter()
@@ -112,7 +112,7 @@ class StationFacts:
     deadline_ms: float
     source_up: bool
     dropped: int
-    """Frames that the camera gave and nobody took, since the start."""
+    """Frames of the camera that were not taken, since the start."""
     waiting: int
     """Parts that wait for the engine, of ``queue_parts``."""
     queue_parts: int

@@ -54,7 +54,7 @@ class LedgerCheck:
         found += [f"sink       {sink}: " + _counts(states) for sink, states in self.deliveries.items()]
         found += [
             f"images     {_counts(self.images)}",
-            f"dropped    {self.dropped} frames that nobody took",
+            f"dropped    {self.dropped} frames that were not taken",
             f"events     {self.events}",
         ]
         return found + [f"FAULT      {fault}" for fault in self.faults]

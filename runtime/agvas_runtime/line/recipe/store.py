@@ -131,9 +131,7 @@ class RecipeStore:
         with self._locked():
             history = self.history()
             if len(history) < 2:
-                raise RecipeError(
-                    f"{self.folder} has had one recipe only, {history[0].sha256[:12]}: there is nothing to go back to"
-                )
+                raise RecipeError(f"{self.folder} has had one recipe only, {history[0].sha256[:12]}: there is nothing to go back to")
             before, target = self.version(history[-1].sha256), self.version(history[-2].sha256)
             now = datetime.now(UTC).isoformat(timespec="milliseconds")
             # The step is taken out of the history, so that a second rollback goes one further.

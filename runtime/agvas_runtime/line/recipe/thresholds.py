@@ -90,5 +90,5 @@ def oddities(recipe: Recipe) -> list[str]:
     if recipe.deadline_ms < SHORT_DEADLINE_MS:
         found.append(f"deadline_ms is {recipe.deadline_ms:g}; below {SHORT_DEADLINE_MS:g} ms most parts may have NO_VERDICT")
     if not recipe.keep.rejects:
-        found.append("keep.rejects is false: nobody will see what was rejected")
+        found.append("keep.rejects is false: images of rejected parts are not kept")
     return found

@@ -107,7 +107,7 @@ def station_jobs(
     """A job for each camera, or one for files. Recipes, triggers, policies and pixel formats are given once, or once for each camera in its order.
 
     Raises:
-        UsageError: they do not fit, or one cannot be meant.
+        UsageError: they do not fit, or one is invalid.
     """
     count = len(cameras) or 1
     for option, given, once in (
@@ -164,7 +164,9 @@ def _check(job: StationJob) -> None:
         )
     asked = camera_address(job.camera).is_asked
     if asked and not job.triggered:
-        raise UsageError(f"{job.name} gives a frame only when it is asked, and nobody asks: give --trigger, or another trigger=")
+        raise UsageError(
+            f"{job.name} gives a frame only when it is asked, and there is no trigger: give --trigger, or another trigger="
+        )
     if job.triggered and "trigger" in camera_address(job.camera).settings and not asked:
         raise UsageError(f"{job.name} is triggered at the camera and by --trigger: leave one of the two out")
     if job.triggered and job.policy is QueuePolicy.LATEST:
@@ -297,7 +299,7 @@ class StationRunner:
         yield "agvas_source_up", "Whether the source gives frames.", here, float(not self.feed.lost)
         yield (
             "agvas_frames_dropped",
-            "Frames that the camera gave and nobody took, since the start.",
+            "Frames of the camera that were not taken, since the start.",
             here,
             float(self.feed.dropped),
         )

@@ -33,7 +33,7 @@ class QueuePolicy(StrEnum):
     LATEST = "latest"
     """The newest frame counts, and those that it replaces are dropped. For a camera that runs free."""
     BLOCK = "block"
-    """The source, or whoever triggers, is made to wait."""
+    """The source, or the trigger, waits."""
 
 
 log = logging.getLogger("agvas.line")
@@ -63,7 +63,7 @@ class SourceLoop:
         self.parts = 0
         """Frames that became parts."""
         self.dropped = 0
-        """Frames that the camera gave and nobody took."""
+        """Frames of the camera that were not taken."""
         self.lost = False
         """Whether the source is away at this moment."""
         self.triggered = triggered
@@ -106,7 +106,7 @@ class SourceLoop:
             self._note("dropped", f"{self._unwritten} frames after the last part")
 
     def fire(self, key: str | None = None) -> PendingPart:
-        """Asks for a part: the first frame that arrives from now on is its own, and of nobody else.
+        """Asks for a part: the first frame that arrives from now on is its own alone.
 
         Args:
             key: what asks, unique at this station; sent again, the part is the one that is there. A random one where None.

@@ -5,7 +5,7 @@
     pending.wait().verdict
 
 Three threads meet in a part: the one that offers it, the worker that looks at it, and the clock that gives it NO_VERDICT at its
-deadline. Whoever claims the part first settles it; nobody else can. A verdict is told to nobody before it is in the ledger.
+deadline. The first to claim the part settles it. A verdict is published only after it is in the ledger.
 """
 
 import heapq
@@ -61,7 +61,7 @@ class LatencyEstimate:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A part that has its verdict, for whoever shows or counts it."""
+    """A part that has its verdict, for listeners."""
 
     seq: int
     station: str
@@ -154,7 +154,7 @@ class Station:
         Args:
             key: what asked for this part, unique at this station; offered again, the same part comes back.
             began_s: ``time.monotonic`` of the trigger, now where None.
-            dropped: frames that the camera gave and nobody took since the part before.
+            dropped: frames of the camera that were not taken since the part before.
             block: wait while the queue is full; else such a part has NO_VERDICT at once.
 
         Raises:
@@ -223,7 +223,7 @@ class Station:
         return pending, True
 
     def _known_of(self, frame: Frame, version: RecipeVersion) -> dict[str, Any]:
-        """What the ledger has of a part, whatever becomes of it."""
+        """What the ledger stores of a part, with or without a verdict."""
         known: dict[str, Any] = {"frame": frame.name, "recipe": version.sha256, "engine": self._inspector.identity}
         if frame.image is not None:
             height, width = frame.image.shape[:2]

@@ -418,7 +418,7 @@ class FrameFlight(_Flight):
         self._names = names
 
     def result(self) -> FrameSeen:
-        """As of ``PendingFrame``."""
+        """See ``PendingFrame``."""
         score_map, summary, *distances = self._landed(*self._names)
         return read_summary(summary, score_map, *distances)
 

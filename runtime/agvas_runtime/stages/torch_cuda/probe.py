@@ -67,7 +67,7 @@ def stage_times(engine: Engine, views: Views, words: Words, count: int) -> dict[
 
 
 def limits(engine: Engine) -> tuple[str, float, float]:
-    """As of ``ProbedVision``; the best of five."""
+    """See ``ProbedVision``; the best of five."""
     device = engine.device
     dtype = torch.float32 if engine.precision == "fp32" else torch.bfloat16
     with engine.turn("the profile"):

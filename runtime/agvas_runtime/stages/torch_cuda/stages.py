@@ -52,17 +52,17 @@ class CudaVision:
         return CudaDirect(lmm) if mine and isinstance(lmm, CudaLmm) else None
 
     def framed(self, lmm: object, decoder: object) -> "CudaFrames | None":
-        """As of ``FramedVision``."""
+        """See ``FramedVision``."""
         joined, core = self.joined(lmm, decoder), kernels()
         return CudaFrames(core, joined.lmm) if joined is not None and core is not None else None
 
     def times(self, lmm: object, views: Views, instruction: str, count: int) -> dict[str, list[float]]:
-        """As of ``ProbedVision``."""
+        """See ``ProbedVision``."""
         assert isinstance(lmm, CudaLmm), "joined() says whose the language model is"
         return stage_times(self.engine, views, lmm.tokenizer.words(instruction, Mode.DIRECT, ()), count)
 
     def limits(self) -> tuple[str, float, float]:
-        """As of ``ProbedVision``."""
+        """See ``ProbedVision``."""
         return limits(self.engine)
 
 
@@ -106,7 +106,7 @@ class CudaDirect:
         self.lmm = lmm
 
     def __call__(self, semantic_image: NDArray[np.uint8], pixel_image: NDArray[np.uint8], instruction: str) -> Pending:
-        """Begins, and returns at once; arguments and errors as of the three stages."""
+        """Begins, and returns at once; arguments and errors are those of the three stages."""
         return self.lmm.engine.launch((semantic_image, pixel_image), self.lmm.tokenizer.words(instruction, Mode.DIRECT, ()))
 
 
@@ -117,7 +117,7 @@ class CudaFrames:
         self._core, self._lmm = core, lmm
 
     def __call__(self, image: NDArray[np.uint8], plan: FramePlan, instruction: str, point: OperatingPoint) -> PendingFrame | None:
-        """As of ``FrameStage``."""
+        """See ``FrameStage``."""
         if not can_see_references(plan, TorchReferences):
             return None
         rule = packed_rule(point, image.shape[0] * image.shape[1])

@@ -120,7 +120,7 @@ class TrtEngine:
             yield
 
     def lend_to(self, stream: int) -> None:
-        """Work of a stream of somebody else's is under way in the scratch memory; the next ``run`` waits for it. Within a turn."""
+        """Work of a foreign stream is under way in the scratch memory; the next ``run`` waits for it. Within a turn."""
         self._lent_to = stream
 
     def _allocate(self) -> dict[str, DeviceMemory]:

@@ -64,7 +64,7 @@ class TrtFrames:
         self._frames: GraphCache[_Frame] = GraphCache()
 
     def __call__(self, image: NDArray[np.uint8], plan: FramePlan, instruction: str, point: OperatingPoint) -> "_Flight | None":
-        """As of ``FrameStage``.
+        """See ``FrameStage``.
 
         Raises:
             ImageError: a view that an engine was not built for; out of GPU memory.
@@ -256,7 +256,7 @@ class _Flight:
         self._cuda, self._slot, self._slots, self._names = cuda, slot, slots, names
 
     def result(self) -> FrameSeen:
-        """As of ``PendingFrame``."""
+        """See ``PendingFrame``."""
         self._cuda.enter()
         self._cuda.wait_for(self._slot.done, "a frame")
         summary, score_map, *distances = (self._slot.array(name).copy() for name in self._names)

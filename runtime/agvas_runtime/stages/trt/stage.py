@@ -38,7 +38,7 @@ class TrtVision:
         return Features(found["f_s"], found["f_align"], {name: found[name] for name in self._decoder})
 
     def framed(self, lmm: object, decoder: object) -> TrtFrames | None:
-        """As of ``FramedVision``."""
+        """See ``FramedVision``."""
         if self._framed is None or self._framed[0] is not lmm or self._framed[1] is not decoder:
             self._framed = lmm, decoder, self._frames(lmm, decoder)
         return self._framed[2]

@@ -148,7 +148,7 @@ def open_http(bundle: Bundle, settings: StageSettings) -> AskingLmm:
 
     Raises:
         UsageError: no address, or none that can be one.
-        SetupError: nobody answers there.
+        SetupError: no answer from there.
         BundleError: it serves another model.
     """
     if settings.lmm_url is None:

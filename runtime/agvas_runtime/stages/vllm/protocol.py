@@ -83,7 +83,7 @@ class Engine(Protocol):
     """A running vLLM, in process or elsewhere."""
 
     def identity(self) -> Identity:
-        """Raises StageError where nobody answers."""
+        """Raises StageError if there is no answer."""
         ...
 
     def ask(self, asked: LmmRequest) -> list[LmmResponse]:
@@ -123,7 +123,7 @@ def unpack_request(data: bytes) -> LmmRequest:
             f"rows are {list(ids['rows'])}; they ascend, and lie within the {len(ids['after'])} tokens after the image"
         )
     if not (adapter is None or isinstance(adapter, str)) or new_tokens < 0 or min((*ids["before"], *ids["after"]), default=0) < 0:
-        raise UsageError("the question has an adapter, a length or an id that cannot be meant: use the same agvas on both sides")
+        raise UsageError("the question has an invalid adapter, length or id: use the same agvas on both sides")
     return LmmRequest(ids["before"], ids["after"], ids["rows"], new_tokens, adapter, floats.reshape(shape))
 
 
@@ -135,7 +135,7 @@ def pack_responses(identity: Identity, said: list[LmmResponse]) -> bytes:
 
 
 def unpack_responses(data: bytes) -> tuple[Identity, list[LmmResponse]]:
-    """Raises ValueError, KeyError or TypeError where the bytes are no reply; whoever asked knows who sent it."""
+    """Raises ValueError, KeyError or TypeError where the bytes are no reply."""
     head, floats = _unpack(data)
     said, at = [], 0
     for row in head["said"]:

@@ -29,7 +29,7 @@ def serve_lmm(
     bundle: Annotated[
         Path, typer.Argument(metavar="FOLDER", help=f"Folder of agvas-export vllm, or a bundle with one in {IN_BUNDLE}/.")
     ],
-    host: Annotated[str, typer.Option(help="Whoever reaches it may use it, and is trusted: keep it on loopback.")] = DEFAULT_HOST,
+    host: Annotated[str, typer.Option(help="Address to listen on. Every client is trusted: keep it on loopback.")] = DEFAULT_HOST,
     port: Annotated[int, typer.Option(min=1, max=65535)] = DEFAULT_PORT,
     direct_only: Annotated[
         bool, typer.Option("--direct-only", help="Direct mode alone: no output head, less memory, a little faster.")
