@@ -170,7 +170,7 @@ def send(connection: http.client.HTTPConnection, image: bytes, tally: Tally) -> 
         reply = connection.getresponse()
         reply.read()
         tally.add(reply.status, (time.perf_counter() - began) * 1000, reply.getheader("Retry-After"))
-    except (OSError, http.client.HTTPException):  # a refusal closes the connection, which the next request opens anew
+    except (OSError, http.client.HTTPException):  # a refusal closes the connection, which the next request opens again
         tally.add(0, 0.0, None)
         connection.close()
 

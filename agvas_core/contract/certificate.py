@@ -35,7 +35,7 @@ __all__ = [
 
 PARITY_NAME = "parity.json"
 SCHEMA_VERSION: Final = 1
-MAX_BYTES: Final = 16 << 20  # it is read before anything vouches for it
+MAX_BYTES: Final = 16 << 20  # it is read before its hash is known
 _HEX = r"[0-9a-f]{64}"
 
 

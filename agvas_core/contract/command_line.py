@@ -10,7 +10,7 @@
 70   a bug of ours, with its traceback (EX_SOFTWARE of sysexits.h, so that it is never read as "rejects found")
 130  interrupted
 141  the reader of our output went away (128 + SIGPIPE)
-143  told to end (128 + SIGTERM); a command that may be interrupted ends in the same order
+143  ended by SIGTERM (128 + 15); a command that may be interrupted ends in the same order
 """
 
 import os

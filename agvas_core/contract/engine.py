@@ -128,7 +128,7 @@ def refuse_foreign(folder: Path, engines: EngineSet, stage: str, graph: Path, *,
     """The engine's file, once nothing speaks against it.
 
     Raises:
-        SetupError: it was built for another GPU, TensorRT or graph, is missing or was changed; names the command that builds it anew.
+        SetupError: it was built for another GPU, TensorRT or graph, is missing or was changed; names the command that builds it again.
     """
     again = f"build it here with agvas-export trt {graph.parent}"
     spec = engines.engines.get(stage)

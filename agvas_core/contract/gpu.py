@@ -72,7 +72,7 @@ def _first(rows: Sequence[Sequence[str]]) -> Sequence[str]:
     if (found := next((row for row in rows if row[3] == first), None)) is not None:
         return found
     raise SetupError(
-        f"there are several kinds of GPU here ({', '.join(row[0] for row in rows)}), and which of them CUDA puts first cannot be told: pip "
+        f"there are several kinds of GPU here ({', '.join(row[0] for row in rows)}), and which of them CUDA puts first is unknown: pip "
         "install 'agvas[trt]', or name --target"
     )
 

@@ -57,7 +57,7 @@ class CheckpointOptions:
     prompt: str | None = None
     mode: Mode = Mode.DIRECT
     generate: bool = False
-    """Whether it answers by itself in direct mode too; else the fixed answer is appended, and it is never heard refusing."""
+    """Whether it answers by itself in direct mode too; else the fixed answer is appended, and it cannot refuse."""
     operating_point: str = BALANCED
     threshold: float | None = None
     alpha: float | None = None

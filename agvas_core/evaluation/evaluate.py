@@ -115,7 +115,7 @@ def _refuse(unusable: Sequence[Unusable], data: DataSet, job: Job) -> None:
     listed = "".join(f"\n  {one.reason}" for one in unusable[:LISTED])
     more = f"\n  and {len(unusable) - LISTED} more" if len(unusable) > LISTED else ""
     raise UsageError(
-        f"{len(unusable)} of the {len(data.items)} images of {data.name} cannot be scored; mend them, or pass --skip-unusable to "
+        f"{len(unusable)} of the {len(data.items)} images of {data.name} cannot be scored; fix them, or pass --skip-unusable to "
         f"leave them out of every figure:{listed}{more}"
     )
 

@@ -396,7 +396,7 @@ def _mean(trials: Sequence[Trial]) -> Metrics:
 
 
 class Follow(Protocol):
-    """Told how far it is; ``progress.EvalProgress`` is one."""
+    """Called with the progress; ``progress.EvalProgress`` is one."""
 
     def doing(self, what: str) -> None:
         """What comes next."""

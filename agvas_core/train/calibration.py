@@ -1,7 +1,7 @@
 """From a trained model to verdicts: where 0.5 lies, and the two operating points, set on generated images that training did not draw.
 
 1. *Bias.* A positive weight w in BCE makes a pixel anomalous at odds of 1 to w, so that a threshold of 0.5 flags too much (log w in
-   logits; Dice moves it again). One number mends it: how far both maps' logits are lowered, chosen where IoU_ano times IoU_nor is highest,
+   logits; Dice moves it again). One number corrects it: how far both maps' logits are lowered, chosen where IoU_ano times IoU_nor is highest,
    so that neither is traded away for the other. It becomes part of AGMD's bias, so that P > 0.5 is a meaningful threshold
    by itself; the ranking of pixels (AP) hardly changes.
 2. *Balanced*: threshold, seed threshold, least area and gate of the highest IoU_ano that keep the asked IoU_nor.

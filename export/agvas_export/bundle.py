@@ -142,7 +142,7 @@ def export_bundle(
         name: of the bundle; the model's own by default.
         form: precision, batch, and what the language model is written as.
         overwrite: replace the bundle in ``out``.
-        progress: is told each step before it begins.
+        progress: called with each step before it begins.
 
     Raises:
         UsageError: not a checkpoint, a name that cannot be one, or an ``out`` that must not be replaced.
@@ -275,7 +275,7 @@ def check_tokenizer(source: Checkpoint, prompt: PromptSpec) -> None:
     if encode(source.tokenizer, prompt.answer)[:1] == encode(source.tokenizer, prompt.refusal)[:1]:
         raise SetupError(
             f"the tokenizer of {source.folder} begins {prompt.answer!r} and {prompt.refusal!r} with the same token, so a refusal cannot "
-            "be told without decoding: choose an answer with another first word"
+            "be read without decoding: choose an answer with another first word"
         )
 
 

@@ -179,7 +179,7 @@ def certificate_place(folder: Path, out: Path | None) -> Path:
     """Where the certificate goes, known before the minutes of work.
 
     Raises:
-        UsageError: into a bundle whose manifest vouches for the file of that name.
+        UsageError: into a bundle whose manifest has a hash for the file of that name.
         OutputError: a folder that cannot be written.
     """
     place = out or folder / PARITY_NAME

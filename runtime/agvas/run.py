@@ -151,7 +151,7 @@ def run(
     With --recipe it runs a line, as agvas line does; the options of the panel Line need it.
 
     Exit codes: 0 fine, 1 rejects found (--fail-on-reject), 2 usage, 3 environment (model, packages, output folder), 5 source lost, 130
-    interrupted, 143 told to end (SIGTERM).
+    interrupted, 143 ended by SIGTERM.
     """
     cameras = tuple(camera or ())
     if not sources and not cameras:

@@ -219,7 +219,7 @@ def test_a_server_that_is_no_longer_there_or_no_longer_the_same_gives_no_verdict
         assert told[0] is Verdict.NO_VERDICT and reason in told[1], told
     server.reply, server.identity = None, replace(before, checkpoint_sha256="f" * 64)
     told = verdict()
-    assert told[0] is Verdict.NO_VERDICT and "start the run anew" in told[1]
+    assert told[0] is Verdict.NO_VERDICT and "start the run again" in told[1]
     server.identity = before
     assert verdict()[0] is not Verdict.NO_VERDICT
 

@@ -191,7 +191,7 @@ def _by_opencv(data: bytes, header: ImageHeader) -> NDArray[np.generic]:
             # Unchanged: alpha and depth stay, and no rotation, which OpenCV versions do for different sets of formats.
             pixels: NDArray[np.generic] | None = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
         except (cv2.error, MemoryError) as error:
-            raise ImageError(f"OpenCV cannot decode it ({str(error).strip()}): save it anew as PNG") from error
+            raise ImageError(f"OpenCV cannot decode it ({str(error).strip()}): save it again as PNG") from error
     if pixels is None:
         raise ImageError(
             f"{header.format.upper()} of {header.width}x{header.height} px cannot be decoded: it is cut short or broken"

@@ -101,7 +101,7 @@ def check_set(
     Args:
         jobs: processes.
         quick: only whether files are there; nothing is decoded.
-        advance: told how many more images are done.
+        advance: called with how many more images are done.
     """
     report = SetReport(found.adapter.name, found.root, found.adapter.family)
     report.problems += [

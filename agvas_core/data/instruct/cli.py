@@ -183,7 +183,7 @@ def _notes(found: Found, console: Console) -> None:
     for reason in found.unusable[:LISTED]:
         console.print(f"left out: {printable(reason)}", style="yellow", markup=False, soft_wrap=True)
     if len(found.unusable) > LISTED:
-        console.print(f"left out: {len(found.unusable) - LISTED} more for want of a mask", style="yellow", markup=False)
+        console.print(f"left out: {len(found.unusable) - LISTED} more for lack of a mask", style="yellow", markup=False)
     if found.alone:
         listed = ", ".join(map(printable, found.alone[:LISTED])) + (" ..." if len(found.alone) > LISTED else "")
         console.print(f"no normal image in {listed}: asked with two pictures", style="yellow", markup=False, soft_wrap=True)

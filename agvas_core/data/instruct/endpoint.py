@@ -188,7 +188,7 @@ class Endpoint:
         """Asks until there is an answer, a final refusal, or no patience left.
 
         Raises:
-            SetupError: what no waiting and no other question can mend: a key, a model or an address that is refused.
+            SetupError: an error that a retry cannot fix: a key, a model or an address that is refused.
         """
         request = {"model": self.model, "messages": list(messages), "stream": False, **self.body}
         content = json.dumps({key: value for key, value in request.items() if value is not None}).encode()

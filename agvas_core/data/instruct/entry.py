@@ -97,7 +97,7 @@ class Decision(BaseModel):
 
     key: str
     on: str
-    """Digest of the texts as they were generated: a decision is void for texts that were generated anew since."""
+    """Digest of the texts as they were generated: a decision is void for texts that were generated again since."""
     review: ReviewState
     texts: dict[str, str] | None = None
     """The texts as the person left them, where they are not those that were generated."""
@@ -185,7 +185,7 @@ def read_entries(path: Path) -> list[Entry]:
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"]))
-            raise UsageError(f"{path}, line {number}: {where}: {first['msg']}; mend the line or take it out") from error
+            raise UsageError(f"{path}, line {number}: {where}: {first['msg']}; fix the line or remove it") from error
         if entry.key in entries:
             raise UsageError(f"{path}, line {number}: {entry.key} stands in line {lines[entry.key]} already: keep one of them")
         entries[entry.key], lines[entry.key] = entry, number

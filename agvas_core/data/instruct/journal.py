@@ -34,7 +34,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                     continue
                 line = _parsed(raw)
                 if line is None and raw.endswith(b"\n"):
-                    raise UsageError(f"{path}, line {number} is no JSON object: mend it or take it out")
+                    raise UsageError(f"{path}, line {number} is no JSON object: fix it or remove it")
                 if line is not None:
                     yield number, line
     except OSError as error:

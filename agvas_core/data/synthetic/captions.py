@@ -39,7 +39,7 @@ __all__ = [
 
 NO_DEFECT = "no anomaly"
 MAX_MENTIONS = 3
-GROUP = 3  # from this many of one kind on, they are told as a group
+GROUP = 3  # from this many of one kind on, they are named as a group
 
 # kind -> (one, many) as captions say it
 NOUNS: dict[str, tuple[str, str]] = {

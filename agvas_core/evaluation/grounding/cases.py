@@ -66,7 +66,7 @@ def draw(task: Task, seed: int, number: int) -> Case | None:
     """Case ``number`` of a task; None where none of the images that belong to it will do.
 
     kind: defects of exactly two visible kinds, each asked for in turn; again with another kind's instruction (shuffled) and with
-    zeros for anchors (zeroed). place, size, tone: two defects told apart by that alone, of one kind for place and tone. caption:
+    zeros for anchors (zeroed). place, size, tone: two defects that differ in that alone, of one kind for place and tone. caption:
     defects to be described. defect: everything asked for, a kind that is there, one that is not. good: nothing is there.
     """
     at = TASKS.index(task)

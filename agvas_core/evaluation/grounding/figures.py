@@ -1,4 +1,4 @@
-"""From answers to figures (nano.md, "Language that is not decoration"), each beside what a model that hears nothing would get.
+"""From answers to figures (nano.md, "Language that is not decoration"), each beside what a model that ignores its instruction would get.
 
 **Swap accuracy.** An image has two regions, a and b, and each is asked for in turn. By score, which is the figure that is quoted: the
 instruction for a is right when the mean of the score map over a is above its mean over b. By mask: when IoU(M, a) > IoU(M, b).
@@ -56,7 +56,7 @@ class Figure:
 
 
 def figures_of(records: Sequence[TrialRecord]) -> list[Figure]:
-    """All that can be told from the trials."""
+    """All figures of the trials."""
     return [*_swaps(records), *_regions(records), *_kinds(records), *_captions(records), *_refusals(records)]
 
 

@@ -64,7 +64,7 @@ def check_plan(
 def check_graph(
     name: str, graph: Path, shapes: Shapes, *, target: str = DEFAULT_TARGET, build: bool = True, say: Say = lambda step: None
 ) -> CheckedGraph:
-    """Parses one graph and, unless told otherwise, builds it for ``target``; raises as ``check_plan``."""
+    """Parses one graph and, by default, builds it for ``target``; raises as ``check_plan``."""
     library = open_library("tensorrt-rtx")
     if not build:
         _, network, _ = parse_graph(library, library.Logger(library.Logger.Severity.ERROR), graph)

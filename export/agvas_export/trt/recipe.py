@@ -57,7 +57,7 @@ def recipes() -> tuple[Recipe, ...]:
         try:
             found.append(Recipe.model_validate(tomllib.loads(path.read_text(encoding="utf-8")) | {"name": path.stem}))
         except (tomllib.TOMLDecodeError, ValidationError) as error:
-            raise SetupError(f"{path} is not a recipe ({error}): mend it") from error
+            raise SetupError(f"{path} is not a recipe ({error}): fix it") from error
     return tuple(found)
 
 

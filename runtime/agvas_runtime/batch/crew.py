@@ -24,7 +24,7 @@ class Crew:
         with Crew(out, workers=2, threads=1) as crew:
             for done in crew.run([0, 1, 2]): ...
 
-    Leaving it ends the workers at their next image; shards under way are done anew another time.
+    Leaving it ends the workers at their next image; shards under way are done again another time.
     """
 
     def __init__(self, out: Path, *, workers: int, threads: int | None) -> None:

@@ -69,7 +69,7 @@ class PictureStore:
             with system.open_input_file(path) as file:
                 size = int(file.size())
                 if size > MAX_BYTES:
-                    raise ImageError(f"has {size} bytes; {MAX_BYTES} are the most: save it anew")
+                    raise ImageError(f"has {size} bytes; {MAX_BYTES} are the most: save it again")
                 return bytes(file.read())
 
         return _again(fetch, name)

@@ -86,7 +86,7 @@ class Plan(BaseModel):
             with pq.ParquetFile(path) as file:
                 rows = file.read_row_group(number % self.part_shards).column("name").to_pylist()
         except (OSError, pa.ArrowException) as error:
-            raise OutputError(f"{path} cannot be read ({error}): restore it, or begin anew with another --out DIR") from error
+            raise OutputError(f"{path} cannot be read ({error}): restore it, or begin again with another --out DIR") from error
         assert len(rows) == self.size(number), f"shard {number} of {path} has {len(rows)} names and not {self.size(number)}"
         return Shard(number, number * self.shard_images, [os.fsdecode(row) for row in rows])
 

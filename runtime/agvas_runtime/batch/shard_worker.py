@@ -169,7 +169,7 @@ def _ahead(look: Look) -> Look:
 def _check(job: BatchJob, identity: str) -> None:
     if identity != job.bundle:
         raise BundleError(
-            f"model {job.options.model} is {identity} here, and the batch was begun with {job.bundle}: put that bundle back, or begin anew with "
+            f"model {job.options.model} is {identity} here, and the batch was begun with {job.bundle}: put that bundle back, or begin again with "
             "another --out DIR"
         )
 

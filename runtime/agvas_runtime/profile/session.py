@@ -106,7 +106,7 @@ def load_frames(
 
     Args:
         bits: used bits of 16-bit pictures.
-        note: told of what the source has to say.
+        note: called with the source's messages.
 
     Raises:
         UsageError: no such source, or no picture in it that can be read.

@@ -30,7 +30,7 @@ class JsonLinesSink:
         """Keys of the last lines, oldest first."""
 
     def open(self) -> None:
-        """Opens or makes the file, and mends its end."""
+        """Opens or makes the file, and removes a line that was cut off."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)

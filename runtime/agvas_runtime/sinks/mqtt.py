@@ -41,7 +41,7 @@ class MqttSink:
         """Why the broker's last answer did not come."""
 
     def open(self) -> None:
-        """Connects anew; a client of its own each time, so that nothing of an old connection is sent beside the outbox."""
+        """Connects again; a client of its own each time, so that nothing of an old connection is sent beside the outbox."""
         self.close()
         client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv311)
         if self._user is not None:

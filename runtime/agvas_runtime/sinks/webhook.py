@@ -44,7 +44,7 @@ class WebhookSink:
         self._connection: http.client.HTTPConnection | None = None
 
     def open(self) -> None:
-        """Connects, so that one that is not there is told at once."""
+        """Connects, so that a missing one is reported at once."""
         self.close()
         if self._tls:
             context = ssl.create_default_context()

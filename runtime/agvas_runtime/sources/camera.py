@@ -4,7 +4,7 @@
         for frame in camera:
             ...
 
-A thread reads the camera as fast as it sends and keeps the newest frame alone, or as many as it is told. Each frame is given once;
+A thread reads the camera as fast as it sends and keeps the newest frame alone, or as many as it is set to. Each frame is given once;
 one that was replaced before it was taken is counted in ``dropped`` (and leaves a gap in the numbers of the names). No frame is ever
 given twice.
 """
@@ -131,7 +131,7 @@ class CameraReader:
                 if self._error is not None:
                     self._raise_end(self._error)
                 limit_s = self._stall_timeout_s if self._opened else self._open_timeout_s
-                # The clock starts anew with each frame; a bit more than the grabber's own limit, whose reason says more.
+                # The clock starts again with each frame; a bit more than the grabber's own limit, whose reason says more.
                 left_s = self._heard_s + limit_s + GRABBER_GRACE_S - time.monotonic()
                 if left_s <= 0:
                     self._silent = True
@@ -178,7 +178,7 @@ class CameraReader:
 
 
 class CameraSource:
-    """Frames named ``camera-0#000007``. The camera is opened when iteration begins; several iterations open it anew.
+    """Frames named ``camera-0#000007``. The camera is opened when iteration begins; several iterations open it again.
 
     The iterator raises SourceError when there is no camera within ``open_timeout_s``, and when no frame came for
     ``stall_timeout_s``, after the frames that did come. A camera that waits for a trigger is asked whether it is there instead.

@@ -182,7 +182,7 @@ class FolderWatch:
         with self._changed:
             seen = self._waiting.get(name)
         if seen is None or not seen.still:
-            return None  # moved, or written anew
+            return None  # moved, or written again
         path, stamp = self.folder / name, seen.stamp
         key = file_key(path, stamp)
         patient = time.monotonic() - seen.since_s < self._patience_s

@@ -103,7 +103,7 @@ class LmmStage(Protocol):
 
 @runtime_checkable
 class TellingLmm(Protocol):
-    """A language model that can be heard while it speaks."""
+    """A language model that streams its answer."""
 
     def telling(self, tell: Callable[[str], None]) -> LmmStage:
         """The same language model; ``tell`` is given each piece of an answer as it is said, and may raise to end it."""

@@ -78,7 +78,7 @@ def checkpoint_of(bundle: Bundle, settings: StageSettings) -> Checkpoint:
 
 @lru_cache(maxsize=2)
 def _read(folder: Path, digest: str | None) -> Checkpoint:
-    """``digest`` is part of the key, so that other weights in the same folder are read anew."""
+    """``digest`` is part of the key, so that other weights in the same folder are read again."""
     return load_checkpoint(folder)
 
 

@@ -1,4 +1,4 @@
-"""A trigger whose other side may be away: it is looked for again and again, in a thread, and its loss is told once."""
+"""A trigger whose other side may be away: it reconnects in a thread, and its loss is reported once."""
 
 import threading
 from collections.abc import Callable

@@ -22,8 +22,8 @@ class Taken:
 Fire = Callable[[str | None, str | None], Sequence[Taken]]
 """(station, key) -> what was taken: at one station, or at every one that this trigger is for where it is None.
 
-Raises UsageError where there is no such station, and LedgerError where nothing could be written down: then nothing was taken, and the one who
-asked is not told that it was.
+Raises UsageError where there is no such station, and LedgerError where nothing could be written down: then nothing was taken, and the sender
+gets no acknowledgement.
 """
 
 

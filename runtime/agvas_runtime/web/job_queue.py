@@ -32,7 +32,7 @@ class JobQueue:
     """``workers`` jobs at a time, ``limit`` images waiting.
 
     Args:
-        observe: told of how long each job waited and took, in seconds.
+        observe: called with how long each job waited and took, in seconds.
     """
 
     def __init__(self, *, workers: int, limit: int, observe: Callable[[float, float], None] | None = None) -> None:

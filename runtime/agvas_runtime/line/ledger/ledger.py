@@ -245,7 +245,7 @@ class Ledger:
                 raise self._error(error) from error
             self.reserve.give_up()
         try:
-            with self._mutex:  # what waits in the journal goes to its place, and the journal begins anew, as short as can be
+            with self._mutex:  # what waits in the journal goes to its place, and the journal begins again, as short as can be
                 self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             return self._in_transaction(write)
         except sqlite3.Error as error:

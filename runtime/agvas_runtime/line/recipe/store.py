@@ -80,10 +80,10 @@ class RecipeStore:
         except FileNotFoundError:
             raise RecipeError(f"{self.folder} has no active recipe: agvas recipe activate FILE --store {self.folder}") from None
         except (OSError, ValidationError) as error:
-            raise RecipeError(f"{path} cannot be read ({_first_line(error)}): activate a recipe anew") from error
+            raise RecipeError(f"{path} cannot be read ({_first_line(error)}): activate a recipe again") from error
 
     def active(self) -> RecipeVersion:
-        """The version that goes.
+        """The active version.
 
         Raises:
             RecipeError: there is none, or its file is gone, changed or wrong.
@@ -131,7 +131,9 @@ class RecipeStore:
         with self._locked():
             history = self.history()
             if len(history) < 2:
-                raise RecipeError(f"{self.folder} has had one recipe only, {history[0].sha256[:12]}: there is nothing to go back to")
+                raise RecipeError(
+                    f"{self.folder} has had one recipe only, {history[0].sha256[:12]}: there is nothing to go back to"
+                )
             before, target = self.version(history[-1].sha256), self.version(history[-2].sha256)
             now = datetime.now(UTC).isoformat(timespec="milliseconds")
             # The step is taken out of the history, so that a second rollback goes one further.

@@ -24,7 +24,7 @@ def check_against(recipe: Recipe, bundle: Bundle, what: str) -> None:
     """
     if recipe.bundle is not None and recipe.bundle != bundle.identity:
         raise RecipeError(
-            f"{what} was made for {recipe.bundle} and the model here is {bundle.identity}: install that bundle, or calibrate anew "
+            f"{what} was made for {recipe.bundle} and the model here is {bundle.identity}: install that bundle, or calibrate again "
             "and change the line"
         )
     for prompt in recipe.prompts.values():

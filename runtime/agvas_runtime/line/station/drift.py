@@ -37,7 +37,7 @@ class ScoreDrift:
         """Raises UsageError where the calibration keeps no scores to compare with."""
         quantiles = calibration.score_quantiles
         if len(quantiles) < 3:
-            raise UsageError("the recipe's calibration has no score_quantiles: calibrate anew")
+            raise UsageError("the recipe's calibration has no score_quantiles: calibrate again")
         self._calibration, self._seed = calibration, seed_threshold
         self._median = quantiles[len(quantiles) // 2]
         below = sum(value <= self._median for value in quantiles) / len(quantiles)
@@ -67,7 +67,7 @@ class ScoreDrift:
         if _at_least(rejected, n, bound) < DOUBT:
             return f"rejects: {rejected} of the last {n} parts are rejected, and of good parts at most {bound:.2%} would be"
         if _at_least(above, n, self._high) < DOUBT:
-            return f"scores high: {above} of the last {n} lie above the calibration's median {self._median:.3f}: check light and focus, or calibrate anew"
+            return f"scores high: {above} of the last {n} lie above the calibration's median {self._median:.3f}: check light and focus, or calibrate again"
         if binomial_at_most(above, n, self._low) < DOUBT:
             return f"scores low: {above} of the last {n} lie above the calibration's median {self._median:.3f}: is the lens covered, the light off?"
         return None
@@ -85,7 +85,7 @@ log = logging.getLogger("agvas.line")
 
 
 class DriftMonitor:
-    """Begins anew with each recipe."""
+    """Begins again with each recipe."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger

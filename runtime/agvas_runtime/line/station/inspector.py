@@ -65,7 +65,7 @@ class Inspector(Protocol):
         ...
 
     def prepare(self, version: RecipeVersion) -> None:
-        """Makes ready for a recipe, beside the one that goes.
+        """Prepares a recipe, beside the active one.
 
         Raises:
             AgvasError: it cannot be followed here.

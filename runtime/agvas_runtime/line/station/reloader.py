@@ -34,8 +34,8 @@ class RecipeFollower:
         """Args:
         path: a recipe, or a store with an active one.
         prepare: makes ready for a recipe, or raises AgvasError.
-        on_change: told of a recipe that goes from now on, before ``current`` gives it.
-        on_refusal: told why one does not.
+        on_change: called with a recipe that is active from now on, before ``current`` gives it.
+        on_refusal: called with why one is refused.
 
         Raises:
             AgvasError: there is no recipe to begin with, or it cannot be followed.

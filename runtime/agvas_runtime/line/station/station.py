@@ -56,7 +56,7 @@ class LatencyEstimate:
         return False
 
 
-# A part on its way to its verdict, and what is told of it afterwards.
+# A part on its way to its verdict, and what listeners get afterwards.
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ class Station:
     ) -> None:
         """Args:
         recipe: gives the recipe for a part that comes now; the inspector is ready for it.
-        listeners: told of each part after it is in the ledger, by the thread that settled it; they must be quick.
+        listeners: called with each part after it is in the ledger, by the thread that settled it; they must be quick.
         """
         self.name = name
         self.failure: BaseException | None = None

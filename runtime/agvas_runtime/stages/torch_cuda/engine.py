@@ -17,7 +17,7 @@ from agvas_core.model.encoders.encoders import PixelFeatures
 from agvas_runtime.stages.graph_cache import GraphCache
 from agvas_runtime.stages.prompt_tokenizer import Words
 from agvas_runtime.stages.protocol import Features, FramePlan, FrameReferences, FrameSeen, Segmented
-from agvas_runtime.stages.torch_cuda.device import Precision, told
+from agvas_runtime.stages.torch_cuda.device import Precision, cuda_errors
 from agvas_runtime.stages.torch_cuda.pieces import PLAIN, Pieces
 from agvas_runtime.stages.torch_cuda.reading import Prompt, Reader, Wanted
 from agvas_runtime.stages.torch_cuda.seeing import Eyes, placed
@@ -245,7 +245,7 @@ class Engine:
     ) -> None:
         on_gpu = device.type == "cuda"
         self.device, self.precision, self.first_words = device, precision, first_words
-        with told("loading"), torch.inference_mode(False), torch.no_grad():
+        with cuda_errors("loading"), torch.inference_mode(False), torch.no_grad():
             self.model = placed(model, device, torch.float32 if precision == "fp32" else torch.bfloat16)
             self.stream = torch.cuda.Stream(device) if on_gpu else None  # type: ignore[no-untyped-call]
             side = torch.cuda.Stream(device) if on_gpu else None  # type: ignore[no-untyped-call]
@@ -257,8 +257,13 @@ class Engine:
 
     @contextmanager
     def turn(self, what: str) -> Iterator[None]:
-        """One thread at a time, on the engine's stream; errors of CUDA as ``told`` has them."""
-        with self._lock, told(what), torch.inference_mode(), torch.cuda.stream(self.stream) if self.stream else nullcontext():
+        """One thread at a time, on the engine's stream; errors of CUDA as ``cuda_errors`` has them."""
+        with (
+            self._lock,
+            cuda_errors(what),
+            torch.inference_mode(),
+            torch.cuda.stream(self.stream) if self.stream else nullcontext(),
+        ):
             yield
 
     def prompt(self, words: Words) -> Prompt:
@@ -390,7 +395,7 @@ class _Flight:
         self._engine, self._slot, self._done = engine, slot, done
 
     def _landed(self, *names: str) -> list[NDArray[Any]]:
-        with told("a frame"):
+        with cuda_errors("a frame"):
             if self._done is not None:
                 self._done.synchronize()
             found = [self._slot[name].numpy().copy() for name in names]

@@ -51,7 +51,7 @@ class TrtEngine:
         library: TensorRT, or TensorRT-RTX.
         stage: ``vision``, ``lmm`` or ``decoder``, for the messages.
         spec: the graph that it was built from, as the manifest has it.
-        remedy: the command that builds it anew.
+        remedy: the command that builds it again.
 
     Raises:
         SetupError: it cannot be opened, is of another graph, or the GPU has too little memory.

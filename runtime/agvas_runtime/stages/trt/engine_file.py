@@ -52,7 +52,7 @@ def find_engine(bundle: Bundle, stage: str, spec: GraphSpec, cuda: Cuda, store: 
 
 
 def remedy(bundle: Bundle) -> str:
-    """What builds engines anew, for the end of a message."""
+    """What builds engines again, for the end of a message."""
     return f"build them here with agvas-export trt {bundle.folder}"
 
 

@@ -56,7 +56,7 @@ class Answering:
         return sorted(file.parent.name for file in (self.folder / ADAPTERS).glob(f"*/{LMM_FOLDER_NAME}"))
 
     def adapter(self, name: str | None) -> LoRARequest | None:
-        """What vLLM is told to answer with; an adapter is checked when it is asked for first, and when it was replaced.
+        """What vLLM answers with; an adapter is checked when it is asked for first, and when it was replaced.
 
         Raises:
             UsageError: there is none of that name.

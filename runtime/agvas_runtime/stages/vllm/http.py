@@ -84,7 +84,7 @@ class HttpEngine:
         if identity != self._expected:
             raise StageError(
                 f"the engine at {self.address} is now {identity.name} ({identity.checkpoint_sha256[:12]}...), it was another when this run "
-                "began: start the run anew"
+                "began: start the run again"
             )
         if len(said) != len(asked.visual):
             raise StageError(
@@ -93,7 +93,7 @@ class HttpEngine:
         return said
 
     def _request(self, method: str, path: str, body: bytes | None = None) -> bytes:
-        """The body of a reply; a connection that the server closed meanwhile is made anew, once."""
+        """The body of a reply; a connection that the server closed meanwhile is made again, once."""
         for fresh in (False, True):
             kept: http.client.HTTPConnection | None = None if fresh else getattr(self._own, "connection", None)
             if kept is None and not fresh:

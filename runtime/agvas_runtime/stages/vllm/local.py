@@ -77,7 +77,7 @@ class LocalEngine:
                             self.llm.llm_engine.step()  # the connector writes one step after the last word
                 return [self.answering.said(asked, output) for output in outputs]
         except EngineDeadError as error:
-            raise StageError("vLLM's engine has died, see what it printed; open the segmenter anew") from error
+            raise StageError("vLLM's engine has died, see what it printed; open the segmenter again") from error
 
     def close(self) -> None:
         """Ends the engine."""
