@@ -19,11 +19,10 @@ from agvas_core.contract.errors import OutputError, UsageError
 from agvas_core.data.datasets.item import DataSet, Item, examine
 from agvas_core.evaluation import cross_check as checks
 from agvas_core.evaluation.image_score import ImageRecord, ImageScorer, Unusable, image_metrics
-from agvas_core.evaluation.metrics import mean_of, rank
+from agvas_core.evaluation.metrics import CHUNK, mean_of, merge, open_run, rank, remove_run, run_is_there
 from agvas_core.evaluation.predictor import MapSource
 from agvas_core.evaluation.protocol import Protocol
 from agvas_core.evaluation.result import CategoryResult, SetResult
-from agvas_core.evaluation.runs import CHUNK, merge, open_run, remove_run, run_is_there
 from agvas_core.evaluation.workers import Workers
 
 __all__ = ["Job", "evaluate"]

@@ -33,10 +33,9 @@ from agvas_core.data.datasets.item import DataSet, Item
 from agvas_core.data.datasets.layouts import limited
 from agvas_core.evaluation.evaluate import Job, evaluate
 from agvas_core.evaluation.image_score import ImageScorer
-from agvas_core.evaluation.metrics import METRICS, mean_of
+from agvas_core.evaluation.metrics import METRICS, mean_of, remove_run
 from agvas_core.evaluation.predictor import MapSource, Model, Predictor, Scored
 from agvas_core.evaluation.result import CategoryResult, Metrics
-from agvas_core.evaluation.runs import remove_run
 
 __all__ = [
     "COLUMNS",

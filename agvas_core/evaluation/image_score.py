@@ -16,11 +16,9 @@ from agvas_core.contract.errors import ImageError, UnlikeError
 from agvas_core.contract.manifest import sha256_of
 from agvas_core.contract.prompts import ANCHORS_SHOWN
 from agvas_core.data.datasets.item import Item, read_truth
-from agvas_core.evaluation.metrics import FALSE_REJECTS, auroc, caught, iou
-from agvas_core.evaluation.predictions import check_upright
-from agvas_core.evaluation.predictor import MapSource
+from agvas_core.evaluation.metrics import FALSE_REJECTS, auroc, caught, iou, make_run, save_run
+from agvas_core.evaluation.predictor import MapSource, check_upright
 from agvas_core.evaluation.protocol import Protocol
-from agvas_core.evaluation.runs import make_run, save_run
 
 __all__ = ["UNITS", "ImageRecord", "ImageScorer", "Unusable", "image_metrics", "image_scores", "outline"]
 

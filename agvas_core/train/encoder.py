@@ -28,8 +28,7 @@ from torch import Tensor
 from agvas_core.data.synthetic.products import KINDS_OF_PRODUCT, SyntheticProduct, Variation
 from agvas_core.data.synthetic.sample import Sample
 from agvas_core.data.synthetic.synthesis import HELD_OUT_FAMILIES, SynthesisSpec
-from agvas_core.evaluation.metrics import auroc, rank
-from agvas_core.evaluation.runs import Run, merge
+from agvas_core.evaluation.metrics import Run, auroc, merge, rank
 from agvas_core.model.encoders.efficientnet_lite import EfficientNetLite, imagenet_file, load_imagenet, load_trunk, save_trunk
 from agvas_core.model.references import EncoderCells, ReferenceDistance
 

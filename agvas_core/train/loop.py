@@ -28,7 +28,7 @@ from agvas_core.data.datasets.record import Record
 from agvas_core.data.mixture.config import MixtureConfig
 from agvas_core.data.mixture.example import SkipLog
 from agvas_core.data.mixture.mixture import Mixture
-from agvas_core.data.synthetic.tokenizer import train_tokenizer
+from agvas_core.data.synthetic.dialogue import train_tokenizer
 from agvas_core.evaluation.checkpoint import CheckpointPredictor
 from agvas_core.model.agvas import AgVas
 from agvas_core.model.config import ModelConfig

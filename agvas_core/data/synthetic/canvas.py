@@ -6,9 +6,8 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
-from agvas_core.data.synthetic.noise import unit_px
 from agvas_core.data.synthetic.photometry import Photometry
-from agvas_core.data.synthetic.raster import Image, Mask, blurred, closed, grey_level, greyed, largest_channel
+from agvas_core.data.synthetic.raster import Image, Mask, blurred, closed, grey_level, greyed, largest_channel, unit_px
 from agvas_core.data.synthetic.scenes import Scene
 
 __all__ = ["Ground", "Painter", "Painting", "Window", "ground_of", "settled"]

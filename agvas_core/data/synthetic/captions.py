@@ -14,8 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from agvas_core.data.synthetic.defects import KINDS
-from agvas_core.data.synthetic.noise import chance, pick
-from agvas_core.data.synthetic.raster import Mask
+from agvas_core.data.synthetic.raster import Mask, chance, pick
 from agvas_core.data.synthetic.sample import PLACES, SIZES, TONES, Defect, Sample
 
 __all__ = [

@@ -17,9 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from agvas_core.contract.errors import UsageError
 from agvas_core.data.synthetic.canvas import Ground, Painting, ground_of
 from agvas_core.data.synthetic.defects import KINDS, PAINTERS, paint
-from agvas_core.data.synthetic.noise import chance, count_between, log_uniform, pick, value_noise
 from agvas_core.data.synthetic.photometry import Photometry
-from agvas_core.data.synthetic.raster import Mask
+from agvas_core.data.synthetic.raster import Mask, chance, count_between, log_uniform, pick, value_noise
 from agvas_core.data.synthetic.sample import LINEAR_KINDS, Defect, Sample, in_words
 from agvas_core.data.synthetic.scenes import Scene, frame_scene, object_scene, organic_scene, texture_scene
 from agvas_core.data.synthetic.textures import FAMILIES, HELD_OUT_FAMILIES

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from agvas_core.contract.decision import BALANCED, STRICT, Decision, OperatingPoint, anomaly_mask
 from agvas_core.contract.errors import UsageError
 from agvas_core.contract.prompts import DEFAULT_INSTRUCTION, FIXED_ANSWER, NO_ANOMALY_ANSWER, Anchor
-from agvas_core.data.synthetic.tokenizer import train_tokenizer
+from agvas_core.data.synthetic.dialogue import train_tokenizer
 from agvas_core.evaluation.checkpoint import CheckpointPredictor
 from agvas_core.model.agvas import AgVas
 from agvas_core.model.build import build_model
