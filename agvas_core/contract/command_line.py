@@ -184,7 +184,7 @@ def run_command(load: Callable[[], Any], *, name: str, examples: Sequence[str] =
 
 
 def _raise_terminated(number: int, frame: FrameType | None) -> NoReturn:
-    signal.signal(number, signal.SIG_DFL)  # whoever asks again does not want to wait
+    signal.signal(number, signal.SIG_DFL)  # a second SIGTERM ends the process at once
     raise Terminated
 
 

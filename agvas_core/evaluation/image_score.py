@@ -51,7 +51,7 @@ VERSION = 2  # of what is computed here; raise it when old records would be wron
 
 @dataclass(frozen=True)
 class ImageRecord:
-    """What one image contributes, but for its ranked pixels."""
+    """What one image contributes, except its ranked pixels."""
 
     key: str
     """Hash of everything it depends on; also the name of its run."""

@@ -296,7 +296,7 @@ def parse_train_config(table: dict[str, Any]) -> TrainConfig:
     """Validates the ``train`` table.
 
     Raises:
-        UsageError: names the key, and for an unknown key the nearest that exists; for one of old, the new one.
+        UsageError: names the key, and for an unknown key the nearest that exists; for a former key, the new one.
     """
     loss = table.get("loss")
     if isinstance(loss, dict) and "kinds" in loss:

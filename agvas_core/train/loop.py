@@ -466,7 +466,7 @@ def _held_out(mixture: Mixture | None) -> tuple[Record, ...]:
 
 @torch.no_grad()
 def start_from(model: AgVas, init: Checkpoint, fresh: tuple[str, ...] = ()) -> None:
-    """Takes over every weight whose name and shape agree, but for the parts that are to be ``fresh``.
+    """Takes over every weight whose name and shape agree, except the parts that are to be ``fresh``.
 
     Raises:
         UsageError: nothing agrees.

@@ -206,7 +206,7 @@ def export_bundle(
 
 def read_source(folder: Path, form: Form) -> tuple[Checkpoint, str, LmmWeights | None]:
     """The checkpoint with the digest of its weights; of a large one, the language model's weights are left where they are. Adapters are
-    merged, but for a form that has them apart.
+    merged, except for a form that has them apart.
 
     Raises:
         UsageError: streaming is asked for, and the checkpoint is a part of a model.
@@ -295,7 +295,7 @@ def refuse_if_taken(out: Path, overwrite: bool, recognise: Callable[[Path], obje
         raise UsageError(f"{out} exists and is not empty: choose another folder, or add --overwrite to replace the bundle in it")
     try:
         recognise(out)  # of any age: an old bundle is what one exports again
-    except BundleError as error:  # --overwrite must never delete somebody's pictures
+    except BundleError as error:  # --overwrite must never delete a user's pictures
         raise UsageError(
             f"{out} is not empty and holds no bundle ({error}): choose another folder, or empty it yourself"
         ) from error

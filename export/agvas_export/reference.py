@@ -40,7 +40,7 @@ class Words(NamedTuple):
     asked: Tensor
 
     def inputs(self, batch: int) -> dict[str, Tensor]:
-        """As the LMM graph takes them, but for the past."""
+        """As the LMM graph takes them, without the past."""
         names = ("ids_before", "ids_after", "anchor_positions", "logit_positions")
         return {name: row.expand(batch, -1) for name, row in zip(names, self, strict=True)}
 

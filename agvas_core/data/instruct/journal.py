@@ -119,9 +119,7 @@ class Journal:
         if not last:
             return size
         if _parsed(last) is None:
-            if not last.startswith(
-                (b"{", b"\0")
-            ):  # no line of ours was ever begun here: somebody else's file must not lose its end
+            if not last.startswith((b"{", b"\0")):  # not a journal of ours: another file must not be cut
                 raise UsageError(f"{self.path} is no file of JSON lines: name another one")
             os.ftruncate(self._file, size - len(last))
             return size - len(last)

@@ -156,7 +156,7 @@ _DEFAULTS: dict[Source, SourceConfig] = {
 
 
 class MixtureConfig(_Part):
-    """Everything that decides what example ``i`` is, but for the files themselves."""
+    """Everything that decides what example ``i`` is, except the files themselves."""
 
     seed: int = Field(default=0, ge=0)
     sets: tuple[SetConfig, ...]

@@ -31,7 +31,7 @@ IMAGES_A_CASE: Final = 150  # looked at before a case is given up; the rarest pa
 WORDINGS: Final = 60  # tried; most of them are by kind, and where the attribute does not tell the two apart all are
 ASKED, SHUFFLED, ZEROED = "asked", "shuffled", "zeroed"
 
-# The images of training, but for what each task needs of them; the held-out families are measured apart (families.py).
+# The images of training, except for what each task needs; the held-out families are measured apart (families.py).
 _DEFECTS = SynthesisSpec(normal_fraction=0, held_out_families=HELD_OUT_FAMILIES)
 _PAIRS = _DEFECTS.model_copy(update={"several_fraction": 1.0, "repeated_fraction": 0.0})
 _GOOD = _DEFECTS.model_copy(update={"normal_fraction": 1.0})

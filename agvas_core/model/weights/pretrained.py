@@ -33,7 +33,7 @@ __all__ = ["pretrained_model"]
 
 
 def pretrained_model(config: ModelConfig, dtype: torch.dtype = torch.float32) -> AgVas:
-    """LMM and pixel encoder as published, each where ``config`` names one; everything else is random, in float32, but for SAM's mask
+    """LMM and pixel encoder as published, each where ``config`` names one; everything else is random, in float32, except SAM's mask
     decoder where LISA's decoder, or AGMD with ``start = "sam"``, begins with it.
 
     The vocabulary has the anchors. Seed torch before to get the same new parts again.

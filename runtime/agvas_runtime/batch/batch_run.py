@@ -77,7 +77,7 @@ HINT_LOOKS = 3
 def run_batch(
     job: BatchJob, out: Path, *, workers: int, threads: int | None, shard_images: int | None, on_ray: bool, quiet: bool
 ) -> Counter[str]:
-    """Looks at every image that has no result yet; how many there are of each verdict in the end.
+    """Looks at every image that has no result yet; the number of each verdict at the end.
 
     Raises:
         AgvasError: something that keeps it from being done. What is done is kept, and the same command goes on with the rest.

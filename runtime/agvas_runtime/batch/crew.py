@@ -75,7 +75,7 @@ class Crew:
         try:
             self._member(waiting)
             self._answers.put(None)
-        except BaseException as error:  # carried over to whoever runs the crew
+        except BaseException as error:  # raised again in the caller of the crew
             self._answers.put(error)
 
     def _member(self, waiting: Iterator[int]) -> None:

@@ -31,8 +31,8 @@ __all__ = ["OPEN_FOLDER", "Claim", "Look", "ShardWorker", "open_look"]
 # A worker's hold on a shard, and what is remembered of those that died with it.
 #
 # ``OUT/open/shard-000000123`` is locked while a worker is at the shard. It is left unlocked if that worker was killed.
-# Whoever takes the shard up then works with care: before each image its index is written down. An image with which two careful workers died is
-# not tried a third time: it kills whoever looks at it.
+# The next worker then works with care: before each image its index is written down. An image with which two careful workers died is
+# not tried a third time.
 
 
 OPEN_FOLDER: Final = "open"
@@ -77,7 +77,7 @@ class Claim:
         self._path.unlink(missing_ok=True)
         os.close(self._file)
 
-    release = finish  # nobody died: what follows need not be careful
+    release = finish  # no worker died: the next one need not be careful
 
     def _locked(self) -> int:
         while True:
@@ -88,7 +88,7 @@ class Claim:
                     return file
             except FileNotFoundError:
                 pass
-            os.close(file)  # whoever held it is done, and removed it
+            os.close(file)  # its owner is done, and removed it
 
     def _write(self, at: int | None) -> None:
         record = {"tries": self.tries, "at": at, "deaths": self._deaths, "pid": os.getpid(), "host": os.uname().nodename}

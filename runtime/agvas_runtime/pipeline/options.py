@@ -103,7 +103,7 @@ class SegmentOptions:
 
 
 class SegmentKeywords(TypedDict, total=False):
-    """The fields of ``SegmentOptions`` but for ``model``, as keywords of ``Segmenter.load``."""
+    """The fields of ``SegmentOptions`` except ``model``, as keywords of ``Segmenter.load``."""
 
     offline: bool
     vision: str

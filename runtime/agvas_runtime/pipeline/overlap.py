@@ -77,7 +77,7 @@ def overlapped(
             assert isinstance(event, _Begun), "a frame's items end before the next frame begins"
             items: Iterator[T] = _until_end(taken, room)
             yield event.frame, items
-            with suppress(Exception):  # of items that nobody wanted
+            with suppress(Exception):  # of items that were not used
                 for _ in items:
                     pass
     finally:

@@ -212,7 +212,7 @@ class Offered:
 
 
 def backend_names() -> tuple[str, ...]:
-    """Every backend that any of the three stages has, but for torch, which is the reference, and one of vLLM's two: a process has room for one."""
+    """Every backend that any of the three stages has, except torch, which is the reference, and one of vLLM's two: a process has room for one."""
     left_out = ("torch", "http", "vllm-direct")
     return tuple(dict.fromkeys(name for stage in BACKENDS.values() for name in stage if name not in left_out))
 

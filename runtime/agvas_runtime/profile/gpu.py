@@ -59,7 +59,7 @@ class GpuSampler:
         while not self._stopped.wait(EVERY_S):
             try:
                 self.samples.append(self._sample(time.perf_counter() - began))
-            except self._nvml.NVMLError as error:  # the GPU vanished; whoever computes on it will say so
+            except self._nvml.NVMLError as error:  # the GPU vanished; the computation on it will report that
                 self.about += f"; lost after {len(self.samples)} samples: {error}"
                 return
 

@@ -65,5 +65,5 @@ class Listener:
                     self.note("trigger-lost", f"{self.name}: {why}")
                 self.last_error = why
                 self._back_off.wait(self.stop)
-        except BaseException as error:  # whoever runs the line sees it and ends
+        except BaseException as error:  # ends the line
             self.failure = error

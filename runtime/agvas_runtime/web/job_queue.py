@@ -114,7 +114,7 @@ class JobQueue:
 
     def _finish(self, done: "asyncio.Future[Any]", weight: int, waited_s: float, took_s: float) -> None:
         if not done.cancelled():
-            done.exception()  # where its client left, nobody else asks for it
+            done.exception()  # its client left: read, so that asyncio does not report it
         self._image_s += SHARE_OF_NEWEST * (took_s / weight - self._image_s)
         if self._observe is not None:
             self._observe(waited_s, took_s)

@@ -69,7 +69,7 @@ class _Lines(logging.Handler):
         try:
             self._stream.write(line + "\n")
             self._stream.flush()
-        except (BrokenPipeError, ValueError):  # nobody listens any more; the ledger has it all
+        except (BrokenPipeError, ValueError):  # the reader is gone; the ledger has everything
             pass
 
 

@@ -305,7 +305,7 @@ class LineStatus:
                 with self._mutex:
                     current = {row["seq"] for row in shown.rejects}
                     shown.pictures = {key: picture for key, picture in shown.pictures.items() if key[0] in current}
-        except BaseException as error:  # whoever runs the line sees it
+        except BaseException as error:  # raised again in the line's main thread
             self.failure = error
 
     def _from_disk(self, station: str, seq: int, *, masked: bool, side_px: int) -> bytes:

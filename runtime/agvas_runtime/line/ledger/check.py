@@ -160,7 +160,7 @@ def _check_deliveries(db: sqlite3.Connection, check: LedgerCheck) -> None:
         if missing:
             check.faults.append(f"{missing} verdicts have no message for sink {name}")
         if refused := check.deliveries[name].get("refused"):
-            check.faults.append(f"sink {name} refused {refused} messages for good: see agvas ledger show --refused")
+            check.faults.append(f"sink {name} refused {refused} messages permanently: see agvas ledger show --refused")
 
 
 def _check_delivered(db: sqlite3.Connection, check: LedgerCheck) -> None:

@@ -60,7 +60,7 @@ class DiskReserve:
                 return DiskLevel.NO_VERDICTS
             try:
                 self.fill()
-            except OutputError:  # somebody else took the space at this moment
+            except OutputError:  # another process took the space at this moment
                 return DiskLevel.NO_VERDICTS
         if free < self._reserve:
             return DiskLevel.NO_VERDICTS

@@ -205,7 +205,7 @@ def frame_fault(frame: Frame, version: RecipeVersion) -> str | None:
     return None if fault is None else f"{UnlikeError.START} {fault}"
 
 
-# One engine for several stations: they take turns, whoever has waited longest first.
+# One engine for several stations: they take turns, the longest waiting first.
 
 
 class SharedInspector:

@@ -1,7 +1,7 @@
 """Takes messages out of the outbox to one sink: in order, at least once, for as long as it takes.
 
 A message leaves the outbox when the sink has acknowledged it. A process that is killed between the two sends it again, with the same
-key, by which the receiver knows it. A sink that is down keeps its messages waiting; one message that is refused for good is marked so
+key, by which the receiver knows it. A sink that is down keeps its messages waiting; one message that is refused permanently is marked so
 and does not hold up the others.
 """
 
@@ -128,7 +128,7 @@ class OutboxWorker:
                     if not error.permanent:
                         raise
                     state, detail = "refused", str(error)
-                    log.error("sink %s: refuses part %d for good: %s", self.sink.name, seq, error)
+                    log.error("sink %s: refuses part %d permanently: %s", self.sink.name, seq, error)
                 done.append((state, utc_now(), detail, self.sink.name, seq))
         finally:
             if done:

@@ -217,7 +217,7 @@ class StationRunner:
     def _run(self, stop: threading.Event, limit: int | None) -> None:
         try:
             self.feed.run(stop, limit=limit)
-        except BaseException as error:  # raised by whoever runs the line
+        except BaseException as error:  # raised again in the line's main thread
             self._failure = error
 
     @property

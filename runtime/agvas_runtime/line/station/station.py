@@ -390,7 +390,7 @@ class Station:
     def _guarded(self, target: Callable[[], None]) -> None:
         try:
             target()
-        except BaseException as error:  # whoever runs the station sees it and ends; the clock gives what is open its NO_VERDICT
+        except BaseException as error:  # ends the line; the deadline thread gives open parts their NO_VERDICT
             self._fail(error)
 
     def _fail(self, error: BaseException) -> None:
