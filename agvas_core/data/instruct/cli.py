@@ -20,7 +20,7 @@ from agvas_core.data.datasets.anomalies import MVTEC, listed_records
 from agvas_core.data.datasets.catalog import find_training_sets
 from agvas_core.data.datasets.layouts import list_name
 from agvas_core.data.datasets.record import Family
-from agvas_core.data.instruct.endpoint import Address, Endpoint, Pace, Patience
+from agvas_core.data.instruct.endpoint import Address, Endpoint, RateLimit, RetryPolicy
 from agvas_core.data.instruct.generation import Generation, Outcome, pictures_of, rejects_path
 from agvas_core.data.instruct.prompt import Prompt, load_prompt
 from agvas_core.data.instruct.review import Review
@@ -126,7 +126,7 @@ def instruct(
         return
     if key and not address.encrypted and not address.loopback:
         console.print(f"the key goes to {address.host} unencrypted: use https where you can", style="yellow", markup=False)
-    asked = Endpoint(address, model, key, Pace(rate), Patience(retries=retries), timeout, keys)
+    asked = Endpoint(address, model, key, RateLimit(rate), RetryPolicy(retries=retries), timeout, keys)
     with Generation(out, spoken, asked, attempts, concurrency, image_px) as generation:
         todo = generation.remaining(samples, retry_rejects=retry_rejects)
         try:

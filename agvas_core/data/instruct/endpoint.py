@@ -21,13 +21,13 @@ from agvas_core.contract.errors import SetupError, UsageError
 from agvas_core.contract.network import is_loopback
 from agvas_core.data.instruct.prompt import Message
 
-__all__ = ["Address", "Endpoint", "NoReply", "Pace", "Patience", "Reply", "Spent"]
+__all__ = ["Address", "Endpoint", "NoReply", "RateLimit", "Reply", "RetryPolicy", "Spent"]
 
 
 # How fast an endpoint is asked: so many requests a minute, and none while it has asked for quiet.
 
 
-class Pace:
+class RateLimit:
     """Slots for requests, evenly spaced; shared by all that ask one endpoint, on one event loop."""
 
     def __init__(self, per_minute: float | None) -> None:
@@ -59,7 +59,7 @@ class Pace:
 
 
 @dataclass(frozen=True)
-class Patience:
+class RetryPolicy:
     """When to ask again after a failure that may pass: exponential back-off, half of it by chance."""
 
     retries: int = 6
@@ -160,8 +160,8 @@ class Endpoint:
     address: Address
     model: str
     key: str | None = field(default=None, repr=False)
-    pace: Pace = field(default_factory=lambda: Pace(None))
-    patience: Patience = field(default_factory=Patience)
+    pace: RateLimit = field(default_factory=lambda: RateLimit(None))
+    patience: RetryPolicy = field(default_factory=RetryPolicy)
     timeout_s: float = 180.0
     """For a whole answer, from the moment the question leaves."""
     body: Mapping[str, Any] = field(default_factory=dict)

@@ -25,7 +25,7 @@ from agvas_runtime.line.station.inspector import SegmenterInspector, frame_fault
 from agvas_runtime.pipeline.segmenter import Segmenter
 from agvas_runtime.sources.prefetch import ReadAhead
 
-__all__ = ["OPEN_FOLDER", "Claim", "Look", "ShardWorker", "open_look"]
+__all__ = ["OPEN_FOLDER", "Claim", "JudgeFrames", "ShardWorker", "open_judge"]
 
 
 # A worker's hold on a shard, and what is remembered of those that died with it.
@@ -100,11 +100,11 @@ class Claim:
 
 READ_AHEAD = 2
 
-Look = Callable[[Iterable[Frame], bool], Iterator[dict[str, Any]]]
+JudgeFrames = Callable[[Iterable[Frame], bool], Iterator[dict[str, Any]]]
 """Rows of frames, in their order. With care, each frame is taken after the row of the one before was given."""
 
 
-def open_look(job: BatchJob, *, threads: int | None) -> Look:
+def open_judge(job: BatchJob, *, threads: int | None) -> JudgeFrames:
     """Loads the model, and the recipe where the job has one.
 
     Raises:
@@ -113,19 +113,19 @@ def open_look(job: BatchJob, *, threads: int | None) -> Look:
     return _by_recipe(job, threads) if job.recipe is not None else _by_point(job, threads)
 
 
-def _by_point(job: BatchJob, threads: int | None) -> Look:
+def _by_point(job: BatchJob, threads: int | None) -> JudgeFrames:
     segmenter = Segmenter.open(replace(job.options, threads=threads))
     _check(job, segmenter.bundle.identity)
 
-    def look(frames: Iterable[Frame], careful: bool) -> Iterator[dict[str, Any]]:
+    def judge(frames: Iterable[Frame], careful: bool) -> Iterator[dict[str, Any]]:
         with closing(segmenter.stream(frames, overlap=not careful)) as results:
             for result in results:
                 yield row_of_result(result, hash_of_image(result.image) if result.image is not None else None)
 
-    return _ahead(look)
+    return _ahead(judge)
 
 
-def _by_recipe(job: BatchJob, threads: int | None) -> Look:
+def _by_recipe(job: BatchJob, threads: int | None) -> JudgeFrames:
     assert job.recipe is not None
     version = parse_recipe(job.recipe, "the recipe of the plan")
     # Frames are cut into tiles as on the line, whatever the options say.
@@ -133,7 +133,7 @@ def _by_recipe(job: BatchJob, threads: int | None) -> Look:
     inspector.prepare(version)
     _check(job, inspector.bundle_of(version).identity)
 
-    def look(frames: Iterable[Frame], careful: bool) -> Iterator[dict[str, Any]]:
+    def judge(frames: Iterable[Frame], careful: bool) -> Iterator[dict[str, Any]]:
         for frame in frames:
             fault = frame_fault(frame, version)
             if fault is None and frame.image is not None:
@@ -147,19 +147,19 @@ def _by_recipe(job: BatchJob, threads: int | None) -> Look:
                     continue
             yield row_without(frame.index, frame.name, fault or "there is no image")
 
-    return _ahead(look)
+    return _ahead(judge)
 
 
-def _ahead(look: Look) -> Look:
+def _ahead(judge: JudgeFrames) -> JudgeFrames:
     """Images are decoded in a thread of their own, except with care."""
 
     def ahead(frames: Iterable[Frame], careful: bool) -> Iterator[dict[str, Any]]:
         if careful:
-            yield from look(frames, careful)
+            yield from judge(frames, careful)
             return
         reader = ReadAhead(frames, READ_AHEAD, name="agvas-read")
         try:
-            yield from look(reader, careful)
+            yield from judge(reader, careful)
         finally:
             reader.stop()
 
@@ -189,7 +189,7 @@ class ShardWorker:
             raise UsageError(f"{out} has no plan: agvas batch makes one")
         self.out, self.plan, self._stopped = out, plan, stopped
         self._pictures = PictureStore(plan.job.base, max_pixels=plan.job.options.max_pixels, bits=plan.job.options.bits)
-        self._look = open_look(plan.job, threads=threads)
+        self._judge = open_judge(plan.job, threads=threads)
         self._notes: list[tuple[str, str]] = []
         self._noted = NotedOnce([])
 
@@ -208,7 +208,7 @@ class ShardWorker:
                 return done
             rows = []
             with_care = claim.careful
-            for row in self._look(self._frames(self.plan.shard(self.out, number), claim), with_care):
+            for row in self._judge(self._frames(self.plan.shard(self.out, number), claim), with_care):
                 rows.append(row)
                 if self._stopped():
                     return None

@@ -16,7 +16,7 @@ from agvas_core.contract.preprocess import scaled_views
 from agvas_core.contract.prompts import Mode
 from agvas_runtime import native
 from agvas_runtime.images.frame import Frame
-from agvas_runtime.images.tiling import plan_looks
+from agvas_runtime.images.tiling import plan_scales
 from agvas_runtime.images.views import make_views
 from agvas_runtime.pipeline.segmenter import Segmenter
 from agvas_runtime.profile.gpu import GpuSampler
@@ -53,7 +53,7 @@ class OnDevice:
         assert frame.image is not None
         manifest, (height, width) = segmenter.bundle.manifest, frame.image.shape[:2]
         views = scaled_views(manifest.pixel_view, manifest.scales, height, width)
-        look = plan_looks(height, width, views, manifest.tiling, enabled=segmenter.tiled)[0]
+        look = plan_scales(height, width, views, manifest.tiling, enabled=segmenter.tiled)[0]
         tile = next(iter(look.tiles))
         semantic, pixel = make_views(frame.image[tile.rows, tile.columns], (manifest.semantic_view, look.view))
         found = vision.times(lmm, (semantic.pixels[None], pixel.pixels[None]), segmenter.prompt, count)

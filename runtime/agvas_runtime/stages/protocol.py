@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from agvas_core.contract.decision import OperatingPoint
 from agvas_core.contract.preprocess import ViewSpec
 from agvas_core.contract.prompts import Mode
-from agvas_runtime.images.tiling import Look
+from agvas_runtime.images.tiling import Scale
 
 __all__ = [
     "DecoderStage",
@@ -169,7 +169,7 @@ class FramePlan:
     """(H, W) px."""
     semantic: ViewSpec
     """Of every tile, and of the whole frame."""
-    looks: tuple[Look, ...]
+    looks: tuple[Scale, ...]
     alpha: float
     """Of eq. 8."""
     tiles_at_once: int
