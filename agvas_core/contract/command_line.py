@@ -1,4 +1,4 @@
-"""How every command of ours ends: one line on stderr and an exit code, never a traceback for a foreseeable failure.
+"""How a command ends: one line on stderr and an exit code, never a traceback for a foreseeable failure.
 
 0    fine
 1    rejects were found (agvas run --fail-on-reject), faults in data (agvas data check), or a rate that is not held (agvas profile)

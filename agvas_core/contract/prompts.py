@@ -1,4 +1,4 @@
-"""What is said to the language model, what it answers, and the three anchors in the answer (paper 3.1).
+"""Prompts: instructions, answers, chat formats, and the three anchors in the answer (paper 3.1).
 
 One place for the instruction, the fixed answer and the chat format. Training builds its dialogues from these, the bundle
 carries them, and the runtime fills them in.

@@ -1,4 +1,4 @@
-"""``agvas eval``: scores a model, or anybody's score maps, on sets with masks."""
+"""``agvas eval``: scores a model, or score maps of another program, on sets with masks."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""--cross-check: every metric once more, by other people's code, over the same pixels.
+"""--cross-check: every metric once more, by scikit-learn and torchmetrics, over the same pixels.
 
 This reads all scores of a category into memory, about 60 bytes a pixel; the evaluation itself does not.
 """

@@ -1,4 +1,4 @@
-"""A few processes that work through a list, in order; with one job, this process does it itself."""
+"""A process pool over a list, in order; with one job, in this process."""
 
 import multiprocessing
 from collections.abc import Callable, Iterable, Iterator

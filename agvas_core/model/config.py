@@ -1,4 +1,4 @@
-"""What a model is made of, as data. Only ``build.py`` and what stands on it read it; the modules take plain arguments.
+"""The configuration of a model. Only ``build.py`` and its callers read it; the modules take plain arguments.
 
 Presets are TOML files in ``agvas_core/presets`` (``preset.py``).
 """

@@ -1,4 +1,4 @@
-"""From a trained model to verdicts: where 0.5 lies, and the two operating points, set on generated images that training did not draw.
+"""Calibration of a trained model: the bias of its maps and the two operating points, on generated images that training did not draw.
 
 1. *Bias.* A positive weight w in BCE makes a pixel anomalous at odds of 1 to w, so that a threshold of 0.5 flags too much (log w in
    logits; Dice moves it again). One number corrects it: how far both maps' logits are lowered, chosen where IoU_ano times IoU_nor is highest,

@@ -1,4 +1,4 @@
-"""Does the bundle give the model's own answer? Stage by stage, one word on from there, and along the whole path."""
+"""Parity of a bundle with its model: stage by stage, for one more generated word, and along the whole path."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass

@@ -1,4 +1,4 @@
-"""Looking at every file of a set: what there is, and what is wrong where."""
+"""Checks every file of a set: counts, and each fault with its place."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence

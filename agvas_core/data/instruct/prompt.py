@@ -1,4 +1,4 @@
-"""What is said to the model about a sample (paper A.2, figure 9): all of it is data in ``prompt/``, or in a folder of the user's.
+"""The prompt about a sample (paper A.2, figure 9): all of it is data in ``prompt/``, or in a folder of the user's.
 
 The paper shows its system prompt as a picture only; the texts here are our own.
 """

@@ -1,4 +1,4 @@
-"""What a defect is painted on, what painting gives, and when a painted defect can be seen."""
+"""The canvas of a defect, the result of painting, and whether a painted defect is visible."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace

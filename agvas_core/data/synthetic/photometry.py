@@ -1,4 +1,4 @@
-"""What camera, lens and light do to every image, good or bad."""
+"""Effects of camera, lens and light on every image, good or bad."""
 
 import math
 from dataclasses import dataclass

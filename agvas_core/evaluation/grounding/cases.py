@@ -1,4 +1,4 @@
-"""What is asked: generated images with their truth, and instructions that mean a part of it.
+"""The cases: generated images with their truth, and instructions that refer to a part of it.
 
     case = draw("kind", seed=0, number=17)
     case.sample.image, [question.instruction for question in case.questions]

@@ -1,4 +1,4 @@
-"""What will be built, before anything is: graphs, shapes, precision, the folder, a guess at the time."""
+"""The plan of a build: graphs, shapes, precision, folder, estimated time."""
 
 from dataclasses import dataclass
 from pathlib import Path

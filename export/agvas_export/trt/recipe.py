@@ -1,4 +1,4 @@
-"""Engine recipes: what is worth building on which GPU. Data, in ``trt_engines/*.toml``."""
+"""Engine recipes: which precisions and batches to build on which GPU. Data, in ``trt_engines/*.toml``."""
 
 import tomllib
 from fnmatch import fnmatchcase

@@ -1,4 +1,4 @@
-"""Workers on this machine, each a process: one that dies is replaced, and its shard is done again."""
+"""A pool of worker processes on this machine: one that dies is replaced, and its shard is repeated."""
 
 import contextlib
 import json

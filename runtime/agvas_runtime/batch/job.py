@@ -1,4 +1,4 @@
-"""What a batch asks of every image; the same for all its shards, and for every run that goes on with it."""
+"""The settings of a batch: the same for all its shards, and for every run that resumes it."""
 
 from typing import Any, Final
 

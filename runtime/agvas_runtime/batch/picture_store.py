@@ -1,4 +1,4 @@
-"""Where images lie: files, or an object store behind an address (``s3://``, ``gs://``, ``abfs://``, whatever fsspec knows).
+"""Where images are stored: files, or an object store behind an address (``s3://``, ``gs://``, ``abfs://``, whatever fsspec knows).
 
 The only module that opens file systems of pyarrow and fsspec.
 """

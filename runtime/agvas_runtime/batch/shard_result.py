@@ -1,4 +1,4 @@
-"""The results of one shard as one Parquet file, which is whole or not there, and what its footer says.
+"""The results of one shard as one Parquet file, written atomically, with a summary in its footer.
 
 ``OUT/results/part-00000/shard-000000123.parquet``
 """

@@ -1,4 +1,4 @@
-"""Takes a shard to its results: the same on one machine and on a cluster."""
+"""Judges the images of a shard; the same code on one machine and on a cluster."""
 
 import fcntl
 import json

@@ -1,4 +1,4 @@
-"""What the stages are shown of a frame, and how the maps of all that become one.
+"""Scales and tiles of a frame, and blending their maps into one.
 
 A frame is seen as a whole at every scale of the bundle, and the maps are averaged. One that is too large for the finest view is cut into
 overlapping tiles there as well: tiles see what is too small for one view, but a defect that fills a tile is normal inside it, and every

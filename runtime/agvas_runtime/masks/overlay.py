@@ -1,4 +1,4 @@
-"""Draws a mask on its frame, for people to look at; nothing is ever computed from the drawing."""
+"""Draws a mask on its frame, for display only."""
 
 import cv2
 import numpy as np

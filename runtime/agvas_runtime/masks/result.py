@@ -1,4 +1,4 @@
-"""What comes back for one frame.
+"""The result of one frame.
 
 print(result)                      # part.png: FAIL, score 0.91, 2 regions, the largest 34x12 px at (120, 80)
 result.save("found.jpg")           # the picture with its outlines; result.show() opens it

@@ -1,4 +1,4 @@
-"""Counts that were measured to be the fastest on this machine, kept in agvas' cache: one file for a bundle, its backends, threads and device.
+"""Batch sizes that were measured as the fastest on this machine, kept in agvas' cache: one file for a bundle, its backends, threads and device.
 
     counts = tuned_counts(bundle.identity, ("onnx", "onnx", "onnx"), threads=None)
 

@@ -1,4 +1,4 @@
-"""What is asked of the language model, checked before the first frame.
+"""The instruction of the language model, checked before the first frame.
 
 question = ask(manifest.prompt, mode="describe-plus", normal_look="A round metal part with four holes")
 """

@@ -1,4 +1,4 @@
-"""Two halves of the work on a frame, so that the first half of the next frame runs beside the second half of this one.
+"""Overlaps the work on two frames: the first half of the next runs beside the second half of this one.
 
 The first half is a generator (views, vision); the second consumes what it gives (language model, decoder, verdict). A thread runs the
 first half ahead by a bounded number of items, whatever frame they belong to: the vision of frame n+1 overlaps the language model of

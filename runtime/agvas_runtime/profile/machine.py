@@ -1,4 +1,4 @@
-"""What this machine can do at best: a matrix product and a memory copy, measured here and now.
+"""The limits of this machine: rate of a matrix product and of a memory copy, measured at run time.
 
 Both are taken as the best of several, for a floor is what the hardware allows and not what a busy machine leaves.
 """

@@ -1,4 +1,4 @@
-"""What a profile says: one JSON file, validated when it is read back for a comparison.
+"""The record of a profile: one JSON file, validated when it is read back for a comparison.
 
 Milliseconds, bytes, FLOP (a multiply-add counts two), images per second; every quantile is a measured value, never interpolated.
 """

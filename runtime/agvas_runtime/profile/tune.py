@@ -1,4 +1,4 @@
-"""Which counts are the fastest here: tiles a launch on a frame that is cut up, passes ahead on whole frames.
+"""Measures the fastest batch sizes: tiles per launch on a tiled frame, passes ahead on whole frames.
 
 All are tried in every round, each round beginning with another one, so that whatever else the machine does disturbs all alike. Ratios are
 those within a round. A larger count is taken where it is faster by more than chance and a little: memory grows with it.

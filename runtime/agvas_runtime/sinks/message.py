@@ -1,4 +1,4 @@
-"""What passes to a sink, and what a sink is."""
+"""The message to a sink, and the protocol of a sink."""
 
 import json
 from typing import Any, NamedTuple, Protocol

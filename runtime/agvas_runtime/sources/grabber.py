@@ -1,4 +1,4 @@
-"""How frames are got out of each kind of camera, one at a time; ``camera`` runs one of these in its thread."""
+"""Reads frames from each kind of camera, one at a time; ``camera`` runs one of these in its thread."""
 
 import socket
 import threading

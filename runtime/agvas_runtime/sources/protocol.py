@@ -1,4 +1,4 @@
-"""What a source is."""
+"""The protocol of a source."""
 
 from collections.abc import Iterator
 from types import TracebackType

@@ -1,4 +1,4 @@
-"""What is worth making for things that come again: execution contexts, captured graphs, tables of one size of frame."""
+"""A cache of what is expensive to make for one frame size: execution contexts, captured graphs, tables."""
 
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Hashable

@@ -1,4 +1,4 @@
-"""The checkpoint behind a bundle."""
+"""The stages by torch, from the checkpoint that a bundle was exported from."""
 
 from collections.abc import Sequence
 from functools import lru_cache

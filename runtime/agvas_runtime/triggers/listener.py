@@ -1,4 +1,4 @@
-"""A trigger whose other side may be away: it reconnects in a thread, and its loss is reported once."""
+"""A trigger that reconnects in a thread when its other side is lost; the loss is reported once."""
 
 import threading
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What a trigger is: it asks a line for parts, and gets the answer that they were taken."""
+"""The protocol of a trigger: it asks a line for parts and gets an acknowledgement."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

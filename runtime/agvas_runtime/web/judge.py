@@ -1,4 +1,4 @@
-"""What a worker does with an image: decode, segment, and tell what is said while it is said."""
+"""The work on one image: decode, segment, and stream the answer while it is generated."""
 
 import asyncio
 import base64

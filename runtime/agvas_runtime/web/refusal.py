@@ -1,4 +1,4 @@
-"""What is refused, as HTTP says it: one shape for every error, that of OpenAI's API.
+"""Errors as HTTP responses: one shape for all, that of OpenAI's API.
 
 {"error": {"type": "image", "message": "part.png: is 60000x60000 px ...", "code": 422}}
 """

@@ -1,4 +1,4 @@
-"""What a server allows: sizes, times, and how much may wait."""
+"""Limits of a server: sizes, timeouts, queue length."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""What a line says while it runs: lines for a person, or JSON for a machine."""
+"""The log of a line: plain text, or JSON lines."""
 
 import json
 import logging

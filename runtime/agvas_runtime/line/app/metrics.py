@@ -1,4 +1,4 @@
-"""Figures of a line for Prometheus, in its text format, and whether the line is well; over HTTP on loopback.
+"""Metrics of a line for Prometheus, and a health check, over HTTP on loopback.
 
 GET /metrics    the figures
 GET /healthz    200 while every station takes triggers, 503 otherwise

@@ -1,4 +1,4 @@
-"""Conservation: triggers = frames and reasons = verdicts = deliveries, and every kept image is the one that was judged.
+"""Checks of a ledger: triggers = frames and reasons = verdicts = deliveries, and every kept image is the one that was judged.
 
 The tables forbid most of it already; this counts it again, from another process if need be, and while the line runs.
 """

@@ -1,4 +1,4 @@
-"""How a part ended: the verdict, why, and all that is needed to come to it again."""
+"""The result of a part: verdict, reason, and everything needed to reproduce it."""
 
 from dataclasses import dataclass, field
 from enum import StrEnum

@@ -1,4 +1,4 @@
-"""A recipe: all that decides about one product. A YAML file; ``recipe_file`` reads it.
+"""A recipe: everything that decides about one product. A YAML file; ``recipe.file`` reads it.
 
     product: bracket-42
     prompt: Please segment the scratches in this image.

@@ -1,4 +1,4 @@
-"""Whether a recipe suits its bundle, and what is odd about it though it is valid."""
+"""Whether a recipe suits its bundle, and warnings about valid but unusual values."""
 
 from agvas_core.contract.decision import OperatingPoint
 from agvas_core.contract.errors import RecipeError, UsageError

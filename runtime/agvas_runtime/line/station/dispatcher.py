@@ -1,4 +1,4 @@
-"""Where triggers of all kinds come to ask the stations of a line for parts."""
+"""Passes triggers of all kinds on to the stations of a line."""
 
 import threading
 from functools import partial

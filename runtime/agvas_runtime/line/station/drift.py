@@ -1,4 +1,4 @@
-"""Whether live parts still look as those of the calibration did; where they do not, its bound says nothing any more.
+"""Drift: whether live parts still score like those of the calibration; if not, its bound does not hold.
 
 Three exact one-sided binomial tests over a window of the last parts, each against what the calibration leaves possible:
 

@@ -1,4 +1,4 @@
-"""One camera of a line with all that is its own: recipe, station, queue, watch for drift, and a thread that feeds it."""
+"""Runs one station of a line: its camera, recipe, queue, drift monitor, and the thread that feeds it."""
 
 import logging
 import os

@@ -1,4 +1,4 @@
-"""From a source to a station: every frame a trigger, or the one that was asked for; a source that is lost is opened again for ever."""
+"""Feeds a station from a source: every frame is a part, or the one after a trigger; a lost source is reopened until it works."""
 
 import logging
 import threading

@@ -1,4 +1,4 @@
-"""A station: each trigger that it takes has exactly one verdict, at its deadline at the latest.
+"""A station: each trigger gets exactly one verdict, at the latest at its deadline.
 
     station = Station("camera-0", ledger, inspector, follower.current)
     pending = station.offer(frame, key="trigger 4711")

@@ -1,4 +1,4 @@
-"""What both ways to vLLM have in common: a request, and what comes back."""
+"""Requests and responses that both ways to vLLM share."""
 
 import fcntl
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Stage 2 on vLLM, wherever it runs: features and words to a question, and what it says to a reply."""
+"""Stage 2 on vLLM, in process or behind HTTP: makes a request of features and words, reads the response."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""vLLM in this process, its engine included: one start, one copy of torch, and nothing that could be killed apart."""
+"""vLLM in this process, its engine included: one start and one copy of torch."""
 
 import atexit
 import os

@@ -1,4 +1,4 @@
-"""What is asked of a language model on vLLM and what it says, in process and, as bytes, over HTTP.
+"""Request and response of the language model on vLLM, in process and, as bytes, over HTTP.
 
 A message is one line of JSON and then raw float32, little-endian: nothing in it can be run when it is read, and an image of 1,460 tokens is
 21 MB where base64 in JSON would be 28.

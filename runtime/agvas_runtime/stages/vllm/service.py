@@ -1,4 +1,4 @@
-"""Our few paths beside vLLM's own, inside ``vllm serve``: a middleware that answers them and passes everything else on.
+"""Middleware inside ``vllm serve``: answers our few paths and passes everything else on.
 
 GET  /agvas/v1/identity   who answers
 GET  /agvas/v1/adapters   the adapters that lie in the folder now

@@ -1,4 +1,4 @@
-"""The page of a line: what each station sees and says, as it happens.
+"""The live page of a line: newest part, verdicts and figures of each station.
 
 GET /v1/line?after=N            the state once it is newer than N, or after a second
 GET /v1/line/STATION/newest     the newest part's picture; its number and verdict are in the headers
