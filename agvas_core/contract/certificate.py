@@ -13,11 +13,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from agvas_core.contract.durable import write_whole
 from agvas_core.contract.errors import BundleError, OutputError
 from agvas_core.contract.gpu import Hardware
+from agvas_core.contract.validation import StrictModel
 
 __all__ = [
     "PARITY_NAME",
@@ -39,11 +40,7 @@ MAX_BYTES: Final = 16 << 20  # it is read before its hash is known
 _HEX = r"[0-9a-f]{64}"
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class TensorParity(_Part):
+class TensorParity(StrictModel):
     """The worst error of one tensor over all images, scaled as ``Tolerance`` says. Each stage was given the reference's own inputs, so
     that an error shows where it arises."""
 
@@ -59,7 +56,7 @@ class TensorParity(_Part):
         return self.error <= self.tolerance
 
 
-class Flip(_Part):
+class Flip(StrictModel):
     """An image with two verdicts. It has no name, only a hash: a certificate is passed on, the images are not."""
 
     sha256: str = Field(pattern=_HEX)
@@ -69,7 +66,7 @@ class Flip(_Part):
     score: float
 
 
-class BackendParity(_Part):
+class BackendParity(StrictModel):
     """One engine against the reference."""
 
     backend: str
@@ -88,7 +85,7 @@ class BackendParity(_Part):
     passed: bool
 
 
-class Certificate(_Part):
+class Certificate(StrictModel):
     """Contents of ``parity.json``."""
 
     schema_version: int = SCHEMA_VERSION

@@ -10,11 +10,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from agvas_core.contract.durable import write_whole
 from agvas_core.contract.errors import SetupError
 from agvas_core.contract.manifest import MANIFEST_NAME, Manifest, sha256_of
+from agvas_core.contract.validation import StrictModel
 
 __all__ = [
     "DEFAULT_STORE",
@@ -42,11 +43,7 @@ DEFAULT_STORE = Path.home() / ".cache" / "agvas" / "engines"
 Shape = tuple[int, ...]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class EngineSpec(_Part):
+class EngineSpec(StrictModel):
     """One engine: the file, the graph it came from, and the shapes that it takes."""
 
     file: str
@@ -57,7 +54,7 @@ class EngineSpec(_Part):
     build_s: float = Field(ge=0)
 
 
-class EngineSet(_Part):
+class EngineSet(StrictModel):
     """Contents of ``engines.json``."""
 
     schema_version: int = SCHEMA_VERSION

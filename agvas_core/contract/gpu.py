@@ -10,9 +10,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict
-
 from agvas_core.contract.errors import SetupError
+from agvas_core.contract.validation import StrictModel
 
 __all__ = ["Gpu", "Hardware", "cuda_gpu", "cuda_version", "jetson_model", "refuse_without_gpu", "this_gpu", "this_machine"]
 
@@ -141,10 +140,8 @@ _GPUS = Path("/proc/driver/nvidia/gpus")
 _MODEL = re.compile(r"^(?:model name|Model|Hardware)\s*:\s*(.+)$", re.MULTILINE)
 
 
-class Hardware(BaseModel):
+class Hardware(StrictModel):
     """Two machines that are equal here may be expected to give the same numbers with the same software."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     system: str
     """``Linux x86_64``."""

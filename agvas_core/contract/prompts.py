@@ -8,7 +8,7 @@ import re
 from enum import IntEnum, StrEnum
 from typing import Final
 
-from pydantic import BaseModel, ConfigDict
+from agvas_core.contract.validation import StrictModel
 
 __all__ = [
     "ANCHORS",
@@ -83,14 +83,12 @@ _ANCHORS = re.compile("|".join(re.escape(token) for token in ANCHOR_TOKENS), re.
 _CONTROL = re.compile(r"<\|[^|<>]{1,40}\|>|</?s>|<image>|<unk>|<pad>", re.IGNORECASE)
 
 
-class ChatFormat(BaseModel):
+class ChatFormat(StrictModel):
     """The text around the image, the instruction and the answer.
 
     The sequence is ``before_image`` + Concat(f_s, f_align) + ``after_image`` + instruction + ``before_answer`` + answer +
     ``after_answer``.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     before_image: str
     after_image: str

@@ -22,9 +22,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import typer
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor
 
+from agvas_core.contract.validation import StrictModel
 from agvas_core.data.synthetic.products import KINDS_OF_PRODUCT, SyntheticProduct, Variation
 from agvas_core.data.synthetic.sample import Sample
 from agvas_core.data.synthetic.synthesis import HELD_OUT_FAMILIES, SynthesisSpec
@@ -43,10 +44,8 @@ TRAINED_ON = SynthesisSpec(held_out_families=HELD_OUT_FAMILIES)
 JUDGED_BY = SynthesisSpec(families=HELD_OUT_FAMILIES)
 
 
-class EncoderTraining(BaseModel):
+class EncoderTraining(StrictModel):
     """Numbers of one training."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     seed: int = 20261201
     steps: int = Field(300, ge=1)

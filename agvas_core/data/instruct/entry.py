@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from agvas_core.contract.errors import UsageError
+from agvas_core.contract.validation import StrictModel
 from agvas_core.data.datasets.masks import FileMask
 from agvas_core.data.datasets.record import Family, Record, Texts
 from agvas_core.data.instruct.journal import read_lines
@@ -38,10 +39,8 @@ FIELDS: Final = ("expectation", "observation", "diagnosis", "summary", "explanat
 ReviewState = Literal["pending", "accepted", "edited", "rejected"]
 
 
-class Entry(BaseModel):
+class Entry(StrictModel):
     """One sample with its texts. ``image`` and ``mask`` are relative to ``root``, and that to the folder of the file."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     dataset: str
     root: str
@@ -90,10 +89,8 @@ def texts_digest(texts: dict[str, str]) -> str:
 # What a person decided about an entry, kept in a file of its own beside the data: the newest decision on it counts.
 
 
-class Decision(BaseModel):
+class Decision(StrictModel):
     """One line of the review log."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     key: str
     on: str

@@ -6,9 +6,10 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from agvas_core.contract.errors import SetupError, UsageError
+from agvas_core.contract.validation import StrictModel
 
 __all__ = ["Recipe", "find_recipe", "recipe_for_gpu", "recipes"]
 
@@ -16,10 +17,8 @@ _PLACES = (Path(__file__).parents[1] / "trt_engines", Path(__file__).parents[3] 
 """In a wheel, in a checkout."""
 
 
-class Recipe(BaseModel):
+class Recipe(StrictModel):
     """One target."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     gpus: tuple[str, ...]

@@ -2,9 +2,10 @@
 
 from typing import Any, Final
 
-from pydantic import BaseModel, ConfigDict, model_serializer, model_validator
+from pydantic import model_serializer, model_validator
 
 from agvas_core.contract.errors import UsageError
+from agvas_core.contract.validation import StrictModel
 from agvas_runtime.pipeline.options import SegmentOptions
 
 __all__ = ["BatchJob"]
@@ -28,13 +29,11 @@ _KEYS: Final = (
 _OWN: Final = frozenset(("source", "base", "bundle", "recipe"))
 
 
-class BatchJob(BaseModel):
+class BatchJob(StrictModel):
     """Everything that a verdict depends on, and where the images are.
 
     In ``plan.json`` it is one flat table: the options stand beside ``source`` and ``bundle``, by their own names.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     source: str
     """As the user named it."""

@@ -16,11 +16,12 @@ from typing import Final, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from agvas_core import __version__
 from agvas_core.contract.durable import write_durably
 from agvas_core.contract.errors import OutputError, UsageError
+from agvas_core.contract.validation import StrictModel
 from agvas_runtime.batch.job import BatchJob
 
 __all__ = ["PLAN_NAME", "Plan", "Shard", "make_plan", "read_plan"]
@@ -44,10 +45,8 @@ class Shard(NamedTuple):
     names: list[str]
 
 
-class Plan(BaseModel):
+class Plan(StrictModel):
     """``plan.json``."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     tool: str = "agvas batch"
     schema_version: int = SCHEMA_VERSION
