@@ -16,8 +16,7 @@ from agvas_core.contract.errors import ImageError, OutputError, SourceError, Usa
 from agvas_core.contract.images.header import IMAGE_SUFFIXES
 from agvas_core.contract.images.rare import OTHER_PICTURES
 from agvas_runtime.batch.crew import Crew
-from agvas_runtime.batch.job import BatchJob
-from agvas_runtime.batch.plan import PLAN_FOLDER, PLAN_NAME, Plan, make_plan, read_plan
+from agvas_runtime.batch.plan import PLAN_FOLDER, PLAN_NAME, BatchJob, Plan, make_plan, read_plan
 from agvas_runtime.batch.shard_result import RESULTS_FOLDER, read_done, remove_leavings
 from agvas_runtime.images.read import NotedOnce
 from agvas_runtime.sources.camera import without_secrets

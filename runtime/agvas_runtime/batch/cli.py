@@ -85,7 +85,7 @@ def batch(
         raise UsageError(f"{given[0]} is given beside --recipe, which says it already: leave one of the two out")
 
     from agvas_runtime.batch.batch_run import run_batch
-    from agvas_runtime.batch.job import BatchJob
+    from agvas_runtime.batch.plan import BatchJob
     from agvas_runtime.bundle import load_bundle
     from agvas_runtime.line.recipe.file import read_recipe
     from agvas_runtime.pipeline.instruction import ask

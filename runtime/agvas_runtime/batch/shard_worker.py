@@ -12,11 +12,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from agvas_core.contract.errors import BundleError, ImageError, SourceError, StageError, UnlikeError, UsageError
-from agvas_runtime.batch.job import BatchJob
 from agvas_runtime.batch.picture_store import PictureStore
-from agvas_runtime.batch.plan import Shard, read_plan
-from agvas_runtime.batch.row import row_of_inspection, row_of_result, row_without
-from agvas_runtime.batch.shard_result import Done, read_done, write_result
+from agvas_runtime.batch.plan import BatchJob, Shard, read_plan
+from agvas_runtime.batch.shard_result import Done, read_done, row_of_inspection, row_of_result, row_without, write_result
 from agvas_runtime.images.frame import Frame
 from agvas_runtime.images.read import NotedOnce
 from agvas_runtime.line.ledger.images import hash_of_image

@@ -19,9 +19,8 @@ from agvas_runtime.images.frame import Frame
 from agvas_runtime.images.tiling import plan_scales
 from agvas_runtime.images.views import make_views
 from agvas_runtime.pipeline.segmenter import Segmenter
-from agvas_runtime.profile.gpu import GpuSampler
 from agvas_runtime.profile.load import Samples, answer_line, closed_loop, offer, overhead
-from agvas_runtime.profile.machine import describe_machine, load_average, peak_memory_mb
+from agvas_runtime.profile.machine import GpuSampler, describe_machine, load_average, peak_memory_mb
 from agvas_runtime.profile.record import MAX_SERIES, InUse, LineAnswer, Machine, Offered, Profile, Quantiles
 from agvas_runtime.profile.work import MAX_COUNTED_BYTES, count_work, with_floors
 from agvas_runtime.sources import open_source
