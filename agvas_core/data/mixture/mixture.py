@@ -11,20 +11,22 @@ before. So worker processes, ranks and a resumed run agree without talking to ea
 import hashlib
 import logging
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
+from pathlib import Path
 
 import numpy as np
 
 from agvas_core.contract.errors import ImageError, UsageError
+from agvas_core.contract.prompts import Anchor
 from agvas_core.data.datasets.catalog import FoundSet, named_set
 from agvas_core.data.datasets.contamination import shared_images, test_set_of
 from agvas_core.data.datasets.layouts import find_test_sets
 from agvas_core.data.datasets.record import Family, Record
 from agvas_core.data.mixture.config import FAMILIES, TABLE_5, MixtureConfig, SetConfig, Source
 from agvas_core.data.mixture.example import Example, Skip
-from agvas_core.data.mixture.exchange import make_exchange
+from agvas_core.data.mixture.exchange import make_exchange, more_exchanges
 from agvas_core.data.mixture.pool import Pool, chosen
 from agvas_core.data.synthetic.noise import pick
 from agvas_core.data.templates.library import Library, load_library
@@ -71,6 +73,10 @@ class Mixture:
             self.pools[source] = Pool(of_sets, weights, how.spread, how.normal_fraction)
             for name in sorted(of_sets):
                 digest.update("\n".join((source, name, *(record.name for record in of_sets[name]), "")).encode())
+        self._of_image: dict[tuple[str, Path], list[Record]] = defaultdict(list)  # where more than one thing is asked about
+        if config.general.questions > 1:
+            for record in (record for of_set in self.listed.get(Source.GENERAL, {}).values() for record in of_set):
+                self._of_image[record.dataset, record.image].append(record)
         self.fingerprint = digest.hexdigest()
         """Of the records and their order: equal on all ranks, and after a resume, or their examples differ."""
 
@@ -152,9 +158,13 @@ class Mixture:
     def _example(
         self, index: int, source: Source, record: Record, chance: np.random.Generator, skipped: tuple[Skip, ...]
     ) -> Example:
-        image = read_rgb(record.image, record.name)
-        exchange = make_exchange(
-            record, source, self.config.source(source), (image.shape[0], image.shape[1]), self.library, chance
+        image, how = read_rgb(record.image, record.name), self.config.source(source)
+        shape = (image.shape[0], image.shape[1])
+        exchange = make_exchange(record, source, how, shape, self.library, chance)
+        more = (
+            more_exchanges(self._of_image[record.dataset, record.image], how.questions - 1, exchange, shape, self.library, chance)
+            if how.questions > 1
+            else ()
         )
         return Example(
             index=index,
@@ -164,10 +174,12 @@ class Mixture:
             name=record.name,
             image=image,
             mask=exchange.mask,
-            supervised=self.config.source(source).supervise if exchange.mask is not None else (),
+            supervised=how.supervise if exchange.mask is not None else (),
             turns=exchange.turns,
             anomalous=record.anomalous,
             skipped=skipped,
+            carried=how.supervise if how.anchors == "supervised" else tuple(Anchor),
+            more=more,
         )
 
 
