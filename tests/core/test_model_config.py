@@ -4,9 +4,13 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from transformers.image_transforms import resize
+from transformers.image_utils import PILImageResampling
 
 from agvas_core.contract.errors import UsageError
+from agvas_core.contract.preprocess import ViewSpec, make_view
 from agvas_core.model.build import build_model
 from agvas_core.model.config import ModelConfig, load_preset, parse_config, preset_names
 
