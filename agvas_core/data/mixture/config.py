@@ -177,7 +177,8 @@ class MixtureConfig(_Part):
     allow_test_sets: tuple[str, ...] = ()
     """Names of test sets that are trained on all the same (``contamination.TEST_SETS``); without one, such images are refused."""
     test_data: tuple[Path, ...] = ()
-    """Folders of test sets, as ``agvas eval`` takes them, none of whose images may be trained on, under whatever name they come."""
+    """Folders of test sets, as ``agvas eval`` takes them, or files of ``agvas data hashes``: none of these images may be trained on, under
+    whatever name they come."""
     templates: Path | None = None
     """A folder of own templates."""
     held_out: float = Field(default=0.0, ge=0, lt=1)

@@ -21,8 +21,7 @@ import numpy as np
 from agvas_core.contract.errors import ImageError, UsageError
 from agvas_core.contract.prompts import Anchor
 from agvas_core.data.datasets.catalog import FoundSet, named_set
-from agvas_core.data.datasets.contamination import shared_images, test_set_of
-from agvas_core.data.datasets.layouts import find_test_sets
+from agvas_core.data.datasets.contamination import known_images, shared_images, test_set_of
 from agvas_core.data.datasets.record import Family, Record
 from agvas_core.data.mixture.config import FAMILIES, TABLE_5, MixtureConfig, SetConfig, Source
 from agvas_core.data.mixture.example import Example, Skip
@@ -81,8 +80,11 @@ class Mixture:
         """Of the records and their order: equal on all ranks, and after a resume, or their examples differ."""
 
     @classmethod
-    def load(cls, config: MixtureConfig) -> "Mixture":
+    def load(cls, config: MixtureConfig, validated_on: Path | None = None) -> "Mixture":
         """Lists the sets of the configuration; no image is opened.
+
+        Args:
+            validated_on: a folder of sets that a run is validated on: as little trained on as ``config.test_data``.
 
         Raises:
             UsageError: a set is not where it should be, is of another kind than its source, or lists nothing.
@@ -97,7 +99,8 @@ class Mixture:
                     raise UsageError(f"two sets of the source {source} are called {one.key}: give one of them a label")
                 records[source][one.key] = _listed(one, found)
                 _refuse_test_sets(one, found, records[source][one.key], config)
-        _refuse_test_images(records, config)
+        for folder in (*config.test_data, *([] if validated_on is None else [validated_on])):
+            _refuse_test_images(records, folder)
         return cls(config, records, load_library(config.templates))
 
     def table(self) -> str:
@@ -267,16 +270,15 @@ def _refuse_test_sets(one: SetConfig, found: FoundSet, records: Sequence[Record]
         )
 
 
-def _refuse_test_images(records: Mapping[Source, Mapping[str, Sequence[Record]]], config: MixtureConfig) -> None:
-    tests = [one for folder in config.test_data for one in find_test_sets(folder)]
-    if not tests:
-        return
+def _refuse_test_images(records: Mapping[Source, Mapping[str, Sequence[Record]]], folder: Path) -> None:
+    tests = known_images(folder)
     for of_sets in records.values():
         for key, listed in of_sets.items():
             if same := shared_images(listed, tests):
                 path, test = next(iter(same.items()))
                 raise UsageError(
-                    f"{len(same):,} images of {key} are test images, {path} is {test}: take them out of training, or their set out of test_data"
+                    f"{len(same):,} images of {key} are test images of {folder}, {path} is {test}: take them out of training, or leave "
+                    f"{folder} out of test_data and validation"
                 )
 
 
