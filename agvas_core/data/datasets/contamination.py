@@ -139,8 +139,11 @@ def known_images(tests: Path) -> list[KnownImage]:
     if tests.is_file():
         try:
             rows = TestHashes.model_validate_json(tests.read_bytes()).test_images
-        except (OSError, ValidationError) as error:
-            raise UsageError(f"{tests} is no file of agvas data hashes ({error}): write it again, or name a folder") from error
+        except OSError as error:
+            raise UsageError(f"{tests} cannot be read: {error.strerror}") from error
+        except ValidationError as error:
+            why = error.errors()[0]["msg"]
+            raise UsageError(f"{tests} is no file of agvas data hashes ({why}): write it again, or name a folder") from error
         return [KnownImage(name, size, sha256) for name, size, sha256 in rows]
     found = []
     for data in find_test_sets(tests):
