@@ -82,8 +82,8 @@ class ViewSpec(BaseModel):
     std: tuple[_Deviation, _Deviation, _Deviation]
 
     @model_serializer(mode="wrap")
-    def _as_ever(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without ``resample`` where it is our own: earlier versions read such files, and a run that they began goes on."""
+    def _without_default(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leaves ``resample`` out where it is the default: earlier versions then read the file, and runs that they began can be resumed."""
         table: dict[str, Any] = whole(self)
         if self.resample == "opencv":
             table.pop("resample", None)

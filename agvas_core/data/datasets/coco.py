@@ -85,8 +85,10 @@ def read_coco(path: Path) -> CocoAnnotations:
 
 
 def compact(segmentation: Any) -> Any:
-    """Polygons as arrays, a quarter of the memory of lists: every process of a training holds those of all its images. Anything else, and
-    what is broken, as it is: it is told of where it is drawn."""
+    """Polygons as arrays of doubles, which take a quarter of the memory of lists: each process of a training holds those of all its images.
+
+    Anything else is returned unchanged; ``CocoMask.read`` refuses what is broken.
+    """
     if not isinstance(segmentation, list) or not all(isinstance(part, list) for part in segmentation):
         return segmentation
     try:
