@@ -17,9 +17,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from agvas_core.contract.errors import UsageError
+from agvas_core.contract.validation import StrictModel
 from agvas_core.data.datasets.layouts import find_test_sets
 from agvas_core.data.datasets.record import Family, Record
 
@@ -116,11 +117,10 @@ class KnownImage:
         return _digest(self.path) if self.sha256 is None and self.path is not None else self.sha256
 
 
-class TestHashes(BaseModel):
+class TestHashes(StrictModel):
     """What ``agvas data hashes`` writes: one row for each image, name, size in bytes and SHA-256."""
 
     __test__ = False  # no test case of pytest
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     test_images: tuple[tuple[str, int | None, str | None], ...]
 
