@@ -188,8 +188,8 @@ def _real_iad(root: Path, paint: _Painter, count: int) -> list[tuple[Path, Path,
 
 
 def _other_anomalies(root: Path, paint: _Painter, count: int) -> None:
-    (root / "road/groundTruth").mkdir(parents=True)
-    (root / "gc10/masks").mkdir(parents=True)
+    (root / "road/groundTruth").mkdir(parents=True, exist_ok=True)
+    (root / "gc10/masks").mkdir(parents=True, exist_ok=True)
     normal, defect = [], []
     for number in range(1, count + 1):
         sample = paint.part(bad=True)
