@@ -7,12 +7,13 @@ uint8 -> cast -> normalise.
 
 from dataclasses import dataclass
 from math import ceil
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import AfterValidator, Field, FiniteFloat
+from PIL import Image
+from pydantic import AfterValidator, Field, FiniteFloat, SerializerFunctionWrapHandler, model_serializer
 
 from agvas_core.contract.validation import StrictModel
 
@@ -65,9 +66,20 @@ class ViewSpec(StrictModel):
     """Longer over shorter side at most; beyond it the aspect is squeezed (``area`` only)."""
     max_upscale: float = Field(default=2.0, ge=1.0, allow_inf_nan=False)
     """Small frames are enlarged by no more than this (``area`` only)."""
+    resample: Literal["opencv", "bilinear", "bicubic"] = "opencv"
+    """``opencv``: areas where a frame shrinks, else cubic. The others are Pillow's, with antialiasing, as published encoders were fed:
+    SigLIP and CLIP ``bicubic``, SAM ``bilinear``. Only ``opencv`` has a form in C++, CUDA and ONNX."""
     mean: tuple[FiniteFloat, FiniteFloat, FiniteFloat]
     """Per channel (RGB), of values in 0..1."""
     std: tuple[_Deviation, _Deviation, _Deviation]
+
+    @model_serializer(mode="wrap")
+    def _without_default(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leaves ``resample`` out where it is the default: earlier versions then read the file, and runs that they began can be resumed."""
+        table: dict[str, Any] = whole(self)
+        if self.resample == "opencv":
+            table.pop("resample", None)
+        return table
 
 
 @dataclass(frozen=True)
@@ -97,14 +109,22 @@ def make_view(spec: ViewSpec, frame: Rgb, content: tuple[int, int] | None = None
     """Resizes an RGB frame (uint8 [H, W, 3]) as ``spec`` says; ``content`` = (h, w) takes the place of the size that it would choose."""
     height, width = frame.shape[:2]
     content = content or view_size(spec, height, width)
-    shrinks = content[0] * content[1] < height * width
-    pixels = cv2.resize(frame, content[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
+    pixels = _resized(frame, content, spec.resample)
     if spec.fit == "letterbox":
         square = np.empty((spec.size_px, spec.size_px, 3), np.uint8)
         square[:] = np.round(np.asarray(spec.mean) * 255)  # padding is zero once normalised, as in SAM
         square[: content[0], : content[1]] = pixels
         pixels = square
     return View(np.ascontiguousarray(pixels, dtype=np.uint8), content)
+
+
+def _resized(frame: Rgb, content: tuple[int, int], resample: Literal["opencv", "bilinear", "bicubic"]) -> Rgb:
+    if resample == "opencv":
+        shrinks = content[0] * content[1] < frame.shape[0] * frame.shape[1]
+        found = cv2.resize(frame, content[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
+        return np.asarray(found, np.uint8)
+    kernel = Image.Resampling.BILINEAR if resample == "bilinear" else Image.Resampling.BICUBIC
+    return np.asarray(Image.fromarray(np.ascontiguousarray(frame)).resize(content[::-1], kernel))
 
 
 def check_scales(spec: ViewSpec, scales: Scales) -> None:

@@ -33,10 +33,13 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(dim, inner)
         self.out_proj = nn.Linear(inner, dim)
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """q [B, n, C], k and v [B, m, C] -> [B, n, C]."""
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, present: Tensor | None = None) -> Tensor:
+        """q [B, n, C], k and v [B, m, C] -> [B, n, C]; ``present`` bool [B, m]: the keys that count, all where None."""
         q, k, v = self._split(self.q_proj(q)), self._split(self.k_proj(k)), self._split(self.v_proj(v))
-        attention = (q * q.shape[-1] ** -0.5 @ k.transpose(2, 3)).softmax(-1)  # [B, heads, n, m]
+        scores = q * q.shape[-1] ** -0.5 @ k.transpose(2, 3)  # [B, heads, n, m]
+        if present is not None:
+            scores = scores.masked_fill(~present[:, None, None], -torch.inf)
+        attention = scores.softmax(-1)
         out: Tensor = self.out_proj((attention @ v).transpose(1, 2).flatten(2))  # [B, n, C]
         return out
 
@@ -73,16 +76,20 @@ class TwoWayBlock(nn.Module):
         self.norm4 = nn.LayerNorm(dim)
         self.skip_first_pe = skip_first_pe
 
-    def forward(self, z: Tensor, f_p: Tensor, z_pe: Tensor, f_pe: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens z and their positions z_pe [B, n, C], pixels f_p [B, hw, C] and theirs f_pe [1, hw, C] -> both, updated."""
+    def forward(self, z: Tensor, f_p: Tensor, z_pe: Tensor, f_pe: Tensor, present: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Tokens z and their positions z_pe [B, n, C], pixels f_p [B, hw, C] and theirs f_pe [1, hw, C] -> both, updated.
+
+        Args:
+            present: bool [B, n], the tokens that others attend to; all where None.
+        """
         if self.skip_first_pe:  # the tokens' positions are Z_0 itself: in the first block they would be added to themselves
-            z = self.norm1(self.self_attn(z, z, z))
+            z = self.norm1(self.self_attn(z, z, z, present))
         else:
             q = z + z_pe
-            z = self.norm1(z + self.self_attn(q, q, z))
+            z = self.norm1(z + self.self_attn(q, q, z, present))
         z = self.norm2(z + self.cross_attn_token_to_image(z + z_pe, f_p + f_pe, f_p))
         z = self.norm3(z + self.mlp(z))
-        f_p = self.norm4(f_p + self.cross_attn_image_to_token(f_p + f_pe, z + z_pe, z))
+        f_p = self.norm4(f_p + self.cross_attn_image_to_token(f_p + f_pe, z + z_pe, z, present))
         return z, f_p
 
 
@@ -95,11 +102,11 @@ class TwoWayTransformer(nn.Module):
         self.final_attn_token_to_image = Attention(dim, heads, downsample)
         self.norm_final_attn = nn.LayerNorm(dim)
 
-    def forward(self, z0: Tensor, f_p: Tensor, f_pe: Tensor) -> tuple[Tensor, Tensor]:
-        """Z_0 [B, n, C], f_p [B, hw, C] and its positions [1, hw, C] -> Z_L [B, n, C], f'_p [B, hw, C]."""
+    def forward(self, z0: Tensor, f_p: Tensor, f_pe: Tensor, present: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Z_0 [B, n, C], f_p [B, hw, C] and its positions [1, hw, C] -> Z_L [B, n, C], f'_p [B, hw, C]; ``present`` as of a block."""
         z = z0
         for layer in self.layers:
-            z, f_p = layer(z, f_p, z0, f_pe)
+            z, f_p = layer(z, f_p, z0, f_pe, present)
         z = self.norm_final_attn(z + self.final_attn_token_to_image(z + z0, f_p + f_pe, f_p))
         return z, f_p
 
@@ -184,16 +191,23 @@ class Agmd(nn.Module):
         # Not in the paper: lets a mask be empty without a feature that says so.
         self.bias = None if literal else nn.Parameter(torch.zeros(len(anchors)))
 
-    def forward(self, h_anchor: Tensor, f_p: Tensor, f_detail: Tensor | None = None) -> Tensor:
+    def forward(self, h_anchor: Tensor, f_p: Tensor, f_detail: Tensor | None = None, carried: Tensor | None = None) -> Tensor:
         """h [B, 3, C], f_p [B, C, h, w], f_detail [B, C', 4h, 4w] -> mask logits [B, 3, 4h, 4w] in anchor order.
 
         With ``upscale=1`` the logits are [B, 3, h, w].
+
+        Args:
+            carried: bool [B, 3], the anchors that each row's answer has; all where None. Nothing attends to the tokens of the others, so
+                that their masks mean nothing and the masks of those that are there do not depend on them.
         """
         batch, channels, height, width = f_p.shape
         if len(self.anchors) < len(Anchor):
             h_anchor = h_anchor[:, list(self.anchors)]  # [B, K, C]
         z0 = torch.cat([self.t_learn.expand(batch, -1, -1), h_anchor], 1)  # eq. 4: [B, 6, C]
-        z, pixels = self.bi_attn(z0, f_p.flatten(2).transpose(1, 2), self.position(height, width))  # eq. 5: [B, 6, C], [B, hw, C]
+        present = None if carried is None else carried[:, list(self.anchors)].repeat(1, 2)  # [B, 6]
+        z, pixels = self.bi_attn(
+            z0, f_p.flatten(2).transpose(1, 2), self.position(height, width), present
+        )  # eq. 5: [B, 6, C], [B, hw, C]
         f_out = self.upscale(pixels.transpose(1, 2).reshape(batch, channels, height, width))  # [B, C', 4h, 4w]
         if self.merge is not None:
             assert f_detail is not None, "this AGMD was built with detail=True"

@@ -70,6 +70,7 @@ class AgVas(nn.Module):
         answer_start: Tensor | None = None,
         with_text: bool = True,
         image_of: Tensor | None = None,
+        carried: Tensor | None = None,
     ) -> AgVasOutput:
         """One pass over image, instruction and answer.
 
@@ -80,15 +81,16 @@ class AgVas(nn.Module):
             attention_mask: [B, L], 1 where there is a token.
             answer_start: [B], where the answer begins; anchors before it do not count.
             image_of: [R], where there are R exchanges about B images: which image each row of ids is about. Encoders run once per image.
+            carried: bool [R, 3], the anchors that each row's answer has, where some have fewer than the model; AGMD only.
         """
         vision = self.see(semantic_image, pixel_image)
         asked = vision if image_of is None else vision.of(image_of)
         f_in = self.lmm.embed(input_ids, asked.f_s, asked.f_align)  # [B, L, D]
         hidden, text_logits = self.lmm(f_in, attention_mask, with_logits=with_text)  # eq. 3
-        positions, found = find_anchors(input_ids, self.lmm.anchor_ids, answer_start)
+        positions, found = find_anchors(input_ids, self.lmm.anchor_ids, answer_start, carried)
         anchors = self.lmm.anchor_states(hidden, positions)  # [B, 3, D]
         h_anchor = self.refiner(anchors)  # [B, 3, C]
-        return AgVasOutput(text_logits, self.masks(h_anchor, asked.pixel, found), found, vision, h_anchor)
+        return AgVasOutput(text_logits, self.masks(h_anchor, asked.pixel, found, carried), found, vision, h_anchor)
 
     def see(self, semantic_image: Tensor, pixel_image: Tensor) -> Vision:
         """Stage 1, vision."""
@@ -104,12 +106,13 @@ class AgVas(nn.Module):
         """Stage 3, decoder: anchor states [B, 3, D] -> mask logits [B, 3, H', W']; ``found`` as in :meth:`masks`."""
         return self.masks(self.refiner(anchors), pixel, found)
 
-    def masks(self, h_anchor: Tensor, pixel: PixelFeatures, found: Tensor | None = None) -> Tensor:
+    def masks(self, h_anchor: Tensor, pixel: PixelFeatures, found: Tensor | None = None, carried: Tensor | None = None) -> Tensor:
         """Refined anchors [B, 3, C] -> mask logits [B, 3, H', W'].
 
-        Rows that are not ``found`` get the logits of an empty mask (the rule ``no anchors, empty mask``).
+        Rows that are not ``found`` get the logits of an empty mask (the rule ``no anchors, empty mask``). ``carried``: as of ``Agmd``.
         """
-        logits: Tensor = self.agmd(h_anchor, pixel.f_p, pixel.f_detail)  # eq. 4-7: [B, 3, H', W']
+        more = () if carried is None else (carried,)  # SAM's decoder has one anchor, which every answer has
+        logits: Tensor = self.agmd(h_anchor, pixel.f_p, pixel.f_detail, *more)  # eq. 4-7: [B, 3, H', W']
         if found is not None:
             empty = logits.new_tensor(EMPTY_LOGITS).view(1, 3, 1, 1)
             logits = logits.where(found.view(-1, 1, 1, 1), empty)

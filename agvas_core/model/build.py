@@ -195,9 +195,10 @@ def chat_format(config: LmmConfig) -> ChatFormat:
     return {"qwen": QWEN_CHAT, "vicuna": VICUNA_CHAT}[config.chat]
 
 
-def named_anchors(config: ModelConfig) -> str:
-    """The anchors as this model's answers write them: ``[NOR][ANO][SEG]``, fewer in an ablation."""
-    return "".join(ANCHOR_TOKENS[Anchor[name]] for name in config.anchors)
+def named_anchors(config: ModelConfig, anchors: Iterable[Anchor] = tuple(Anchor)) -> str:
+    """The anchors as this model's answers write them: ``[NOR][ANO][SEG]``, fewer in an ablation, or where only some are asked for."""
+    asked = set(anchors)
+    return "".join(ANCHOR_TOKENS[Anchor[name]] for name in config.anchors if Anchor[name] in asked)
 
 
 def semantic_tokens(config: ModelConfig) -> int:

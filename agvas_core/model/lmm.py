@@ -19,12 +19,17 @@ class LmmOutput(NamedTuple):
     logits: Tensor | None
 
 
-def find_anchors(input_ids: Tensor, anchor_ids: tuple[int, int, int], start: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def find_anchors(
+    input_ids: Tensor, anchor_ids: tuple[int, int, int], start: Tensor | None = None, carried: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Positions of the three anchors in each row.
 
     The last occurrence of each counts, at or after ``start`` (where the answer begins, [B]). A row in which any of the three
     is missing has no anchors: its mask is empty (the rule ``no anchors, empty mask``). Positions are counted from the
     row's first column, padding included, so rows may be padded on either side.
+
+    Args:
+        carried: bool [B, 3], the anchors that a row must have; all where None (training may ask for fewer, never a prediction).
 
     Returns:
         positions [B, 3] in anchor order (0 where not found), found [B] bool.
@@ -35,7 +40,8 @@ def find_anchors(input_ids: Tensor, anchor_ids: tuple[int, int, int], start: Ten
     if start is not None:
         is_anchor = is_anchor & (index[None, :, None] >= start[:, None, None])
     last = torch.where(is_anchor, index[None, :, None], -1).amax(1)  # [B, 3]
-    return last.clamp(min=0), (last >= 0).all(1)
+    found = last >= 0 if carried is None else (last >= 0) | ~carried
+    return last.clamp(min=0), found.all(1)
 
 
 class Lmm(nn.Module):

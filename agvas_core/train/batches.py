@@ -56,7 +56,8 @@ class Batch:
     Images: ``semantic`` uint8 [B, Hs, Ws, 3], ``pixel`` uint8 [B, H, W, 3]; ``anomalous`` int8 [B], 1, 0, or -1 where unknown.
     Exchanges: ``image_of`` [R], which image it is about; ``mask`` bool [R, H, W], what is asked for; ``supervise`` bool [R, 3], the
     anchors whose masks are learned from; ids, attention and labels [R, L]; ``answer_start`` [R].
-    ``valid`` bool [R, H, W]: where the view shows the image; None for everywhere.
+    ``valid`` bool [R, H, W]: where the view shows the image; None for everywhere. ``carried`` bool [R, 3]: the anchors that each answer has;
+    None where all have the model's.
     Of generated images, None elsewhere: ``kinds`` uint8 [B, H, W], 0 where normal, else 1 + the index of the defect's group in
     ``captions.GROUPS``; ``tones`` likewise over ``sample.TONES``; ``asked`` [R, 4], which of the ``NAMED`` kinds, places, sizes and tones
     the instruction names, ``IGNORED_TARGET`` where it names none.
@@ -75,6 +76,7 @@ class Batch:
     answer_start: Tensor
     names: tuple[str, ...]
     valid: Tensor | None = None
+    carried: Tensor | None = None
     kinds: Tensor | None = None
     tones: Tensor | None = None
     asked: Tensor | None = None
@@ -116,7 +118,13 @@ class Encoded:
 
 
 def encode(
-    turns: Sequence[Turn], tokenizer: Tokenizer, config: ModelConfig, max_text_tokens: int, *, masked: bool = True
+    turns: Sequence[Turn],
+    tokenizer: Tokenizer,
+    config: ModelConfig,
+    max_text_tokens: int,
+    *,
+    masked: bool = True,
+    anchors: Sequence[Anchor] = tuple(Anchor),
 ) -> Encoded:
     """The whole conversation; the image stands before its first instruction.
 
@@ -125,8 +133,9 @@ def encode(
 
     Args:
         masked: whether there is a mask that the anchors stand for.
+        anchors: those that the answer has, of the model's.
     """
-    chat, named = chat_format(config.lmm), named_anchors(config)
+    chat, named = chat_format(config.lmm), named_anchors(config, anchors)
     visual = [config.lmm.image_token_id] * visual_tokens(config)
     pieces: list[tuple[list[int], list[int], bool]] = []  # prompt, answer, anchors in it
     for number, turn in enumerate(turns):
@@ -243,8 +252,12 @@ class MixtureExamples:
         example = self.mixture[number]
         if not self.mirrored or np.random.default_rng([self.train.seed, _MIRROR_STREAM, number]).random() < 0.5:
             return example
-        mask = None if example.mask is None else np.ascontiguousarray(example.mask[:, ::-1])
-        return replace(example, image=np.ascontiguousarray(example.image[:, ::-1]), mask=mask)
+        more = tuple(replace(one, mask=_mirrored(one.mask)) for one in example.more)
+        return replace(example, image=np.ascontiguousarray(example.image[:, ::-1]), mask=_mirrored(example.mask), more=more)
+
+
+def _mirrored(mask: NDArray[np.bool_] | None) -> NDArray[np.bool_] | None:
+    return None if mask is None else np.ascontiguousarray(mask[:, ::-1])
 
 
 def collate(examples: Sequence[Example], model: ModelConfig, tokenizer: Tokenizer, max_text_tokens: int) -> Batch:
@@ -255,19 +268,24 @@ def collate(examples: Sequence[Example], model: ModelConfig, tokenizer: Tokenize
     """
     shared = view_size(model.pixel_view, *examples[0].image.shape[:2]) if model.pixel_view.fit == "area" else None
     views = [make_view(model.pixel_view, example.image, shared) for example in examples]
-    rows = [encode(example.turns, tokenizer, model, max_text_tokens, masked=example.mask is not None) for example in examples]
-    masks, valids = [], []
-    supervise = torch.zeros(len(rows), len(Anchor), dtype=torch.bool)
-    for number, (example, view, row) in enumerate(zip(examples, views, rows, strict=True)):
-        shape = view.pixels.shape[:2]
-        mask, valid = np.zeros(shape, bool), np.zeros(shape, bool)
-        valid[: view.content[0], : view.content[1]] = True
-        if example.mask is not None:
-            mask[: view.content[0], : view.content[1]] = _resized(example.mask, view.content)
-        masks.append(mask)
-        valids.append(valid)
-        for anchor in example.supervised:
-            supervise[number, anchor] = row.anchored and anchor.name in model.anchors
+    own = tuple(Anchor[name] for name in model.anchors)
+    rows, image_of, masks, valids, supervised, carried = [], [], [], [], [], []
+    for number, (example, view) in enumerate(zip(examples, views, strict=True)):
+        # A model that lacks all of them (an ablation) answers with those that it has.
+        anchors = [anchor for anchor in own if anchor in example.carried] or own
+        for exchange in example.exchanges:
+            row = encode(exchange.turns, tokenizer, model, max_text_tokens, masked=exchange.mask is not None, anchors=anchors)
+            shape = view.pixels.shape[:2]
+            mask, valid = np.zeros(shape, bool), np.zeros(shape, bool)
+            valid[: view.content[0], : view.content[1]] = True
+            if exchange.mask is not None:
+                mask[: view.content[0], : view.content[1]] = _resized(exchange.mask, view.content)
+            rows.append(row)
+            image_of.append(number)
+            masks.append(mask)
+            valids.append(valid)
+            supervised.append([row.anchored and anchor in own and anchor in example.supervised for anchor in Anchor])
+            carried.append([anchor in anchors or anchor not in own for anchor in Anchor])
     input_ids, attention, labels, answer_start = padded(rows, model)
     return Batch(
         semantic=torch.from_numpy(np.stack([make_view(model.semantic_view, example.image).pixels for example in examples])),
@@ -275,10 +293,11 @@ def collate(examples: Sequence[Example], model: ModelConfig, tokenizer: Tokenize
         anomalous=torch.tensor(
             [-1 if example.anomalous is None else int(example.anomalous) for example in examples], dtype=torch.int8
         ),
-        image_of=torch.arange(len(examples)),
+        image_of=torch.tensor(image_of),
         mask=torch.from_numpy(np.stack(masks)),
         valid=torch.from_numpy(np.stack(valids)),
-        supervise=supervise,
+        carried=None if all(map(all, carried)) else torch.tensor(carried),
+        supervise=torch.tensor(supervised),
         input_ids=input_ids,
         attention=attention,
         labels=labels,

@@ -56,6 +56,10 @@ def train(
     steps: Annotated[
         int | None, typer.Option(min=1, help="Optimizer steps, instead of the preset's length.", rich_help_panel=INPUT)
     ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(min=0, help="Of weights and data, instead of the preset's.", rich_help_panel=INPUT),
+    ] = None,
     overfit: Annotated[
         int | None,
         typer.Option(min=1, metavar="N", help="The first N images again and again, as a check.", rich_help_panel=INPUT),
@@ -85,7 +89,7 @@ def train(
     from agvas_core.train.config import parse_mixture_config, parse_train_config
 
     tables = merged_with(preset, extra)
-    given = {"batch": batch, "micro_batch": micro_batch, "deepspeed": deepspeed, "workers": workers}
+    given = {"batch": batch, "micro_batch": micro_batch, "deepspeed": deepspeed, "workers": workers, "seed": seed}
     settings = parse_train_config(_overridden(tables.get("train", {}), images, steps, given))
     model = resolve_config(tables["model"])
     if calibrate_only is not None:
@@ -102,7 +106,8 @@ def train(
         torch.set_num_threads(threads)
     mixture = None
     if settings.examples == "sets" and calibrate_only is None:
-        mixture = parse_mixture_config(_with_sets(dict(tables.get("mixture", {})), sets))
+        own = {} if seed is None else {"seed": seed}
+        mixture = parse_mixture_config(_with_sets(tables.get("mixture", {}) | own, sets))
     elif sets is not None:
         raise UsageError(
             f"--sets gives data sets and preset {preset} generates its images: extend it in a file of your own with "

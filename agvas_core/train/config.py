@@ -96,7 +96,7 @@ class CalibrationConfig(StrictModel):
 
 
 class ValidationConfig(StrictModel):
-    """On what, and how often. Without ``data`` it is what ``mixture.held_out`` keeps."""
+    """On what, and how often. Without ``data`` it is what ``mixture.held_out`` keeps. Images of ``data`` may not be trained on."""
 
     data: Path | None = None
     """A folder as ``agvas eval`` takes it: a set, or several, with masks."""
@@ -104,6 +104,8 @@ class ValidationConfig(StrictModel):
     """Besides the end, where it always happens."""
     limit: int | None = Field(default=20, ge=1)
     """At most so many images of each kind of each category; None for all."""
+    best: Literal["image_auroc", "ap", "f1_max", "iou_ano", "iou_nor", "auroc", "aupro"] | None = None
+    """The metric whose best checkpoint is kept in ``best``, beside the last one, which stays the run's result; None for none."""
 
 
 class TrainConfig(StrictModel):

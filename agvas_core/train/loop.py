@@ -8,7 +8,7 @@ Under torchrun or accelerate launch every process calls this with the same argum
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +33,7 @@ from agvas_core.evaluation.checkpoint import CheckpointPredictor
 from agvas_core.model.agvas import AgVas
 from agvas_core.model.config import ModelConfig
 from agvas_core.model.weights.checkpoint import (
+    TRAINING,
     WEIGHTS,
     Checkpoint,
     Digests,
@@ -64,11 +65,13 @@ from agvas_core.train.state import (
 )
 from agvas_core.train.validation import held_out_sets, validate
 
-__all__ = ["SKIPPED", "Progress", "Row", "train_model"]
+__all__ = ["BEST", "SKIPPED", "Progress", "Row", "train_model"]
 
 Row = dict[str, float]
 Progress = Callable[[int, int, Row], None]
 SKIPPED: Final = "skipped.jsonl"
+BEST: Final = "best"
+"""Folder of the best checkpoint, where ``[train.validation] best`` asks for one."""
 
 
 def train_model(
@@ -88,7 +91,7 @@ def train_model(
     """Trains and writes a checkpoint folder that holds what was trained; returns it.
 
     ``out`` gets the checkpoint, ``state.safetensors`` (to resume), ``log.jsonl``, TensorBoard's ``events``, and, where they apply,
-    ``validation.jsonl`` and ``skipped.jsonl``. Same configuration, processes, threads and machine: same weights, resumed or not.
+    ``validation.jsonl``, ``skipped.jsonl`` and the checkpoint ``best``. Same configuration, processes, threads and machine: same weights, resumed or not.
 
     Args:
         mixture: the data sets, for ``examples = "sets"``.
@@ -137,6 +140,8 @@ class _Run:
     first: int
     recent: list[Row]
     skips: SkipLog = field(default_factory=SkipLog)
+    best: float | None = None
+    """Of the metric that the best checkpoint is chosen by, so far."""
     calibration: Calibration | None = None
     span: Span | None = None
     saved: float = field(default_factory=time.monotonic)
@@ -170,7 +175,8 @@ class _Run:
             out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OutputError(f"cannot make {out}: {error.strerror}; choose another --out") from error
-        mixture = None if mixture_config is None else Mixture.load(mixture_config)
+        validated_on = None if train.validation is None else train.validation.data
+        mixture = None if mixture_config is None else Mixture.load(mixture_config, validated_on)
         base = base_digests(config)
         identity = run_identity(config, train, mixture_config, "" if mixture is None else mixture.fingerprint, base)
         identity |= {"overfit": overfit, "init": None if init is None else _record_of(init)}
@@ -226,6 +232,7 @@ class _Run:
             held_out,
             step,
             recent,
+            best=_best_before(out, step, train.validation),
         )
 
     def train(self) -> Path:
@@ -372,12 +379,27 @@ class _Run:
 
     def _validate(self, step: int) -> None:
         predictor = CheckpointPredictor(self.engine.plain, self.config, self.tokenizer, f"step {step}")
+        metrics: Mapping[str, float | None] = {}
         if self.log is not None:
-            self.log.validation(step, validate(predictor, self.validated_on, self.out))
+            metrics = validate(predictor, self.validated_on, self.out)
+            self.log.validation(step, metrics)
         elif self.engine.sharded:  # the first process cannot compute alone
             for item in (item for one in self.validated_on for item in sorted(one.items, key=lambda each: each.category)):
                 predictor.predict(item.image_path)
         self.engine.wait()
+        self._keep_best(step, metrics)
+
+    def _keep_best(self, step: int, metrics: Mapping[str, float | None]) -> None:
+        """A checkpoint of the weights as they were just measured, where they are better than all before. All processes together."""
+        chosen_by = None if self.settings.validation is None else self.settings.validation.best
+        if chosen_by is None:
+            return
+        value: float | None = self.engine.agreed(metrics.get(chosen_by))
+        if value is None or (self.best is not None and value <= self.best):
+            return
+        self.best = value
+        tensors = self.average or kept_tensors(self.engine, self.kept)
+        self._write_checkpoint(step, tensors, self.out / BEST, {"metric": chosen_by, "value": value})
 
     def _save(self, step: int) -> None:
         """Checkpoint and state, each whole or as it was. All processes together."""
@@ -389,7 +411,10 @@ class _Run:
         save_state(self.out / STATE, self.engine, kept, self.average, step, self.identity, self.recent)
         self.saved = time.monotonic()
 
-    def _write_checkpoint(self, step: int, tensors: dict[str, Tensor]) -> None:
+    def _write_checkpoint(
+        self, step: int, tensors: dict[str, Tensor], out: Path | None = None, best: dict[str, Any] | None = None
+    ) -> None:
+        out = out or self.out
         if not self.engine.main:
             return
         plan = self.engine.plan
@@ -403,15 +428,15 @@ class _Run:
             "train": self.settings.model_dump(mode="json"),
             "mixture": None if self.mixture is None else self.mixture.config.model_dump(mode="json"),
             "calibration": None if self.calibration is None else self.calibration.record,
-        }
+        } | ({} if best is None else {"best": best})
         state = {name: tensor.detach().cpu() for name, tensor in tensors.items()}
         if self.calibration is not None:
             state = self.calibration.moved(state)
         try:
-            save_checkpoint(self.out, state, self.config, self.tokenizer, training, self.base or None)
+            save_checkpoint(out, state, self.config, self.tokenizer, training, self.base or None)
         except (OSError, SafetensorError) as error:
             raise OutputError(
-                f"cannot write the checkpoint into {self.out} ({error}); the last one is whole: make space, then go on with --resume"
+                f"cannot write the checkpoint into {out} ({error}); the last one is whole: make space, then go on with --resume"
             ) from error
 
     def _refuse_not_finite(self, value: float, what: str, step: int, parts: list[Batch]) -> None:
@@ -450,6 +475,15 @@ def _checked(config: ModelConfig, train: TrainConfig, mixture: MixtureConfig | N
         return config
     base = read_config(find_checkpoint(config.base))  # what was calibrated goes on to count: the same bias, the same scales
     return config.model_copy(update={name: getattr(base, name) for name in ("decision", "scales", "tiling")})
+
+
+def _best_before(out: Path, step: int, validation: ValidationConfig | None) -> float | None:
+    """Of the metric of the best checkpoint, where a resumed run has one of up to ``step``; a later one comes again."""
+    path = out / BEST / TRAINING
+    if validation is None or validation.best is None or not step or not path.exists():
+        return None
+    found = json.loads(path.read_text(encoding="utf-8"))
+    return found["best"]["value"] if found["step"] <= step and found["best"]["metric"] == validation.best else None
 
 
 def _record_of(init: Checkpoint) -> dict[str, Any]:

@@ -88,6 +88,7 @@ class Objective(nn.Module):
             batch.attention,
             batch.answer_start,
             image_of=batch.image_of,
+            carried=batch.carried,
         )
         text = text_loss(output.text_logits, batch.labels, count=counts.tokens, per_sequence=self.by_answer)  # eq. 9
         logits = F.interpolate(output.mask_logits.float(), size=batch.mask.shape[-2:], mode="bilinear", align_corners=False)

@@ -232,6 +232,13 @@ VERBS: Final = (
         ("agvas data check sets/",),
     ),
     Verb(
+        "data hashes",
+        "agvas_core.data.datasets.cli:hashes",
+        MODEL,
+        "Write the hashes of test images, which a training then refuses.",
+        ("agvas data hashes test-sets/ -o test-images.json",),
+    ),
+    Verb(
         "data instruct",
         "agvas_core.data.instruct.cli:instruct",
         MODEL,

@@ -204,6 +204,11 @@ class _Builder:
 
     def view(self, frame: str, size: tuple[int, int], spec: ViewSpec) -> str:
         """What one encoder sees of a frame, uint8 [1, h, w, 3]."""
+        if spec.resample != "opencv":
+            raise UsageError(
+                f'a view is resized by Pillow\'s {spec.resample} kernel, which has no form as a graph: train with resample = "opencv" '
+                "for one file, or take the bundle itself"
+            )
         g = self.g
         content = view_size(spec, *size)
         pixels = self.resized(frame, size, content)

@@ -4,9 +4,13 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from transformers.image_transforms import resize
+from transformers.image_utils import PILImageResampling
 
 from agvas_core.contract.errors import UsageError
+from agvas_core.contract.preprocess import ViewSpec, make_view
 from agvas_core.model.build import build_model
 from agvas_core.model.config import ModelConfig, load_preset, parse_config, preset_names
 
@@ -117,3 +121,16 @@ def test_a_preset_can_be_a_file(tmp_path: Path) -> None:
     own.write_text("[model\n", encoding="utf-8")
     with pytest.raises(UsageError, match=r"own\.toml is not TOML"):
         load_preset(own)
+
+
+@pytest.mark.parametrize("resample", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("size", [(90, 70), (24, 20)])
+def test_a_view_can_be_resized_as_published_encoders_were_fed(resample: str, size: tuple[int, int]) -> None:
+    image = np.random.default_rng(1).integers(0, 256, (*size, 3), np.uint8)
+    half = (0.5, 0.5, 0.5)
+    spec = ViewSpec.model_validate({"fit": "stretch", "size_px": 32, "mean": half, "std": half, "resample": resample})
+    theirs = resize(image, (32, 32), resample=PILImageResampling[resample.upper()], input_data_format="channels_last")
+    assert np.array_equal(make_view(spec, image).pixels, theirs)
+    assert ViewSpec.model_validate(spec.model_dump()) == spec
+    plain = spec.model_copy(update={"resample": "opencv"})
+    assert not np.array_equal(make_view(plain, image).pixels, theirs) and "resample" not in plain.model_dump()

@@ -36,7 +36,7 @@ def test_the_decoder_starts_from_equation_4() -> None:
     seen: list[tuple[Tensor, ...]] = []
     module.bi_attn.register_forward_pre_hook(lambda _, arguments: seen.append(arguments))
     module(h, f_p)
-    z0, pixels, _ = seen[0]
+    z0, pixels, *_ = seen[0]
     t_nor, t_ano, t_seg = module.t_learn
     for b in range(2):
         h_nor, h_ano, h_seg = h[b]
@@ -44,6 +44,18 @@ def test_the_decoder_starts_from_equation_4() -> None:
         for y in range(GRID[0]):
             for x in range(GRID[1]):
                 assert torch.equal(pixels[b, y * GRID[1] + x], f_p[b, :, y, x])
+
+
+def test_an_answer_with_seg_alone_is_decoded_without_the_other_anchors() -> None:
+    module, (h, f_p) = agmd(), inputs()
+    carried = torch.tensor([[False, False, True], [True, True, True]])
+    h.requires_grad_()
+    logits = module(h, f_p, None, carried)
+    assert torch.allclose(logits[1], module(h, f_p)[1], atol=1e-6)  # a row that has all three is as before
+    logits[0, 2].sum().backward()
+    assert h.grad is not None and module.t_learn.grad is not None
+    for gradient in (h.grad[0], module.t_learn.grad):
+        assert not gradient[:2].any() and gradient[2].any()
 
 
 class LoopReference:

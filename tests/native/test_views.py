@@ -66,9 +66,12 @@ def test_every_instruction_set_and_number_of_threads_gives_the_same_view(
     size_px=st.integers(8, 70),
     height=st.integers(1, 150),
     width=st.integers(1, 150),
+    resample=st.sampled_from(["opencv", "bilinear", "bicubic"]),
 )
-def test_views_are_the_contracts_whether_they_shrink_or_not(fit: str, size_px: int, height: int, width: int) -> None:
-    spec = ViewSpec(fit=fit, size_px=size_px, multiple_px=4, mean=(0.3, 0.5, 0.7), std=HALF)  # type: ignore[arg-type]
+def test_views_are_the_contracts_whether_they_shrink_or_not(
+    fit: str, size_px: int, height: int, width: int, resample: str
+) -> None:
+    spec = ViewSpec(fit=fit, size_px=size_px, multiple_px=4, mean=(0.3, 0.5, 0.7), std=HALF, resample=resample)  # type: ignore[arg-type]
     other = spec.model_copy(update={"size_px": 16})
     image = picture(size_px, height + 9, width + 9, 3)[4:-5, 3:-6]  # a crop, as tiles are
     for found, wanted in zip(views.make_views(image, [spec, other]), [spec, other], strict=True):

@@ -239,6 +239,9 @@ def test_what_a_graph_cannot_do_is_refused(tiny_bundle: Path, tmp_path: Path) ->
     scale = MapScale(values=(0.0, 1.0), rarity=(0.0, 1.0), slope=1.0)
     with pytest.raises(UsageError, match="fitted head"):
         build_graph(replace(bundle, product=Product.model_construct(head=scale)), (96, 96))
+    view = bundle.manifest.pixel_view.model_copy(update={"resample": "bicubic"})
+    with pytest.raises(UsageError, match="bicubic"):
+        build_graph(replace(bundle, manifest=bundle.manifest.model_copy(update={"pixel_view": view})), (96, 96))
     without = with_point(tiny_bundle, tmp_path / "without")
     manifest = read_manifest(without)
     (without / "lmm.onnx").unlink()

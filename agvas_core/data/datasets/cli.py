@@ -1,4 +1,4 @@
-"""``agvas data check``: what training data there is, and what is wrong with it."""
+"""``agvas data check``: what training data there is, and what is wrong with it. ``agvas data hashes``: which images are test images."""
 
 import json
 import os
@@ -14,8 +14,9 @@ from agvas_core.contract.durable import write_whole
 from agvas_core.contract.errors import OutputError
 from agvas_core.data.datasets.catalog import find_training_sets
 from agvas_core.data.datasets.check import SetReport, check_set, json_report, problem_lines, terminal_table
+from agvas_core.data.datasets.contamination import TestHashes, known_images
 
-__all__ = ["check"]
+__all__ = ["check", "hashes"]
 
 EXIT_FAULTS = 1
 
@@ -42,11 +43,7 @@ def check(
             reports.append(check_set(found, jobs=count, quick=quick, advance=partial(progress.advance, task)))
     faults = sum(report.faults for report in reports)
     if out is not None:
-        try:
-            out.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(out, json.dumps(json_report(reports), indent=1, ensure_ascii=False) + "\n")
-        except OSError as error:
-            raise OutputError(f"cannot write {out}: {error.strerror}; choose a folder with space and permission") from error
+        _write(out, json.dumps(json_report(reports), indent=1, ensure_ascii=False))
     if not quiet:
         Console(width=None if Console().is_terminal else 120).print(terminal_table(reports))
         for line in problem_lines(reports):
@@ -60,3 +57,23 @@ def check(
         )
     if faults:
         raise typer.Exit(EXIT_FAULTS)
+
+
+def hashes(
+    data: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a test set, or of several; lists without images too.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="The file, JSON.")] = Path("test-images.json"),
+) -> None:
+    """Write names, sizes and SHA-256 of test images, so that a training elsewhere can refuse them ([mixture] test_data)."""
+    found = TestHashes.of(known_images(data))
+    _write(out, found.model_dump_json())
+    unseen = sum(sha256 is None for _, _, sha256 in found.test_images)
+    note = f"; of {unseen:,} only the name is known, for their files are not there" if unseen else ""
+    typer.echo(f"{len(found.test_images):,} test images in {out}{note}")
+
+
+def _write(out: Path, text: str) -> None:
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(out, text + "\n")
+    except OSError as error:
+        raise OutputError(f"cannot write {out}: {error.strerror}; choose a folder with space and permission") from error

@@ -4,6 +4,7 @@ The only module that imports pycocotools, which draws the polygons.
 """
 
 import json
+from array import array
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -74,12 +75,26 @@ def read_coco(path: Path) -> CocoAnnotations:
             need(row, keys, f"{path}: {table}[{number}]")
     by_image: dict[int, list[dict[str, Any]]] = defaultdict(list)
     for annotation in raw["annotations"]:
+        annotation["segmentation"] = compact(annotation.get("segmentation"))
         by_image[annotation["image_id"]].append(annotation)
     return CocoAnnotations(
         images={row["id"]: row for row in raw["images"]},
         annotations=dict(by_image),
         categories={row["id"]: str(row["name"]) for row in raw["categories"]},
     )
+
+
+def compact(segmentation: Any) -> Any:
+    """Polygons as arrays of doubles, which take a quarter of the memory of lists: each process of a training holds those of all its images.
+
+    Anything else is returned unchanged; ``CocoMask.read`` refuses what is broken.
+    """
+    if not isinstance(segmentation, list) or not all(isinstance(part, list) for part in segmentation):
+        return segmentation
+    try:
+        return tuple(array("d", part) for part in segmentation)
+    except TypeError:
+        return segmentation
 
 
 # COCO's run lengths to pixels: how many are off, how many on, and so by turns, column by column.

@@ -1,10 +1,11 @@
 """Keeping test images out of training: the sets that results are published on, known by name, and any folder of them, by content.
 
     known = test_set_of(record, root)                  # "MVTec-AD", or None
-    same = shared_images(records, find_test_sets(Path("test-sets")))
+    same = shared_images(records, known_images(Path("test-sets")))
 
 MVTec-AD's files are called 000.png everywhere, so a category that was renamed is told from other parts by its content alone: name the
-test images (``[mixture] test_data``), and every training image is compared with them.
+test images (``[mixture] test_data``), and every training image is compared with them. ``agvas data hashes`` keeps what that needs in one
+file, for machines that do not have the test images.
 """
 
 import hashlib
@@ -16,10 +17,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
-from agvas_core.data.datasets.item import DataSet
+from pydantic import ValidationError
+
+from agvas_core.contract.errors import UsageError
+from agvas_core.contract.validation import StrictModel
+from agvas_core.data.datasets.layouts import find_test_sets
 from agvas_core.data.datasets.record import Family, Record
 
-__all__ = ["TEST_SETS", "TestSet", "shared_images", "test_set_of"]
+__all__ = ["TEST_SETS", "KnownImage", "TestHashes", "TestSet", "known_images", "shared_images", "test_set_of"]
 
 
 @dataclass(frozen=True)
@@ -95,24 +100,85 @@ def test_set_of(record: Record, root: Path) -> str | None:
 test_set_of.__test__ = False  # type: ignore[attr-defined]
 
 
-def shared_images(records: Iterable[Record], tests: Sequence[DataSet]) -> Mapping[Path, str]:
-    """The training images whose bytes are those of a test image, by path, with the test image's set and name.
+@dataclass(frozen=True)
+class KnownImage:
+    """A test image. Where its file was never seen, as in a list without its images, ``size`` and ``sha256`` are None."""
 
-    Only files of equal size are read, so the check costs a look at the folder.
+    name: str
+    """Of its set, ``/``, and its path in it."""
+    size: int | None = None
+    """Of the file, in bytes."""
+    sha256: str | None = None
+    """Hexadecimal; None too where ``path`` is there to be read."""
+    path: Path | None = None
+
+    def digest(self) -> str | None:
+        """SHA-256 of its bytes; reads the file where that is not known."""
+        return _digest(self.path) if self.sha256 is None and self.path is not None else self.sha256
+
+
+class TestHashes(StrictModel):
+    """What ``agvas data hashes`` writes: one row for each image, name, size in bytes and SHA-256."""
+
+    __test__ = False  # no test case of pytest
+
+    test_images: tuple[tuple[str, int | None, str | None], ...]
+
+    @classmethod
+    def of(cls, images: Iterable[KnownImage]) -> "TestHashes":
+        """Reads all files that are there."""
+        return cls(test_images=tuple((image.name, image.size, image.digest()) for image in images))
+
+
+def known_images(tests: Path) -> list[KnownImage]:
+    """The test images of a folder, as ``agvas eval --data`` takes it, or of a file that ``agvas data hashes`` wrote.
+
+    Raises:
+        UsageError: it is neither.
     """
-    by_size: dict[int, list[tuple[Path, str]]] = defaultdict(list)
-    for data in tests:
+    if tests.is_file():
+        try:
+            rows = TestHashes.model_validate_json(tests.read_bytes()).test_images
+        except OSError as error:
+            raise UsageError(f"{tests} cannot be read: {error.strerror}") from error
+        except ValidationError as error:
+            why = error.errors()[0]["msg"]
+            raise UsageError(f"{tests} is no file of agvas data hashes ({why}): write it again, or name a folder") from error
+        return [KnownImage(name, size, sha256) for name, size, sha256 in rows]
+    found = []
+    for data in find_test_sets(tests):
         for item in data.items:
-            if item.image_path.is_file():
-                by_size[item.image_path.stat().st_size].append((item.image_path, f"{data.name}/{item.name}"))
-    digests: dict[int, dict[bytes, str]] = {}
+            there = item.image_path.is_file()
+            size = item.image_path.stat().st_size if there else None
+            found.append(KnownImage(f"{data.name}/{item.name}", size, path=item.image_path if there else None))
+    return found
+
+
+def shared_images(records: Iterable[Record], tests: Sequence[KnownImage]) -> Mapping[Path, str]:
+    """The training images that are test images, by path, with the test image's set and name.
+
+    An image is one where its bytes are the same; where only the test image's name is known, where its file has that name, unless it is a
+    number, which says nothing. Only files of equal size are read, so the check costs a look at the folder.
+    """
+    by_size: dict[int, list[KnownImage]] = defaultdict(list)
+    by_name: dict[str, str] = {}
+    for test in tests:
+        stem = Path(test.name).stem
+        if test.size is not None:
+            by_size[test.size].append(test)
+        elif not stem.isdigit():
+            by_name[stem.lower()] = test.name
+    digests: dict[int, dict[str | None, str]] = {}
     found: dict[Path, str] = {}
     for path in dict.fromkeys(record.image for record in records):
+        if (named := by_name.get(path.stem.lower())) is not None:
+            found[path] = named
+            continue
         size = path.stat().st_size if path.is_file() else -1
         if size not in by_size:
             continue
         if size not in digests:
-            digests[size] = {_digest(test): name for test, name in by_size[size]}
+            digests[size] = {test.digest(): test.name for test in by_size[size]}
         if (name := digests[size].get(_digest(path))) is not None:
             found[path] = name
     return found
@@ -128,6 +194,6 @@ def _plain(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
-def _digest(path: Path) -> bytes:
+def _digest(path: Path) -> str:
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()
+        return hashlib.file_digest(file, "sha256").hexdigest()

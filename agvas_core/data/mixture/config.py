@@ -90,6 +90,10 @@ class SourceConfig(StrictModel):
     """How often sets of one family come against those of the others, all sets of a family together; by the number of sets where empty."""
     supervise: tuple[Anchor, ...]
     """The anchors whose masks are learned from where its examples have a mask."""
+    anchors: Literal["all", "supervised"] = "all"
+    """Which anchors the answers with a mask carry: all, or those of ``supervise`` alone; the decoder then leaves the others out."""
+    questions: int = Field(default=1, ge=1, le=16)
+    """Of general: about how many things in one image an example asks, each in an exchange of its own; LISA asks about up to three."""
     limit: int | None = Field(default=None, ge=1)
     """At most so many records, chosen once by the seed: ``normal_fraction`` of them normal where there are both."""
     choice: Literal["even", "random"] = "even"
@@ -170,7 +174,8 @@ class MixtureConfig(StrictModel):
     allow_test_sets: tuple[str, ...] = ()
     """Names of test sets that are trained on all the same (``contamination.TEST_SETS``); without one, such images are refused."""
     test_data: tuple[Path, ...] = ()
-    """Folders of test sets, as ``agvas eval`` takes them, none of whose images may be trained on, under whatever name they come."""
+    """Folders of test sets, as ``agvas eval`` takes them, or files of ``agvas data hashes``: none of these images may be trained on, under
+    whatever name they come."""
     templates: Path | None = None
     """A folder of own templates."""
     held_out: float = Field(default=0.0, ge=0, lt=1)
@@ -203,6 +208,10 @@ class MixtureConfig(StrictModel):
         if not self.used_shares():
             raise ValueError("no source is left: drop fewer, or give one of general, instruct, seg, vqa a share above 0")
         for source in Source:
+            if source is not Source.GENERAL and self.source(source).questions > 1:
+                raise ValueError(
+                    f"{source}.questions is {self.source(source).questions}: an image of {source} has one thing to ask about; leave it out"
+                )
             if TASKS[source] and not self.source(source).tasks:
                 raise ValueError(f"{source}.tasks is empty; for {source} there are: {', '.join(sorted(TASKS[source]))}")
             if foreign := sorted(set(self.source(source).tasks) - TASKS[source]):

@@ -14,6 +14,7 @@ from agvas_core.contract.errors import OutputError
 from agvas_core.contract.prompts import Anchor
 from agvas_core.data.datasets.record import Turn
 from agvas_core.data.mixture.config import Source
+from agvas_core.data.mixture.exchange import Exchange
 from agvas_core.data.templates.rules import Task
 
 __all__ = ["Example", "Skip", "SkipLog"]
@@ -36,8 +37,10 @@ class Example:
 
     image: RGB uint8 [H, W, 3], at its own size.
     mask: bool [H, W]; None where no anchor is supervised.
-    supervised: the anchors whose masks are learned from; the answer carries all three wherever there are any, because the decoder takes
-        all three (eq. 4). Empty for a refusal in words and for plain conversation.
+    supervised: the anchors whose masks are learned from. Empty for a refusal in words and for plain conversation.
+    carried: the anchors that its answers have where they have a mask: all three, because the decoder takes all three (eq. 4), unless the
+        source says ``anchors = "supervised"``.
+    more: further exchanges about the same image, apart from the first (``questions``).
     """
 
     index: int
@@ -53,6 +56,13 @@ class Example:
     anomalous: bool | None
     skipped: tuple[Skip, ...]
     """What was drawn before and could not be used; it travels with the example, out of worker processes too."""
+    carried: tuple[Anchor, ...] = tuple(Anchor)
+    more: tuple[Exchange, ...] = ()
+
+    @property
+    def exchanges(self) -> tuple[Exchange, ...]:
+        """All of them; each is a row of the batch."""
+        return Exchange(self.task, self.turns, self.mask), *self.more
 
     @property
     def history(self) -> tuple[Turn, ...]:

@@ -1,6 +1,6 @@
 """A record and a task to what is said about it (paper 3.3, A.2: templates are drawn and filled during training)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -14,7 +14,7 @@ from agvas_core.data.synthetic.raster import pick
 from agvas_core.data.templates.library import Library
 from agvas_core.data.templates.rules import Task, filled
 
-__all__ = ["Exchange", "make_exchange"]
+__all__ = ["Exchange", "make_exchange", "more_exchanges"]
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def make_exchange(
     if source is Source.VQA:
         return Exchange(Task.CONVERSATION, record.turns, None)
     if source is Source.GENERAL:
-        return _general(record, shape, library, rng)
+        return _general(record, pick(rng, _askable(record, shape)), shape, library, rng)
     tasks = config.tasks if record.anomalous or not config.normal_tasks else config.normal_tasks
     task = pick(rng, list(tasks), list(tasks.values()))
     values = {"class_name": pick(rng, library.words)} | (asdict(record.texts) if record.texts else {})
@@ -57,11 +57,39 @@ def make_exchange(
     return Exchange(task, (Turn(instruction, answer),), mask)
 
 
-def _general(record: Record, shape: Shape, library: Library, rng: np.random.Generator) -> Exchange:
+def more_exchanges(
+    records: Sequence[Record], count: int, asked: Exchange, shape: Shape, library: Library, rng: np.random.Generator
+) -> tuple[Exchange, ...]:
+    """At most ``count`` further exchanges about things in one image, each thing once.
+
+    Args:
+        records: of the source general, all of the same image; referring sets have one for each expression.
+        asked: about what was asked already.
+
+    Raises:
+        ImageError: as :func:`make_exchange`.
+    """
+    left = [(record, target) for record in records for target in _askable(record, shape)]
+    found: list[Exchange] = []
+    for number in rng.permutation(len(left)):
+        if len(found) == count:
+            break
+        record, target = left[number]
+        exchange = _general(record, target, shape, library, rng)
+        assert exchange.mask is not None
+        if not any(np.array_equal(exchange.mask, other.mask) for other in (asked, *found) if other.mask is not None):
+            found.append(exchange)
+    return tuple(found)
+
+
+def _askable(record: Record, shape: Shape) -> tuple[Target, ...]:
     targets = record.all_targets(shape)
     if not targets:
         raise ImageError(f"{record.dataset}: {record.name} has nothing in it that can be asked for")
-    target = pick(rng, targets)
+    return targets
+
+
+def _general(record: Record, target: Target, shape: Shape, library: Library, rng: np.random.Generator) -> Exchange:
     task, key = (Task.REFERRING, "expression") if record.family is Family.REFERRING else (Task.GENERAL, "class_name")
     if not target.names:
         raise ImageError(f"{record.dataset}: {record.name} has a mask and no word for it")

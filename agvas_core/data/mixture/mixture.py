@@ -11,20 +11,21 @@ before. So worker processes, ranks and a resumed run agree without talking to ea
 import hashlib
 import logging
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
+from pathlib import Path
 
 import numpy as np
 
 from agvas_core.contract.errors import ImageError, UsageError
+from agvas_core.contract.prompts import Anchor
 from agvas_core.data.datasets.catalog import FoundSet, named_set
-from agvas_core.data.datasets.contamination import shared_images, test_set_of
-from agvas_core.data.datasets.layouts import find_test_sets
+from agvas_core.data.datasets.contamination import known_images, shared_images, test_set_of
 from agvas_core.data.datasets.record import Family, Record
 from agvas_core.data.mixture.config import FAMILIES, TABLE_5, MixtureConfig, SetConfig, Source
 from agvas_core.data.mixture.example import Example, Skip
-from agvas_core.data.mixture.exchange import make_exchange
+from agvas_core.data.mixture.exchange import make_exchange, more_exchanges
 from agvas_core.data.mixture.pool import Pool, chosen
 from agvas_core.data.synthetic.raster import pick
 from agvas_core.data.templates.library import Library, load_library
@@ -71,12 +72,19 @@ class Mixture:
             self.pools[source] = Pool(of_sets, weights, how.spread, how.normal_fraction)
             for name in sorted(of_sets):
                 digest.update("\n".join((source, name, *(record.name for record in of_sets[name]), "")).encode())
+        self._of_image: dict[tuple[str, Path], list[Record]] = defaultdict(list)  # where more than one thing is asked about
+        if config.general.questions > 1:
+            for record in (record for of_set in self.listed.get(Source.GENERAL, {}).values() for record in of_set):
+                self._of_image[record.dataset, record.image].append(record)
         self.fingerprint = digest.hexdigest()
         """Of the records and their order: equal on all ranks, and after a resume, or their examples differ."""
 
     @classmethod
-    def load(cls, config: MixtureConfig) -> "Mixture":
+    def load(cls, config: MixtureConfig, validated_on: Path | None = None) -> "Mixture":
         """Lists the sets of the configuration; no image is opened.
+
+        Args:
+            validated_on: a folder of sets that a run is validated on: as little trained on as ``config.test_data``.
 
         Raises:
             UsageError: a set is not where it should be, is of another kind than its source, or lists nothing.
@@ -91,7 +99,8 @@ class Mixture:
                     raise UsageError(f"two sets of the source {source} are called {one.key}: give one of them a label")
                 records[source][one.key] = _listed(one, found)
                 _refuse_test_sets(one, found, records[source][one.key], config)
-        _refuse_test_images(records, config)
+        for folder in (*config.test_data, *([] if validated_on is None else [validated_on])):
+            _refuse_test_images(records, folder)
         return cls(config, records, load_library(config.templates))
 
     def table(self) -> str:
@@ -152,9 +161,13 @@ class Mixture:
     def _example(
         self, index: int, source: Source, record: Record, chance: np.random.Generator, skipped: tuple[Skip, ...]
     ) -> Example:
-        image = read_rgb(record.image, record.name)
-        exchange = make_exchange(
-            record, source, self.config.source(source), (image.shape[0], image.shape[1]), self.library, chance
+        image, how = read_rgb(record.image, record.name), self.config.source(source)
+        shape = (image.shape[0], image.shape[1])
+        exchange = make_exchange(record, source, how, shape, self.library, chance)
+        more = (
+            more_exchanges(self._of_image[record.dataset, record.image], how.questions - 1, exchange, shape, self.library, chance)
+            if how.questions > 1
+            else ()
         )
         return Example(
             index=index,
@@ -164,10 +177,12 @@ class Mixture:
             name=record.name,
             image=image,
             mask=exchange.mask,
-            supervised=self.config.source(source).supervise if exchange.mask is not None else (),
+            supervised=how.supervise if exchange.mask is not None else (),
             turns=exchange.turns,
             anomalous=record.anomalous,
             skipped=skipped,
+            carried=how.supervise if how.anchors == "supervised" else tuple(Anchor),
+            more=more,
         )
 
 
@@ -255,16 +270,15 @@ def _refuse_test_sets(one: SetConfig, found: FoundSet, records: Sequence[Record]
         )
 
 
-def _refuse_test_images(records: Mapping[Source, Mapping[str, Sequence[Record]]], config: MixtureConfig) -> None:
-    tests = [one for folder in config.test_data for one in find_test_sets(folder)]
-    if not tests:
-        return
+def _refuse_test_images(records: Mapping[Source, Mapping[str, Sequence[Record]]], folder: Path) -> None:
+    tests = known_images(folder)
     for of_sets in records.values():
         for key, listed in of_sets.items():
             if same := shared_images(listed, tests):
                 path, test = next(iter(same.items()))
                 raise UsageError(
-                    f"{len(same):,} images of {key} are test images, {path} is {test}: take them out of training, or their set out of test_data"
+                    f"{len(same):,} images of {key} are test images of {folder}, {path} is {test}: take them out of training, or leave "
+                    f"{folder} out of test_data and validation"
                 )
 
 

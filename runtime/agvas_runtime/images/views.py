@@ -122,9 +122,9 @@ def camera_frame(
 
 
 def shrinks(spec: ViewSpec, height: int, width: int) -> bool:
-    """Neither side is enlarged, and something is shrunk: OpenCV averages over areas there, and only there."""
+    """Whether OpenCV averages over areas: neither side is enlarged, something is shrunk, and no kernel of Pillow's is asked for."""
     high, wide = view_size(spec, height, width)
-    return high <= height and wide <= width and (high, wide) != (height, width)
+    return spec.resample == "opencv" and high <= height and wide <= width and (high, wide) != (height, width)
 
 
 def _native_views(

@@ -1,5 +1,7 @@
 """Every language model with every pixel encoder: read from published files, run, trained for a step."""
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -84,6 +86,18 @@ def test_tied_tables_and_tables_without_a_row_to_spare_learn_as_well(published: 
     make_trainable(model, config)
     assert (model.lmm.head.weight is model.get_parameter("lmm.language_model.embed_tokens.weight")) == (lmm == "onevision-tied")
     step(model, config)
+
+
+def test_a_model_that_says_of_its_text_alone_that_tables_are_tied_is_loaded_as_published(
+    published: Get, model_table: Table, tmp_path: Path
+) -> None:
+    """As the hub's LLaVA-OneVision of 0.5 B is: no head in its files, ``tie_word_embeddings`` false at the top and true for the text."""
+    folder = Path(shutil.copytree(published("onevision-tied"), tmp_path / "lmm"))
+    config = json.loads((folder / "config.json").read_text())
+    assert config["text_config"]["tie_word_embeddings"]
+    (folder / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": False}))
+    model = pretrained_model(resolve_config(model_table(folder, published("sam.pth"))))
+    assert model.lmm.head.weight is model.get_parameter("lmm.language_model.embed_tokens.weight")
 
 
 @pytest.mark.parametrize("lmm", ["onevision", "onevision-tied"])

@@ -10,6 +10,8 @@ import cv2
 import numpy as np
 import pytest
 
+from agvas.cli import build
+from agvas_core.contract.command_line import exit_code_of
 from agvas_core.contract.errors import UsageError
 from agvas_core.data.datasets.catalog import find_training_sets
 from agvas_core.data.datasets.check import check_set
@@ -34,6 +36,10 @@ def part(root: Path, category: str, kind: str = "anomaly", stem: str = "000", se
         path.parent.mkdir(parents=True, exist_ok=True)
         assert cv2.imwrite(str(path), pixels)
     return root
+
+
+def agvas(*arguments: str | Path) -> int:
+    return exit_code_of(build, name="agvas", arguments=list(map(str, arguments)))
 
 
 def seg(*sets: dict[str, Any], **more: Any) -> Mixture:
@@ -79,8 +85,36 @@ def test_a_test_image_is_refused_under_any_name(tmp_path: Path) -> None:
     mine = part(tmp_path / "mine", "nut", seed=8)
     assert seg({"name": "mvtec", "path": mine}, test_data=(tmp_path / "tests",))
     shutil.copy(test / "bolt/test/anomaly/000.png", mine / "nut/train/good/other.png")
-    with pytest.raises(UsageError, match=r"1 images of mvtec are test images, .*other.png is parts/bolt/test/anomaly/000.png"):
-        seg({"name": "mvtec", "path": mine}, test_data=(tmp_path / "tests",))
+    known = tmp_path / "known.json"
+    assert agvas("data", "hashes", tmp_path / "tests", "-o", known) == 0
+    for tests in (tmp_path / "tests", known):
+        with pytest.raises(
+            UsageError, match=r"1 images of mvtec are test images of .*other.png is parts/bolt/test/anomaly/000.png"
+        ):
+            seg({"name": "mvtec", "path": mine}, test_data=(tests,))
+    known.write_text(known.read_text()[:40])
+    with pytest.raises(UsageError, match=r"known.json is no file of agvas data hashes"):
+        seg({"name": "mvtec", "path": mine}, test_data=(known,))
+
+
+def test_of_a_list_without_its_images_the_file_names_are_known(tmp_path: Path) -> None:
+    """As the authors publish them; numbers, which every set has for names, are not compared."""
+    root = authors_order(tmp_path / "lists")
+    shutil.rmtree(root / "KSDD2")
+    for other in ("mvtec", "DTD", "ZJU"):
+        (root / f"meta_{other}.json").unlink()
+        shutil.rmtree(root / other)
+    known = tmp_path / "known.json"
+    assert agvas("data", "hashes", root, "-o", known) == 0
+    assert json.loads(known.read_text())["test_images"] == [
+        ["KSDD2/KSDD2/Metal/test/anomaly/KSDD2-metal-defect-000001_0000000000.png", None, None]
+    ]
+    mine = part(tmp_path / "mine", "nut")
+    assert seg({"name": "mvtec", "path": mine}, test_data=(known,))
+    stem = "KSDD2-metal-defect-000001_0000000000"
+    part(tmp_path / "mine", "nut", stem=stem)
+    with pytest.raises(UsageError, match="2 images of mvtec are test images of"):
+        seg({"name": "mvtec", "path": mine}, test_data=(known,), allow_test_sets=("KSDD2",))
 
 
 def authors_order(root: Path) -> Path:

@@ -94,6 +94,40 @@ def test_each_source_supervises_its_anchors_and_no_others(mixture: Mixture) -> N
     assert seen == {(Source.GENERAL, 1), (Source.INSTRUCT, 1), (Source.SEG, 1), (Source.SEG, 0), (Source.VQA, 0)}
 
 
+def test_general_answers_carry_the_anchors_that_the_source_says(table: dict[str, Any]) -> None:
+    for anchors, carried in (("all", tuple(Anchor)), ("supervised", (Anchor.SEG,))):
+        mixture = Mixture.load(MixtureConfig(**table, general={"anchors": anchors}))
+        seen = {(example.source, example.carried) for example in map(mixture.__getitem__, range(60)) if example.mask is not None}
+        assert seen == {(Source.GENERAL, carried), (Source.INSTRUCT, tuple(Anchor)), (Source.SEG, tuple(Anchor))}
+
+
+def test_an_image_is_asked_about_several_things_once_each(table: dict[str, Any], make: Make) -> None:
+    """As LISA asks; in the referring sets a thing is a record, and those of one image belong together."""
+    root = next(one["path"] for one in table["sets"] if one["name"] == "refcoco")
+    refs = pickle.loads((root / "refcoco/refs(unc).p").read_bytes())
+    instances = json.loads((root / "refcoco/instances.json").read_text())
+    instances["annotations"].append(instances["annotations"][0] | {"id": 12, "segmentation": [[0, 0, 5, 0, 5, 3, 0, 3]]})
+    (root / "refcoco/instances.json").write_text(json.dumps(instances))
+    sentences = [{"sent": "the corner", "sent_id": 3}]
+    refs.append(refs[0] | {"ref_id": 7, "ann_id": 12, "sentences": sentences})
+    (root / "refcoco/refs(unc).p").write_bytes(pickle.dumps(refs, protocol=0))
+    one = Mixture.load(MixtureConfig(**table, shares={"general": 1}))
+    three = Mixture.load(MixtureConfig(**table, shares={"general": 1}, general={"questions": 3}))
+    counts = {"ade20k": 2, "paco-lvis": 1, "refcoco": 2}  # things whose masks differ: PACO's two have the same
+    seen = set()
+    for index in range(60):
+        example = three[index]
+        assert digest(example) == digest(one[index]) and not one[index].more
+        asked = example.exchanges
+        seen.add(example.dataset)
+        assert len(asked) == counts[example.dataset]
+        assert len({exchange.mask.tobytes() for exchange in asked if exchange.mask is not None}) == len(asked)
+        assert len({exchange.turns[0].instruction for exchange in asked}) == len(asked)
+    assert seen == set(counts)
+    with pytest.raises(ValidationError, match=r"seg\.questions is 2"):
+        MixtureConfig(**table, seg={"questions": 2})
+
+
 def test_normal_and_anomalous_are_balanced_however_many_there_are(table: dict[str, Any]) -> None:
     root = next(one["path"] for one in table["sets"] if one["name"] == "goodsad")
     for number in range(30):  # 32 normal, 2 anomalous

@@ -1,5 +1,8 @@
 """Run lengths are read as COCO's own library writes them."""
 
+import json
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +13,7 @@ from hypothesis.extra.numpy import arrays
 from pycocotools import mask as coco
 
 from agvas_core.contract.errors import ImageError
-from agvas_core.data.datasets.coco import CocoMask
+from agvas_core.data.datasets.coco import CocoMask, read_coco
 
 MASKS = arrays(bool, st.tuples(st.integers(1, 40), st.integers(1, 40)))
 
@@ -44,6 +47,22 @@ def test_long_runs_come_through() -> None:
 def test_what_is_no_mask_is_refused_in_words(segmentation: Any) -> None:
     with pytest.raises(ImageError, match="m is neither polygons nor run lengths"):
         CocoMask((segmentation,), (4, 4), "m").read((4, 4))
+
+
+def test_polygons_that_were_read_are_small_and_draw_the_same(tmp_path: Path) -> None:
+    """A training holds those of all its images, in each of its processes. A broken one is told of where it is drawn, as ever."""
+    turns = np.linspace(0, 2 * np.pi, 80, endpoint=False)
+    outline = np.stack([6 + 4.3 * np.cos(turns), 5 + 4.1 * np.sin(turns)], 1).flatten().tolist()
+    rows = [{"image_id": 1, "category_id": 1, "segmentation": one} for one in ([outline], [["a"] * 6])]
+    tables = {"images": [{"id": 1, "file_name": "a.png"}], "categories": [{"id": 1, "name": "part"}], "annotations": rows}
+    (tmp_path / "coco.json").write_text(json.dumps(tables), encoding="utf-8")
+    whole, broken = (row["segmentation"] for row in read_coco(tmp_path / "coco.json").annotations[1])
+    mask = CocoMask((whole,), (12, 12), "m").read((12, 12))
+    assert mask.any() and np.array_equal(mask, CocoMask(([outline],), (12, 12), "m").read((12, 12)))
+    as_list = sys.getsizeof(outline) + sum(map(sys.getsizeof, outline))
+    assert sys.getsizeof(whole[0]) < as_list / 3
+    with pytest.raises(ImageError, match="m is neither polygons nor run lengths"):
+        CocoMask((broken,), (12, 12), "m").read((12, 12))
 
 
 def test_a_line_covers_nothing() -> None:

@@ -16,7 +16,7 @@ from agvas_core.data.synthetic.dialogue import train_tokenizer
 from agvas_core.evaluation.checkpoint import CheckpointPredictor
 from agvas_core.model.agvas import AgVas
 from agvas_core.model.build import build_model
-from agvas_core.model.config import ModelConfig, load_preset, parse_config
+from agvas_core.model.config import AgmdConfig, ModelConfig, load_preset, parse_config
 from agvas_core.model.fusion import anomaly_probability
 from agvas_core.model.lmm import acceptance
 from agvas_core.model.weights.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -140,10 +140,13 @@ def test_a_shift_of_the_bias_is_a_shift_of_the_maps(nano: tuple[AgVas, ModelConf
     np.testing.assert_allclose(after, before - 1.5, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    "lacks", [{"anchors": ("NOR", "ANO")}, {"agmd": AgmdConfig(upscale=1, literal=True)}], ids=["anchor", "eq-6-literal"]
+)
 def test_a_model_without_a_bias_for_each_anchor_gets_operating_points_alone(
-    nano: tuple[AgVas, ModelConfig], recipe: TrainConfig
+    nano: tuple[AgVas, ModelConfig], recipe: TrainConfig, lacks: dict[str, Any]
 ) -> None:
-    config = nano[1].model_copy(update={"anchors": ("NOR", "ANO"), "scales": (0.3,)})
+    config = nano[1].model_copy(update={"scales": (0.3,), **lacks})
     model = build_model(config).eval()
     found = calibrate(model, config, recipe, train_tokenizer(config.lmm.vocab_size), SMALL)
     assert found.shift == 0 and [row["shift"] for row in found.record["shifts"]] == [0.0]

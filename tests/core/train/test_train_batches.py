@@ -1,6 +1,7 @@
 """From examples of a mixture, and from generated images, to what the model takes: words, anchors, masks; and who sees which when."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -14,6 +15,7 @@ from agvas_core.contract.prompts import ANCHORS, Anchor
 from agvas_core.data.datasets.record import Turn
 from agvas_core.data.mixture.config import Source
 from agvas_core.data.mixture.example import Example
+from agvas_core.data.mixture.exchange import Exchange
 from agvas_core.data.mixture.mixture import Mixture
 from agvas_core.data.synthetic.dialogue import train_tokenizer
 from agvas_core.data.templates.rules import Task
@@ -120,6 +122,53 @@ def test_what_is_too_long_loses_its_end_and_never_half_of_the_anchors(
     cut = encoded(example(("z" * 300, f"Sure, {ANCHORS}.")), tokenizer, model, 200)
     assert not cut.anchored and len(cut.ids) == len(cut.labels) == 200 + visual_tokens(model)
     assert not collate([example(("z" * 300, f"Sure, {ANCHORS}."))], model, tokenizer, 200).supervise.any()
+
+
+def test_general_answers_may_carry_seg_alone_and_teach_the_other_anchors_nothing(
+    example: Callable[..., Example], model: ModelConfig, tokenizer: Tokenizer
+) -> None:
+    """B.2 says that [NOR] and [ANO] are trained exclusively on anomaly sets; with all three in every answer they are not."""
+    general = example(("Mark the wall.", f"Sure, {ANCHORS}."), supervised=(Anchor.SEG,))
+    learned = []
+    for carried in (tuple(Anchor), (Anchor.SEG,)):
+        batch = collate([replace(general, carried=carried)], model, tokenizer, 500)
+        assert batch.supervise.tolist() == [[False, False, True]]
+        ids = [one for one in batch.input_ids[0].tolist() if one in model.lmm.anchor_ids]
+        assert ids == [model.lmm.anchor_ids[anchor] for anchor in carried]
+        torch.manual_seed(0)
+        net = build_model(model)
+        objective = Objective(net, TrainConfig())
+        objective(batch, objective.counts(batch))[0].backward()
+        rows = net.lmm.head.weight.grad[list(model.lmm.anchor_ids)], net.agmd.t_learn.grad
+        mask = segmentation_loss(net(batch.semantic, batch.pixel, batch.input_ids, batch.attention, batch.answer_start,
+                                     carried=batch.carried).mask_logits, torch.zeros(1, 32, 32), None, batch.supervise)[0]  # fmt: skip
+        assert mask > 0  # the row has its anchors: no empty mask took its place
+        learned.append([gradient[:2].abs().max().item() / gradient[2].abs().max().item() for gradient in rows])
+    (words, tokens), (words_alone, tokens_alone) = learned
+    assert words > 0.3 and tokens > 0.3  # of [SEG]'s
+    assert tokens_alone == 0 and words_alone < 0.1 * words  # of the words only that they are not said
+
+
+def test_answers_of_a_model_without_seg_keep_the_anchors_that_it_has(
+    example: Callable[..., Example], tables: dict[str, Any], tokenizer: Tokenizer
+) -> None:
+    config = resolve_config(tables["model"] | {"anchors": ["NOR", "ANO"], "decision": {"alpha": 0.0}})
+    batch = collate([replace(example(("Mark it.", ANCHORS)), carried=(Anchor.SEG,))], config, tokenizer, 500)
+    assert batch.carried is None and batch.supervise.tolist() == [[True, True, False]]
+
+
+def test_several_exchanges_about_an_image_are_rows_of_their_own(
+    example: Callable[..., Example], model: ModelConfig, tokenizer: Tokenizer
+) -> None:
+    first, other = example(("Mark the wall.", f"Sure, {ANCHORS}.")), np.zeros((24, 32), bool)
+    other[:, :8] = True
+    turns = (Turn("Mark the floor.", f"Sure, {ANCHORS}."),)
+    both = replace(first, more=(Exchange(Task.GENERAL, turns, other),))
+    batch = collate([both, first], model, tokenizer, 500)
+    assert len(batch) == len(batch.pixel) == 2 and batch.image_of.tolist() == [0, 0, 1]
+    assert len(batch.mask) == len(batch.input_ids) == len(batch.supervise) == 3
+    assert torch.equal(batch.mask[0], batch.mask[2]) and batch.mask[1, :24, :8].all() and not batch.mask[1, :, 9:].any()
+    assert "floor" in said([one for one in batch.input_ids[1].tolist() if one != model.lmm.image_token_id], tokenizer)
 
 
 def test_an_ablation_writes_and_supervises_only_its_own_anchors(
@@ -356,8 +405,8 @@ def test_a_model_that_scores_images_learns_from_those_that_are_known(nano: tuple
             super().__init__()
             self.inner, self.logit = model, torch.nn.Parameter(torch.zeros(()))
 
-        def forward(self, *inputs: torch.Tensor, image_of: torch.Tensor) -> Scored:
-            output = self.inner(*inputs, image_of=image_of)
+        def forward(self, *inputs: torch.Tensor, **more: torch.Tensor) -> Scored:
+            output = self.inner(*inputs, **more)
             return Scored(output.text_logits, output.mask_logits, self.logit.expand(len(inputs[0])))
 
     batch = GeneratedExamples(train, config, tokenizer).batch(train.phases[0], 0, range(3))

@@ -181,6 +181,31 @@ def test_a_killed_run_resumes_to_the_bit(which: str, request: pytest.FixtureRequ
         assert rows(out / name) == rows(whole / name), name
 
 
+def test_the_best_checkpoint_is_kept_beside_the_last_also_over_a_resume(tables: Tables, tmp_path: Path) -> None:
+    """By a metric of the validation; learning that goes astray makes the first the best."""
+    chosen = changed(tables, learning_rate=0.3, warmup_steps=0, save_every=1, validation={"every_steps": 1, "best": "ap"})
+    for name, slices in (("whole", 0), ("sliced", 3)):
+        for number in range(slices):  # no time: one step
+            run(chosen, tmp_path / name, minutes=0.0, resume=bool(number))
+        run(chosen, tmp_path / name, resume=bool(slices))
+    whole, sliced = tmp_path / "whole", tmp_path / "sliced"
+    values = {row["step"]: row["ap"] for row in rows(whole / "validation.jsonl")}
+    best = load_checkpoint(whole / "best").training
+    assert best["step"] == max(values, key=values.__getitem__) and best["best"]["value"] == pytest.approx(
+        max(values.values()), abs=1e-6
+    )
+    assert best["step"] < 6 == load_checkpoint(whole).training["step"]
+    assert not same_tensors(whole / "best/model.safetensors", whole / "model.safetensors")
+    assert same_tensors(whole / "best/model.safetensors", sliced / "best/model.safetensors")
+    assert load_checkpoint(sliced / "best").training["best"] == best["best"]
+
+
+def test_images_that_a_run_is_validated_on_are_not_trained_on(tables: Tables, folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / "sets/parts/bolt", tmp_path / "validation/renamed")
+    with pytest.raises(UsageError, match=r"images of \w+ are test images of .*validation"):
+        run(changed(tables, validation={"data": str(tmp_path / "validation")}), tmp_path / "run")
+
+
 def test_a_run_in_slices_of_time_ends_with_the_same_weights(generated: Tables, generated_run: Path, tmp_path: Path) -> None:
     out, slices = tmp_path / "run", 0
     sliced = changed(generated, workers=1)
