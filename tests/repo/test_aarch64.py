@@ -41,10 +41,11 @@ def test_each_dependency_of_a_line_has_a_wheel(project: dict[str, Any]) -> None:
     assert all(name.endswith(("aarch64.whl", "-any.whl")) for name in names), names
 
 
-def test_cuda_s_python_has_wheels_for_both_majors() -> None:
+def test_what_builds_engines_has_wheels_for_both_majors_of_cuda() -> None:
     for major in ("12.6", "13.0"):
-        (name,) = wheels([f"cuda-bindings~={major}.0"], dependencies=False)
-        assert name.startswith(f"cuda_bindings-{major}") and name.endswith("aarch64.whl")
+        bindings, *others = wheels([f"cuda-bindings~={major}.0", "onnx", "ml-dtypes"], dependencies=False)
+        assert bindings.startswith(f"cuda_bindings-{major}") and len(others) == 2
+        assert all(name.endswith("aarch64.whl") for name in (bindings, *others))
 
 
 def test_the_native_core_gives_its_results_there(root: Path, tmp_path: Path) -> None:

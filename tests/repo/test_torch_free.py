@@ -47,3 +47,11 @@ def test_importing_leaves_torch_out(package: str, extent: str, expected: str) ->
     told = json.loads(done.stdout.splitlines()[-1])
     assert expected in told["imported"]
     assert told["drawn"] == []
+
+
+def test_engines_are_planned_and_built_without_torch() -> None:
+    """A Jetson has none: only the comparison with the model needs it. Building asks for onnx."""
+    command = [sys.executable, "-c", IMPORT_AND_TELL, "agvas_export.trt.command", "top", json.dumps(TRAINING_ONLY), "[]"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["drawn"] == ["onnx"]
