@@ -215,7 +215,7 @@ class Torch(Anomalib):
         self.module.eval()
         started = time.perf_counter()
         # The batch is a constant: with a free one, anomalib 2.7's PatchCore comes out for batches of two alone.
-        path = self.module.to_onnx(folder, input_size=(SIDE_PX, SIDE_PX), dynamic_axes={}, dynamic_shapes=None)
+        path = self.module.to_onnx(folder, input_size=(SIDE_PX, SIDE_PX), dynamic_axes={}, dynamic_shapes=None, opset_version=18)
         return {"seconds": seconds, "step": step, "onnx": str(path), "export": time.perf_counter() - started}
 
     def _step_seconds(self, images: Sequence[Any]) -> float:

@@ -13,6 +13,7 @@ ON_REQUEST = [
     "agvas_runtime.stages.torch_reference",
     "agvas_runtime.stages.torch_cuda.",
     "agvas_runtime.batch.ray_crew",
+    "agvas_runtime.stages.openvino",
     *(f"agvas_runtime.stages.vllm.{name}" for name in ("connector", "engine", "local", "model", "service")),
     *(f"agvas_runtime.sinks.{name}" for name in ("modbus", "mqtt", "opcua")),
 ]
