@@ -157,11 +157,11 @@ _ORT_TYPES = {"uint8": "tensor(uint8)", "int64": "tensor(int64)", "float16": "te
 
 on_cuda: Final[OpenGraph] = partial(OnnxGraph, providers=CUDA)
 
-# Joint 1: views to features.
+# Stage 1: views to features.
 
 
 class OnnxVision:
-    """Joint 1: views to features."""
+    """Stage 1: views to features."""
 
     def __init__(self, bundle: Bundle, *, threads: int | None = None, open_graph: OpenGraph = OnnxGraph) -> None:
         self.graph = open_graph(bundle, bundle.manifest.vision, threads)
@@ -182,14 +182,14 @@ def open_vision_cuda(bundle: Bundle, settings: StageSettings) -> OnnxVision:
     return OnnxVision(bundle, threads=settings.threads, open_graph=on_cuda)
 
 
-# Joint 3: anchor states and pixel features to mask logits.
+# Stage 3: anchor states and pixel features to mask logits.
 
 
 Float = NDArray[np.float32]
 
 
 class OnnxDecoder:
-    """Joint 3: anchor states and pixel features to mask logits."""
+    """Stage 3: anchor states and pixel features to mask logits."""
 
     def __init__(self, bundle: Bundle, *, threads: int | None = None, open_graph: OpenGraph = OnnxGraph) -> None:
         self.graph = open_graph(bundle, bundle.manifest.decoder, threads)
@@ -225,7 +225,7 @@ def read_prefill(tokenizer: PromptTokenizer, anchor_states: Float, text_logits: 
     return Reply(anchor_states, accept.astype(np.float32), np.ones(len(anchor_states), bool))
 
 
-# Joint 2: features and words to the anchors' states, in one prefill or word by word with a cache.
+# Stage 2: features and words to the anchors' states, in one prefill or word by word with a cache.
 
 
 class Pass(NamedTuple):
@@ -367,13 +367,13 @@ class OnnxReferences:
         self.graph = open_graph(bundle, self.spec, threads)
 
     def embed(self, image: NDArray[np.uint8], features: Features | None = None) -> Float:
-        """As of ``ReferenceStage``."""
+        """See ``ReferenceStage``."""
         return self(image, empty_bank(self.spec), features).embedding
 
     def __call__(
         self, image: NDArray[np.uint8], bank: Float, features: Features | None = None, *, colour_weight: float = 1.0
     ) -> ReferenceDistances:
-        """As of ``ReferenceStage``."""
+        """See ``ReferenceStage``."""
         found = self.graph.run(reference_inputs(self.spec, image, bank, features, colour_weight))
         return ReferenceDistances(found["embedding"], found["deep"], found["joint"])
 
@@ -398,7 +398,7 @@ class OnnxHead:
         self.graph = open_graph(bundle, head_of(bundle), threads)
 
     def __call__(self, embedding: Float, rarities: Float) -> Float:
-        """As of ``HeadStage``."""
+        """See ``HeadStage``."""
         return np.asarray(self.graph.run({"embedding": embedding, "rarities": rarities})["logit"], np.float32)
 
 
