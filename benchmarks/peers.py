@@ -486,9 +486,8 @@ def compare(split: Any, name: str, methods: Sequence[Method], python: Path, give
 def accuracy(scores: Float, positive: NDArray[np.bool_], maps: Sequence[Path], truths: Sequence[Any]) -> dict[str, Any]:
     """Image AUROC, share caught at 5 % false rejects, and AP over the pixels of maps of at most ``COMPARED_PX``."""
     import cv2
-    from agvas_core.evaluation.runs import Run, merge
 
-    from agvas_core.evaluation.metrics import auroc, caught, rank
+    from agvas_core.evaluation.metrics import Run, auroc, caught, merge, rank
 
     runs = []
     for path, truth in zip(maps, truths, strict=True):
