@@ -170,8 +170,8 @@ def open_library(flavour: Flavour) -> Any:
         return import_module("tensorrt_rtx_bindings")
     if find_spec("tensorrt") is None:
         raise SetupError(
-            "TensorRT is not installed: pip install 'agvas[trt]', or on Jetson apt install python3-libnvinfer and a virtual environment with "
-            "--system-site-packages"
+            "TensorRT is not installed: pip install 'agvas[trt]'; on a Jetson the system's, JetPack 7: apt install python3-libnvinfer and "
+            "a virtual environment with --system-site-packages, JetPack 6: see docs/jetson.md"
         )
     library = import_module("tensorrt")
     version = parse_version(library.__version__)

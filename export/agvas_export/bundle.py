@@ -17,10 +17,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, Literal
 
+import onnx
+
 from agvas_core import __version__
 from agvas_core.contract.errors import BundleError, OutputError, SetupError, UsageError
 from agvas_core.contract.lmm_folder import IN_BUNDLE
-from agvas_core.contract.manifest import Manifest, Precision, PromptSpec, read_version, sha256_of, write_manifest
+from agvas_core.contract.manifest import GraphSpec, Manifest, Precision, PromptSpec, read_version, sha256_of, write_manifest
 from agvas_core.contract.prompts import ANCHOR_TOKENS, ANCHORS, FIXED_ANSWER
 from agvas_core.model.build import chat_format, named_anchors, visual_tokens
 from agvas_core.model.config import ModelConfig
@@ -64,6 +66,34 @@ def provenance_of(source: Checkpoint, sha256: str) -> dict[str, Any]:
             or ("Apache-2.0" if from_scratch else "those of the base model and of the training data; see training"),
         },
     }
+
+
+def label_graphs(folder: Path, manifest: Manifest) -> None:
+    """Writes into each graph's metadata what it is part of, for whoever meets the file outside of its bundle.
+
+    The properties are appended: a repeated field of a protobuf message may go on at the end of its file, so that graphs of
+    gigabytes need not be read. Nothing of the day or the machine is in it: one checkpoint gives one set of graphs.
+    """
+    facts = {
+        "agvas": __version__,
+        "model": manifest.name,
+        "precision": manifest.precision,
+        "semantic_view": manifest.semantic_view.model_dump_json(),
+        "pixel_view": manifest.pixel_view.model_dump_json(),
+        "scales": json.dumps(manifest.scales),
+        "decision": manifest.decision.model_dump_json(),  # thresholds of each operating point, as exported
+        "classes": json.dumps(["anomaly"]),
+        "anchors": json.dumps(ANCHOR_TOKENS),
+        "licence": json.dumps(manifest.provenance["licence"]),
+    }
+    graphs: dict[str, GraphSpec] = dict(manifest.graphs)
+    if manifest.references is not None:
+        graphs["references"] = manifest.references
+    for name, spec in graphs.items():
+        properties = onnx.ModelProto()
+        onnx.helper.set_model_props(properties, {**facts, "graph": name})
+        with (folder / spec.file).open("ab") as file:
+            file.write(properties.SerializeToString())
 
 
 def base_of(source: Checkpoint) -> dict[str, dict[str, str]]:
@@ -194,6 +224,7 @@ def export_bundle(
         if weights is None:
             progress("comparing the graphs with the model")
             parity = compare(folder, manifest, source)
+        label_graphs(folder, manifest)
         files = {path.relative_to(folder).as_posix(): sha256_of(path) for path in sorted(folder.rglob("*")) if path.is_file()}
         comparison = (
             parity.as_dict() if parity else "none: streamed, the model was never whole in memory; agvas-export check compares it"

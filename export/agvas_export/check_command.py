@@ -15,6 +15,7 @@ from agvas_core.contract.errors import BundleError, OutputError, UsageError
 from agvas_core.contract.manifest import MANIFEST_NAME, read_manifest
 from agvas_core.contract.pages.document import Tile, cells, data_uri, document, escaped
 from agvas_export.check import DEFAULT_LIMITS, Checked, Limits, Unlike, check_bundle, images_in, refuse_failed
+from agvas_export.trt.plan import find_folder
 
 __all__ = ["CheckJob", "render_page", "run_check"]
 
@@ -151,28 +152,6 @@ def run_check(job: CheckJob) -> None:
     if done.unlike:
         print(f"to look at:  {write_page(job.report or Path('runs/check') / done.certificate.bundle, done)}")
     refuse_failed(done.certificate, read_manifest(folder))
-
-
-def find_folder(bundle: str) -> Path:
-    """The folder of a bundle, or of the one that ships under that name with the runtime.
-
-    Raises:
-        UsageError: neither.
-    """
-    folder = Path(bundle).expanduser()
-    if folder.is_dir():
-        return folder
-    # By its place, not by import: the export knows no runtime.
-    from importlib.util import find_spec
-
-    spec = find_spec("agvas_runtime")
-    for home in (spec.submodule_search_locations or []) if spec else []:
-        shipped = Path(home) / "bundles" / bundle
-        if (shipped / MANIFEST_NAME).is_file() and Path(bundle).name == bundle:
-            return shipped
-    if folder.is_file():
-        raise UsageError(f"{bundle} is a file: unpack the bundle, for the certificate goes into its folder")
-    raise UsageError(f"there is no bundle {bundle!r}: give the folder that agvas-export bundle wrote")
 
 
 def certificate_place(folder: Path, out: Path | None) -> Path:

@@ -311,6 +311,7 @@ def look_at_backends(gpus: list[Gpu]) -> Iterator[Finding]:
     yield native_core()
     yield onnx()
     yield onnx_cuda(gpus)
+    yield openvino()
     yield trt(gpus)
     yield torch(gpus)
     yield vllm(gpus)
@@ -358,6 +359,19 @@ def onnx_cuda(gpus: list[Gpu]) -> Finding:
             "reinstall it alone",
         )
     return _on_gpu("ort-cuda", f"onnxruntime-gpu {installed('onnxruntime-gpu')}", gpus, DRIVER_OF_CUDA_12)
+
+
+def openvino() -> Finding:
+    """On the CPU, and whether it computes in bfloat16 there."""
+    there = installed("openvino")
+    if there is None:
+        return _absent("openvino", "openvino is not installed", "pip install 'agvas[openvino]'")
+    import openvino as ov
+
+    half = "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return Finding(
+        "backend", "openvino", State.OK, f"openvino {there}, float32{', and openvino-bf16' if half else ''}; looked up, not tried"
+    )
 
 
 CUDA_OF_TORCH: Final = ("nvidia-cudnn-cu13", "nvidia-cudnn-cu12", "nvidia-cublas", "nvidia-cublas-cu12")

@@ -71,6 +71,16 @@ def test_provenance_leads_back_to_the_weights(exported_folder: Path, tiny_checkp
     assert str(tiny_checkpoint_folder.parent) not in (exported_folder / MANIFEST_NAME).read_text()
 
 
+def test_every_graph_says_what_it_is_part_of(exported_folder: Path) -> None:
+    manifest = read_manifest(exported_folder)
+    for path in exported_folder.glob("*.onnx"):
+        facts = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
+        assert facts["model"] == manifest.name and facts["graph"] == path.stem
+        assert json.loads(facts["decision"]) == manifest.decision.model_dump(mode="json")
+        assert json.loads(facts["pixel_view"])["size_px"] == manifest.pixel_view.size_px
+        assert json.loads(facts["classes"]) == ["anomaly"] and json.loads(facts["licence"])["weights"] == "Apache-2.0"
+
+
 def test_the_provenance_says_what_was_compared(exported_folder: Path) -> None:
     parity = read_manifest(exported_folder).provenance["comparison"]
     compared = {each["tensor"] for each in parity["comparisons"]}

@@ -44,13 +44,18 @@ def test_the_citation_is_the_readme_s(root: Path) -> None:
     assert f"author    = {{{' and '.join(names)}}}" in readme
 
 
-def test_the_containers_copy_what_is_there_and_start_a_line(root: Path, project: dict[str, Any]) -> None:
-    text = (root / "deploy/Containerfile").read_text(encoding="utf-8")
+@pytest.mark.parametrize("name", ["Containerfile", "jetson.Containerfile", "a100.Containerfile"])
+def test_the_containers_copy_what_is_there(root: Path, project: dict[str, Any], name: str) -> None:
+    text = (root / "deploy" / name).read_text(encoding="utf-8")
     sources = [word for line in re.findall(r"^COPY (?!--)(.+)$", text, re.MULTILINE) for word in line.split()[:-1]]
     assert {"pyproject.toml", "agvas_core", "runtime"} <= set(sources)
-    assert [name for name in sources if not (root / name).exists()] == []
+    assert [source for source in sources if "*" not in source and not (root / source).exists()] == []
     (extras,) = re.findall(r'install [^"\n]*"/source\[([^\]]+)\]"', text)
     assert set(extras.split(",")) <= set(project["project"]["optional-dependencies"])
+
+
+def test_the_container_of_a_line_starts_one(root: Path, project: dict[str, Any]) -> None:
+    text = (root / "deploy/Containerfile").read_text(encoding="utf-8")
     (entry,) = re.findall(r"^ENTRYPOINT (\[.+\])$", text, re.MULTILINE)
     program, *arguments = yaml.safe_load(entry)
     assert Path(program).name in project["project"]["scripts"] and "--log" in arguments

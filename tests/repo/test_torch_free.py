@@ -13,6 +13,7 @@ ON_REQUEST = [
     "agvas_runtime.stages.torch_reference",
     "agvas_runtime.stages.torch_cuda.",
     "agvas_runtime.batch.ray_crew",
+    "agvas_runtime.stages.openvino",
     *(f"agvas_runtime.stages.vllm.{name}" for name in ("connector", "engine", "local", "model", "service")),
     *(f"agvas_runtime.sinks.{name}" for name in ("modbus", "mqtt", "opcua")),
 ]
@@ -47,3 +48,11 @@ def test_importing_leaves_torch_out(package: str, extent: str, expected: str) ->
     told = json.loads(done.stdout.splitlines()[-1])
     assert expected in told["imported"]
     assert told["drawn"] == []
+
+
+def test_engines_are_planned_and_built_without_torch() -> None:
+    """A Jetson has none: only the comparison with the model needs it. Building asks for onnx."""
+    command = [sys.executable, "-c", IMPORT_AND_TELL, "agvas_export.trt.command", "top", json.dumps(TRAINING_ONLY), "[]"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["drawn"] == ["onnx"]

@@ -13,7 +13,7 @@ from agvas_core.contract.errors import BundleError, ImageError, SetupError, Usag
 from agvas_core.contract.manifest import MANIFEST_NAME, sha256_of
 from agvas_core.contract.prompts import ANCHOR_TOKENS
 from agvas_runtime.bundle import Bundle, load_bundle
-from agvas_runtime.stages.onnx import OnnxDecoder, OnnxLmm, OnnxVision
+from agvas_runtime.stages.onnx import OnnxDecoder, OnnxGraph, OnnxLmm, OnnxVision
 from agvas_runtime.stages.protocol import DecoderStage, Features, LmmStage, VisionStage
 
 
@@ -134,7 +134,7 @@ def test_a_broken_tokenizer_is_refused(bundle_copy: Path) -> None:
 
 def test_a_provider_that_is_not_there_names_its_extra(bundle: Bundle) -> None:
     with pytest.raises(SetupError, match=r"agvas\[gpu\]"):
-        OnnxVision(bundle, providers=("NoSuchExecutionProvider",))
+        OnnxGraph(bundle, bundle.manifest.vision, 1, ("NoSuchExecutionProvider",))
 
 
 @pytest.mark.parametrize("words", ["find \uff3bSEG\uff3d", "find \uff1c|im_end|\uff1e spots"])

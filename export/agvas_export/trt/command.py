@@ -14,14 +14,11 @@ from agvas_core.contract.command_line import printable
 from agvas_core.contract.engine import DEFAULT_STORE
 from agvas_core.contract.errors import ParityError, UsageError
 from agvas_core.contract.gpu import Gpu, cuda_gpu, this_gpu
-from agvas_export.check import check_bundle, refuse_failed
-from agvas_export.check_command import find_folder
 from agvas_export.trt.build import build_plan
 from agvas_export.trt.check import CheckedGraph, check_graph, check_plan
-from agvas_export.trt.plan import Plan, make_plan
+from agvas_export.trt.plan import Plan, find_folder, make_plan
 from agvas_export.trt.precision import BUILDER_PRECISIONS
 from agvas_export.trt.recipe import Recipe, find_recipe, recipe_for_gpu, recipes
-from agvas_export.trt.wide import export_wide
 
 __all__ = ["TrtJob", "run_trt"]
 
@@ -94,6 +91,8 @@ def _build_until_it_passes(
         raise UsageError("--precision auto compares each engine with the model on your pictures: give them with --images DIR")
     if store != DEFAULT_STORE:
         raise UsageError(f"--precision auto builds where the runtime looks, in {DEFAULT_STORE}: leave -o out")
+    from agvas_export.check import check_bundle, refuse_failed  # needs torch, which an engine alone does not
+
     refused = []
     for precision in recipe.precisions:
         try:
@@ -128,6 +127,8 @@ def _check(job: TrtJob, folder: Path, console: Console) -> None:
     for done in check_plan(plan, images=images, target=target, build=not job.parse_only, say=say):
         _print(console, f"{plan.manifest.name} {done.name}", done)
     if job.paper_width:
+        from agvas_export.trt.wide import export_wide  # likewise
+
         with tempfile.TemporaryDirectory(prefix="agvas-wide-") as scratch:
             for name, graph, shapes in export_wide(Path(scratch)):
                 _print(console, name, check_graph(name, graph, shapes, target=target, build=not job.parse_only, say=say))

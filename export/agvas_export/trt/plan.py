@@ -5,12 +5,12 @@ from pathlib import Path
 
 from agvas_core.contract.engine import parse_version
 from agvas_core.contract.errors import UsageError
-from agvas_core.contract.manifest import Manifest, read_manifest, verify_files
+from agvas_core.contract.manifest import MANIFEST_NAME, Manifest, read_manifest, verify_files
 from agvas_export.trt.precision import BUILDER_PRECISIONS, FLOAT8_SINCE, graph_precision
 from agvas_export.trt.recipe import Recipe
 from agvas_export.trt.shapes import Shapes, profile_shapes
 
-__all__ = ["STAGES", "Plan", "Step", "make_plan"]
+__all__ = ["STAGES", "Plan", "Step", "find_folder", "make_plan"]
 
 STAGES = ("vision", "lmm", "decoder", "references")
 
@@ -101,3 +101,25 @@ def make_plan(
         size = sum(path.stat().st_size for path in (graph, graph.with_name(f"{graph.name}.data")) if path.is_file())
         steps.append(Step(stage, graph, size / 1e6, profile_shapes(manifest, spec, batch)))
     return Plan(bundle, manifest, recipe, wanted, batch, tuple(steps))
+
+
+def find_folder(bundle: str) -> Path:
+    """The folder of a bundle, or of the one that ships under that name with the runtime.
+
+    Raises:
+        UsageError: neither.
+    """
+    folder = Path(bundle).expanduser()
+    if folder.is_dir():
+        return folder
+    # By its place, not by import: the export knows no runtime.
+    from importlib.util import find_spec
+
+    spec = find_spec("agvas_runtime")
+    for home in (spec.submodule_search_locations or []) if spec else []:
+        shipped = Path(home) / "bundles" / bundle
+        if (shipped / MANIFEST_NAME).is_file() and Path(bundle).name == bundle:
+            return shipped
+    if folder.is_file():
+        raise UsageError(f"{bundle} is a file: unpack the bundle, for the certificate goes into its folder")
+    raise UsageError(f"there is no bundle {bundle!r}: give the folder that agvas-export bundle wrote")

@@ -67,10 +67,11 @@ def count_work(segmenter: Segmenter, image: NDArray[np.uint8]) -> dict[str, Stag
     """Work per stage of one RGB frame [H, W, 3], asked and cut up as the segmenter does."""
     bundle, tiles = segmenter.bundle, segmenter.counts.tiles
     vision, lmm, decoder = OnnxVision(bundle), OnnxLmm(bundle), OnnxDecoder(bundle)
-    graphs = {"vision": vision.graph, "lmm": lmm.graph, "decoder": decoder.graph}
+    opened = {"vision": vision.graph, "lmm": lmm.graph, "decoder": decoder.graph}
     references = open_references(bundle, vision)
     if references is not None and isinstance(references.cells.stage, OnnxReferences):
-        graphs["references"] = references.cells.stage.graph
+        opened["references"] = references.cells.stage.graph
+    graphs = {name: graph for name, graph in opened.items() if isinstance(graph, OnnxGraph)}
     scorer = Scorer(bundle.manifest, vision, lmm, decoder, tiled=segmenter.tiled, tiles=tiles)
     with tempfile.TemporaryDirectory(prefix="agvas-profile-") as folder, ExitStack() as stack:
         sessions, recorders = dict[str, Any](), dict[str, Recorder]()

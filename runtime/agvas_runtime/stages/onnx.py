@@ -1,11 +1,13 @@
-"""One ONNX graph on ONNX Runtime.
+"""The stages as ONNX graphs: on ONNX Runtime, or on whatever else opens a graph (``stages.openvino``).
 
-A session may be run from several threads at once.
+A graph may be run from several threads at once.
 """
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
 import onnxruntime as ort
@@ -22,13 +24,13 @@ from agvas_runtime.stages.protocol import Features, ReferenceDistances, Reply, T
 from agvas_runtime.stages.references import empty_bank, head_of, reference_inputs, references_of
 
 __all__ = [
-    "CPU",
-    "CUDA",
+    "Graph",
     "OnnxDecoder",
     "OnnxGraph",
     "OnnxLmm",
     "OnnxReferences",
     "OnnxVision",
+    "OpenGraph",
     "open_decoder",
     "open_decoder_cuda",
     "open_head",
@@ -55,8 +57,27 @@ _UNREADABLE = (
 _FAILED = (ort_state.Fail, ort_state.RuntimeException)  # not InvalidArgument: a wrong shape or dtype is a bug of ours
 
 
+class Graph(Protocol):
+    """A graph of a bundle, opened."""
+
+    path: Path
+    input_names: list[str]
+
+    def run(self, inputs: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """All outputs by name.
+
+        Raises:
+            ImageError: the graph fails on these inputs.
+        """
+        ...
+
+
+OpenGraph = Callable[[Bundle, GraphSpec, int | None], Graph]
+"""A bundle, one of its graphs and the CPU threads (all cores where None) to the graph, opened."""
+
+
 class OnnxGraph:
-    """One graph of a bundle, opened and compared with the manifest.
+    """One graph of a bundle on ONNX Runtime, opened and compared with the manifest.
 
     Args:
         threads: CPU threads; all cores where None.
@@ -67,7 +88,7 @@ class OnnxGraph:
         BundleError: not a graph, or not the one that the manifest describes.
     """
 
-    def __init__(self, bundle: Bundle, spec: GraphSpec, threads: int | None, providers: Sequence[str]) -> None:
+    def __init__(self, bundle: Bundle, spec: GraphSpec, threads: int | None, providers: Sequence[str] = CPU) -> None:
         if missing := sorted(set(providers) - set(ort.get_available_providers())):
             raise SetupError(
                 f"this onnxruntime has no {missing[0]} (it has {', '.join(ort.get_available_providers())}): pip install 'agvas[gpu]'"
@@ -134,14 +155,16 @@ class OnnxGraph:
 
 _ORT_TYPES = {"uint8": "tensor(uint8)", "int64": "tensor(int64)", "float16": "tensor(float16)", "float32": "tensor(float)"}
 
-# Stage 1 on ONNX Runtime: views to features.
+on_cuda: Final[OpenGraph] = partial(OnnxGraph, providers=CUDA)
+
+# Stage 1: views to features.
 
 
 class OnnxVision:
     """Stage 1: views to features."""
 
-    def __init__(self, bundle: Bundle, *, threads: int | None = None, providers: Sequence[str] = CPU) -> None:
-        self.graph = OnnxGraph(bundle, bundle.manifest.vision, threads, providers)
+    def __init__(self, bundle: Bundle, *, threads: int | None = None, open_graph: OpenGraph = OnnxGraph) -> None:
+        self.graph = open_graph(bundle, bundle.manifest.vision, threads)
 
     def __call__(self, semantic_image: NDArray[np.uint8], pixel_image: NDArray[np.uint8]) -> Features:
         """uint8 RGB [B, Hs, Ws, 3] and [B, Hp, Wp, 3] to features."""
@@ -156,10 +179,10 @@ def open_vision(bundle: Bundle, settings: StageSettings) -> OnnxVision:
 
 def open_vision_cuda(bundle: Bundle, settings: StageSettings) -> OnnxVision:
     """On an NVIDIA GPU or not at all; raises as ``open_vision``."""
-    return OnnxVision(bundle, threads=settings.threads, providers=CUDA)
+    return OnnxVision(bundle, threads=settings.threads, open_graph=on_cuda)
 
 
-# Stage 3 on ONNX Runtime: anchor states and pixel features to mask logits.
+# Stage 3: anchor states and pixel features to mask logits.
 
 
 Float = NDArray[np.float32]
@@ -168,8 +191,8 @@ Float = NDArray[np.float32]
 class OnnxDecoder:
     """Stage 3: anchor states and pixel features to mask logits."""
 
-    def __init__(self, bundle: Bundle, *, threads: int | None = None, providers: Sequence[str] = CPU) -> None:
-        self.graph = OnnxGraph(bundle, bundle.manifest.decoder, threads, providers)
+    def __init__(self, bundle: Bundle, *, threads: int | None = None, open_graph: OpenGraph = OnnxGraph) -> None:
+        self.graph = open_graph(bundle, bundle.manifest.decoder, threads)
 
     def __call__(self, anchor_states: Float, features: Features) -> Float:
         """Logits float32 [B, 3, Hm, Wm] in anchor order, covering the whole pixel view."""
@@ -185,7 +208,7 @@ def open_decoder(bundle: Bundle, settings: StageSettings) -> OnnxDecoder:
 
 def open_decoder_cuda(bundle: Bundle, settings: StageSettings) -> OnnxDecoder:
     """On an NVIDIA GPU or not at all; raises as ``open_decoder``."""
-    return OnnxDecoder(bundle, threads=settings.threads, providers=CUDA)
+    return OnnxDecoder(bundle, threads=settings.threads, open_graph=on_cuda)
 
 
 # Direct mode's answer, read off one prefill.
@@ -202,7 +225,7 @@ def read_prefill(tokenizer: PromptTokenizer, anchor_states: Float, text_logits: 
     return Reply(anchor_states, accept.astype(np.float32), np.ones(len(anchor_states), bool))
 
 
-# Stage 2 on ONNX Runtime: features and words to the anchors' states, in one prefill or word by word with a cache.
+# Stage 2: features and words to the anchors' states, in one prefill or word by word with a cache.
 
 
 class Pass(NamedTuple):
@@ -219,14 +242,14 @@ class Pass(NamedTuple):
 class OnnxLmm:
     """A bundle's language model. One graph serves the prefill and each step of decoding."""
 
-    def __init__(self, bundle: Bundle, *, threads: int | None = None, providers: Sequence[str] = CPU) -> None:
+    def __init__(self, bundle: Bundle, *, threads: int | None = None, open_graph: OpenGraph = OnnxGraph) -> None:
         graph = bundle.manifest.lmm
         if graph is None:
             raise BundleError(
                 f"{bundle.identity} has no ONNX graph of its language model: choose another backend (--lmm vllm), or export it with "
                 "--lmm onnx among its forms"
             )
-        self.graph = OnnxGraph(bundle, graph, threads, providers)
+        self.graph = open_graph(bundle, graph, threads)
         self._prompt, self._anchor_ids = bundle.manifest.prompt, bundle.manifest.anchor_ids
         self._tokenizer = PromptTokenizer(bundle)
         self.words = self._tokenizer.words
@@ -330,18 +353,18 @@ def open_lmm(bundle: Bundle, settings: StageSettings) -> OnnxLmm:
 
 def open_lmm_cuda(bundle: Bundle, settings: StageSettings) -> OnnxLmm:
     """On an NVIDIA GPU or not at all; raises as ``open_lmm``."""
-    return OnnxLmm(bundle, threads=settings.threads, providers=CUDA)
+    return OnnxLmm(bundle, threads=settings.threads, open_graph=on_cuda)
 
 
 # Reference distances.
 
 
 class OnnxReferences:
-    """``ReferenceStage`` on ONNX Runtime."""
+    """``ReferenceStage`` by its graph."""
 
-    def __init__(self, bundle: Bundle, *, threads: int | None = None, providers: Sequence[str] = CPU) -> None:
+    def __init__(self, bundle: Bundle, *, threads: int | None = None, open_graph: OpenGraph = OnnxGraph) -> None:
         self.spec = references_of(bundle)
-        self.graph = OnnxGraph(bundle, self.spec, threads, providers)
+        self.graph = open_graph(bundle, self.spec, threads)
 
     def embed(self, image: NDArray[np.uint8], features: Features | None = None) -> Float:
         """See ``ReferenceStage``."""
@@ -362,17 +385,17 @@ def open_references(bundle: Bundle, settings: StageSettings) -> OnnxReferences:
 
 def open_references_cuda(bundle: Bundle, settings: StageSettings) -> OnnxReferences:
     """On an NVIDIA GPU or not at all; raises as ``open_references``."""
-    return OnnxReferences(bundle, threads=settings.threads, providers=CUDA)
+    return OnnxReferences(bundle, threads=settings.threads, open_graph=on_cuda)
 
 
 # A product's fitted head.
 
 
 class OnnxHead:
-    """``HeadStage`` on ONNX Runtime."""
+    """``HeadStage`` by its graph."""
 
-    def __init__(self, bundle: Bundle, *, threads: int | None = None, providers: Sequence[str] = CPU) -> None:
-        self.graph = OnnxGraph(bundle, head_of(bundle), threads, providers)
+    def __init__(self, bundle: Bundle, *, threads: int | None = None, open_graph: OpenGraph = OnnxGraph) -> None:
+        self.graph = open_graph(bundle, head_of(bundle), threads)
 
     def __call__(self, embedding: Float, rarities: Float) -> Float:
         """See ``HeadStage``."""

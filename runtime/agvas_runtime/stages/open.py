@@ -63,6 +63,8 @@ BACKENDS: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType(
         "vision": {
             "onnx": "agvas_runtime.stages.onnx:open_vision",
             "ort-cuda": "agvas_runtime.stages.onnx:open_vision_cuda",
+            "openvino": "agvas_runtime.stages.openvino:open_vision",
+            "openvino-bf16": "agvas_runtime.stages.openvino:open_vision_bf16",
             "trt": "agvas_runtime.stages.trt.stage:open_vision",
             "torch": "agvas_runtime.stages.torch_reference:open_vision",
             "torch-cuda": "agvas_runtime.stages.torch_cuda.stages:open_vision",
@@ -71,6 +73,8 @@ BACKENDS: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType(
         "lmm": {
             "onnx": "agvas_runtime.stages.onnx:open_lmm",
             "ort-cuda": "agvas_runtime.stages.onnx:open_lmm_cuda",
+            "openvino": "agvas_runtime.stages.openvino:open_lmm",
+            "openvino-bf16": "agvas_runtime.stages.openvino:open_lmm_bf16",
             "trt": "agvas_runtime.stages.trt.stage:open_lmm",
             "torch": "agvas_runtime.stages.torch_reference:open_lmm",
             "torch-cuda": "agvas_runtime.stages.torch_cuda.stages:open_lmm",
@@ -82,6 +86,8 @@ BACKENDS: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType(
         "decoder": {
             "onnx": "agvas_runtime.stages.onnx:open_decoder",
             "ort-cuda": "agvas_runtime.stages.onnx:open_decoder_cuda",
+            "openvino": "agvas_runtime.stages.openvino:open_decoder",
+            "openvino-bf16": "agvas_runtime.stages.openvino:open_decoder_bf16",
             "trt": "agvas_runtime.stages.trt.stage:open_decoder",
             "torch": "agvas_runtime.stages.torch_reference:open_decoder",
             "torch-cuda": "agvas_runtime.stages.torch_cuda.stages:open_decoder",
@@ -96,6 +102,8 @@ REFERENCE_BACKENDS: Final[Mapping[str, str]] = MappingProxyType(
     {
         "onnx": "agvas_runtime.stages.onnx:open_references",
         "ort-cuda": "agvas_runtime.stages.onnx:open_references_cuda",
+        "openvino": "agvas_runtime.stages.openvino:open_references",
+        "openvino-bf16": "agvas_runtime.stages.openvino:open_references_bf16",
         "trt": "agvas_runtime.stages.trt.references:open_stage",
         "torch": "agvas_runtime.stages.torch_reference:open_references",
         "torch-cuda": "agvas_runtime.stages.torch_reference:open_references_cuda",
@@ -107,6 +115,7 @@ REFERENCE_BACKENDS: Final[Mapping[str, str]] = MappingProxyType(
 HEAD_BACKENDS: Final[Mapping[str, str]] = MappingProxyType(
     {
         "onnx": "agvas_runtime.stages.onnx:open_head",
+        "openvino": "agvas_runtime.stages.openvino:open_head",
         "torch": "agvas_runtime.stages.torch_reference:open_head",
     }
 )
