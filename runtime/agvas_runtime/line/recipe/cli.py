@@ -282,6 +282,8 @@ def _known(name: str, bundle: Bundle, product: Product) -> str:
 def _image_limits(product: Product) -> dict[str, float]:
     """The limits that a recipe measures as the product does; a frame is checked for them before any model looks. The product itself
     checks the others (focus, white pixels, aspect, distance)."""
+    if product.locate is not None:
+        return {}  # its limits are those of the part, and not of the frame around it
     brightness = next((limit for limit in product.limits if limit.fact == "brightness"), None)
     found = {} if brightness is None else {"min_mean": brightness.low, "max_mean": brightness.high}
     return {key: value for key, value in found.items() if value is not None and 0.0 < value < 1.0}
