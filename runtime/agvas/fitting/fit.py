@@ -170,12 +170,14 @@ def fit(
     if locator is not None:
         used = [replace(each, locator=locator) for each in used]
     with steps("good images", len(used)) as step:
-        seen, left_out, copies = look(engine, used, rng, step)
+        learned = () if before is None else [each.sha256 for each in before.good if each.sha256]
+        seen, left_out, copies = look(engine, used, rng, step, learned)
     if not seen:
-        raise UsageError(f"none of {len(used)} images can be used ({left_out[0]}): give images of good parts")
+        why = left_out[0] if left_out else "the product has learned them" if copies else "there is no good part among them"
+        raise UsageError(f"none of {len(used)} good images can be used ({why}): give images of good parts")
     if copies:
         warnings.append(
-            f"{copies} of {len(used)} images are equal to others, pixel by pixel, and count once: give images of different parts"
+            f"{copies} of {len(used)} images are equal to others or to learned ones, pixel by pixel, and count once: give images of different parts"
         )
 
     old_bank = None if before is None else load_array(engine.bundle.folder / BANK, (before.rows, before.channels))
