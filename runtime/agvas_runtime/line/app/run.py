@@ -164,7 +164,7 @@ def run_line(
             stack.callback(board.close)
             stack.callback(page.close)
             for lane in lanes:
-                board.add_station(lane.name, lane.facts)
+                board.add_station(lane.name, lane.facts, lane.recipe)
             page.start(board)
             log.info("page at %s", page.address)
         for courier in couriers:

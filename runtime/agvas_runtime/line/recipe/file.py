@@ -17,6 +17,8 @@ __all__ = ["RecipeVersion", "parse_recipe", "read_recipe", "with_keys"]
 
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 20
+PREFIX_LENGTH = 12
+"""Digits of a version's sha256 that name it."""
 
 
 @dataclass(frozen=True)
