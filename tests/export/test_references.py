@@ -15,8 +15,8 @@ from agvas_core.contract.errors import BundleError
 from agvas_core.contract.manifest import MANIFEST_NAME, read_manifest
 from agvas_core.model.encoders.efficientnet_lite import load_trunk
 from agvas_core.model.references import EncoderCells, ReferenceDistance
-from agvas_export.joints import make_joints
 from agvas_export.references import export_references
+from agvas_export.stages import make_stages
 from agvas_runtime.bundle import load_bundle
 from agvas_runtime.stages.open import open_references
 
@@ -59,7 +59,7 @@ def test_a_model_with_another_encoder_measures_its_own_features(
 ) -> None:
     model, config = small_model({})
     config = config.model_copy(update={"pixel": config.pixel.model_copy(update={"kind": "sam"})})
-    (vision, *_) = make_joints(model, config)
+    (vision, *_) = make_stages(model, config)
     done = export_references(config, vision, tmp_path)
     assert done.spec.view is None and done.spec.stride == 8 and done.spec.channels == 32 + 3
     assert {tensor.name for tensor in done.spec.inputs} == {"pixel_image", "f_p", "bank", "colour_weight"}

@@ -22,7 +22,7 @@ from agvas.run import run as app
 from agvas_core.contract.command_line import exit_code_of
 from agvas_core.contract.errors import UsageError
 from agvas_runtime.images.frame import Frame
-from agvas_runtime.line.app.status import Board, LineFacts, RecipeSource, SinkFacts, StationFacts, Tally
+from agvas_runtime.line.app.status import LineFacts, LineStatus, RecipeSource, SinkFacts, StationFacts, StationStats
 from agvas_runtime.line.ledger.images import ImageStore
 from agvas_runtime.line.ledger.ledger import Ledger
 from agvas_runtime.line.recipe.file import parse_recipe, read_recipe
@@ -35,7 +35,7 @@ from agvas_runtime.web.line.live import live_routes
 from agvas_runtime.web.line.page_server import PageServer
 from agvas_runtime.web.settings import Settings
 
-from .conftest import small_ballast
+from .conftest import small_reserve
 
 MakePart = Callable[..., np.ndarray]
 KEY = "a key of the hall, long enough"
@@ -52,7 +52,7 @@ class Line:
         )
         self.recipe_path = folder.parent / "recipes"
         RecipeStore(self.recipe_path).activate(self.version)
-        self.ledger = Ledger(folder, ballast=small_ballast(folder))
+        self.ledger = Ledger(folder, reserve=small_reserve(folder))
         self.ledger.know_recipe(self.version.sha256, "part", self.version.text)
         self.inspector = SegmenterInspector(SegmentOptions(threads=1))
         self.inspector.prepare(self.version)
@@ -61,8 +61,8 @@ class Line:
         self.board = self._board()
         self.stations = {name: self._station(name) for name in ("top", "<b>side")}
 
-    def _board(self) -> Board:
-        return Board(self.ledger.folder, lambda: LineFacts(5000, 0, (SinkFacts("mqtt", 2, "refused"),)))
+    def _board(self) -> LineStatus:
+        return LineStatus(self.ledger.folder, lambda: LineFacts(5000, 0, (SinkFacts("mqtt", 2, "refused"),)))
 
     def _station(self, name: str) -> Station:
         station = Station(
@@ -87,9 +87,9 @@ class Line:
 
     def offer(self, name: str, image: np.ndarray | None, key: str) -> int:
         error = None if image is not None else UsageError("the camera gave nothing")
-        ticket = self.stations[name].offer(Frame(key, 0, image=image, error=error), key=key)
-        assert ticket.wait(60) is not None
-        return ticket.seq
+        pending = self.stations[name].offer(Frame(key, 0, image=image, error=error), key=key)
+        assert pending.wait(60) is not None
+        return pending.seq
 
     def begin_again(self) -> None:
         """As after a restart: a board that has seen nothing."""
@@ -119,7 +119,7 @@ class Servers:
     def __init__(self) -> None:
         self._servers: list[PageServer] = []
 
-    def __call__(self, board: Board, **options: Any) -> str:
+    def __call__(self, board: LineStatus, **options: Any) -> str:
         self._servers.append(PageServer("live", Settings(port=0, stop_timeout_s=1, **options), options=("--page", "--page-host")))
         self._servers[-1].start(live_routes(board))
         return self._servers[-1].address
@@ -343,7 +343,7 @@ def test_areas_that_cannot_be_meant_are_refused(line, serve) -> None:
 
 def test_a_clock_that_is_set_back_changes_no_rate() -> None:
     wall, steady = [1_800_000_000.0], [50.0]
-    tally = Tally(lambda: wall[0], lambda: steady[0])
+    tally = StationStats(lambda: wall[0], lambda: steady[0])
     for second in range(120):
         steady[0] += 1
         wall[0] += 1 if second != 60 else -7200

@@ -1,4 +1,4 @@
-"""The page of a line: what each station sees and says, as it happens.
+"""The live page of a line: newest part, verdicts and figures of each station.
 
 GET /v1/line?after=N            the state once it is newer than N, or after a second
 GET /v1/line/STATION/newest     the newest part's picture; its number and verdict are in the headers
@@ -18,7 +18,7 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from agvas_core.contract.errors import RecipeError, UsageError
-from agvas_runtime.line.app.status import Board, RecipeSource
+from agvas_runtime.line.app.status import LineStatus, RecipeSource
 from agvas_runtime.line.recipe.areas import AREA, save_version, with_areas
 from agvas_runtime.line.recipe.cli import differences
 from agvas_runtime.line.recipe.thresholds import not_calibrated
@@ -39,7 +39,7 @@ class LivePage:
         self._server = server
         self.address = server.address
 
-    def start(self, board: Board) -> None:
+    def start(self, board: LineStatus) -> None:
         """Shows a line from now on."""
         self._server.start(live_routes(board))
 
@@ -74,7 +74,7 @@ class AreasAsked(BaseModel):
     ignore: list[Annotated[list[Point], Field(min_length=3, max_length=1000)]] = Field(default=[], max_length=100)
 
 
-def live_routes(board: Board) -> APIRouter:
+def live_routes(board: LineStatus) -> APIRouter:
     """Of one line."""
     router = APIRouter(prefix="/v1/line")
 
@@ -149,7 +149,7 @@ def live_routes(board: Board) -> APIRouter:
     return router
 
 
-def _recipe(board: Board, station: str) -> tuple[RecipeSource, tuple[int, int] | None]:
+def _recipe(board: LineStatus, station: str) -> tuple[RecipeSource, tuple[int, int] | None]:
     try:
         return board.recipe(station)
     except UsageError as error:
