@@ -170,8 +170,8 @@ def fit(
     if locator is not None:
         used = [replace(each, locator=locator) for each in used]
     with steps("good images", len(used)) as step:
-        learned = () if before is None else [each.sha256 for each in before.good if each.sha256]
-        seen, left_out, copies = look(engine, used, rng, step, learned)
+        known_images = [] if before is None else [each.sha256 for each in before.good if each.sha256]
+        seen, left_out, copies = look(engine, used, rng, step, known_images)
     if not seen:
         why = left_out[0] if left_out else "the product has learned them" if copies else "there is no good part among them"
         raise UsageError(f"none of {len(used)} good images can be used ({why}): give images of good parts")
