@@ -285,7 +285,7 @@ def _upright(blob: Blob, first: Blob | None) -> NDArray[np.float64]:
     points = blob.contour[:, 0].astype(np.float64) - np.array(blob.centre)
     if first is None:
         return points
-    options = []
+    options: list[NDArray[np.float64]] = []
     for more in (0, 90, 180, 270):
         angle = np.deg2rad(blob.angle_deg - first.angle_deg + more)
         back = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
