@@ -282,7 +282,7 @@ def _turned(blobs: Sequence[Blob]) -> float:
 
 def _upright(blob: Blob, first: Blob | None) -> NDArray[np.float64]:
     """Points of an outline from its centroid, [N, 2], turned to the first one's angle or to none."""
-    points = blob.contour[:, 0].astype(np.float64) - np.array(blob.centre)
+    points: NDArray[np.float64] = blob.contour[:, 0].astype(np.float64) - np.array(blob.centre)
     if first is None:
         return points
     options: list[NDArray[np.float64]] = []
