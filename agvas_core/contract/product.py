@@ -6,12 +6,14 @@
       bank.npy            float32 [rows, D]: the memory bank, embeddings of cells of good images
       report.html         what a person reads
       head.onnx           the fitted head, where the product has one
+      locate.png          grey, uint8: the part as it is looked for, where the product locates it
       ...                 the graphs and the tokenizer of the bundle that it was made from
 
 All of these files are in the manifest's list of hashes, so a product with a missing or changed file does not load.
 """
 
 import json
+from enum import StrEnum
 from pathlib import Path
 from typing import Final, Literal, Self
 
@@ -27,11 +29,14 @@ from agvas_core.contract.validation import FiniteModel
 __all__ = [
     "BANK",
     "HEAD",
+    "LOCATE",
     "PRODUCT",
     "REPORT",
     "CatchRate",
     "GoodImage",
     "HeadTrial",
+    "Locate",
+    "LocateSpec",
     "MapScale",
     "PaintedDefect",
     "Product",
@@ -45,10 +50,11 @@ __all__ = [
 PRODUCT: Final = "product.json"
 REPORT: Final = "report.html"
 HEAD: Final = "head.onnx"
-FORMAT: Final = 2
+LOCATE: Final = "locate.png"
+FORMAT: Final = 3
 """Of ``product.json``; raised where an older agvas would read it wrongly."""
 OLDEST_FORMAT: Final = 1
-"""Read from here on: 2 added ``head`` and ``head_trial``, which may be missing."""
+"""Read from here on: 2 added ``head`` and ``head_trial``, 3 ``locate``; all may be missing."""
 
 Kind = Literal["joint", "deep", "zero_shot", "head"]
 """What a map measures: distance of all channels, of the encoder's channels; the model's own score map; the fitted head's logits."""
@@ -168,6 +174,50 @@ class HeadTrial(FiniteModel):
     adopted: bool
 
 
+class Locate(StrEnum):
+    """``agvas fit --locate``: how the part is to be found in a frame; AUTO: where the good images show that it moves."""
+
+    AUTO = "auto"
+    OUTLINE = "outline"
+    TEMPLATE = "template"
+    OFF = "off"
+
+
+class LocateSpec(FiniteModel):
+    """How the part is found in a frame, so that only the part is compared with the references.
+
+    Lengths are pixels of a frame of ``frame_px``; frames of the same shape and another size are scaled.
+    """
+
+    method: Literal["outline", "template"]
+    """``outline``: the part stands out from an even background. ``template``: the place that looks most like the first good image."""
+    frame_px: tuple[int, int]
+    """Width and height of the good images."""
+    work_px: tuple[int, int]
+    """Width and height at which the part is looked for."""
+    size_px: tuple[int, int]
+    """Width and height of the crop."""
+    margin_px: int = Field(ge=0)
+    """Of the crop around the part; only the margin may lie over the edge of a frame."""
+    offset_px: tuple[float, float] = (0.0, 0.0)
+    """From the centroid of the outline to the centre of the crop, x and y."""
+    least_match: float = Field(ge=0.0, le=1.0)
+    """Least correlation with the template."""
+    contrast: float = Field(default=0.0, ge=0.0)
+    """Distance from the background, in Lab of 8 bits, from which a pixel is of the part."""
+    area: tuple[float, float] = (0.0, 1.0)
+    """Least and largest share of the frame that the part covers."""
+    turns: bool = False
+    """Whether the part is also turned to the angle that it has in the first good image."""
+    angle_deg: float = 0.0
+    """Of the outline's tightest rectangle in the first good image."""
+
+    @property
+    def share(self) -> float:
+        """Of the frame, that the crop covers."""
+        return min(1.0, self.size_px[0] * self.size_px[1] / (self.frame_px[0] * self.frame_px[1]))
+
+
 class Product(FiniteModel):
     """Contents of ``product.json``."""
 
@@ -207,6 +257,8 @@ class Product(FiniteModel):
     """That were learned."""
     frame_px: tuple[int, int] | None = None
     """Width and height of the images that were learned; None where they have several sizes."""
+    locate: LocateSpec | None = None
+    """How the part is found; None where the whole frame is compared. Limits and references are then those of the crop."""
     calibrated: tuple[GoodImage, ...] = ()
     """Good images that were not learned and set the operating point (``agvas calibrate``); empty where the learned ones did."""
     bad: tuple[GoodImage, ...] = ()

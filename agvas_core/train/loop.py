@@ -100,7 +100,8 @@ def train_model(
         minutes: stop after so much time, with everything saved to go on with ``resume``.
         progress: called by the first process after each step with steps done, steps in all, and the step's row.
         calibrating: called after each generated image of the calibration that follows, with images seen and images in all.
-        listed: called by the first process before the first step with the table of the sets that are trained on.
+        listed: called by the first process before the first step with the table of the sets that are trained on, and with what of
+            them cannot be used.
 
     Raises:
         UsageError: ``out`` holds a run and ``resume`` is not set, or one with another configuration; data or parts that are not there.
@@ -113,6 +114,8 @@ def train_model(
         run = _Run.start(engine, model_config, out, mixture, init, resume, overfit)
         if run.mixture is not None and engine.main:
             listed(run.mixture.table())
+            for line in run.mixture.unusable():
+                listed(line)
         run.progress, run.calibrating, run.end = progress, calibrating, end
         return run.train()
     finally:

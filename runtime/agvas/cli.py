@@ -168,7 +168,7 @@ VERBS: Final = (
     ),
     Verb(
         "review",
-        "agvas_runtime.web.line.review_cli:review",
+        "agvas.review:review",
         LINE,
         "Look at stored parts in the browser and say what they really are.",
         ("agvas review line",),

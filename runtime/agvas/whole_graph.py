@@ -121,7 +121,8 @@ def build_graph(
     """The graph of a bundle or product for frames of ``size`` = (H, W) px.
 
     Raises:
-        UsageError: a size, an operating point or words that are not possible; least areas or a fitted head, which it does not hold.
+        UsageError: a size, an operating point or words that are not possible; least areas, a fitted head or a part to be
+            located, which it does not hold.
         BundleError: the bundle has no graph of its language model, or is too large for one file.
     """
     height, width = size
@@ -139,6 +140,10 @@ def build_graph(
     if product is not None and product.head is not None:
         raise UsageError(
             f"{bundle.identity} has a fitted head, which one graph does not hold: fit it again without --head, or use the product"
+        )
+    if product is not None and product.locate is not None:
+        raise UsageError(
+            f"{bundle.identity} locates its part, which one graph does not: fit it again with --locate off, or use the product"
         )
     question = ask(manifest.prompt, prompt=prompt, mode=Mode.DIRECT, normal_look=None)
     build = _Builder(bundle, question.instruction)

@@ -182,6 +182,25 @@ def test_what_cannot_be_meant_is_refused_before_any_work(
     assert run(old, "--data", pictures, "--out", tmp_path / "no/where.json") == 3
 
 
+def test_a_check_of_fewer_images_does_not_replace_a_certificate_of_more(
+    exported_folder: Path, tiny_checkpoint_folder: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = copied(exported_folder, tmp_path / "tiny")
+    asked = (folder, "--data", pictures, "--checkpoint", tiny_checkpoint_folder, "--backend", "onnx")
+    assert run(*asked, "--limit", "2") == 0
+    smaller = (folder / PARITY_NAME).read_bytes()
+    assert run(*asked) == 0  # more images may take the place of fewer
+    larger = (folder / PARITY_NAME).read_bytes()
+    certificate = read_certificate(folder / PARITY_NAME)
+    assert certificate is not None and certificate.images == 3 and larger != smaller
+    capsys.readouterr()
+    assert run(*asked, "--limit", "2") == 2
+    assert "3 images" in capsys.readouterr().err and (folder / PARITY_NAME).read_bytes() == larger
+    assert run(*asked, "--limit", "2", "--out", tmp_path / "small.json") == 0
+    found = read_certificate(tmp_path / "small.json")
+    assert found is not None and found.images < 3 and (folder / PARITY_NAME).read_bytes() == larger
+
+
 def test_no_engine_at_all_is_said(exported_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(check_module, "entry_points", lambda group: [])
     with pytest.raises(SetupError, match=r"agvas\.stages"):

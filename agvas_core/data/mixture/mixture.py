@@ -37,6 +37,8 @@ log = logging.getLogger("agvas")
 
 _SOURCE_OF: Mapping[Family, Source] = {family: source for source, families in FAMILIES.items() for family in families}
 _ONE_PART = re.compile(r"^S\d{4}$")
+LOOKED_AT = 500
+"""Images of a set that are opened before the first step."""
 _STREAM = 2  # of the seed, beside that of the synthetic images
 
 
@@ -131,6 +133,37 @@ class Mixture:
         if self.config.allow_test_sets:
             rows.append(f"test sets are trained on, as allow_test_sets asks: {', '.join(self.config.allow_test_sets)}")
         return "\n".join(rows)
+
+    def unusable(self, most: int = LOOKED_AT) -> list[str]:
+        """Lines on what cannot be used, one for each set that has such images; each image that is looked at is opened as for training.
+
+        Args:
+            most: images of a set that are looked at, evenly spaced.
+
+        Raises:
+            UsageError: of several images of a set none can be used.
+        """
+        lines = []
+        for source, of_sets in self.listed.items():
+            for name, listed in sorted(of_sets.items()):
+                looked = list({record.image: record for record in listed}.values())
+                whole = len(looked)
+                if whole > most:
+                    looked = [looked[number * whole // most] for number in range(most)]
+                wrong: list[tuple[str, str]] = []
+                for record in looked:
+                    try:
+                        self._example(0, source, record, np.random.default_rng(self.config.seed), ())
+                    except ImageError as error:
+                        wrong.append((record.name, str(error)))
+                if not wrong:
+                    continue
+                among = f"{len(looked)} of its {whole:,} images were looked at" if len(looked) < whole else f"it has {whole}"
+                said = f"{name}: {len(wrong)} images cannot be used ({among}), the first is {wrong[0][0]}: {wrong[0][1]}"
+                if len(wrong) == len(looked) > 1:
+                    raise UsageError(f"{said}; mend the set (agvas data check lists what is wrong), or leave it out")
+                lines.append(f"{said}; they are passed over (agvas data check lists all)")
+        return lines
 
     def __getitem__(self, index: int) -> Example:
         """Example ``index``; images that cannot be used are replaced by others of the same source and kind.

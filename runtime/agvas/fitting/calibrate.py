@@ -8,6 +8,7 @@ runs. ``agvas fit`` makes the same promise from the images that it learns, each 
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -38,11 +39,12 @@ from agvas.fitting.pictures import bad_pictures, good_pictures
 from agvas.fitting.report import render_report
 from agvas.fitting.write import write_product
 from agvas_core import __version__
-from agvas_core.contract.decision import image_score
+from agvas_core.contract.decision import OperatingPoint, image_score
 from agvas_core.contract.errors import ImageError, UsageError
 from agvas_core.contract.manifest import BANK
 from agvas_core.contract.product import FORMAT, GoodImage, Product, load_array
 from agvas_runtime.bundle import load_bundle
+from agvas_runtime.images.locate import open_locator
 from agvas_runtime.pipeline.references import References, Scales
 
 __all__ = ["calibrate_product"]
@@ -88,6 +90,8 @@ def calibrate_product(
     bank = load_array(engine.bundle.folder / BANK, (before.rows, before.channels))
     scales = Scales.of(before)
     pictures = good_pictures(good, bits)
+    locator = open_locator(before, engine.bundle.folder)
+    pictures.pictures = [replace(each, locator=locator) for each in pictures.pictures]
     with steps("good images", len(pictures.pictures)) as step:
         looked, left_out, copies = look(engine, pictures.pictures, rng, step)
     with steps("comparing", len(looked)) as step:
@@ -97,7 +101,7 @@ def calibrate_product(
             f"none of {len(pictures.pictures)} images can be used ({left_out[0] if left_out else 'there is none'}): give images of good "
             "parts that the product has not learned"
         )
-    share = engine.bundle.manifest.decision.point().image_share
+    share = _crop_point(engine).image_share
     with steps("painting", PAINTED_IMAGES) as step:
         spoiled = paint(engine, seen, seen, [bank] * len(seen), rng, step, scales=scales, images=PAINTED_IMAGES)
     trials, painted = trials_of(spoiled, seen, scales)
@@ -125,7 +129,8 @@ def calibrate_product(
     if worse is not None:
         references = References(engine.bundle, product, bank, engine.stage, engine.vision, engine.head)
         with steps("bad images", len(worse.pictures)) as step:
-            caught, not_read = judge_bad(engine, [references], worse.pictures, point, step)
+            located = [replace(each, locator=locator) for each in worse.pictures]
+            caught, not_read = judge_bad(engine, [references], located, point, step)
         notes += [*worse.notes, *not_read]
     given = len(pictures.pictures)
     warnings = _warnings(given, left_out, copies, product, bad=bad is not None)
@@ -135,6 +140,14 @@ def calibrate_product(
     bundle = write_product(folder, engine.bundle, product, bank, report, (point, strict))
     kept = not missing and len(left_out) <= LEFT_OUT_SHARE * given
     return Fitted(bundle, product, statement, [*warnings, *notes], kept=kept)
+
+
+def _crop_point(engine: Engine) -> OperatingPoint:
+    """The operating point for what the references see: the crop, where the part is located."""
+    point, product = engine.bundle.manifest.decision.point(), engine.bundle.product
+    if product is None or product.locate is None:
+        return point
+    return point.model_copy(update={"image_share": point.image_share / product.locate.share})
 
 
 def _judged(
@@ -150,7 +163,7 @@ def _judged(
     Scores are those of the product as it runs, to the last bit: the threshold may be one of them.
     """
     references = References(engine.bundle, before, bank, engine.stage, engine.vision, engine.head)
-    point = engine.bundle.manifest.decision.point()
+    point = _crop_point(engine)
     learned = {each.sha256 for each in before.good}
     kept: list[Seen] = []
     scores: list[float] = []

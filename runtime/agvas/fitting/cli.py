@@ -9,6 +9,7 @@ import typer
 from agvas_core.contract.command_line import DECISION, INPUT, MODEL, OUTPUT, SPEED, printable
 from agvas_core.contract.defaults import DEFAULT_MODEL
 from agvas_core.contract.errors import EXIT_NOT_KEPT, UsageError
+from agvas_core.contract.product import Locate
 
 __all__ = ["fit"]
 
@@ -73,6 +74,13 @@ def fit(
             rich_help_panel=MODEL,
         ),
     ] = None,
+    locate: Annotated[
+        Locate,
+        typer.Option(
+            help="Find the part in each frame and look at it alone; auto: where the good images show that it moves.",
+            rich_help_panel=INPUT,
+        ),
+    ] = Locate.AUTO,
     bits: Annotated[
         int | None,
         typer.Option(
@@ -120,6 +128,7 @@ def fit(
             max_false_reject=max_false_reject,
             mm_per_px=mm_per_px,
             size_px=size,
+            locate=locate,
             threads=threads,
             bits=bits,
             max_images=max_images,

@@ -7,13 +7,14 @@
     for result in Segmenter.load("bracket").predict("parts/"):
         print(result.name, result.verdict, result.score)
 
-In order: the good images are read and embedded; each is compared with a memory bank that has nothing of it; their maps give the scale
+In order: where the part moves, a way to find it is learned; the good images are read and embedded; each is compared with a memory bank that has nothing of it; their maps give the scale
 on which maps are added up; defects are painted on them, and a head may learn from those; thresholds, limits and the promise follow; all of
 it is written at once.
 """
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
@@ -45,6 +46,7 @@ from agvas.fitting.judging import (
     statement_of,
     trials_of,
 )
+from agvas.fitting.locating import learn_locator
 from agvas.fitting.operating_point import (
     IMAGE_SHARE,
     are_mixed,
@@ -62,7 +64,8 @@ from agvas_core import __version__
 from agvas_core.contract.decision import mean_of_highest
 from agvas_core.contract.errors import SetupError, UsageError
 from agvas_core.contract.manifest import BANK
-from agvas_core.contract.product import GoodImage, HeadTrial, Kind, MapScale, Product, load_array
+from agvas_core.contract.product import GoodImage, HeadTrial, Kind, Locate, MapScale, Product, load_array
+from agvas_runtime.images.locate import open_locator
 from agvas_runtime.pipeline.references import GRID_PX, References, Scales, map_facts
 
 if TYPE_CHECKING:
@@ -94,6 +97,7 @@ def fit(
     max_false_reject: float | None = None,
     mm_per_px: float | None = None,
     size_px: int | None = None,
+    locate: Locate | str = Locate.AUTO,
     threads: int | None = None,
     bits: int | None = None,
     max_images: int = MOST_IMAGES,
@@ -115,6 +119,8 @@ def fit(
         max_false_reject: share of good parts that may be rejected; by default no good image is.
         mm_per_px: size of a pixel, for lengths in millimetres.
         size_px: about the side of the image that is compared with the references; the model's own by default.
+        locate: ``outline`` or ``template``: the part is found in each frame, and only it is looked at; ``off``: the whole frame is;
+            ``auto``: where the good images show that the part moves. ``add`` keeps the product's.
         threads: CPU threads; all cores by default.
         bits: of 16-bit images, how many are used.
         max_images: of more good images, so many evenly spaced are used.
@@ -129,6 +135,7 @@ def fit(
     """
     target = Path(out)
     _check(max_false_reject, mm_per_px, size_px, max_images)
+    way = _way(locate, add=add)
     if head and add:
         raise UsageError("--add keeps the product's head as it is: leave --head out, or fit again with all good images")
     if head:
@@ -153,13 +160,24 @@ def fit(
     used = chosen(pictures.pictures, max_images)
     if len(used) < len(pictures.pictures):
         notes.append(f"{len(used)} of {len(pictures.pictures)} good images are used, evenly spaced; --max-images takes more")
+    if before is not None:
+        locator = open_locator(before, engine.bundle.folder)
+    else:
+        with steps("locating", 1) as step:
+            locator, said = learn_locator(used, way)
+            step(1)
+        notes += [said] if said else []
+    if locator is not None:
+        used = [replace(each, locator=locator) for each in used]
     with steps("good images", len(used)) as step:
-        seen, left_out, copies = look(engine, used, rng, step)
+        known_images = [] if before is None else [each.sha256 for each in before.good if each.sha256]
+        seen, left_out, copies = look(engine, used, rng, step, known_images)
     if not seen:
-        raise UsageError(f"none of {len(used)} images can be used ({left_out[0]}): give images of good parts")
+        why = left_out[0] if left_out else "the product has learned them" if copies else "there is no good part among them"
+        raise UsageError(f"none of {len(used)} good images can be used ({why}): give images of good parts")
     if copies:
         warnings.append(
-            f"{copies} of {len(used)} images are equal to others, pixel by pixel, and count once: give images of different parts"
+            f"{copies} of {len(used)} images are equal to others or to learned ones, pixel by pixel, and count once: give images of different parts"
         )
 
     old_bank = None if before is None else load_array(engine.bundle.folder / BANK, (before.rows, before.channels))
@@ -195,7 +213,7 @@ def fit(
     scales = known or _scales([judged[index] for index in usual])
     if known is None and not alone:
         scales = scales._replace(zero_shot_weight=_weight_of(spoiled, judged, odd, scales))
-    worse = [*(bad_found.pictures if bad_found is not None else []), *reviewed_bad]
+    worse = [replace(each, locator=locator) for each in [*(bad_found.pictures if bad_found is not None else []), *reviewed_bad]]
     learned: LearnedHead | None = None
     tried: HeadTrial | None = None
     if head and (alone or len(usual) < LEAST_IMAGES):
@@ -281,7 +299,8 @@ def fit(
         mean_distance=mean_distance,
         limits=limits,
         promise=promised,
-        frame_px=_frame_px(seen, before),
+        frame_px=_frame_px(seen, before) if locator is None else locator.spec.frame_px,
+        locate=None if locator is None else locator.spec,
         good=goods,
         painted=defects,
         catch=catch_rates(defects, max(max(each.size) for each in seen)),
@@ -303,10 +322,18 @@ def fit(
     with steps("writing", 1) as step:
         report = render_report(report_facts(product, point, strict, statement, judged, scales, scores, trials, painted_images))
         graph = None if learned is None else learned.graph
-        bundle = write_product(target, engine.bundle, product, bank, report, (point, strict), graph)
+        bundle = write_product(target, engine.bundle, product, bank, report, (point, strict), graph, locator)
         step(1)
     assert bundle.product is not None
     return Fitted(bundle, bundle.product, statement, [*warnings, *notes], kept=not (missing or too_many_left or mixed))
+
+
+def _way(locate: Locate | str, *, add: bool) -> Locate:
+    if locate not in list(Locate):
+        raise UsageError(f"locate is {locate!r}; {', '.join(Locate)} are possible")
+    if add and locate != Locate.AUTO:
+        raise UsageError(f"--add keeps the product's way to find the part: leave --locate {locate} out, or fit again")
+    return Locate(locate)
 
 
 def _frame_px(seen: Sequence[Seen], before: Product | None) -> tuple[int, int] | None:

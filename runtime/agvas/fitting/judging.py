@@ -1,7 +1,7 @@
 """Good, painted and bad images as a product sees them, and what is said of them: what ``fit`` and ``calibrate`` share."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -190,12 +190,16 @@ class Steps:
 
 
 def look(
-    engine: Engine, pictures: Sequence[Picture], rng: np.random.Generator, step: Callable[[int], None]
+    engine: Engine,
+    pictures: Sequence[Picture],
+    rng: np.random.Generator,
+    step: Callable[[int], None],
+    learned: Iterable[str] = (),
 ) -> tuple[list[Seen], list[str], int]:
-    """What is kept of each image, those left out with the reason, and how many are copies of others."""
+    """What is kept of each image, those left out with the reason, and how many are copies of others or of those that were ``learned``."""
     seen: list[Seen] = []
     left_out: list[str] = []
-    known: set[str] = set()
+    known = set(learned)
     copies = 0
     kept = max(64, 2 * CANDIDATES // max(1, len(pictures)))
     for number, picture in enumerate(pictures, 1):

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from agvas_core.contract.errors import ImageError, UsageError
 from agvas_core.contract.images.rgb import to_rgb
 from agvas_core.contract.review_folder import IMAGES, MASKS, REVIEW, read_lines
+from agvas_runtime.images.locate import Locator
 from agvas_runtime.images.read import IMAGE_SUFFIXES, MAX_PIXELS, read_image, writable_name
 from agvas_runtime.sources.listing import list_files
 
@@ -35,20 +36,26 @@ class Picture:
     mask: Path | None = None
     """Where its defects are, 0 or 255; None where nobody drew them."""
     bits: int | None = None
+    locator: Locator | None = field(default=None, repr=False)
+    """Finds the part, which is then all that is read; None: the whole frame is."""
 
     def read(self) -> Rgb:
         """RGB uint8 [H, W, 3].
 
         Raises:
-            ImageError: it cannot be read.
+            ImageError: it cannot be read, or the part is not found in it.
         """
+        image = self._whole()
+        return image if self.locator is None else self.locator.find(image).crop(image)
+
+    def _whole(self) -> Rgb:
         if self.pixels is not None:
             return to_rgb(self.pixels)
         assert self.path is not None, "a picture has a path or pixels"
         return read_image(self.path, max_pixels=MAX_PIXELS, bits=self.bits)
 
     def read_mask(self, shape: tuple[int, int]) -> NDArray[np.bool_] | None:
-        """Bool [H, W] where its defects are, or None.
+        """Bool [H, W] where its defects are, or None; of what ``read`` gives, whose shape is ``shape``.
 
         Raises:
             ImageError: the mask cannot be read or has another size.
@@ -56,11 +63,16 @@ class Picture:
         if self.mask is None:
             return None
         found = read_image(self.mask)[..., 0] > 127
+        image = None if self.locator is None else self._whole()
+        if image is not None:
+            shape = (image.shape[0], image.shape[1])
         if found.shape != shape:
             raise ImageError(
                 f"{writable_name(self.mask)} is {found.shape[1]}x{found.shape[0]} px and its image {shape[1]}x{shape[0]}: give a mask of "
                 "the image's size"
             )
+        if image is not None and self.locator is not None:
+            return self.locator.find(image).crop_mask(found)
         return found
 
 

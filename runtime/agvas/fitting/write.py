@@ -10,6 +10,7 @@ import shutil
 from contextlib import suppress
 from pathlib import Path
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,8 +24,9 @@ from agvas_core.contract.manifest import (
     sha256_of,
     write_manifest,
 )
-from agvas_core.contract.product import HEAD, PRODUCT, REPORT, Product
+from agvas_core.contract.product import HEAD, LOCATE, PRODUCT, REPORT, Product
 from agvas_runtime.bundle import Bundle, load_bundle
+from agvas_runtime.images.locate import Locator
 
 __all__ = ["check_target", "write_product"]
 
@@ -57,13 +59,15 @@ def write_product(
     report: str,
     points: tuple[OperatingPoint, OperatingPoint],
     head: bytes | None = None,
+    locator: Locator | None = None,
 ) -> Bundle:
     """Writes the folder and loads it once, so that what is renamed to ``out`` is known to be whole.
 
     Args:
         bundle: that it is made from; a product, where one grows.
-        points: balanced and strict.
+        points: balanced and strict; of the crop, where the part is located.
         head: graph of a new fitted head; where it is None and the product has a head, that of ``bundle`` stays.
+        locator: how the part is found, where the product locates it.
 
     Raises:
         OutputError: no space or permission; ``out`` is as it was.
@@ -73,7 +77,7 @@ def write_product(
         out.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir()
-        _fill(part, bundle, product, bank, report, points, head)
+        _fill(part, bundle, product, bank, report, points, head, locator)
         load_bundle(part)
         _put(part, out)
     except OSError as error:
@@ -91,9 +95,11 @@ def _fill(
     report: str,
     points: tuple[OperatingPoint, OperatingPoint],
     head: bytes | None,
+    locator: Locator | None,
 ) -> None:
-    ours = {PRODUCT, BANK, REPORT} | ({HEAD} if head is not None else set())
-    names = [name for name in bundle.manifest.files if name not in ours and (name != HEAD or product.head is not None)]
+    ours = {PRODUCT, BANK, REPORT} | ({HEAD} if head is not None else set()) | ({LOCATE} if locator is not None else set())
+    unused = {name for name, known in ((HEAD, product.head), (LOCATE, product.locate)) if known is None}
+    names = [name for name in bundle.manifest.files if name not in ours | unused]
     certificate = [PARITY_NAME] if (bundle.folder / PARITY_NAME).is_file() else []
     for name in [*names, *certificate]:
         # A copy, and no hard link: what changes a file of the product in its place must not change the model that it was made from.
@@ -101,12 +107,16 @@ def _fill(
         shutil.copyfile(bundle.folder / name, part / name)
     if head is not None:
         (part / HEAD).write_bytes(head)
+    if locator is not None and not cv2.imwrite(str(part / LOCATE), locator.template):
+        raise OSError(0, f"{LOCATE} is not written")
     np.save(part / BANK, bank, allow_pickle=False)
     text = json.dumps(product.model_dump(mode="json"), indent=1, ensure_ascii=False)
     (part / PRODUCT).write_text(text + "\n", encoding="utf-8")
     (part / REPORT).write_text(report, encoding="utf-8")
     files = {name: bundle.manifest.files[name] for name in names} | {name: sha256_of(part / name) for name in sorted(ours)}
-    balanced, strict = points
+    # A score is the mean of the highest pixels of a crop: the same number of them is a smaller share of the frame.
+    share = 1.0 if product.locate is None else product.locate.share
+    balanced, strict = (point.model_copy(update={"image_share": point.image_share * share}) for point in points)
     references = bundle.manifest.references
     manifest = bundle.manifest.model_copy(
         update={

@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from agvas_core.contract.decision import OperatingPoint
+from agvas_core.contract.decision import OperatingPoint, image_score
 from agvas_core.contract.defaults import DEFAULT_MODEL
 from agvas_core.contract.errors import ImageError, StageError
 from agvas_core.contract.images.rgb import to_rgb
@@ -27,9 +27,12 @@ from agvas_core.contract.preprocess import ViewSpec
 from agvas_core.contract.prompts import Mode
 from agvas_runtime.bundle import Bundle, load_bundle
 from agvas_runtime.images.frame import Frame, Sent
+from agvas_runtime.images.locate import Locator, Place, open_locator
 from agvas_runtime.images.views import camera_frame
+from agvas_runtime.masks.regions import judge_map
 from agvas_runtime.masks.result import Result, Verdict
 from agvas_runtime.pipeline.batching import Counts, tuned_counts
+from agvas_runtime.pipeline.frame_logits import Judged
 from agvas_runtime.pipeline.instruction import Question, ask
 from agvas_runtime.pipeline.options import SegmentKeywords, SegmentOptions, check_threshold
 from agvas_runtime.pipeline.overlap import overlapped
@@ -66,6 +69,10 @@ class _Work:
     clock: Clock
     image: NDArray[np.uint8] | None = None
     """As the stages see it; set before the first half gives anything."""
+    place: Place | None = None
+    """Of the part, where the image is a crop of the frame."""
+    whole: NDArray[np.uint8] | None = None
+    """The frame, then."""
 
 
 class Segmenter:
@@ -84,6 +91,7 @@ class Segmenter:
         *,
         counts: Counts | None = None,
         references: References | None = None,
+        locator: Locator | None = None,
     ) -> None:
         """Takes stages that are open; ``load`` and ``open`` open them.
 
@@ -91,12 +99,13 @@ class Segmenter:
             options: how it is asked; those that say what is opened are not looked at.
             counts: tiles a launch, and how far to look ahead; the defaults if None.
             references: of a product, which frames are compared with.
+            locator: of a product that finds its part and looks at nothing else.
 
         Raises:
             UsageError: an operating point that the bundle does not have, or words or a mode that are not valid.
         """
         options = options or SegmentOptions()
-        self.bundle, self.references = bundle, references
+        self.bundle, self.references, self.locator = bundle, references, locator
         named = Rule(options.operating_point, bundle.manifest.decision.point(options.operating_point))
         self._rule = named if options.threshold is None else named.at(options.threshold)
         self.question = ask(bundle.manifest.prompt, prompt=options.prompt, mode=options.mode, normal_look=options.normal_look)
@@ -163,7 +172,8 @@ class Segmenter:
         stages = open_stages(bundle, vision=vision, lmm=lmm, decoder=decoder, settings=options.stage_settings)
         counts = counts or tuned_counts(bundle.identity, options.backends, options.threads)
         references = open_references(bundle, stages.vision, vision, options.stage_settings)
-        segmenter = cls(bundle, *stages, options, counts=counts, references=references)
+        locator = open_locator(bundle.product, bundle.folder)
+        segmenter = cls(bundle, *stages, options, counts=counts, references=references, locator=locator)
         # A prompt that does not fit is refused now, not at the first frame.
         PromptTokenizer(bundle).words(segmenter.prompt, segmenter.question.mode)
         return segmenter
@@ -263,8 +273,8 @@ class Segmenter:
 
     def whole_views(self, height: int, width: int, mode: Mode | None = None) -> list[ViewSpec]:
         """The views that a whole frame of this size is looked at in, asked as in ``load`` or in ``mode``; a camera makes them in one pass
-        with its image."""
-        return self._scorer.whole_views(height, width, mode or self.question.mode)
+        with its image. None where the part is looked for first."""
+        return [] if self.locator is not None else self._scorer.whole_views(height, width, mode or self.question.mode)
 
     def camera_frame(self, sent: Sent, name: str, index: int = 0) -> Frame:
         """What a camera's driver gave (Mono8, Mono16, BayerRG8, BayerGB8, NV12, YUYV, RGB8, BGR8) as a frame to segment: views and image in
@@ -280,6 +290,12 @@ class Segmenter:
         scorer = copy.copy(self._scorer)
         scorer.lmm = lmm
         return self._with(scorer)
+
+    def without_locator(self) -> "Segmenter":
+        """The same segmenter, which takes every frame for the part; to warm it up."""
+        other = self._with(self._scorer)
+        other.locator = None
+        return other
 
     def with_alpha(self, alpha: float) -> "Segmenter":
         """The same segmenter with another share of P_seg in P (eq. 8), 0 to 1; the two share all else."""
@@ -364,6 +380,10 @@ class Segmenter:
     def _first_half(self, work: _Work, question: Question, rule: Rule) -> Iterator[Seen | SeenWhole]:
         """What vision makes of the image, pass by pass."""
         frame, image = work.frame, self._usable(work.frame)
+        if self.locator is not None:
+            with work.clock.stage("locate"):
+                work.place = self.locator.find(image)
+                work.whole, image = image, work.place.crop(image)
         work.image = image
         ready = frame.views if image is frame.image else {}
         yield from self._scorer.see(image, work.clock, question.mode, question.instruction, ready, rule.point)
@@ -393,7 +413,7 @@ class Segmenter:
         alpha = self.bundle.manifest.decision.alpha
         if self.references is not None:
             with clock.stage("references"):
-                judged = self.references.judge(image, logits.score_map(alpha), point)
+                judged = self._compared(self.references, work, logits.score_map(alpha), point)
         else:
             with clock.stage("postprocess"):
                 judged = logits.judge(alpha, point, accept)
@@ -402,13 +422,23 @@ class Segmenter:
             verdict=Verdict.FAIL if judged.regions else Verdict.PASS,
             score=judged.score,
             regions=judged.regions,
-            image=image,
+            image=image if work.whole is None else work.whole,
             score_map=judged.score_map,
             mask=judged.mask,
             tiles=tiles,
             answer=answer,
             accept=accept,
         )
+
+    def _compared(self, references: References, work: _Work, zero_shot: NDArray[np.float32], point: OperatingPoint) -> Judged:
+        """A frame, or the crop of one, against the product's good images; what comes of it is in pixels of the frame."""
+        image, place, product = work.image, work.place, self.bundle.product
+        assert image is not None, "the first half sets it before it gives anything"
+        if place is None or product is None or product.locate is None:
+            return references.judge(image, zero_shot, point)
+        found = references.score_map(image, zero_shot, min(0.5, point.image_share / product.locate.share))
+        score_map = place.to_frame(found)
+        return Judged(score_map, image_score(score_map, point), *judge_map(score_map, point))
 
     def _usable(self, frame: Frame) -> NDArray[np.uint8]:
         """The frame's image as RGB.

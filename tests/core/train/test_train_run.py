@@ -256,7 +256,16 @@ def test_broken_images_are_skipped_counted_and_listed(tables: Tables, folder: Pa
         (root / f"bolt/test/good/{number}.png").write_bytes(good if number % 2 else good[:100])
     mixture = {"sets": [{"name": "mvtec", "path": str(root)}], "shares": {"seg": 1}}
     broken = without_validation(tables, steps=4, warmup_steps=0)
-    run(broken | {"mixture": mixture}, tmp_path / "run")
+    told: list[str] = []
+    steps: list[int] = []
+    run(
+        broken | {"mixture": mixture},
+        tmp_path / "run",
+        listed=lambda text: told.append(text) if not steps else None,
+        progress=lambda done, total, row: steps.append(done),
+    )
+    (unusable,) = [text for text in told if "cannot be used" in text]  # before the first step
+    assert "3 images" in unusable and "bolt/test/good/0.png" in unusable
     listed = rows(tmp_path / "run" / SKIPPED)
     assert {row["name"] for row in listed} <= {f"bolt/test/good/{number}.png" for number in (0, 2, 4)} and listed
     assert sum(int(row["times"]) for row in listed) == rows(tmp_path / "run/log.jsonl")[-1]["skipped"]

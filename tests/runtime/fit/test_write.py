@@ -16,6 +16,7 @@ from agvas.fitting import write
 from agvas.fitting.fit import Fitted
 from agvas_core.contract.errors import BundleError, OutputError, UsageError
 from agvas_core.contract.manifest import read_manifest, sha256_of, write_manifest
+from agvas_core.contract.product import FORMAT
 from agvas_runtime import Segmenter
 from agvas_runtime.bundle import load_bundle
 
@@ -54,7 +55,7 @@ def rewrite(folder: Path, **changes: object) -> None:
 
 
 def test_a_product_of_another_version_is_refused(copy: Path) -> None:
-    rewrite(copy, format=3)
+    rewrite(copy, format=FORMAT + 1)
     with pytest.raises(BundleError, match="upgrade"):
         load_bundle(copy)
     rewrite(copy, format=1, unknown=3)

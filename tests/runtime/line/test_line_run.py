@@ -29,14 +29,13 @@ from agvas.run import run as app
 from agvas_core.contract.command_line import exit_code_of
 from agvas_runtime.line.app import run as run_module
 from agvas_runtime.line.app.metrics import Metrics, MetricsServer
-from agvas_runtime.line.calibration.cli import with_keys
 from agvas_runtime.line.ledger.check import check_ledger
 from agvas_runtime.line.ledger.cli import export, show, verify
 from agvas_runtime.line.ledger.images import wanted
 from agvas_runtime.line.ledger.ledger import LEDGER_NAME, Ledger
 from agvas_runtime.line.ledger.part_result import Cause, without_verdict
 from agvas_runtime.line.recipe.cli import activate, lint
-from agvas_runtime.line.recipe.file import parse_recipe, read_recipe
+from agvas_runtime.line.recipe.file import parse_recipe, read_recipe, with_keys
 from agvas_runtime.line.recipe.image_limits import DirtWatch, image_facts, image_fault
 from agvas_runtime.line.recipe.recipe import Calibration, ImageLimits, Keep
 from agvas_runtime.line.recipe.store import RecipeStore

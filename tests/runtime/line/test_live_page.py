@@ -1,6 +1,7 @@
 """The page of a line in a real browser, without internet: real stations on a real ledger, by keyboard, wide and narrow."""
 
 import http.server
+import json
 import os
 import re
 import subprocess
@@ -21,10 +22,11 @@ from agvas.run import run as app
 from agvas_core.contract.command_line import exit_code_of
 from agvas_core.contract.errors import UsageError
 from agvas_runtime.images.frame import Frame
-from agvas_runtime.line.app.status import LineFacts, LineStatus, SinkFacts, StationFacts, StationStats
+from agvas_runtime.line.app.status import LineFacts, LineStatus, RecipeSource, SinkFacts, StationFacts, StationStats
 from agvas_runtime.line.ledger.images import ImageStore
 from agvas_runtime.line.ledger.ledger import Ledger
-from agvas_runtime.line.recipe.file import parse_recipe
+from agvas_runtime.line.recipe.file import parse_recipe, read_recipe
+from agvas_runtime.line.recipe.store import RecipeStore
 from agvas_runtime.line.station.inspector import SegmenterInspector
 from agvas_runtime.line.station.station import Station
 from agvas_runtime.masks.result import Verdict
@@ -45,7 +47,11 @@ class Line:
 
     def __init__(self, folder: Path, bundle: Path, make_part: MakePart) -> None:
         self.good, self.bad = make_part(), make_part(spots=[(60, 40, 12)])
-        self.version = parse_recipe(f"product: part\nmodel: {bundle}\ndeadline_ms: 60000\nrules: [{{name: spots}}]\n", "test")
+        self.version = parse_recipe(
+            f"product: part  # as it was written\nmodel: {bundle}\ndeadline_ms: 60000\nrules: [{{name: spots}}]\n", "test"
+        )
+        self.recipe_path = folder.parent / "recipes"
+        RecipeStore(self.recipe_path).activate(self.version)
         self.ledger = Ledger(folder, reserve=small_reserve(folder))
         self.ledger.know_recipe(self.version.sha256, "part", self.version.text)
         self.inspector = SegmenterInspector(SegmentOptions(threads=1))
@@ -76,6 +82,7 @@ class Line:
             lambda: StationFacts(
                 self.version.identity, self.inspector.identity, 60000, waiting=station.waiting, queue_parts=64, **self.facts
             ),
+            RecipeSource(lambda: self.version, self.recipe_path),
         )
 
     def offer(self, name: str, image: np.ndarray | None, key: str) -> int:
@@ -226,6 +233,112 @@ def test_a_key_is_asked_for_and_a_page_that_hears_nothing_says_that_it_is_old(br
     assert not any(KEY.replace(" ", "%20") in url for url in browser.asked)
     serve.end()
     browser.until("!document.querySelector('#banner').hidden && document.body.classList.contains('old')")
+
+
+@pytest.mark.slow
+def test_areas_are_drawn_on_the_last_frame_and_saved_as_a_version_that_does_not_go_yet(browser, line, serve) -> None:
+    address = serve(line.board)
+    line.offer("top", line.bad, "1")
+    browser.size(1280, 900)
+    browser.call("Page.navigate", url=f"{address}/")
+    browser.until(f"{WORD} == 'FAIL'")
+    browser.run("document.querySelector('#areas').click()")
+    browser.until("!document.querySelector('#editor').hidden && document.querySelector('#paper').naturalWidth == 128")
+    browser.run("document.querySelector('#editor').scrollIntoView()")
+
+    def mouse(kind: str, x: float, y: float) -> None:
+        left, top, width, height = browser.run(
+            "(() => { const box = document.querySelector('#sheet').getBoundingClientRect(); return [box.left, box.top, box.width, box.height]; })()"
+        )
+        place = {"x": left + x / 128 * width, "y": top + y / 96 * height}
+        browser.call("Input.dispatchMouseEvent", type=kind, **place, button="left", buttons=1, clickCount=1)
+
+    def click(x: float, y: float) -> None:
+        mouse("mousePressed", x, y)
+        mouse("mouseReleased", x, y)
+
+    mouse("mousePressed", 110, 90)
+    mouse("mouseMoved", 60, 40)
+    mouse("mouseMoved", 10, 8)
+    mouse("mouseReleased", 10, 8)
+    browser.run("document.querySelector('[data-area=mask]').click()")
+    for x, y in ((40, 20), (80, 20), (80, 60), (40, 60)):
+        click(x, y)
+    click(40.5, 20.5)  # near the first point: closed
+    browser.until(
+        "document.querySelectorAll('#sheet .ignored').length == 1 && document.querySelectorAll('#sheet .looked').length == 1"
+    )
+    for x, y in ((90, 70), (100, 80), (90, 80), (100, 70)):  # its edges cross
+        click(x, y)
+    browser.run("document.querySelector('[data-area=save]').click()")
+    browser.until("document.querySelector('#editor-words').innerText.includes('cross')")
+    browser.run("document.querySelector('[data-area=undo]').click()")
+    browser.run("document.querySelector('[data-area=save]').click()")
+    browser.until("document.querySelector('#editor-words').innerText.includes('agvas recipe activate')")
+    for width in (1280, 390):
+        browser.size(width, 844)
+        browser.until(f"innerWidth == {width} && document.documentElement.scrollWidth <= {width}")
+    assert [one for one in browser.complaints if "status of 422" not in one] == []  # the one that was asked for above
+
+    store = RecipeStore(line.recipe_path)
+    assert store.active().sha256 == line.version.sha256  # nothing goes live by itself
+    (path,) = [path for path in (line.recipe_path / "versions").iterdir() if not path.stem.startswith(line.version.sha256[:12])]
+    saved = read_recipe(path)
+    assert saved.text.startswith("product: part  # as it was written")
+    (left, top), _, (right, bottom), _ = saved.recipe.rois["area"]
+    assert np.allclose([left, top, right, bottom], [10, 8, 110, 90], atol=0.5)
+    assert len(saved.recipe.ignore) == 1 and np.allclose(
+        saved.recipe.ignore[0], [(40, 20), (80, 20), (80, 60), (40, 60)], atol=0.5
+    )
+    assert [(rule.name, rule.roi) for rule in saved.recipe.rules] == [("spots", "area")]
+    line.inspector.prepare(saved)
+    line.version = saved
+    line.ledger.know_recipe(saved.sha256, "part", saved.text)
+    seq = line.offer("top", line.bad, "2")  # the spot lies under the mask
+    assert [row for row in line.ledger.read("SELECT verdict FROM parts WHERE seq = ?", (seq,))] == [("PASS",)]
+    browser.run("document.querySelector('[data-area=cancel]').click(); document.querySelector('#areas').click()")
+    browser.until(
+        "document.querySelectorAll('#sheet .ignored').length == 1 && document.querySelectorAll('#sheet .looked').length == 1"
+    )
+
+
+def test_areas_that_cannot_be_meant_are_refused(line, serve) -> None:
+    line.offer("top", line.good, "1")
+    address = serve(line.board, api_key=KEY)
+    right = {"recipe": line.version.sha256, "frame": [128, 96], "roi": [[1, 1], [50, 50]], "ignore": []}
+
+    def post(change: dict[str, Any], station: str = "top", key: str = KEY) -> int:
+        request = urllib.request.Request(
+            f"{address}/v1/line/{station}/areas",
+            json.dumps(right | change).encode(),
+            {"Content-Type": "application/json", "Authorization": f"Bearer {key}"},
+        )
+        try:
+            return int(urllib.request.urlopen(request, timeout=30).status)
+        except urllib.error.HTTPError as error:
+            error.close()
+            return error.code
+
+    assert post({}, key="another key, long enough") == 401
+    assert post({}, station="elsewhere") == 404
+    assert post({"recipe": "0" * 64}) == 409 and post({"frame": [64, 48]}) == 409
+    wrong: list[dict[str, Any]] = [
+        {"recipe": "x"}, {"roi": [[1, 1], [129, 50]]}, {"roi": [[1, 1], [1, 50]]}, {"roi": [[-1, 1], [5, 5]]}, {"roi": [[1, 1]]},
+        {"ignore": [[[0, 0], [10, 0]]]}, {"ignore": [[[0, 0], [10, 0], [10, 97]]]}, {"ignore": [[[0, 0], [9, 0], [9, 9]]] * 101},
+        {"ignore": [[[i % 128, 1] for i in range(1001)]]}, {"path": "../x"},
+    ]  # fmt: skip
+    assert [post(change) for change in wrong] == [422] * len(wrong)
+    assert len(list((line.recipe_path / "versions").iterdir())) == 1  # nothing was written
+    assert post({}) == 200 and post({"roi": None, "ignore": [[[0, 0], [9, 0], [9, 9]]]}) == 200
+    assert len(list((line.recipe_path / "versions").iterdir())) == 3
+    line.recipe_path = line.recipe_path.parent / "plain.yaml"  # a station that follows a file
+    line.recipe_path.write_text(line.version.text)
+    line.begin_again()
+    address = serve(line.board, api_key=KEY)
+    line.offer("top", line.good, "2")
+    assert post({}) == 200
+    assert line.recipe_path.read_text() == line.version.text
+    assert len(list(line.recipe_path.parent.glob("plain-*.yaml"))) == 1
 
 
 def test_a_clock_that_is_set_back_changes_no_rate() -> None:

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 
+from agvas.review import review
 from agvas.run import run as app
 from agvas_core.contract.command_line import exit_code_of
 from agvas_core.contract.errors import UsageError
 from agvas_core.contract.review_folder import read_lines
 from agvas_core.data.datasets.anomalies import REVIEWED
 from agvas_runtime.web.line.page_server import PageServer
-from agvas_runtime.web.line.review_cli import review
 from agvas_runtime.web.line.review_export import brush_run_lengths
 from agvas_runtime.web.line.review_page import review_routes
 from agvas_runtime.web.line.review_session import Session, Shown

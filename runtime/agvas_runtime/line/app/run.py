@@ -164,7 +164,7 @@ def run_line(
             stack.callback(status.close)
             stack.callback(page.close)
             for runner in runners:
-                status.add_station(runner.name, runner.facts)
+                status.add_station(runner.name, runner.facts, runner.recipe)
             page.start(status)
             log.info("page at %s", page.address)
         for worker in workers:

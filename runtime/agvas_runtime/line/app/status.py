@@ -14,7 +14,7 @@ from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
@@ -22,10 +22,11 @@ from agvas_core.contract.errors import UsageError
 from agvas_runtime.line.ledger.check import open_for_reading
 from agvas_runtime.line.ledger.images import SIDE_PX, THUMB_PX, drawn, mask_of_findings, read_kept
 from agvas_runtime.line.ledger.part_result import Cause
+from agvas_runtime.line.recipe.file import RecipeVersion
 from agvas_runtime.line.station.station import Outcome
 from agvas_runtime.masks.result import Verdict
 
-__all__ = ["BOUNDS_MS", "MINUTES", "LineFacts", "LineStatus", "SinkFacts", "StationFacts", "StationStats"]
+__all__ = ["BOUNDS_MS", "MINUTES", "LineFacts", "LineStatus", "RecipeSource", "SinkFacts", "StationFacts", "StationStats"]
 
 
 # What a person beside the line wants to know of a station's last parts: how many, how fast, which share is good.
@@ -143,9 +144,18 @@ class LineFacts:
     sinks: tuple[SinkFacts, ...] = ()
 
 
+class RecipeSource(NamedTuple):
+    """The recipe that a station follows."""
+
+    current: Callable[[], RecipeVersion]
+    path: Path
+    """A recipe, or a store with an active one."""
+
+
 @dataclass
 class _Shown:
     facts: Callable[[], StationFacts]
+    recipe: RecipeSource | None = None
     stats: StationStats = field(default_factory=StationStats)
     newest: Outcome | None = None
     newest_row: dict[str, Any] | None = None
@@ -173,9 +183,9 @@ class LineStatus:
         self._thread = threading.Thread(target=self._draw_rejects, name="agvas-status", daemon=True)
         self._thread.start()
 
-    def add_station(self, name: str, facts: Callable[[], StationFacts]) -> None:
-        """Shows a station from now on, with what the ledger knows of its last hour."""
-        shown = _Shown(facts)
+    def add_station(self, name: str, facts: Callable[[], StationFacts], recipe: RecipeSource | None = None) -> None:
+        """Shows a station from now on, with what the ledger knows of its last hour; ``recipe``: whose areas may be drawn."""
+        shown = _Shown(facts, recipe)
         self._recall(name, shown)
         with self._mutex:
             self._stations[name] = shown
@@ -238,6 +248,19 @@ class LineStatus:
                 ],
                 "events": [dict(zip(("utc", "station", "kind", "detail"), row, strict=True)) for row in events],
             }
+
+    def recipe(self, station: str) -> tuple[RecipeSource, tuple[int, int] | None]:
+        """The recipe that a station follows, and (width, height) of its newest frame, where there is one.
+
+        Raises:
+            UsageError: there is no such station, or its recipe cannot be changed here.
+        """
+        with self._mutex:
+            shown = self._shown(station)
+            image = None if shown.newest is None else shown.newest.frame.image
+        if shown.recipe is None:
+            raise UsageError(f"the recipe of station {station} cannot be changed here")
+        return shown.recipe, None if image is None else (image.shape[1], image.shape[0])
 
     def newest(self, station: str, *, masked: bool, thumb: bool = False) -> tuple[dict[str, Any], bytes | None]:
         """The newest part and its picture as JPEG; None where it has none.

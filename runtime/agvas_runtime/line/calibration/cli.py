@@ -3,14 +3,12 @@
 import math
 import sys
 import time
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import typer
-import yaml
 
 from agvas_core.contract.decision import OperatingPoint
 from agvas_core.contract.durable import write_whole
@@ -18,45 +16,12 @@ from agvas_core.contract.errors import EXIT_NOT_KEPT, EXIT_OK, OutputError
 from agvas_runtime.line.calibration.calibration import Calibrated, allowed_rejects, calibrate, needed_parts
 from agvas_runtime.line.calibration.page import calibration_page
 from agvas_runtime.line.calibration.part_scores import Scored, score_parts
-from agvas_runtime.line.recipe.file import RecipeVersion, parse_recipe, read_recipe
+from agvas_runtime.line.recipe.file import RecipeVersion, parse_recipe, read_recipe, with_keys
 from agvas_runtime.line.recipe.thresholds import thresholds_of
 from agvas_runtime.line.station.inspector import SegmenterInspector
 from agvas_runtime.pipeline.options import SegmentOptions
 
-__all__ = ["calibrate_recipe", "calibrated_text", "calibration_warnings", "least_areas", "with_keys"]
-
-
-# Top-level keys of a recipe's text, replaced; comments and everything else stay as they are.
-
-
-def with_keys(text: str, values: Mapping[str, Any]) -> str:
-    """The text of a valid recipe with these top-level keys at its end, and none of them before."""
-    node = yaml.compose(text, Loader=yaml.SafeLoader)
-    lines = text.splitlines(keepends=True)
-    if node is None or node.flow_style:  # {product: x}: written out again
-        table = yaml.safe_load(text) or {}
-        return "".join(_block(key, value) for key, value in {**table, **values}.items())
-    for key, value in reversed(node.value):
-        if key.value in values:
-            first = key.start_mark.line
-            end = value.end_mark.line + (value.end_mark.column > 0)
-            while end > first + 1 and (not lines[end - 1].strip() or lines[end - 1].startswith("#")):
-                end -= 1
-            del lines[first : max(end, first + 1)]
-    kept = "".join(lines).rstrip("\n")
-    return kept + "\n\n" + "".join(_block(key, value) for key, value in values.items())
-
-
-def _block(key: str, value: Any) -> str:
-    """One key; of a table each inner key on a line of its own."""
-    if isinstance(value, dict) and value:
-        return f"{key}:\n" + "".join(f"  {name}: {_flow(inner)}\n" for name, inner in value.items())
-    return f"{key}: {_flow(value)}\n"
-
-
-def _flow(value: Any) -> str:
-    text = str(yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=float("inf")))
-    return text.removesuffix("\n").removesuffix("\n...")
+__all__ = ["calibrate_recipe", "calibrated_text", "calibration_warnings", "least_areas"]
 
 
 AREAS = (0.0, 1e-5, 4e-5, 1.6e-4, 6.4e-4)  # shares of the frame; 0, 3, 12, 49 and 197 px at 640 x 480

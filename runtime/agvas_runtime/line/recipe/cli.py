@@ -12,12 +12,12 @@ from agvas_core.contract.defaults import DEFAULT_MODEL
 from agvas_core.contract.errors import OutputError, RecipeError, UsageError
 from agvas_core.contract.product import Product
 from agvas_runtime.bundle import Bundle
-from agvas_runtime.line.recipe.file import RecipeVersion, parse_recipe, read_recipe
+from agvas_runtime.line.recipe.file import RecipeVersion, parse_recipe, read_recipe, with_keys
 from agvas_runtime.line.recipe.recipe import Recipe
 from agvas_runtime.line.recipe.store import Change, RecipeStore
 from agvas_runtime.line.recipe.thresholds import not_calibrated
 
-__all__ = ["activate", "diff", "differences", "lint", "list_recipes", "new", "recipe_template", "rollback"]
+__all__ = ["activate", "diff", "differences", "lint", "list_recipes", "new", "recipe_template", "rollback", "with_product"]
 
 
 # What two recipes differ in, key by key; comments and order do not count.
@@ -91,10 +91,8 @@ def new(
         frame_px=frame_px,
         known="" if bundle.product is None else _known(name, bundle, bundle.product),
     )
-    version = parse_recipe(text, f"a recipe for {name!r}")
-    if version.recipe.calibration is not None:
-        text = text.replace(f"decides: '{UNDECIDED}'", f"decides: '{version.recipe.decides}'")
-        version = parse_recipe(text, f"a recipe for {name!r}")
+    version = _decided(text, f"a recipe for {name!r}")
+    text = version.text
     path = out or Path(f"{name}.yaml")
     try:
         with path.open("x", encoding="utf-8", newline="\n") as file:
@@ -264,8 +262,35 @@ def _scalar(text: str) -> str:
     return str(yaml.safe_dump(text, width=float("inf"), allow_unicode=True)).removesuffix("\n").removesuffix("\n...")
 
 
+def with_product(base: RecipeVersion, model: str, bundle: Bundle) -> str:
+    """The text of a recipe with another product: its model, thresholds, limits and record; all else stays.
+
+    Args:
+        bundle: of ``model``; a product.
+    """
+    assert bundle.product is not None, "a recipe takes its thresholds from a product"
+    values = {"model": model, "bundle": bundle.identity, **_known_keys(base.recipe.product, bundle, bundle.product)}
+    if base.recipe.mm_per_px is not None:
+        values.pop("mm_per_px", None)
+    return _decided(with_keys(base.text, values), f"the recipe for {model}").text
+
+
+def _decided(text: str, what: str) -> RecipeVersion:
+    """A recipe whose record names what it decides by, once that is known."""
+    version = parse_recipe(text, what)
+    if version.recipe.calibration is None:
+        return version
+    return parse_recipe(text.replace(f"decides: '{UNDECIDED}'", f"decides: '{version.recipe.decides}'"), what)
+
+
 def _known(name: str, bundle: Bundle, product: Product) -> str:
     """What a product knows, as keys of its recipe."""
+    found = _known_keys(name, bundle, product)
+    blocks = (yaml.safe_dump({key: value}, sort_keys=False, width=120) for key, value in found.items() if value)
+    return "".join(blocks).rstrip("\n")
+
+
+def _known_keys(name: str, bundle: Bundle, product: Product) -> dict[str, Any]:
     point = {key: value for key, value in bundle.manifest.decision.point().model_dump().items() if value}
     found: dict[str, Any] = {
         "thresholds": point,
@@ -275,13 +300,14 @@ def _known(name: str, bundle: Bundle, product: Product) -> str:
     }
     if product.mm_per_px is not None:
         found["mm_per_px"] = product.mm_per_px
-    blocks = (yaml.safe_dump({key: value}, sort_keys=False, width=120) for key, value in found.items() if value)
-    return "".join(blocks).rstrip("\n")
+    return found
 
 
 def _image_limits(product: Product) -> dict[str, float]:
     """The limits that a recipe measures as the product does; a frame is checked for them before any model looks. The product itself
     checks the others (focus, white pixels, aspect, distance)."""
+    if product.locate is not None:
+        return {}  # its limits are those of the part, and not of the frame around it
     brightness = next((limit for limit in product.limits if limit.fact == "brightness"), None)
     found = {} if brightness is None else {"min_mean": brightness.low, "max_mean": brightness.high}
     return {key: value for key, value in found.items() if value is not None and 0.0 < value < 1.0}

@@ -24,13 +24,12 @@ from pydantic import Field, ValidationError
 from agvas_core.contract.durable import write_durably
 from agvas_core.contract.errors import OutputError, RecipeError
 from agvas_core.contract.validation import StrictModel
-from agvas_runtime.line.recipe.file import RecipeVersion, read_recipe
+from agvas_runtime.line.recipe.file import PREFIX_LENGTH, RecipeVersion, read_recipe
 
 __all__ = ["ACTIVE_NAME", "Activation", "RecipeStore"]
 
 ACTIVE_NAME = "active.json"
 HISTORY = 200  # activations that are remembered; versions are kept for ever
-PREFIX_LENGTH = 12
 
 
 class Activation(StrictModel):
@@ -117,6 +116,15 @@ class RecipeStore:
             self._point([*before, new][-HISTORY:])
         return Change(old, version)
 
+    def add(self, version: RecipeVersion) -> Path:
+        """Keeps a version without activating it; returns its file.
+
+        Raises:
+            OutputError: the store cannot be written.
+        """
+        with self._locked():
+            return self._keep(version)
+
     def rollback(self) -> Change:
         """Goes back to what was active before; again, to what was before that.
 
@@ -140,12 +148,13 @@ class RecipeStore:
     def _history_or_none(self) -> tuple[Activation, ...]:
         return self.history() if self.is_store() else ()
 
-    def _keep(self, version: RecipeVersion) -> None:
+    def _keep(self, version: RecipeVersion) -> Path:
         path = self.folder / "versions" / f"{version.sha256[:PREFIX_LENGTH]}.yaml"
         if path.exists():
             self.version(version.sha256)  # whole and unchanged, or an error
-            return
+            return path
         self._write(path, version.text.encode())
+        return path
 
     def _point(self, history: list[Activation]) -> None:
         pointer = _Pointer(history=tuple(history))

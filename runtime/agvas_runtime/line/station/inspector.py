@@ -129,7 +129,9 @@ class SegmenterInspector:
         blank = np.full((size.height_px, size.width_px, 3) if size else (64, 64, 3), 128, np.uint8)
         # The first run is a slow one, and a prompt that is too long is refused here; what captures graphs is slow until it has.
         for prompt in list(recipe.prompts.values()) * (CAPTURED_AFTER if segmenter.captures else 1):
-            segmenter.segment(Frame("warm-up", 0, image=blank), prompt=prompt, mode=recipe.mode, normal_look=recipe.normal_look)
+            segmenter.without_locator().segment(
+                Frame("warm-up", 0, image=blank), prompt=prompt, mode=recipe.mode, normal_look=recipe.normal_look
+            )
         self._segmenters[recipe.model] = segmenter
 
     def _opened(self, model: str) -> Segmenter:

@@ -10,7 +10,7 @@ from typing import Final
 
 from agvas_core.contract.errors import UsageError
 from agvas_runtime.line.app.metrics import Gauge
-from agvas_runtime.line.app.status import StationFacts
+from agvas_runtime.line.app.status import RecipeSource, StationFacts
 from agvas_runtime.line.ledger.images import ImageStore
 from agvas_runtime.line.ledger.ledger import Ledger
 from agvas_runtime.line.recipe.file import RecipeVersion
@@ -229,6 +229,11 @@ class StationRunner:
     def failure(self) -> BaseException | None:
         """A bug, or a ledger that cannot be written; never a source that is away."""
         return self.station.failure or self._failure or self._follower.failure
+
+    @property
+    def recipe(self) -> RecipeSource:
+        """What it follows."""
+        return RecipeSource(self._follower.current, self.job.recipe)
 
     def end(self, why: str) -> None:
         """Gives what was taken its verdict. ``stop`` is set, or the source has ended."""

@@ -1,5 +1,6 @@
 // What the line's stations see and say, as the server tells it. Everything from outside is text, never markup.
 import { WORDS, NoKey, ask, at, lamp, login, made } from "./asking.js";
+import { areasOf } from "./areas.js";
 import { drawHour, drawTimes, drawTrend, percent, time } from "./charts.js";
 
 const OLD_MS = 4000; // without word from the server, what is shown is no longer true
@@ -283,6 +284,7 @@ function step(by) {
   at("stations").querySelector('[aria-selected="true"]').focus();
 }
 
+areasOf((name, rest) => path({ name }, rest), station);
 at("mask").addEventListener("click", toggleMask);
 at("live").addEventListener("click", () => inspect(null));
 document.addEventListener("keydown", (event) => {

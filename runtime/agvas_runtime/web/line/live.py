@@ -3,17 +3,25 @@
 GET /v1/line?after=N            the state once it is newer than N, or after a second
 GET /v1/line/STATION/newest     the newest part's picture; its number and verdict are in the headers
 GET /v1/line/STATION/parts/SEQ  a part's picture
+GET /v1/line/STATION/areas      what its recipe looks at and ignores, as far as it can be drawn
+POST /v1/line/STATION/areas     {"recipe": SHA256, "frame": [W, H], "roi": [[x, y], [x, y]] or null, "ignore": [[[x, y], ...], ...]}:
+                                a new version of the recipe, which goes once it is activated
 """
 
 import asyncio
 import time
 from typing import Annotated, Final
 
+import numpy as np
 from fastapi import APIRouter, Path, Query
 from fastapi.responses import JSONResponse, Response
+from pydantic import BaseModel, ConfigDict, Field
 
-from agvas_core.contract.errors import UsageError
-from agvas_runtime.line.app.status import LineStatus
+from agvas_core.contract.errors import RecipeError, UsageError
+from agvas_runtime.line.app.status import LineStatus, RecipeSource
+from agvas_runtime.line.recipe.areas import AREA, save_version, with_areas
+from agvas_runtime.line.recipe.cli import differences
+from agvas_runtime.line.recipe.thresholds import not_calibrated
 from agvas_runtime.web.line.page_server import PageServer, settings_for
 from agvas_runtime.web.refusal import Refusal
 
@@ -50,6 +58,22 @@ def open_live_page(host: str, port: int) -> LivePage:
     return LivePage(PageServer("live", settings_for(host, port), options=("--page", "--page-host")))
 
 
+Coordinate = Annotated[float, Field(ge=0, le=100_000, allow_inf_nan=False)]
+Point = tuple[Coordinate, Coordinate]
+
+
+class AreasAsked(BaseModel):
+    """What the page sends."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    recipe: str = Field(pattern="^[0-9a-f]{64}$")
+    """That they were drawn for."""
+    frame: tuple[Annotated[int, Field(ge=1, le=100_000)], Annotated[int, Field(ge=1, le=100_000)]]
+    roi: tuple[Point, Point] | None = None
+    ignore: list[Annotated[list[Point], Field(min_length=3, max_length=1000)]] = Field(default=[], max_length=100)
+
+
 def live_routes(board: LineStatus) -> APIRouter:
     """Of one line."""
     router = APIRouter(prefix="/v1/line")
@@ -79,4 +103,54 @@ def live_routes(board: LineStatus) -> APIRouter:
         except UsageError as error:
             raise Refusal(404, "usage", str(error)) from error
 
+    @router.get("/{station}/areas")
+    def areas(station: str) -> Response:
+        source, frame = _recipe(board, station)
+        version = source.current()
+        recipe = version.recipe
+        corners = recipe.rois.get(AREA)
+        return JSONResponse(
+            {
+                "recipe": version.sha256,
+                "recipe_name": version.identity,
+                "frame": frame,
+                "roi": None if corners is None else [np.min(corners, axis=0).tolist(), np.max(corners, axis=0).tolist()],
+                "ignore": recipe.ignore,
+            }
+        )
+
+    @router.post("/{station}/areas")
+    def save_areas(station: str, asked: AreasAsked) -> Response:
+        source, frame = _recipe(board, station)
+        base = source.current()
+        if asked.recipe != base.sha256:
+            raise Refusal(
+                409, "usage", f"station {station} runs {base.identity} by now: open the areas again and draw them on it"
+            )
+        if frame != asked.frame:
+            seen = "no frame" if frame is None else f"frames of {frame[0]}x{frame[1]} px"
+            raise Refusal(409, "usage", f"drawn on {asked.frame[0]}x{asked.frame[1]} px, and station {station} has {seen} now")
+        try:
+            version = with_areas(base, asked.frame, asked.roi, asked.ignore)
+        except RecipeError as error:
+            raise Refusal(422, "usage", str(error)) from error
+        saved = save_version(source.path, version)
+        return JSONResponse(
+            {
+                "version": version.identity,
+                "sha256": version.sha256,
+                "path": str(saved.path),
+                "command": saved.command,
+                "changes": differences(base.recipe, version.recipe),
+                "note": not_calibrated(version.recipe),
+            }
+        )
+
     return router
+
+
+def _recipe(board: LineStatus, station: str) -> tuple[RecipeSource, tuple[int, int] | None]:
+    try:
+        return board.recipe(station)
+    except UsageError as error:
+        raise Refusal(404, "usage", str(error)) from error

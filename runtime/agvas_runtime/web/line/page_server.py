@@ -24,7 +24,10 @@ __all__ = ["PageServer", "settings_for"]
 
 PACKAGE: Final = "agvas_runtime.web.line"
 OF_ALL: Final = ("colours.css", "asking.js")
-LOADED: Final = {"live": ("live.css", "live.js", "charts.js"), "review": ("review.css", "review.js", "brush.js")}
+LOADED: Final = {
+    "live": ("live.css", "live.js", "charts.js", "areas.js"),
+    "review": ("review.css", "review.js", "brush.js", "next.js"),
+}
 TYPES: Final = {"html": "text/html", "css": "text/css", "js": "text/javascript"}
 
 

@@ -1,6 +1,7 @@
 // One part after the other, by keys. A decision is on the server's disk before the page goes on; nothing is kept here.
 import { WORDS, NoKey, ask, at, lamp, login } from "./asking.js";
 import { Brush } from "./brush.js";
+import { showNext } from "./next.js";
 
 const SAID = { agree: "agreed", "false-reject": "false reject", escape: "escape", good: "good", bad: "not good" };
 const page = { parts: [], index: -1, part: null, busy: false, zoom: 1 };
@@ -190,6 +191,7 @@ async function start() {
   }
   busy(true);
   at("page").hidden = false;
+  showNext((seq) => show(page.parts.findIndex((part) => part.seq === seq)));
   if (!page.parts.length) {
     at("view").hidden = true;
     return say("No part has its image kept: see keep in the recipe.");

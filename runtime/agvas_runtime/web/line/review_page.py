@@ -3,6 +3,9 @@
 GET  /v1/review                   every part, the newest first, and what was said of it
 GET  /v1/review/parts/SEQ         one part;  /picture and /mask are its image and mask
 POST /v1/review/parts/SEQ         {"good": false, "kind": "scratch", "mask": "data:image/png;base64,..."}
+GET  /v1/review/next              how far the next version of the product is, and what would change
+POST /v1/review/next              makes it
+POST /v1/review/next/activate     {"sha256": "..."}: of the recipe that was shown
 """
 
 from typing import Annotated, Final
@@ -15,6 +18,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from agvas_core.contract.errors import UsageError
+from agvas_runtime.web.line.next_version import NextVersion
 from agvas_runtime.web.line.review_session import Session
 from agvas_runtime.web.upload import check_upload, from_text
 
@@ -35,8 +39,16 @@ class Word(BaseModel):
     """PNG as a ``data:`` URL; what is opaque and bright is anomalous."""
 
 
-def review_routes(session: Session) -> APIRouter:
-    """Of one review."""
+class Activated(BaseModel):
+    """The recipe that is to go."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+
+
+def review_routes(session: Session, following: NextVersion | None = None) -> APIRouter:
+    """Of one review; without ``following`` no next version can be made."""
     router = APIRouter(prefix="/v1/review")
 
     @router.get("")
@@ -59,6 +71,21 @@ def review_routes(session: Session) -> APIRouter:
     def decide(seq: Seq, word: Word) -> Response:
         painted = None if word.mask is None or word.good else mask_of(word.mask)
         return JSONResponse(session.decide(seq, good=word.good, mask=painted, kind=word.kind))
+
+    @router.get("/next")
+    def next_version() -> Response:
+        return JSONResponse({"phase": "off"} if following is None else following.state())
+
+    if following is not None:
+
+        @router.post("/next")
+        def make_next() -> Response:
+            following.start()
+            return JSONResponse(following.state())
+
+        @router.post("/next/activate")
+        def activate(asked: Activated) -> Response:
+            return JSONResponse(following.activate(asked.sha256))
 
     return router
 

@@ -21,6 +21,17 @@ def review(
     ] = Path("review"),
     show: Annotated[Shown, typer.Option(help="Which parts: rejects, passes, or all whose image is kept.")] = Shown.all,
     station: Annotated[str | None, typer.Option(metavar="NAME", help="Parts of this station alone.")] = None,
+    recipe: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE|STORE",
+            help="The recipe that goes, for the next version of its product; of a store it can be activated here. By default that of the "
+            "newest part.",
+        ),
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="CPU threads of the next version; all cores by default.")
+    ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on; beyond loopback AGVAS_API_KEY is needed.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 0,
     coco: Annotated[
@@ -35,6 +46,9 @@ def review(
 ) -> None:
     """Serve a page on which a person says of stored parts, by keys: agree, false reject, escape; and paints the mask.
 
+    From what was reviewed the page makes the next version of the product, shows which verdicts of past parts would change, and activates it
+    when told to.
+
     Ctrl-C ends it; everything that was decided is in the folder.
     """
     if image_prefix is not None and label_studio is None:
@@ -43,15 +57,21 @@ def review(
         _export(out, coco, label_studio, image_prefix)
         return
 
+    from agvas.fitting.next_version import make_next
+    from agvas_runtime.web.line.next_version import NextVersion
     from agvas_runtime.web.line.page_server import PageServer, settings_for
     from agvas_runtime.web.line.review_page import review_routes
     from agvas_runtime.web.line.review_session import Session
 
     session = Session(state, out, shown=show, station=station)
+    following = NextVersion(session, make_next, recipe=recipe, threads=threads, station=station)
     server = PageServer("review", settings_for(host, port), options=("--port", "--host"))
     count = len(session.overview()["parts"])
     print(f"{server.address} ({count} parts; Ctrl-C ends, everything decided is kept)", flush=True)
-    server.run(review_routes(session))
+    try:
+        server.run(review_routes(session, following))
+    finally:
+        following.close()
     print(f"ended; {out} has what was decided", file=sys.stderr)
 
 
