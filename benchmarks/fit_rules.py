@@ -131,7 +131,8 @@ def measure(engine: Engine, images: Images, painted_each: int, seed: int) -> dic
     whole = engine.bank(cells, rng)
 
     def maps(image: Rgb, bank: Float) -> Float:
-        found = grids(engine.compare(engine.cells.prepare(image), bank), engine.zero_shot("image", image))
+        zero_shot, frame = engine.look("image", image)
+        found = grids(engine.compare(frame, bank), zero_shot)
         return np.stack([_small(found[kind]) for kind in ("joint", "deep", "zero_shot")])
 
     good = [maps(image, banks[index % folds]) for index, image in enumerate(images.references)]

@@ -31,7 +31,7 @@ from agvas_export.joints import make_joints
 from agvas_export.parity import Parity, compare
 from agvas_export.precision import in_precision
 from agvas_export.reference import encode, words
-from agvas_export.references import export_references
+from agvas_export.references import export_references, shares_trunk
 from agvas_export.source import TORCH_FOLDER, checkpoint_files, read_checkpoint
 from agvas_export.streaming import STREAMED_BYTES, LmmWeights, can_stream, read_without_lmm
 from agvas_export.vllm_folder import write_vllm_folder
@@ -164,7 +164,8 @@ def export_bundle(
         write_lmm_forms(form, source, sha256, prompt, weights, folder, progress)
         merge(source.model)  # whose adapters are beside their layers where vLLM has them apart
         specs, references = {}, None
-        for joint in make_joints(source.model, source.config, form.max_batch):
+        trunk = form.references and shares_trunk(source.model)
+        for joint in make_joints(source.model, source.config, form.max_batch, trunk=trunk):
             if joint.name == "vision" and form.references:
                 progress("exporting the references graph")
                 references = export_references(source.config, joint, folder)

@@ -65,6 +65,8 @@ _JOINTS: Final[Mapping[str, tuple[str, str]]] = {  # tensor -> joint, and the to
     "f_align": ("vision", "features"),
     "f_p": ("vision", "features"),
     "f_detail": ("vision", "features"),
+    "trunk_8": ("vision", "features"),
+    "trunk_16": ("vision", "features"),
     "anchor_states": ("lmm", "anchor_states"),
     "accept": ("lmm", "probability"),
     "logits": ("decoder", "logits"),
@@ -164,6 +166,7 @@ class TorchStages:
 
     def __init__(self, source: Checkpoint, manifest: Manifest) -> None:
         self.model = source.model
+        self._seen = {spec.name for spec in manifest.vision.outputs}
         self._first = [encode(source.tokenizer, text)[0] for text in (manifest.prompt.refusal, manifest.prompt.answer)]
         self._words = lru_cache(maxsize=64)(
             lambda instruction: words(source.tokenizer, manifest.prompt, manifest.anchor_ids, instruction)
@@ -173,8 +176,8 @@ class TorchStages:
     def see(self, semantic_image: NDArray[np.uint8], pixel_image: NDArray[np.uint8]) -> Arrays:
         """Joint 1."""
         vision = self.model.see(torch.from_numpy(semantic_image), torch.from_numpy(pixel_image))
-        seen = {"f_s": vision.f_s, "f_align": vision.f_align, "f_p": vision.pixel.f_p, "f_detail": vision.pixel.f_detail}
-        return {name: tensor.float().numpy() for name, tensor in seen.items() if tensor is not None}
+        seen = {"f_s": vision.f_s, "f_align": vision.f_align, **vision.pixel._asdict()}
+        return {name: tensor.float().numpy() for name, tensor in seen.items() if tensor is not None and name in self._seen}
 
     @torch.no_grad()
     def ask(self, features: Arrays, instruction: str) -> Arrays:
