@@ -74,6 +74,7 @@ _JOINTS: Final[Mapping[str, tuple[str, str]]] = {  # tensor -> joint, and the to
     "embedding": ("references", "features"),
     "deep": ("references", "features"),
     "joint": ("references", "features"),
+    "logit": ("head", "logits"),
 }
 _UNSCALED: Final = frozenset({"accept", "probability"})
 
@@ -309,7 +310,7 @@ def check_bundle(
         if compared:
             wanted = compared[REFERENCE](image)
             for name in engines.keys() & compared.keys():
-                tallies[name].errors.add(wanted, _distances(compared[name], image, wanted["bank"]))
+                tallies[name].errors.add(wanted, _distances(compared[name], image, wanted))
         for name, engine in engines.items():
             own, iou = _against(engine, image, asked, truth, tallies[name], digest)
             if own is None or own.verdict != truth.verdict or iou < 1.0:
@@ -389,7 +390,7 @@ REFERENCE: Final = "torch"
 
 
 def open_comparisons(folder: Path, manifest: Manifest, names: Sequence[str]) -> dict[str, Comparison]:
-    """The references graph on torch and on each of these engines that runs one; nothing where the bundle has none.
+    """The references graph, and a product's head, on torch and on each of these engines that runs one; nothing where the bundle has none.
 
     Raises:
         BundleError: it was made from another encoder than the one that is here.
@@ -402,9 +403,9 @@ def open_comparisons(folder: Path, manifest: Manifest, names: Sequence[str]) -> 
     return {name: compare for name, compare in opened.items() if compare is not None}
 
 
-def _distances(compare: Comparison, image: NDArray[np.uint8], bank: NDArray[np.float32]) -> Arrays:
+def _distances(compare: Comparison, image: NDArray[np.uint8], truth: Arrays) -> Arrays:
     try:
-        return compare(image, bank)
+        return compare(image, truth)
     except ImageError:
         return {}
 

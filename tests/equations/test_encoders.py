@@ -155,7 +155,8 @@ def pyramid(**arguments: bool | int) -> LitePyramid:
 @pytest.mark.parametrize("arguments", [{}, {"prior": True}, {"attention": 2}], ids=["plain", "prior", "attention"])
 @pytest.mark.parametrize("height, width", [(64, 64), (64, 160), (224, 96), (320, 320)])
 def test_the_pyramid_takes_any_multiple_of_32(height: int, width: int, arguments: dict[str, bool | int]) -> None:
-    f_p, f_detail = pyramid(**arguments)(torch.randn(1, 3, height, width))
+    f_p, f_detail, *of_trunk = pyramid(**arguments)(torch.randn(1, 3, height, width))
+    assert [each.shape for each in of_trunk] == [(1, 40, height // 8, width // 8), (1, 112, height // 16, width // 16)]
     assert f_p.shape == (1, 12, height // 8, width // 8)
     assert f_detail.shape == (1, 6, height // 2, width // 2)
     assert f_p.isfinite().all()

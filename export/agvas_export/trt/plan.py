@@ -5,14 +5,15 @@ from pathlib import Path
 
 from agvas_core.contract.engine import parse_version
 from agvas_core.contract.errors import UsageError
-from agvas_core.contract.manifest import Manifest, read_manifest, verify_files
+from agvas_core.contract.manifest import GraphSpec, Manifest, read_manifest, verify_files
+from agvas_core.contract.product import Product, head_spec, read_product
 from agvas_export.trt.precision import BUILDER_PRECISIONS, FLOAT8_SINCE, graph_precision
 from agvas_export.trt.recipe import Recipe
 from agvas_export.trt.shapes import Shapes, profile_shapes
 
 __all__ = ["JOINTS", "Plan", "Step", "make_plan"]
 
-JOINTS = ("vision", "lmm", "decoder", "references")
+JOINTS = ("vision", "lmm", "decoder", "references", "head")
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def make_plan(
 
     Args:
         precision: as exported where None.
-        joints: all that the bundle has a graph of where None.
+        joints: all that the bundle, or the product, has a graph of where None.
 
     Raises:
         BundleError: the bundle is not whole.
@@ -73,7 +74,9 @@ def make_plan(
     """
     manifest = read_manifest(bundle)
     verify_files(bundle, manifest)
-    present = tuple(joint for joint in JOINTS if getattr(manifest, joint) is not None)
+    product = None if manifest.product is None else read_product(bundle, manifest.product)
+    specs = graphs_of(manifest, product)
+    present = tuple(specs)
     joints = joints or present
     if unknown := [joint for joint in joints if joint not in JOINTS]:
         raise UsageError(f"there is no joint {unknown[0]!r}: they are {', '.join(JOINTS)}")
@@ -95,9 +98,20 @@ def make_plan(
         )
     batch = max_batch or recipe.max_batch
     steps = []
+    view = None if product is None else product.view
     for joint in joints:
-        spec = getattr(manifest, joint)
+        spec = specs[joint]
         graph = bundle / spec.file
         size = sum(path.stat().st_size for path in (graph, graph.with_name(f"{graph.name}.data")) if path.is_file())
-        steps.append(Step(joint, graph, size / 1e6, profile_shapes(manifest, spec, batch)))
+        steps.append(Step(joint, graph, size / 1e6, profile_shapes(manifest, spec, batch, view)))
     return Plan(bundle, manifest, recipe, wanted, batch, tuple(steps))
+
+
+def graphs_of(manifest: Manifest, product: Product | None) -> dict[str, GraphSpec]:
+    """The graphs that engines can be built of, by joint, in the order of ``JOINTS``."""
+    found = {name: graph for name, graph in manifest.graphs.items() if name in JOINTS}
+    if manifest.references is not None:
+        found["references"] = manifest.references
+        if product is not None and product.head is not None:
+            found["head"] = head_spec(product.channels, manifest.references.stride)
+    return found

@@ -107,6 +107,7 @@ REFERENCE_BACKENDS: Final[Mapping[str, str]] = MappingProxyType(
 HEAD_BACKENDS: Final[Mapping[str, str]] = MappingProxyType(
     {
         "onnx": "agvas_runtime.stages.onnx:open_head",
+        "trt": "agvas_runtime.stages.trt.references:open_head",
         "torch": "agvas_runtime.stages.torch_reference:open_head",
     }
 )
