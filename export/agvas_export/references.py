@@ -164,9 +164,17 @@ class _ByPlace(torch.nn.Module):
         super().__init__()
         self.module = module
 
-    def forward(self, image: Tensor, *others: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """image, features if any, bank, colour_weight -> embedding, deep, joint."""
-        *features, bank, weight = others
+    def forward(
+        self,
+        image: Tensor,
+        second: Tensor,
+        third: Tensor,
+        fourth: Tensor | None = None,
+        fifth: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """image, up to two features, bank, colour_weight -> embedding, deep, joint."""
+        given = (second, third, fourth, fifth)  # torch.export wants them one by one
+        *features, bank, weight = (each for each in given if each is not None)
         embedding, deep, joint = self.module(image, bank, weight, features)
         return embedding, deep, joint
 

@@ -186,7 +186,7 @@ def test_a_frozen_trunk_keeps_no_gradients_and_the_pyramid_does() -> None:
 
 def test_coarse_levels_reach_the_finest() -> None:
     encoder = pyramid()
-    _, f_detail = encoder(torch.randn(1, 3, 64, 64))
+    f_detail = encoder(torch.randn(1, 3, 64, 64))[1]
     f_detail[..., 0, 0].sum().backward()
     coarsest = encoder.lateral[3]
     assert isinstance(coarsest, nn.Conv2d) and coarsest.weight.grad is not None and coarsest.weight.grad.any()
