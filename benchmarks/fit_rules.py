@@ -213,7 +213,7 @@ def tested(found: Measured, weight: float) -> tuple[float, float, float]:
     return precision, auroc(scores, found.bad) or 0.0, caught(scores, found.bad, 0.05) or 0.0
 
 
-def with_head(images: Images, folder: Path, threads: int, seed: int) -> str:
+def with_head(images: Images, folder: Path, model: str, threads: int, seed: int) -> str:
     """A line of the table: what is known of a head, then AP / image AUROC / caught at 5 % of the product without and with it, by the test."""
     fitted = fit(images.references, folder / "head", head=True, threads=threads, seed=seed)
     trial = fitted.product.head_trial
