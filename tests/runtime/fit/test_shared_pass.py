@@ -6,10 +6,12 @@ from pathlib import Path
 from types import ModuleType
 
 import numpy as np
+import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 
 from agvas.fitting.fit import Fitted, fit
+from agvas.whole_graph import VERDICTS, build_graph
 from agvas_runtime import Segmenter
 from agvas_runtime.bundle import load_bundle
 from agvas_runtime.pipeline.references import ReferenceCells
@@ -80,9 +82,22 @@ def test_the_score_is_that_of_a_pass_of_its_own(
 
 
 def test_a_view_of_its_own_size_has_a_pass_of_its_own(shared: Callable[..., Fitted], photograph: Callable[..., Rgb]) -> None:
-    larger = shared("larger", size_px=96).bundle.folder
+    larger = shared("larger", size_px=128).bundle.folder
     assert load_bundle(larger).product is not None
     product, base = Segmenter.load(larger, threads=1), Segmenter.load(larger, threads=1)
     base.references = None
     image = photograph(52)
     assert passes(product, image) == passes(base, image) + 1
+
+
+def test_one_graph_sees_a_frame_once_too(shared: Callable[..., Fitted], photograph: Callable[..., Rgb]) -> None:
+    folder = shared("plate").bundle.folder
+    image = photograph(70, red=(70, 60, 14))
+    model = build_graph(load_bundle(folder), (image.shape[0], image.shape[1]))
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    score_map, verdict = session.run(["score_map", "verdict"], {"image": image})
+    (own,) = Segmenter.load(folder, threads=1).predict([image])
+    assert own.score_map is not None and VERDICTS[verdict] == own.verdict
+    np.testing.assert_allclose(score_map, own.score_map, atol=2e-3)
+    stages = {node.name.partition("/")[0] for node in model.graph.node}
+    assert sum(stage.startswith("vision_") for stage in stages) == 1
