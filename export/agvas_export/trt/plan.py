@@ -11,7 +11,7 @@ from agvas_export.trt.precision import BUILDER_PRECISIONS, FLOAT8_SINCE, graph_p
 from agvas_export.trt.recipe import Recipe
 from agvas_export.trt.shapes import Shapes, profile_shapes
 
-__all__ = ["JOINTS", "Plan", "Step", "make_plan"]
+__all__ = ["JOINTS", "Plan", "Step", "graphs_of", "make_plan"]
 
 JOINTS = ("vision", "lmm", "decoder", "references", "head")
 

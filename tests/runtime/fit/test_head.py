@@ -20,7 +20,7 @@ from agvas_core.contract.manifest import read_manifest, sha256_of, write_manifes
 from agvas_core.contract.product import HEAD, Kind, MapScale
 from agvas_core.data.synthetic.photographs import PaintedImage
 from agvas_core.model.references import ReferenceHead
-from agvas_export.trt.plan import make_plan
+from agvas_export.trt.plan import graphs_of, make_plan
 from agvas_export.trt.recipe import find_recipe
 from agvas_runtime import Segmenter
 from agvas_runtime.bundle import load_bundle
@@ -257,9 +257,10 @@ def test_training_leaves_torch_as_it_was(
 
 
 def test_engines_of_a_product_are_planned_with_its_head(headed: Fitted) -> None:
-    plan = make_plan(headed.bundle.folder, find_recipe("a100"), precision=None)
-    assert [step.joint for step in plan.steps] == ["vision", "lmm", "decoder", "references", "head"]
-    head, references = plan.steps[-1].shapes, plan.steps[-2].shapes
+    bundle = headed.bundle
+    assert list(graphs_of(bundle.manifest, bundle.product)) == ["vision", "lmm", "decoder", "references", "head"]
+    plan = make_plan(bundle.folder, find_recipe("a100"), precision=None, joints=("references", "head"))
+    references, head = (step.shapes for step in plan.steps)
     for shapes in zip(references["reference_image"], head["embedding"], head["rarities"], strict=True):
         image, embedding, rarities = shapes
         cells = (image[1] // 8, image[2] // 8)
