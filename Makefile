@@ -108,7 +108,7 @@ $(BASE)/installed: $(PACKAGING) $(SOURCES) | $(BASE)/bin/pip
 	@$(BASE)/bin/pip install -qq .
 	@touch $@
 
-# Editable: Python sources are read where they lie; the native core is compiled anew when one of its sources changes. torch first, or a dependency would draw in a build of several gigabytes.
+# Editable: Python sources are read where they lie; the native core is compiled again when one of its sources changes. torch first, or a dependency would draw in a build of several gigabytes.
 $(DEV)/installed: $(PACKAGING) $(NATIVE) agvas_core/__init__.py | $(DEV)/bin/pip
 	@echo "installing agvas and its tools into $(DEV); about 1.7 GB, two minutes the first time"
 	@$(DEV)/bin/pip install -qq "$(TORCH)"

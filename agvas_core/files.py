@@ -90,7 +90,9 @@ def pair(pictures: Iterable[Path], masks: Iterable[Path], suffixes: tuple[str, .
     seen: dict[str, Path] = {}
     for picture in pictures:
         if picture.stem in seen:
-            raise UsageError(f"{seen[picture.stem]} and {picture.name} have one name, so their masks cannot be told: rename one")
+            raise UsageError(
+                f"{seen[picture.stem]} and {picture.name} have one name, so their masks cannot be assigned: rename one"
+            )
         seen[picture.stem] = picture
         found = [mask for suffix in dict.fromkeys(suffixes) for mask in by_stem.get(picture.stem + suffix, [])]
         if len(found) > 1:
@@ -124,7 +126,7 @@ def read_rgb(path: Path, name: str, note: Callable[[str], None] | None = None) -
 
     Args:
         name: what the message calls it.
-        note: is told of what may be meant otherwise.
+        note: called with a message for each ambiguity.
 
     Raises:
         ImageError: missing, no picture, damaged or cut short.

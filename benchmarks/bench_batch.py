@@ -18,8 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from agvas_runtime.batch.job import BatchJob
-from agvas_runtime.batch.plan import make_plan
+from agvas_runtime.batch.plan import BatchJob, make_plan
 from agvas_runtime.batch.shard_result import read_done, write_result
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -21,7 +21,7 @@ from agvas_core.contract.prompts import Anchor
 from agvas_runtime import native
 from agvas_runtime.bundle import load_bundle
 from agvas_runtime.images import views
-from agvas_runtime.images.tiling import plan_looks
+from agvas_runtime.images.tiling import plan_scales
 from agvas_runtime.pipeline.frame_logits import FrameLogits
 
 SIZES = ((600, 800), (1080, 1920), (2160, 3840))
@@ -70,7 +70,7 @@ def filled(size: tuple[int, int], defect: bool) -> FrameLogits:
     manifest = load_bundle("nano").manifest
     height, width = size
     logits, image = FrameLogits(height, width), np.zeros((height, width, 3), np.uint8)
-    looks = plan_looks(
+    looks = plan_scales(
         height, width, scaled_views(manifest.pixel_view, manifest.scales, height, width), manifest.tiling, enabled=False
     )
     for look in looks:

@@ -1,4 +1,4 @@
-"""How much `agvas serve` bears on this machine: requests per second and latency at 1, 4 and 16 clients beside a plain loop, then 4 times
+"""How much load `agvas serve` takes on this machine: requests per second and latency at 1, 4 and 16 clients beside a plain loop, then 4 times
 what it can do, where it must shed load, keep the latency of what it takes bounded, and not grow.
 
     python benchmarks/load_test.py --seconds 15 --threads 1 --workers 2
@@ -170,7 +170,7 @@ def send(connection: http.client.HTTPConnection, image: bytes, tally: Tally) -> 
         reply = connection.getresponse()
         reply.read()
         tally.add(reply.status, (time.perf_counter() - began) * 1000, reply.getheader("Retry-After"))
-    except (OSError, http.client.HTTPException):  # a refusal closes the connection, which the next request opens anew
+    except (OSError, http.client.HTTPException):  # a refusal closes the connection, which the next request opens again
         tally.add(0, 0.0, None)
         connection.close()
 

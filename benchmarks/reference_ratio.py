@@ -28,7 +28,7 @@ from agvas_core.contract.decision import OperatingPoint
 from agvas_core.model.agvas import AgVas
 from agvas_core.model.build import build_model
 from agvas_core.model.config import ModelConfig
-from agvas_runtime.images.tiling import Look, Tiles
+from agvas_runtime.images.tiling import Scale, Tiles
 from agvas_runtime.profile.record import Quantiles
 from agvas_runtime.stages.prompt_tokenizer import Words
 from agvas_runtime.stages.protocol import Features, FramePlan
@@ -118,7 +118,7 @@ def whole_frame_figures(
     """From an RGB frame in the CPU's memory to P and the verdict there, one launch a frame; None where there are no kernels."""
     if (core := kernels()) is None:
         return None
-    look = Look(config.pixel_view, Tiles(*FRAME, FRAME, (0,), (0,)), 1.0)
+    look = Scale(config.pixel_view, Tiles(*FRAME, FRAME, (0,), (0,)), 1.0)
     plan = FramePlan(FRAME, config.semantic_view, (look,), config.decision.alpha, tiles_at_once=1)
     rule = packed_rule(OperatingPoint(threshold=0.5, seed_threshold=0.5), FRAME[0] * FRAME[1])
     noise = np.random.default_rng(0)

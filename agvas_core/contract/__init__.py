@@ -1,4 +1,4 @@
-"""What training, export and runtime must agree on. Never imports torch.
+"""The contract between training, export and runtime. Never imports torch.
 
 ``errors`` (the exception tree), ``anchors`` (their order), ``preprocess`` (frame to view), ``prompts`` (what is said),
 ``manifest`` (the bundle), ``tolerances`` (how far engines may be apart), ``certificate`` (how far they were found to be, and on what ``hardware``),

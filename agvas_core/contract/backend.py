@@ -1,10 +1,10 @@
-"""What an engine offers to whoever compares it with another: three stages with plain arrays, and verdicts made by any three.
+"""What an engine offers for comparison with another: three stages with plain arrays, and verdicts made by any three.
 
 A package that runs bundles registers two functions under the group ``agvas.stages``, ``names`` and ``open``:
 
     backend = open(folder, names()[0])            # of a bundle
-    features = backend.see(semantic, pixel)       # joint 1
-    said = backend.ask(features, instruction)     # joint 2
+    features = backend.see(semantic, pixel)       # stage 1
+    said = backend.ask(features, instruction)     # stage 2
     logits = backend.decode(said["anchor_states"], features)
     judged = backend.judge(backend.read(path), instruction)
 
@@ -28,7 +28,7 @@ Arrays = Mapping[str, NDArray[Any]]
 
 
 class Stages(Protocol):
-    """The three joints of a model; arrays by the names of the manifest."""
+    """The three stages of a model; arrays by the names of the manifest."""
 
     def see(self, semantic_image: NDArray[np.uint8], pixel_image: NDArray[np.uint8]) -> Arrays:
         """uint8 RGB [B, Hs, Ws, 3] and [B, Hp, Wp, 3] -> f_s, f_align, f_p and, if any, f_detail."""

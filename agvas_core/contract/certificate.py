@@ -1,4 +1,4 @@
-"""The parity certificate of a bundle, ``parity.json``: what each engine made of somebody's images, against the model in torch.
+"""The parity certificate of a bundle, ``parity.json``: what each engine gives on a user's images, compared with the model in torch.
 
 It is made after the bundle (``agvas-export check``), may be made again elsewhere, and so is no part of the bundle's identity: the manifest
 does not list it. It names the manifest that it is about, so one from another bundle is not taken for this one's.
@@ -13,11 +13,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from agvas_core.contract.durable import write_whole
 from agvas_core.contract.errors import BundleError, OutputError
 from agvas_core.contract.gpu import Hardware
+from agvas_core.contract.validation import StrictModel
 
 __all__ = [
     "PARITY_NAME",
@@ -25,7 +26,7 @@ __all__ = [
     "BackendParity",
     "Certificate",
     "Flip",
-    "JointError",
+    "TensorParity",
     "Tolerance",
     "data_digest",
     "read_certificate",
@@ -35,16 +36,12 @@ __all__ = [
 
 PARITY_NAME = "parity.json"
 SCHEMA_VERSION: Final = 1
-MAX_BYTES: Final = 16 << 20  # it is read before anything vouches for it
+MAX_BYTES: Final = 16 << 20  # it is read before its hash is known
 _HEX = r"[0-9a-f]{64}"
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class JointError(_Part):
-    """The worst error of one tensor over all images, scaled as ``Tolerance`` says. Each joint was given the reference's own inputs, so
+class TensorParity(StrictModel):
+    """The worst error of one tensor over all images, scaled as ``Tolerance`` says. Each stage was given the reference's own inputs, so
     that an error shows where it arises."""
 
     tensor: str
@@ -59,8 +56,8 @@ class JointError(_Part):
         return self.error <= self.tolerance
 
 
-class Flip(_Part):
-    """An image with two verdicts. Its name stays with whoever has the images: a certificate travels."""
+class Flip(StrictModel):
+    """An image with two verdicts. It has no name, only a hash: a certificate is passed on, the images are not."""
 
     sha256: str = Field(pattern=_HEX)
     reference: str
@@ -69,16 +66,16 @@ class Flip(_Part):
     score: float
 
 
-class BackendParity(_Part):
+class BackendParity(StrictModel):
     """One engine against the reference."""
 
     backend: str
     device: str
     versions: dict[str, str]
-    joints: tuple[JointError, ...]
+    joints: tuple[TensorParity, ...]
     """In the order of the data path."""
     first_wrong: str | None
-    """The first joint with an error beyond its tolerance, and the tensor: ``vision: f_s``."""
+    """The first stage with an error beyond its tolerance, and the tensor: ``vision: f_s``."""
     min_mask_iou: float = Field(ge=0, le=1)
     mean_mask_iou: float = Field(ge=0, le=1)
     """Of the two masks of each image; 1 where both are empty."""
@@ -88,7 +85,7 @@ class BackendParity(_Part):
     passed: bool
 
 
-class Certificate(_Part):
+class Certificate(StrictModel):
     """Contents of ``parity.json``."""
 
     schema_version: int = SCHEMA_VERSION
@@ -164,7 +161,7 @@ def read_certificate(path: Path) -> Certificate | None:
 
 @dataclass(frozen=True)
 class Tolerance:
-    """The largest error allowed at each joint.
+    """The largest error allowed at each stage.
 
     The error of a tensor is its largest difference, divided by the reference's largest magnitude where that is above 1.
     """

@@ -1,4 +1,4 @@
-"""How every command of ours ends: one line on stderr and an exit code, never a traceback for a foreseeable failure.
+"""How a command ends: one line on stderr and an exit code, never a traceback for a foreseeable failure.
 
 0    fine
 1    rejects were found (agvas run --fail-on-reject), faults in data (agvas data check), or a rate that is not held (agvas profile)
@@ -10,7 +10,7 @@
 70   a bug of ours, with its traceback (EX_SOFTWARE of sysexits.h, so that it is never read as "rejects found")
 130  interrupted
 141  the reader of our output went away (128 + SIGPIPE)
-143  told to end (128 + SIGTERM); a command that may be interrupted ends in the same order
+143  ended by SIGTERM (128 + 15); a command that may be interrupted ends in the same order
 """
 
 import os
@@ -18,7 +18,8 @@ import re
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, Final, NoReturn
@@ -43,7 +44,7 @@ __all__ = [
     "Terminated",
     "exit_code_of",
     "interrupt_code",
-    "missing_package",
+    "needs_packages",
     "prepared",
     "printable",
     "run_command",
@@ -115,7 +116,7 @@ def interrupt_code(error: BaseException) -> int:
     return EXIT_TERMINATED if isinstance(error, Terminated) or isinstance(error.__cause__, Terminated) else EXIT_INTERRUPTED
 
 
-def missing_package(error: ModuleNotFoundError) -> SetupError | None:
+def _missing_package(error: ModuleNotFoundError) -> SetupError | None:
     """The error to show for a package that is not installed; None where the module is none of our dependencies (a bug)."""
     package = (error.name or "").partition(".")[0]
     if package in EXTRA_OF_PACKAGE:
@@ -123,6 +124,20 @@ def missing_package(error: ModuleNotFoundError) -> SetupError | None:
     if package in _BASE_PACKAGES:
         return SetupError(f"{package} is not installed though agvas needs it everywhere: pip install --force-reinstall agvas")
     return None
+
+
+@contextmanager
+def needs_packages() -> Iterator[None]:
+    """Around an import of an extra's package: where it is not installed, SetupError names the extra.
+
+    A module that is none of our dependencies stays ModuleNotFoundError: that is a bug.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (missing := _missing_package(error)) is None:
+            raise
+        raise missing from error
 
 
 def exit_code_of(load: Callable[[], Any], *, name: str, arguments: Sequence[str], examples: Sequence[str] = ()) -> int:
@@ -136,16 +151,11 @@ def exit_code_of(load: Callable[[], Any], *, name: str, arguments: Sequence[str]
         examples: command lines that the end of the help shows.
     """
     try:
-        return _invoke(prepared(load(), examples), name, list(arguments))
+        with needs_packages():
+            return _invoke(prepared(load(), examples), name, list(arguments))
     except AgvasError as error:
         _complain(name, error)
         return error.exit_code
-    except ModuleNotFoundError as error:
-        missing = missing_package(error)
-        if missing is None:
-            return _bug(name)
-        _complain(name, missing)
-        return missing.exit_code
     except (KeyboardInterrupt, typer.Abort) as error:
         code = interrupt_code(error)
         print(f"{name}: {'terminated' if code == EXIT_TERMINATED else 'interrupted'}", file=sys.stderr)
@@ -174,7 +184,7 @@ def run_command(load: Callable[[], Any], *, name: str, examples: Sequence[str] =
 
 
 def _raise_terminated(number: int, frame: FrameType | None) -> NoReturn:
-    signal.signal(number, signal.SIG_DFL)  # whoever asks again does not want to wait
+    signal.signal(number, signal.SIG_DFL)  # a second SIGTERM ends the process at once
     raise Terminated
 
 

@@ -1,4 +1,4 @@
-"""From a score map to a mask: one rule for the runtime, for training's calibration and for whoever scores a bundle.
+"""From a score map to a mask: one rule for the runtime, for training's calibration and for evaluation.
 
     mask = anomaly_mask(score_map, decision.point("strict"), accept=reply.accept)
 
@@ -15,10 +15,11 @@ from typing import Any, NamedTuple, Self
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from agvas_core.contract.defaults import BALANCED, STRICT
 from agvas_core.contract.errors import UsageError
+from agvas_core.contract.validation import StrictModel
 
 __all__ = [
     "BALANCED",
@@ -38,10 +39,8 @@ SAMPLE = 20_000  # values that are looked at to guess which ones are high
 _FLAT = ("threshold", "min_area_fraction")  # what a decision of schema 1 had in place of operating points
 
 
-class OperatingPoint(BaseModel):
+class OperatingPoint(StrictModel):
     """How sure a model must be; pixels and shares are of the whole frame."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     threshold: float = Field(default=0.5, gt=0.0, lt=1.0)  # sec. 3.1
     """Pixels above it belong to a region."""
@@ -75,10 +74,8 @@ class OperatingPoint(BaseModel):
         return self.seed_threshold == self.threshold
 
 
-class Decision(BaseModel):
+class Decision(StrictModel):
     """From logits to a verdict (paper eq. 8), the same for every user of the bundle."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     alpha: float = Field(default=0.5, ge=0.0, le=1.0)  # eq. 8
     operating_points: dict[str, OperatingPoint] = {BALANCED: OperatingPoint()}

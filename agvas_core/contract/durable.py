@@ -1,4 +1,4 @@
-"""Files that are whole or not there, whenever the process is killed."""
+"""Atomic writes: a file is complete or absent, even if the process is killed."""
 
 import os
 from contextlib import suppress

@@ -1,7 +1,7 @@
 """TensorRT engines built from a bundle's graphs, the reasons to refuse them elsewhere, and the library that runs them.
 
 A folder of engines belongs to one GPU model, one TensorRT version and one set of graphs. ``engines.json`` says which, and has the hash of
-every file; whoever opens an engine compares all of it before TensorRT sees a byte.
+every file; all of it is compared before TensorRT reads an engine.
 """
 
 import json
@@ -10,11 +10,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from agvas_core.contract.durable import write_whole
 from agvas_core.contract.errors import SetupError
 from agvas_core.contract.manifest import MANIFEST_NAME, Manifest, sha256_of
+from agvas_core.contract.validation import StrictModel
 
 __all__ = [
     "DEFAULT_STORE",
@@ -42,11 +43,7 @@ DEFAULT_STORE = Path.home() / ".cache" / "agvas" / "engines"
 Shape = tuple[int, ...]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class EngineSpec(_Part):
+class EngineSpec(StrictModel):
     """One engine: the file, the graph it came from, and the shapes that it takes."""
 
     file: str
@@ -57,7 +54,7 @@ class EngineSpec(_Part):
     build_s: float = Field(ge=0)
 
 
-class EngineSet(_Part):
+class EngineSet(StrictModel):
     """Contents of ``engines.json``."""
 
     schema_version: int = SCHEMA_VERSION
@@ -74,7 +71,7 @@ class EngineSet(_Part):
     recipe: str
     created: str
     engines: dict[str, EngineSpec]
-    """Joint -> engine; a joint without one runs elsewhere."""
+    """Stage -> engine; a stage without one runs elsewhere."""
 
 
 def engine_folder(store: Path, manifest: Manifest, bundle: Path, gpu: str, flavour: str, version: str) -> Path:
@@ -124,16 +121,16 @@ def read_engines(folder: Path) -> EngineSet:
         raise SetupError(f"{path}: {where}: {first['msg']}: build the engines again with agvas-export trt") from error
 
 
-def refuse_foreign(folder: Path, engines: EngineSet, joint: str, graph: Path, *, gpu: str, flavour: str, version: str) -> Path:
+def refuse_foreign(folder: Path, engines: EngineSet, stage: str, graph: Path, *, gpu: str, flavour: str, version: str) -> Path:
     """The engine's file, once nothing speaks against it.
 
     Raises:
-        SetupError: it was built for another GPU, TensorRT or graph, is missing or was changed; names the command that builds it anew.
+        SetupError: it was built for another GPU, TensorRT or graph, is missing or was changed; names the command that builds it again.
     """
     again = f"build it here with agvas-export trt {graph.parent}"
-    spec = engines.engines.get(joint)
+    spec = engines.engines.get(stage)
     if spec is None:
-        raise SetupError(f"{folder} has no engine for {joint} (it has {', '.join(engines.engines) or 'none'}): {again}")
+        raise SetupError(f"{folder} has no engine for {stage} (it has {', '.join(engines.engines) or 'none'}): {again}")
     for what, built, here in (
         ("GPU", engines.gpu, gpu),
         ("TensorRT flavour", engines.flavour, flavour),
@@ -141,7 +138,7 @@ def refuse_foreign(folder: Path, engines: EngineSet, joint: str, graph: Path, *,
         ("graph", spec.graph_sha256[:12], sha256_of(graph)[:12]),
     ):
         if built != here:
-            raise SetupError(f"the {joint} engine in {folder} was built for the {what} {built}, and this is {here}: {again}")
+            raise SetupError(f"the {stage} engine in {folder} was built for the {what} {built}, and this is {here}: {again}")
     path = folder / spec.file
     if Path(spec.file).name != spec.file or not path.is_file():
         raise SetupError(f"{folder} lacks {spec.file}: {again}")

@@ -1,7 +1,7 @@
 """The exception tree, and the exit code that each branch gives a command.
 
     AgvasError
-    ├── UsageError            2   an option, path or prompt that cannot be meant
+    ├── UsageError            2   an invalid option, path or prompt
     │   └── RecipeError       2   a recipe that is wrong, or does not suit the model or the frame
     ├── SetupError            3   the machine lacks something: a package, space, a permission
     │   ├── BundleError       3   a bundle that is broken, foreign or too new
@@ -50,7 +50,7 @@ class AgvasError(Exception):
 
 
 class UsageError(AgvasError):
-    """The caller asked for something that cannot be meant."""
+    """An invalid option, path or prompt."""
 
     exit_code = 2
 

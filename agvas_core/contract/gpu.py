@@ -10,9 +10,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict
-
 from agvas_core.contract.errors import SetupError
+from agvas_core.contract.validation import StrictModel
 
 __all__ = ["Gpu", "Hardware", "cuda_gpu", "cuda_version", "jetson_model", "refuse_without_gpu", "this_gpu", "this_machine"]
 
@@ -72,7 +71,7 @@ def _first(rows: Sequence[Sequence[str]]) -> Sequence[str]:
     if (found := next((row for row in rows if row[3] == first), None)) is not None:
         return found
     raise SetupError(
-        f"there are several kinds of GPU here ({', '.join(row[0] for row in rows)}), and which of them CUDA puts first cannot be told: pip "
+        f"there are several kinds of GPU here ({', '.join(row[0] for row in rows)}), and which of them CUDA puts first is unknown: pip "
         "install 'agvas[trt]', or name --target"
     )
 
@@ -141,10 +140,8 @@ _GPUS = Path("/proc/driver/nvidia/gpus")
 _MODEL = re.compile(r"^(?:model name|Model|Hardware)\s*:\s*(.+)$", re.MULTILINE)
 
 
-class Hardware(BaseModel):
+class Hardware(StrictModel):
     """Two machines that are equal here may be expected to give the same numbers with the same software."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     system: str
     """``Linux x86_64``."""

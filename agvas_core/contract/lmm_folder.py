@@ -17,10 +17,11 @@ from collections.abc import Iterable
 from pathlib import Path, PureWindowsPath
 from typing import Any, Final, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from agvas_core.contract.errors import BundleError
 from agvas_core.contract.manifest import ADAPTERS, IN_BUNDLE, MANIFEST_NAME, sha256_of
+from agvas_core.contract.validation import StrictModel
 
 __all__ = [
     "ACCEPT_NAME",
@@ -46,9 +47,7 @@ SCHEMA_VERSION: Final = 1
 ADAPTER_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
+class _Spec(StrictModel):
     schema_version: int = SCHEMA_VERSION
     checkpoint_sha256: str
     """Of the weights of the checkpoint that it was made from; a bundle's provenance has the same."""
@@ -58,7 +57,7 @@ class _Part(BaseModel):
     """Path inside the folder -> sha256."""
 
 
-class LmmFolder(_Part):
+class LmmFolder(_Spec):
     """``agvas.json`` of the folder."""
 
     kind: Literal["lmm"] = "lmm"
@@ -80,7 +79,7 @@ class LmmFolder(_Part):
     """The adapter that belongs to the model; it answers where no other is asked for."""
 
 
-class AdapterSpec(_Part):
+class AdapterSpec(_Spec):
     """``agvas.json`` of an adapter."""
 
     kind: Literal["adapter"] = "adapter"

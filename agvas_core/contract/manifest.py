@@ -8,13 +8,14 @@ import json
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from agvas_core.contract.certificate import PARITY_NAME
 from agvas_core.contract.decision import Decision
 from agvas_core.contract.errors import BundleError
 from agvas_core.contract.preprocess import Scales, ViewSpec, check_scales, view_size
 from agvas_core.contract.prompts import ANCHOR_TOKENS, FIXED_ANSWER, INSTRUCTIONS, NO_ANOMALY_ANSWER, ChatFormat, Mode
+from agvas_core.contract.validation import StrictModel
 
 __all__ = [
     "ADAPTERS",
@@ -55,11 +56,7 @@ TRUNK_STRIDES: Final = {"trunk_8": 8, "trunk_16": 16}
 """Outputs of a vision graph whose pretrained trunk is the references' own, and their strides in pixels of the pixel view."""
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class TensorSpec(_Part):
+class TensorSpec(StrictModel):
     """One input or output of a graph; a dimension is a number, or a name where it may vary."""
 
     name: str
@@ -67,7 +64,7 @@ class TensorSpec(_Part):
     shape: tuple[int | str, ...]
 
 
-class GraphSpec(_Part):
+class GraphSpec(StrictModel):
     """One exported graph."""
 
     file: str
@@ -106,7 +103,7 @@ class ReferencesSpec(GraphSpec):
         return int(width)
 
 
-class PromptSpec(_Part):
+class PromptSpec(StrictModel):
     """What is said around the image in each mode, what the model answers, and the tokenizer that turns both into ids."""
 
     tokenizer: str = "tokenizer.json"
@@ -133,7 +130,7 @@ class PromptSpec(_Part):
         return instructions
 
 
-class TilingSpec(_Part):
+class TilingSpec(StrictModel):
     """When a frame is too large for one view."""
 
     max_downscale: float = Field(default=3.0, gt=1.0, allow_inf_nan=False)
@@ -147,7 +144,7 @@ class TilingSpec(_Part):
         return max(height / shown[0], width / shown[1]) / self.max_downscale
 
 
-class Manifest(_Part):
+class Manifest(StrictModel):
     """Contents of ``manifest.json``."""
 
     schema_version: int = SCHEMA_VERSION
@@ -185,7 +182,7 @@ class Manifest(_Part):
 
     @property
     def graphs(self) -> dict[str, GraphSpec]:
-        """By joint, in the order of the data path; without the language model's where there is none."""
+        """By stage, in the order of the data path; without the language model's where there is none."""
         named = {"vision": self.vision, "lmm": self.lmm, "decoder": self.decoder}
         return {name: graph for name, graph in named.items() if graph is not None}
 
@@ -213,7 +210,7 @@ def read_version(folder: Path) -> int:
     """The schema version of a bundle of any age.
 
     Raises:
-        BundleError: no manifest, or somebody else's.
+        BundleError: no manifest, or one of another program.
     """
     raw = _read(folder)
     if not isinstance(raw.get("files"), dict) or raw.get("anchor_tokens") != list(ANCHOR_TOKENS):

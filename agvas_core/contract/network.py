@@ -1,4 +1,4 @@
-"""What an address means to whoever listens on it, or sends to it."""
+"""Network addresses: where to listen, and what can be sent to."""
 
 import hmac
 import ipaddress

@@ -12,7 +12,9 @@ from typing import Annotated, Literal
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat
+from pydantic import AfterValidator, Field, FiniteFloat
+
+from agvas_core.contract.validation import StrictModel
 
 __all__ = [
     "Scales",
@@ -50,10 +52,8 @@ Scales = Annotated[
 """The pixel view is made at ``size_px`` times each of these, and the logits are averaged at frame size."""
 
 
-class ViewSpec(BaseModel):
+class ViewSpec(StrictModel):
     """How a frame becomes the input of one encoder."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     fit: Literal["stretch", "area", "letterbox"]
     """``stretch``: to a square, aspect lost. ``area``: aspect kept, about ``size_px``**2 pixels. ``letterbox``: the longer side

@@ -17,11 +17,12 @@ from typing import Final, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from agvas_core.contract.errors import BundleError
 from agvas_core.contract.manifest import BANK, GraphSpec, TensorSpec
 from agvas_core.contract.preprocess import ViewSpec
+from agvas_core.contract.validation import FiniteModel
 
 __all__ = [
     "BANK",
@@ -53,11 +54,7 @@ Kind = Literal["joint", "deep", "zero_shot", "head"]
 """What a map measures: distance of all channels, of the encoder's channels; the model's own score map; the fitted head's logits."""
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class MapScale(_Part):
+class MapScale(FiniteModel):
     """How rare a map's value is on good images: -log of the share of good cells that reach it, in nats.
 
     Between the knots it is linear, below the first it is the first, beyond the last it goes on with ``slope``.
@@ -87,7 +84,7 @@ class MapScale(_Part):
         return np.asarray(found + self.slope * np.maximum(beyond, 0), np.float32)
 
 
-class RangeLimit(_Part):
+class RangeLimit(FiniteModel):
     """A fact of an image that must lie within what good images showed, with a margin."""
 
     fact: str
@@ -106,7 +103,7 @@ class RangeLimit(_Part):
         return None
 
 
-class GoodImage(_Part):
+class GoodImage(FiniteModel):
     """One good image, judged by a bank that has nothing of it."""
 
     name: str
@@ -116,7 +113,7 @@ class GoodImage(_Part):
     """Of its pixels, so that an image that was learned is known again."""
 
 
-class PaintedDefect(_Part):
+class PaintedDefect(FiniteModel):
     """One defect that was painted on a good image, to see whether it is found."""
 
     kind: str
@@ -130,7 +127,7 @@ class PaintedDefect(_Part):
     """Whether that image is FAIL at the product's threshold and a region of its mask touches the defect."""
 
 
-class CatchRate(_Part):
+class CatchRate(FiniteModel):
     """Of the painted defects of one kind and one range of sizes: how many are found."""
 
     kind: str
@@ -142,7 +139,7 @@ class CatchRate(_Part):
     found: int
 
 
-class Promise(_Part):
+class Promise(FiniteModel):
     """What the good images say about parts to come."""
 
     good_images: int = Field(ge=1)
@@ -157,7 +154,7 @@ class Promise(_Part):
     """Good images that are too few for what was asked."""
 
 
-class HeadTrial(_Part):
+class HeadTrial(FiniteModel):
     """What a fitted head gained on defects that it was not trained on, and whether the product has it."""
 
     images: int
@@ -171,7 +168,7 @@ class HeadTrial(_Part):
     adopted: bool
 
 
-class Product(_Part):
+class Product(FiniteModel):
     """Contents of ``product.json``."""
 
     format: int = FORMAT

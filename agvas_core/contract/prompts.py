@@ -1,4 +1,4 @@
-"""What is said to the language model, what it answers, and the three anchors in the answer (paper 3.1).
+"""Prompts: instructions, answers, chat formats, and the three anchors in the answer (paper 3.1).
 
 One place for the instruction, the fixed answer and the chat format. Training builds its dialogues from these, the bundle
 carries them, and the runtime fills them in.
@@ -8,7 +8,7 @@ import re
 from enum import IntEnum, StrEnum
 from typing import Final
 
-from pydantic import BaseModel, ConfigDict
+from agvas_core.contract.validation import StrictModel
 
 __all__ = [
     "ANCHORS",
@@ -83,14 +83,12 @@ _ANCHORS = re.compile("|".join(re.escape(token) for token in ANCHOR_TOKENS), re.
 _CONTROL = re.compile(r"<\|[^|<>]{1,40}\|>|</?s>|<image>|<unk>|<pad>", re.IGNORECASE)
 
 
-class ChatFormat(BaseModel):
+class ChatFormat(StrictModel):
     """The text around the image, the instruction and the answer.
 
     The sequence is ``before_image`` + Concat(f_s, f_align) + ``after_image`` + instruction + ``before_answer`` + answer +
     ``after_answer``.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     before_image: str
     after_image: str

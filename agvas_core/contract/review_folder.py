@@ -42,7 +42,7 @@ class ReviewLine(BaseModel):
     """As ``image``; None for a good part."""
     good: bool
     kind: str = ""
-    """Of defect, in a word or two; empty where nobody said."""
+    """Of defect, in a word or two; empty if not given."""
     category: str = ""
     """Product or station."""
 
@@ -73,7 +73,7 @@ def read_lines(folder: Path) -> Iterator[ReviewLine]:
             found = ReviewLine.model_validate(json.loads(line))
         except (ValueError, ValidationError) as error:
             why = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
-            raise UsageError(f"{path}, line {number}: {why}; mend the line or remove it") from error
+            raise UsageError(f"{path}, line {number}: {why}; fix the line or remove it") from error
         last[found.image] = found
     yield from (last[image] for image in sorted(last))
 

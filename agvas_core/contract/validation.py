@@ -5,11 +5,24 @@ import json
 from collections.abc import Iterable
 from typing import Any, TypeVar, get_args
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from agvas_core.contract.errors import UsageError
 
-__all__ = ["did_you_mean", "nearest", "validated"]
+__all__ = ["FiniteModel", "StrictModel", "did_you_mean", "nearest", "validated"]
+
+
+class StrictModel(BaseModel):
+    """The base of every configuration and record: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class FiniteModel(StrictModel):
+    """The same, and no number is NaN or infinite."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
 
 Table = TypeVar("Table", bound=BaseModel)
 

@@ -1,10 +1,10 @@
-"""A checkpoint in torch as a predictor for ``agvas eval``, without exporting it.
+"""A model in torch as a predictor: ``agvas eval`` scores checkpoints with it, training validates and calibrates with it.
 
     agvas eval --predictor checkpoint --model runs/mine --data DIR
-    agvas eval --predictor checkpoint --model runs/mine --data DIR --jobs 4      # four processes, each on a GPU of its own
+    agvas eval --predictor checkpoint --model runs/mine --data DIR --jobs 4      # four processes, one GPU each
 
-The runtime's path (contract/preprocess.py, contract/decision.py), with one difference: a frame is always seen whole, where the runtime cuts
-very large ones into tiles.
+It takes the runtime's path (contract/preprocess.py, contract/decision.py), with one difference: it never cuts
+a very large frame into tiles.
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -40,10 +40,10 @@ from agvas_core.model.build import chat_format, named_anchors, visual_tokens
 from agvas_core.model.config import ModelConfig
 from agvas_core.model.fusion import anomaly_probability
 from agvas_core.model.generation import greedy_generate
-from agvas_core.model.lmm import find_anchors
+from agvas_core.model.lmm import acceptance, find_anchors
 from agvas_core.model.weights.checkpoint import WEIGHTS, load_checkpoint
 
-__all__ = ["Asked", "CheckpointPredictor", "open_predictor"]
+__all__ = ["CheckpointOptions", "CheckpointPredictor", "as_logits", "open_predictor"]
 
 Float = NDArray[np.float32]
 
@@ -51,13 +51,13 @@ MAX_ANSWER_TOKENS: Final = 256  # of a generated answer; the longest of Anomaly-
 
 
 @dataclass(frozen=True)
-class Asked:
-    """How a checkpoint is asked and judged; None leaves what it has itself."""
+class CheckpointOptions:
+    """What a checkpoint is asked and how its maps are judged; None keeps its own default."""
 
     prompt: str | None = None
     mode: Mode = Mode.DIRECT
     generate: bool = False
-    """Whether it answers by itself in direct mode too; else the fixed answer is appended, and it is never heard refusing."""
+    """Whether it answers by itself in direct mode too; else the fixed answer is appended, and it cannot refuse."""
     operating_point: str = BALANCED
     threshold: float | None = None
     alpha: float | None = None
@@ -73,7 +73,8 @@ class CheckpointPredictor:
     """A model in evaluation mode, on its device.
 
     Args:
-        bf16: whether it computes in bfloat16 where that is what it was trained in (autocast).
+        identity: name and hash of the weights, kept with results.
+        bf16: compute under bfloat16 autocast.
     """
 
     def __init__(
@@ -81,21 +82,21 @@ class CheckpointPredictor:
         model: AgVas,
         config: ModelConfig,
         tokenizer: Tokenizer,
-        identity: str,
-        asked: Asked | None = None,
+        identity: str = "",
+        options: CheckpointOptions | None = None,
         *,
         bf16: bool = False,
     ) -> None:
         self.model, self.config, self.tokenizer, self.bf16 = model, config, tokenizer, bf16
-        self.name, self.identity, self.asked = config.name, identity, asked or Asked()
-        self._point = self.asked.point(config)
-        self._alpha = config.decision.alpha if self.asked.alpha is None else self.asked.alpha
+        self.name, self.identity, self.options = config.name, identity, options or CheckpointOptions()
+        self._point = self.options.point(config)
+        self._alpha = config.decision.alpha if self.options.alpha is None else self.options.alpha
         self._openings = tuple(tokenizer.encode(answer).ids[0] for answer in (FIXED_ANSWER, NO_ANOMALY_ANSWER))
 
     @property
     def operating_point(self) -> str:
         """What makes the masks, in words."""
-        name = self.asked.operating_point if self.asked.threshold is None else "threshold"
+        name = self.options.operating_point if self.options.threshold is None else "threshold"
         return f"{name}: P > {self._point.threshold:g}" + (
             "" if self._point.plain else f", a region counts from {self._point.seed_threshold:g}"
         )
@@ -113,12 +114,12 @@ class CheckpointPredictor:
             ImageError: the image cannot be read.
         """
         try:
-            image = decode_image(path.read_bytes(), bits=self.asked.bits)
+            image = decode_image(path.read_bytes(), bits=self.options.bits)
         except OSError as error:
             raise ImageError(f"{path} is missing or cannot be read ({error.strerror}): copy it again") from error
         except ImageError as error:
             raise ImageError(f"{path}: {error}") from error
-        score_map, mask, answer, _ = self.reply(image, self.asked.prompt, self.asked.mode, normal_look=normal_look)
+        score_map, mask, answer, _ = self.reply(image, self.options.prompt, self.options.mode, normal_look=normal_look)
         return score_map, mask, "FAIL" if mask.any() else "PASS", None, answer
 
     @torch.no_grad()
@@ -130,34 +131,79 @@ class CheckpointPredictor:
         zero_anchors: bool = False,
         normal_look: str | None = None,
     ) -> tuple[Float, NDArray[np.bool_], str | None, float]:
-        """As of ``evaluation.predictor.Listener``, with ``normal_look`` for describe-plus."""
-        asked = self._instruction(instruction, Mode(mode), normal_look)
-        device = next(self.model.parameters()).device  # of now: a training moves its model
+        """See ``evaluation.predictor.Listener.reply``; ``normal_look`` is for describe-plus."""
+        words = self._instruction(instruction, Mode(mode), normal_look)
         size = (image.shape[0], image.shape[1])
-        semantic = torch.from_numpy(make_view(self.config.semantic_view, image).pixels)[None].to(device)
-        views = [make_view(spec, image) for spec in scaled_views(self.config.pixel_view, self.config.scales, *size)]
+        semantic, views, device = self._views(image)
         maps, accepts = np.zeros((2, *size), np.float32), []
         answer: str | None = None
         said: tuple[Tensor, Tensor] | None = None
-        speaks = self.asked.generate or Mode(mode) is not Mode.DIRECT
+        speaks = self.options.generate or Mode(mode) is not Mode.DIRECT
         for view in views:
             with self._autocast(device):
                 vision = self.model.see(semantic, torch.from_numpy(view.pixels)[None].to(device))
                 if not speaks or said is None:  # where it speaks, one answer is for every scale, as in the runtime
-                    anchors, found, accept, answer = self._read(vision, asked, speaks)
+                    anchors, found, accept, answer = self._read(vision, words, speaks)
                     said = (torch.zeros_like(anchors) if zero_anchors else anchors), found
                     accepts.append(accept)
                 logits = self.model.decode(said[0], vision.pixel, said[1])[0].float().cpu()  # [3, h', w']
             self._add(maps, logits.numpy(), view, size, len(views))
-        score_map = anomaly_probability(_as_logits(torch.from_numpy(maps))[None], self._alpha)[0].numpy()
         accept = float(np.mean(accepts))
+        score_map = self._score_map(maps)
         return score_map, anomaly_mask(score_map, self._point, accept), answer, accept
+
+    def score(self, image: NDArray[np.uint8]) -> tuple[Float, float]:
+        """P (eq. 8) float32 [H, W] of an RGB frame uint8 [H, W, 3] in direct mode, and the acceptance 0..1."""
+        maps, accept = self.logits(image, (image.shape[0], image.shape[1]))
+        return self._score_map(maps), accept
+
+    @torch.no_grad()
+    def logits(self, image: NDArray[np.uint8], size: tuple[int, int]) -> tuple[Float, float]:
+        """Direct mode before the rule, for calibration, by the same forward pass as in training.
+
+        Returns:
+            l_seg and l_ano - l_nor of an RGB frame, float32 [2, h, w] at ``size`` = (h, w), the mean over scales;
+            and the acceptance 0..1.
+        """
+        semantic, views, device = self._views(image)
+        ids, start = (each.to(device) for each in self.direct_row())
+        maps, accepts = np.zeros((2, *size), np.float32), []
+        for view in views:
+            with self._autocast(device):
+                pixel = torch.from_numpy(view.pixels)[None].to(device)
+                output = self.model(semantic, pixel, ids, torch.ones_like(ids), start)
+            self._add(maps, output.mask_logits[0].float().cpu().numpy(), view, size, len(views))
+            accepts.append(float(acceptance(output.text_logits, start, *self._openings)))
+        return maps, float(np.mean(accepts))
+
+    def direct_row(self) -> tuple[Tensor, Tensor]:
+        """Direct mode in tokens, as training encodes it: ids [1, L] of prompt and fixed answer, the answer's start [1]."""
+        prompt = self._prompt(INSTRUCTIONS[Mode.DIRECT])
+        fixed = FIXED_ANSWER.replace(ANCHORS, named_anchors(self.config))
+        answer = self._ids(fixed + chat_format(self.config.lmm).after_answer)
+        return torch.tensor([prompt + answer]), torch.tensor([len(prompt)])
+
+    def _views(self, image: NDArray[np.uint8]) -> tuple[Tensor, list[View], torch.device]:
+        """The semantic view uint8 [1, Hs, Ws, 3] on the model's device, a pixel view for each scale, and that device."""
+        device = next(self.model.parameters()).device  # read each time: training moves its model
+        semantic = torch.from_numpy(make_view(self.config.semantic_view, image).pixels)[None].to(device)
+        specs = scaled_views(self.config.pixel_view, self.config.scales, image.shape[0], image.shape[1])
+        return semantic, [make_view(spec, image) for spec in specs], device
+
+    def _score_map(self, maps: Float) -> Float:
+        score_map: Float = anomaly_probability(as_logits(torch.from_numpy(maps))[None], self._alpha)[0].numpy()
+        return score_map
+
+    def _prompt(self, instruction: str) -> list[int]:
+        """Token ids up to the answer, image tokens included."""
+        before, after = chat_format(self.config.lmm).prompt(instruction)
+        visual = [self.config.lmm.image_token_id] * visual_tokens(self.config)
+        return self._ids(before) + visual + self._ids(after)
 
     def _read(self, vision: Vision, instruction: str, speaks: bool) -> tuple[Tensor, Tensor, float, str | None]:
         """States of the anchors [1, 3, D], whether there are any [1], acceptance 0..1, and the answer where it was generated."""
         model, lmm = self.model, self.config.lmm
-        before, after = chat_format(lmm).prompt(instruction)
-        prompt = self._ids(before) + [lmm.image_token_id] * visual_tokens(self.config) + self._ids(after)
+        prompt = self._prompt(instruction)
         device = vision.f_s.device
         if speaks:
             answer = greedy_generate(model, vision, torch.tensor([prompt], device=device), lmm.end_token_id, MAX_ANSWER_TOKENS)
@@ -173,16 +219,16 @@ class CheckpointPredictor:
         return model.lmm.anchor_states(hidden, positions), found, accept, self._shown(answer, bool(found)) if speaks else None
 
     def _instruction(self, words: str | None, mode: Mode, normal_look: str | None) -> str:
-        asked = INSTRUCTIONS[mode] if words is None else strip_control_tokens(words)[0]
-        if not asked:
+        cleaned = INSTRUCTIONS[mode] if words is None else strip_control_tokens(words)[0]
+        if not cleaned:
             raise UsageError(f"the prompt {words!r} says nothing: say what to look for, or leave it out")
         if mode is not Mode.DESCRIBE_PLUS:
-            return asked
+            return cleaned
         if normal_look is None:
             raise UsageError(
                 f"mode {mode} needs a sentence on how a good part looks: give one for each category (--normal-looks)"
             )
-        return with_normal_look(strip_control_tokens(normal_look)[0], asked)
+        return with_normal_look(strip_control_tokens(normal_look)[0], cleaned)
 
     def _add(self, maps: Float, layers: Float, view: View, size: tuple[int, int], views: int) -> None:
         """l_seg and l_ano - l_nor of one view, at frame size, into their means [2, H, W]."""
@@ -223,11 +269,11 @@ def open_predictor(
     Args:
         model: a folder, or a bundled checkpoint by its name.
         threads: of the CPU.
-        prompt, mode, generate, operating_point, threshold, alpha, bits: as of ``Asked``.
+        prompt, mode, generate, operating_point, threshold, alpha, bits: see ``CheckpointOptions``.
         precision: ``bf16`` keeps published weights in 2 bytes and computes under autocast, as training does; the default on a GPU.
 
     Raises:
-        UsageError, SetupError: as ``load_checkpoint``; no such operating point, mode or precision.
+        UsageError, SetupError: see ``load_checkpoint``; unknown operating point, mode or precision.
     """
     if precision not in (None, "bf16", "fp32"):
         raise UsageError(f"--precision is {precision!r}; it can be bf16 or fp32")
@@ -239,13 +285,13 @@ def open_predictor(
     device = torch.device(f"cuda:{worker_number() % count}" if count else "cpu")
     bf16 = precision == "bf16" or (precision is None and device.type == "cuda")
     found = load_checkpoint(model, dtype=torch.bfloat16 if bf16 else torch.float32)
-    asked = Asked(prompt, Mode(mode), generate, operating_point, threshold, alpha, bits)
+    options = CheckpointOptions(prompt, Mode(mode), generate, operating_point, threshold, alpha, bits)
     digest = sha256_of(found.folder / WEIGHTS)[:12]
     identity = f"{found.config.name} {digest} {'bf16' if bf16 else 'fp32'}"
-    return CheckpointPredictor(found.model.to(device), found.config, found.tokenizer, identity, asked, bf16=bf16)
+    return CheckpointPredictor(found.model.to(device), found.config, found.tokenizer, identity, options, bf16=bf16)
 
 
-def _as_logits(maps: Tensor) -> Tensor:
+def as_logits(maps: Tensor) -> Tensor:
     """l_seg and l_ano - l_nor [2, h, w] -> logits [3, h, w] of the same probabilities, with l_nor for zero."""
     l_seg, l_ano_nor = maps
     return torch.stack([torch.zeros_like(l_seg), l_ano_nor, l_seg])

@@ -1,4 +1,4 @@
-"""--cross-check: every metric once more, by other people's code, over the same pixels.
+"""--cross-check: every metric once more, by scikit-learn and torchmetrics, over the same pixels.
 
 This reads all scores of a category into memory, about 60 bytes a pixel; the evaluation itself does not.
 """
@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from agvas_core.contract.errors import ParityError, SetupError
 from agvas_core.evaluation.image_score import ImageRecord, image_scores
-from agvas_core.evaluation.metrics import AUPRO_MAX_FPR, METRICS, mean_of
-from agvas_core.evaluation.runs import Run
+from agvas_core.evaluation.metrics import AUPRO_MAX_FPR, METRICS, Run, mean_of
 
 __all__ = ["TOLERANCE", "available", "compare", "recompute"]
 

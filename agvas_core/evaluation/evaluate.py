@@ -19,11 +19,10 @@ from agvas_core.contract.errors import OutputError, UsageError
 from agvas_core.data.datasets.item import DataSet, Item, examine
 from agvas_core.evaluation import cross_check as checks
 from agvas_core.evaluation.image_score import ImageRecord, ImageScorer, Unusable, image_metrics
-from agvas_core.evaluation.metrics import mean_of, rank
+from agvas_core.evaluation.metrics import CHUNK, mean_of, merge, open_run, rank, remove_run, run_is_there
 from agvas_core.evaluation.predictor import MapSource
 from agvas_core.evaluation.protocol import Protocol
 from agvas_core.evaluation.result import CategoryResult, SetResult
-from agvas_core.evaluation.runs import CHUNK, merge, open_run, remove_run, run_is_there
 from agvas_core.evaluation.workers import Workers
 
 __all__ = ["Job", "evaluate"]
@@ -115,7 +114,7 @@ def _refuse(unusable: Sequence[Unusable], data: DataSet, job: Job) -> None:
     listed = "".join(f"\n  {one.reason}" for one in unusable[:LISTED])
     more = f"\n  and {len(unusable) - LISTED} more" if len(unusable) > LISTED else ""
     raise UsageError(
-        f"{len(unusable)} of the {len(data.items)} images of {data.name} cannot be scored; mend them, or pass --skip-unusable to "
+        f"{len(unusable)} of the {len(data.items)} images of {data.name} cannot be scored; fix them, or pass --skip-unusable to "
         f"leave them out of every figure:{listed}{more}"
     )
 

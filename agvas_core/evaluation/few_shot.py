@@ -9,7 +9,7 @@ Good images come from the layout's training half where it has one. Else they are
 half of them, and are not tested. All shot counts of one seed are tested on the same images, so their figures can be compared; the
 first N of one draw are used, so 4 images are among the 16.
 
-Whoever can fit registers an object under the entry-point group ``agvas.fitters``; the one of ``agvas fit`` is ``product``.
+A fitter registers an object under the entry-point group ``agvas.fitters``; the one of ``agvas fit`` is ``product``.
 """
 
 import hashlib
@@ -33,10 +33,9 @@ from agvas_core.data.datasets.item import DataSet, Item
 from agvas_core.data.datasets.layouts import limited
 from agvas_core.evaluation.evaluate import Job, evaluate
 from agvas_core.evaluation.image_score import ImageScorer
-from agvas_core.evaluation.metrics import METRICS, mean_of
+from agvas_core.evaluation.metrics import METRICS, mean_of, remove_run
 from agvas_core.evaluation.predictor import MapSource, Model, Predictor, Scored
 from agvas_core.evaluation.result import CategoryResult, Metrics
-from agvas_core.evaluation.runs import remove_run
 
 __all__ = [
     "COLUMNS",
@@ -91,8 +90,8 @@ def find_fitter(name: str = "product") -> Fitter:
     """The fitter of that name.
 
     Raises:
-        UsageError: nobody registered it.
-        SetupError: nobody registered anything.
+        UsageError: it is not registered.
+        SetupError: nothing is registered.
     """
     found = {entry.name: entry for entry in entry_points(group=GROUP)}
     if not found:
@@ -396,7 +395,7 @@ def _mean(trials: Sequence[Trial]) -> Metrics:
 
 
 class Follow(Protocol):
-    """Told how far it is; ``progress.EvalProgress`` is one."""
+    """Called with the progress; ``progress.EvalProgress`` is one."""
 
     def doing(self, what: str) -> None:
         """What comes next."""

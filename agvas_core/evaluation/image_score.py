@@ -16,11 +16,9 @@ from agvas_core.contract.errors import ImageError, UnlikeError
 from agvas_core.contract.manifest import sha256_of
 from agvas_core.contract.prompts import ANCHORS_SHOWN
 from agvas_core.data.datasets.item import Item, read_truth
-from agvas_core.evaluation.metrics import FALSE_REJECTS, auroc, caught, iou
-from agvas_core.evaluation.predictions import check_upright
-from agvas_core.evaluation.predictor import MapSource
+from agvas_core.evaluation.metrics import FALSE_REJECTS, auroc, caught, iou, make_run, save_run
+from agvas_core.evaluation.predictor import MapSource, check_upright
 from agvas_core.evaluation.protocol import Protocol
-from agvas_core.evaluation.runs import make_run, save_run
 
 __all__ = ["UNITS", "ImageRecord", "ImageScorer", "Unusable", "image_metrics", "image_scores", "outline"]
 
@@ -53,7 +51,7 @@ VERSION = 2  # of what is computed here; raise it when old records would be wron
 
 @dataclass(frozen=True)
 class ImageRecord:
-    """What one image contributes, but for its ranked pixels."""
+    """What one image contributes, except its ranked pixels."""
 
     key: str
     """Hash of everything it depends on; also the name of its run."""

@@ -1,17 +1,16 @@
 """The result as one HTML file that opens from disk: tables, curves, the worst and the best images, failures by kind and size."""
 
-import base64
-import html
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
 import cv2
 from numpy.typing import NDArray
 
+from agvas_core.contract.pages.chart import Chart
+from agvas_core.contract.pages.document import cells, data_uri, document, escaped
 from agvas_core.evaluation.image_score import UNITS, ImageRecord
 from agvas_core.evaluation.metrics import METRICS, mean_of
 from agvas_core.evaluation.result import CategoryResult, Evaluation
@@ -26,9 +25,8 @@ __all__ = [
     "by_kind",
     "by_size",
     "category_section",
-    "cells",
     "curve_figure",
-    "document",
+    "eval_document",
     "overlaid",
     "picture",
     "render_page",
@@ -63,36 +61,18 @@ def overlaid(image: NDArray[Any], outlines: Sequence[tuple[str, str]], size: tup
     scale = UNITS / max(height, width)
     box = f"0 0 {width * scale:.0f} {height * scale:.0f}"
     lines = "".join(f'<path class="{name}" d="{path}"/>' for name, path in outlines if path)
-    shown = f'<image href="{_thumbnail(image)}" width="100%" height="100%" preserveAspectRatio="none"/>'
-    return f'<svg viewBox="{box}">{shown}{lines}</svg>'
+    shown = f'<image href="{data_uri(image, THUMBNAIL_PX, JPEG_QUALITY)}" width="100%" height="100%" preserveAspectRatio="none"/>'
+    return f'<svg class="picture" viewBox="{box}">{shown}{lines}</svg>'
 
 
 def curve_figure(curve: Sequence[tuple[float, float]], ap: float | None) -> str:
     """Precision over recall; nothing where there is no curve."""
     if not curve or ap is None:
         return ""
-    px, edge = CURVE_PX, 24
-    points = [(0.0, curve[0][1]), *curve]
-    line = " ".join(f"{edge + recall * px:.1f},{4 + (1 - precision) * px:.1f}" for recall, precision in points)
-    grid = "".join(
-        f'<path class="grid" d="M{edge} {4 + share * px:.0f}h{px}M{edge + share * px:.0f} 4v{px}"/>'
-        for share in (0, 0.25, 0.5, 0.75, 1)
-    )
-    words = (
-        f'<text x="{edge + px / 2}" y="{px + 22}" text-anchor="middle">recall</text>'
-        f'<text transform="translate(12 {4 + px / 2}) rotate(-90)" text-anchor="middle">precision</text>'
-        f'<text x="{edge + px - 6}" y="20" text-anchor="end">AP {100 * ap:.1f}</text>'
-    )
-    size = f'viewBox="0 0 {px + edge + 6} {px + 28}" width="{px + edge + 6}"'
-    return f'<svg class="curve" {size} role="img">{grid}<polyline points="{line}"/>{words}</svg>'
-
-
-def _thumbnail(image: NDArray[Any]) -> str:
-    scale = min(1.0, THUMBNAIL_PX / max(image.shape[:2]))
-    size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
-    small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-    data = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1]
-    return "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode("ascii")
+    chart = Chart((0, 1), (0, 1), "recall", "precision", "Precision over recall", width=CURVE_PX + 72, height=CURVE_PX + 58)
+    chart.line([(0.0, curve[0][1]), *curve], "series")
+    chart.word(0.95, 0.92, f"AP {100 * ap:.1f}")
+    return f'<figure class="curve">{chart.render()}</figure>'
 
 
 # What was missed, by kind and by size; what good images were flagged.
@@ -178,39 +158,46 @@ MANY = 20  # categories beyond which there are fewer
 PICTURES_MANY = 3
 
 
+STYLE = """
+.facts { padding-left: 1.2rem; }
+th { white-space: normal; } tr.mean td { font-weight: 600; } tr.paper td { color: var(--quiet); font-style: italic; }
+.results th:nth-child(2), .results td:nth-child(2) { text-align: left; }
+.side { display: flex; flex-wrap: wrap; gap: 24px; align-items: flex-start; }
+.side table { width: auto; } .side .curve { width: 290px; }
+.gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(170px, 1fr)); gap: 14px; }
+figure { margin: 0; } .gallery figcaption { font-weight: 400; font-size: .82rem; margin: 4px 0 0; overflow-wrap: anywhere; }
+h3 { font-size: 1rem; margin: 18px 0 8px; } h2 small, h3 small { font-weight: 400; margin-left: 8px; }
+.picture { width: 100%; max-height: 260px; display: block; border-radius: 6px; }
+.picture path { fill: none; stroke-width: 2px; vector-effect: non-scaling-stroke; }
+path.truth { stroke: #00a2ff; } path.mask { stroke: #ff8c00; } path.other { stroke: #d24ad2; stroke-dasharray: 6 4; }
+span.truth { color: var(--blue); } span.mask { color: var(--orange); } span.other { color: #c03cc0; }
+"""
+
+
 def render_page(result: Evaluation, lines: Sequence[Row]) -> str:
     """The whole page; reads the images it shows."""
     categories = sum(len(one.categories) for one in result.sets)
     count = PICTURES if categories <= MANY else PICTURES_MANY
-    title = f"{result.subject}: evaluation"
     facts = [
-        f"Protocol <b>{_text(result.protocol['name'])}</b>: {_text(result.protocol['about'])}; masks: {_text(result.masks)}.",
+        f"Protocol <b>{escaped(result.protocol['name'])}</b>: {escaped(result.protocol['about'])}; masks: {escaped(result.masks)}.",
         *(
-            f"{_text(key)}: {_text(', '.join(value) if isinstance(value, list) else value)}"
+            f"{escaped(key)}: {escaped(', '.join(value) if isinstance(value, list) else value)}"
             for key, value in result.facts.items()
             if value not in (None, [], {})
         ),
-        *map(_text, result.notes),
+        *map(escaped, result.notes),
     ]
     parts = [
-        f"<h1>{_text(title)}</h1>",
-        "<ul class=facts>" + "".join(f"<li>{fact}</li>" for fact in facts) + "</ul>",
         _results(lines),
         *(category_section(one.name, category, count) for one in result.sets for category in one.categories),
     ]
-    return document(title, parts)
+    return eval_document(f"{result.subject}: evaluation", facts, parts)
 
 
-def document(title: str, parts: Sequence[str]) -> str:
-    """A page of its own, which loads nothing: ``parts`` are HTML, ``title`` is text."""
-    package = resources.files("agvas_core.evaluation")
-    style = package.joinpath("page_style.css").read_text(encoding="utf-8")
-    policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
-    return (
-        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<meta name="viewport" content="width=device-width">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n<title>{_text(title)}</title>\n'
-        f"<style>\n{style}</style>\n</head>\n<body>\n" + "\n".join(parts) + "\n</body>\n</html>\n"
-    )
+def eval_document(title: str, facts: Sequence[str], parts: Sequence[str]) -> str:
+    """A page of an evaluation; ``facts`` and ``parts`` are HTML, ``title`` is text."""
+    listed = "".join(f"<li>{fact}</li>" for fact in facts)
+    return document(title, "\n".join([f'<ul class="facts quiet">{listed}</ul>', *parts]), style=STYLE)
 
 
 def _results(lines: Sequence[Row]) -> str:
@@ -227,18 +214,21 @@ def _results(lines: Sequence[Row]) -> str:
         ]
         kind = "paper" if line.method else "mean" if line.category == "mean" else "one"
         body.append(f"<tr class={kind}>{cells('td', texts)}</tr>")
-    theirs = f"<p>Rows marked (paper) are figures of {_text(source())}; this software did not measure them.</p>"
+    theirs = f"<p class=quiet>Rows marked (paper) are figures of {escaped(source())}; this software did not measure them.</p>"
     note = theirs if any(line.method for line in lines) else ""
-    return f"<table class=results><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table><p>In percent. {CAUGHT}</p>{note}"
+    return (
+        f"<section class=panel><div class=scroll><table class=results><thead><tr>{head}</tr></thead><tbody>{''.join(body)}"
+        f"</tbody></table></div><p class=quiet>In percent. {CAUGHT}</p>{note}</section>"
+    )
 
 
 def category_section(dataset: str, category: CategoryResult, count: int) -> str:
     """Curve, kinds, sizes, and the ``count`` worst and best images of one category."""
     worst, best = worst_and_best(category.records, count)
-    left_out = "".join(f"<li>{_text(item.reason)}</li>" for item in category.left_out)
+    left_out = "".join(f"<li>{escaped(item.reason)}</li>" for item in category.left_out)
     return "\n".join(
         [
-            f"<section><h2>{_text(dataset)} / {_text(category.name)}</h2>",
+            f"<section class=panel><h2>{escaped(dataset)} / {escaped(category.name)}</h2>",
             "<div class=side>",
             curve_figure(category.curve, category.metrics["ap"]),
             _kinds(category.records),
@@ -260,7 +250,7 @@ def _kinds(records: Sequence[ImageRecord]) -> str:
     )
     head = cells("th", ["kind", "images", "failed", "IoU"])
     words = "Failed: nothing of the defect found, or a good part flagged."
-    return f"<div><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table><p>{words}</p></div>"
+    return f"<div><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table><p class=quiet>{words}</p></div>"
 
 
 def _sizes(records: Sequence[ImageRecord]) -> str:
@@ -281,18 +271,9 @@ def _gallery(title: str, records: Sequence[ImageRecord]) -> str:
     figures = []
     for record in records:
         outcome = f"IoU {percent(record.iou)}" if record.anomalous else "flagged" if record.mask_px else "good, left alone"
-        caption = f"{_text(record.name)}<br>{outcome}, score {record.rank_score:.3g}"
+        caption = f"{escaped(record.name)}<br>{outcome}, score {record.rank_score:.3g}"
         if record.unlike is not None:
-            caption = f"{_text(record.name)}<br>NO_VERDICT: {_text(record.unlike)}"
+            caption = f"{escaped(record.name)}<br>NO_VERDICT: {escaped(record.unlike)}"
         figures.append(f"<figure>{picture(record)}<figcaption>{caption}</figcaption></figure>")
     legend = "<span class=truth>truth</span> <span class=mask>prediction</span>"
     return f"<h3>{title} <small>{legend}</small></h3><div class=gallery>{''.join(figures)}</div>"
-
-
-def cells(tag: str, texts: Sequence[str]) -> str:
-    """``<td>`` or ``<th>`` of plain texts."""
-    return "".join(f"<{tag}>{_text(text)}</{tag}>" for text in texts)
-
-
-def _text(value: object) -> str:
-    return html.escape(str(value))

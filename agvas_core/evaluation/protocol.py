@@ -1,4 +1,4 @@
-"""How a score map and its truth are brought together before anything is counted; every result carries it.
+"""The protocol of an evaluation: how score map and truth are aligned before scoring; every result names it.
 
 The paper gives metrics (4.1, B.3) but neither the resolution nor the smoothing of its evaluation. ``paper`` is our reading of it:
 the image's own resolution, no smoothing, and M = P > 0.5 (3.1) whatever rule a bundle has for its own masks. ``native`` differs in

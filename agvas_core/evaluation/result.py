@@ -1,4 +1,4 @@
-"""What an evaluation found: per category, per set, over all sets."""
+"""Results of an evaluation: per category, per set, over all sets."""
 
 from dataclasses import dataclass, field
 from typing import Any

@@ -1,4 +1,4 @@
-"""A few processes that work through a list, in order; with one job, this process does it itself."""
+"""A process pool over a list, in order; with one job, in this process."""
 
 import multiprocessing
 from collections.abc import Callable, Iterable, Iterator
@@ -70,7 +70,7 @@ class Workers:
                 yield running.pop(0).result()
         except BrokenProcessPool as error:
             raise SetupError(
-                f"one of {self.jobs} processes was ended from outside, most likely for want of memory: run again with fewer --jobs; "
+                f"one of {self.jobs} processes was ended from outside, most likely for lack of memory: run again with fewer --jobs; "
                 "what was done is kept"
             ) from error
         finally:

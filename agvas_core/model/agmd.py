@@ -113,7 +113,7 @@ def in_anchor_order(logits: Tensor, anchors: Sequence[Anchor]) -> Tensor:
 
 
 class LayerNorm2d(nn.Module):
-    """Layer norm over the channels of [B, C, H, W]: that of ``sam_encoder`` but for the names of its parameters."""
+    """Layer norm over the channels of [B, C, H, W]: that of ``sam_encoder`` except the names of its parameters."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

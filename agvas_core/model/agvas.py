@@ -91,7 +91,7 @@ class AgVas(nn.Module):
         return AgVasOutput(text_logits, self.masks(h_anchor, asked.pixel, found), found, vision, h_anchor)
 
     def see(self, semantic_image: Tensor, pixel_image: Tensor) -> Vision:
-        """Joint 1, vision."""
+        """Stage 1, vision."""
         f_s = self.semantic_encoder(semantic_image)  # eq. 1: [B, N, D]
         pixel = self.pixel_encoder(pixel_image)  # eq. 1: [B, C, h, w]
         if self.spam is None or self.linear_p is None:
@@ -101,7 +101,7 @@ class AgVas(nn.Module):
         return Vision(f_s, f_align, pixel)
 
     def decode(self, anchors: Tensor, pixel: PixelFeatures, found: Tensor | None = None) -> Tensor:
-        """Joint 3, decoder: anchor states [B, 3, D] -> mask logits [B, 3, H', W']; ``found`` as in :meth:`masks`."""
+        """Stage 3, decoder: anchor states [B, 3, D] -> mask logits [B, 3, H', W']; ``found`` as in :meth:`masks`."""
         return self.masks(self.refiner(anchors), pixel, found)
 
     def masks(self, h_anchor: Tensor, pixel: PixelFeatures, found: Tensor | None = None) -> Tensor:

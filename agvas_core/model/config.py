@@ -1,17 +1,17 @@
-"""What a model is made of, as data. Only ``build.py`` and what stands on it read it; the modules take plain arguments.
+"""The configuration of a model. Only ``build.py`` and its callers read it; the modules take plain arguments.
 
 Presets are TOML files in ``agvas_core/presets`` (``preset.py``).
 """
 
 from typing import Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from agvas_core.contract.decision import Decision
 from agvas_core.contract.manifest import TilingSpec
 from agvas_core.contract.preprocess import Scales, ViewSpec, check_scales
 from agvas_core.contract.prompts import Anchor
-from agvas_core.contract.validation import validated
+from agvas_core.contract.validation import StrictModel, validated
 from agvas_core.model.preset import load_preset, preset_names
 
 __all__ = [
@@ -34,11 +34,7 @@ _ANCHOR_SETS: Final[tuple[tuple[AnchorName, ...], ...]] = (
 )  # the paper's, and what table 3 leaves of them
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class LmmConfig(_Part):
+class LmmConfig(StrictModel):
     """The large multimodal model: a transformers configuration, written out, so that no hub is needed to build it.
 
     Of a published model everything but ``pretrained`` may be left out; ``published.resolve_config`` fills it in.
@@ -55,7 +51,7 @@ class LmmConfig(_Part):
     """Layer norms on f_s and f_align: for towers that are trained from scratch."""
     tiles: int = Field(default=1, ge=1, le=3)
     """Any-resolution tiling with one grid for all images: the semantic view is cut into so many tiles per side, which follow the whole
-    in f_s. LLaVA-OneVision's ``anyres_max_9``, hence 3 at most; it chooses the grid per image, which leaves rows of unlike length."""
+    in f_s. LLaVA-OneVision's ``anyres_max_9``, so 3 at most; it chooses the grid per image, which leaves rows of unlike length."""
     chat: Literal["qwen", "vicuna"]
     vocab_size: int
     """Rows of embeddings and head: all of the tokenizer's, the anchors', and those that no token uses yet."""
@@ -74,7 +70,7 @@ class LmmConfig(_Part):
         return self
 
 
-class PixelConfig(_Part):
+class PixelConfig(StrictModel):
     """The pixel encoder."""
 
     pretrained: str | None = None
@@ -90,7 +86,7 @@ class PixelConfig(_Part):
     transformers configuration for the others."""
 
 
-class SpamConfig(_Part):
+class SpamConfig(StrictModel):
     heads: int
     bottleneck: int | None = None
     positions: bool = False
@@ -99,7 +95,7 @@ class SpamConfig(_Part):
     """Each head sees sine and cosine of a position; without it some see cosines alone, to which a place and its mirror look alike."""
 
 
-class LoraConfig(_Part):
+class LoraConfig(StrictModel):
     """Low-rank adapters of the language model, and of nothing else."""
 
     rank: int = Field(default=16, ge=1)  # sec. 4.1; the paper names neither of the others, they are LISA's in the same proportion
@@ -109,7 +105,7 @@ class LoraConfig(_Part):
     """Linear layers, by the end of their names."""
 
 
-class AgmdConfig(_Part):
+class AgmdConfig(StrictModel):
     depth: int = 2  # L of eq. 5; B.4
     heads: int = 8  # as SAM; the paper leaves it open
     mlp_dim: int = 2048  # as SAM
@@ -122,7 +118,7 @@ class AgmdConfig(_Part):
     """``sam``: blocks, upscaling and MLPs begin with the weights of SAM's mask decoder, which lie in the file of the pixel encoder."""
 
 
-class ModelConfig(_Part):
+class ModelConfig(StrictModel):
     """One AG-VAS model."""
 
     name: str

@@ -1,4 +1,4 @@
-"""What a model is made of, counted, and the memory that one image takes."""
+"""Parameter counts of a model's parts, and the memory that one image takes."""
 
 import weakref
 from typing import Any, NamedTuple

@@ -100,7 +100,7 @@ class Lmm(nn.Module):
 
 # Does the language model answer or refuse (paper 3.1, rejection)? Read from one prefill, without decoding.
 #
-# Direct mode appends the fixed answer, so a model that would rather refuse is not heard. Its opinion stands at the position that predicts
+# Direct mode appends the fixed answer, so a model cannot refuse. Its preference is read at the position that predicts
 # the answer's first token: the probability of that token against the refusal's.
 
 

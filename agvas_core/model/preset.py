@@ -27,7 +27,7 @@ _WHOSE: Final = ("pretrained", "kind", "family", "examples")  # keys that say wh
 
 
 def preset_names() -> list[str]:
-    """Names of the presets that ship with the package, but for the ablations."""
+    """Names of the presets that ship with the package, without the ablations."""
     return _names("")
 
 

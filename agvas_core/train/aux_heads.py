@@ -1,4 +1,4 @@
-"""Heads that exist in training only: what features show, and what instructions ask for.
+"""Auxiliary heads, in training only: defect kinds in the features, and what instructions ask for.
 
 With masks and text alone the features hold no kind, the semantic tokens become one constant, and no instruction can choose between two defects
 (docs/experiments.md). The paper needs nothing of the sort: SAM's features and the language model know kinds already.

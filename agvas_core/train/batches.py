@@ -53,7 +53,7 @@ _LEAST_SHARE = 0.4  # a shrunk pixel belongs to the mask that covers more of it;
 class Batch:
     """B images and R exchanges about them, at least one each.
 
-    Images: ``semantic`` uint8 [B, Hs, Ws, 3], ``pixel`` uint8 [B, H, W, 3]; ``anomalous`` int8 [B], 1, 0, or -1 where nobody knows.
+    Images: ``semantic`` uint8 [B, Hs, Ws, 3], ``pixel`` uint8 [B, H, W, 3]; ``anomalous`` int8 [B], 1, 0, or -1 where unknown.
     Exchanges: ``image_of`` [R], which image it is about; ``mask`` bool [R, H, W], what is asked for; ``supervise`` bool [R, 3], the
     anchors whose masks are learned from; ids, attention and labels [R, L]; ``answer_start`` [R].
     ``valid`` bool [R, H, W]: where the view shows the image; None for everywhere.
@@ -91,7 +91,7 @@ class Batch:
 
     @property
     def unasked(self) -> Tensor | None:
-        """Anomalous pixels that the instruction does not mean, bool [R, H, W]; None where nobody knows them."""
+        """Anomalous pixels that the instruction does not mean, bool [R, H, W]; None where they are unknown."""
         return None if self.kinds is None else (self.kinds[self.image_of] > 0) & ~self.mask
 
     def __len__(self) -> int:

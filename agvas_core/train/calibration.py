@@ -1,9 +1,9 @@
-"""From a trained model to verdicts: where 0.5 lies, and the two operating points, set on generated images that training did not draw.
+"""Calibration of a trained model: the bias of its maps and the two operating points, on generated images that training did not draw.
 
 1. *Bias.* A positive weight w in BCE makes a pixel anomalous at odds of 1 to w, so that a threshold of 0.5 flags too much (log w in
-   logits; Dice moves it again). One number mends it: how far both maps' logits are lowered, chosen where IoU_ano times IoU_nor is highest,
-   since neither should be bought with all of the other. It becomes part of AGMD's bias, so that P > 0.5 means something to whoever thresholds
-   there; the ranking of pixels (AP) hardly changes.
+   logits; Dice moves it again). One number corrects it: how far both maps' logits are lowered, chosen where IoU_ano times IoU_nor is highest,
+   so that neither is traded away for the other. It becomes part of AGMD's bias, so that P > 0.5 is a meaningful threshold
+   by itself; the ranking of pixels (AP) hardly changes.
 2. *Balanced*: threshold, seed threshold, least area and gate of the highest IoU_ano that keep the asked IoU_nor.
 3. *Strict*: the same outlines, with a seed threshold that good images alone set.
 
@@ -32,13 +32,13 @@ from agvas_core.contract.preprocess import scaled_views
 from agvas_core.contract.prompts import Anchor
 from agvas_core.data.datasets.item import DataSet, read_truth
 from agvas_core.data.synthetic.synthesis import synthesize
+from agvas_core.evaluation.checkpoint import CheckpointPredictor, as_logits
 from agvas_core.files import read_rgb
 from agvas_core.model.agvas import AgVas
 from agvas_core.model.config import ModelConfig
 from agvas_core.model.fusion import anomaly_probability
 from agvas_core.model.weights.checkpoint import TRAINING, WEIGHTS, Checkpoint, save_checkpoint
 from agvas_core.train.config import CalibrationConfig, TrainConfig
-from agvas_core.train.scorer import TorchScorer, as_logits
 from agvas_core.train.state import flat
 from agvas_core.train.threshold_search import SEEDS, THRESHOLDS, Judged, Scored, judge, search, strict_seed
 
@@ -107,7 +107,8 @@ def calibrate(
     Raises:
         UsageError: a size that the runtime would cut into tiles.
     """
-    scorer, images = TorchScorer(model, config, tokenizer), list[FrameLogits]()
+    predictor = CheckpointPredictor(model, config, tokenizer)
+    images = list[FrameLogits]()
     for size in on.sizes:
         if config.tiling.excess(scaled_views(config.pixel_view, config.scales, *size)[0], *size) > 1:
             raise UsageError(
@@ -122,7 +123,7 @@ def calibrate(
         shrunk = min(1.0, on.kept_px / max(height, width))
         size = (round(height * shrunk), round(width * shrunk))
         truth = cv2.resize(sample.mask.astype(np.float32), size[::-1], interpolation=cv2.INTER_AREA) > 0.4  # as in training
-        maps, accept = scorer.logits(sample.image, size)
+        maps, accept = predictor.logits(sample.image, size)
         images.append(FrameLogits(maps.astype(np.float16), truth, accept))
         progress(index + 1, on.images)
     bias = dict(model.named_parameters()).get(BIAS)
@@ -164,7 +165,7 @@ def decided(
     return Calibration(shift, decision, record)
 
 
-def points_on(scorer: TorchScorer, sets: Sequence[DataSet], on: CalibrationConfig) -> Decision | None:
+def points_on(predictor: CheckpointPredictor, sets: Sequence[DataSet], on: CalibrationConfig) -> Decision | None:
     """The operating points on data sets: the balanced one has the highest IoU_ano that leaves ``on.balanced_iou_nor`` of the good images
     alone. None where there is no image of one of the two.
 
@@ -172,7 +173,7 @@ def points_on(scorer: TorchScorer, sets: Sequence[DataSet], on: CalibrationConfi
     """
     scored = []
     for item in (item for one in sets for item in one.items):
-        score_map, accept = scorer.score(read_rgb(item.image_path, item.name))
+        score_map, accept = predictor.score(read_rgb(item.image_path, item.name))
         truth = read_truth(item)
         shrunk = min(1.0, on.kept_px / max(truth.shape))
         size = (round(truth.shape[1] * shrunk), round(truth.shape[0] * shrunk))
@@ -184,7 +185,7 @@ def points_on(scorer: TorchScorer, sets: Sequence[DataSet], on: CalibrationConfi
     balanced = search(scored, on.balanced_iou_nor).point
     seed = strict_seed(scored, balanced, max(on.balanced_iou_nor, on.strict_iou_nor))
     strict = balanced.model_copy(update={"seed_threshold": seed})
-    return Decision(alpha=scorer.config.decision.alpha, operating_points={BALANCED: balanced, STRICT: strict})
+    return Decision(alpha=predictor.config.decision.alpha, operating_points={BALANCED: balanced, STRICT: strict})
 
 
 def calibrate_checkpoint(source: Checkpoint, config: ModelConfig, train: TrainConfig, out: Path, progress: Progress) -> Path:

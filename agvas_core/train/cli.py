@@ -1,4 +1,4 @@
-"""``agvas train``: tables and options to a run, and what the terminal shows of it."""
+"""``agvas train``: makes a run of tables and options, and shows its progress."""
 
 import os
 from collections.abc import Callable, Mapping

@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from agvas_core.contract.errors import UsageError
-from agvas_core.contract.validation import validated
+from agvas_core.contract.validation import StrictModel, validated
 from agvas_core.data.mixture.config import MixtureConfig
 from agvas_core.data.synthetic.dialogue import Task
 from agvas_core.data.synthetic.synthesis import DEFAULT_SPEC, SynthesisSpec
@@ -31,11 +31,7 @@ _BATCH: Final = 80  # sec. 4.1: global
 _MICRO_BATCH: Final = 2
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Cut(_Part):
+class Cut(StrictModel):
     """How one batch's generated images come about: drawn at ``canvas``, then cropped or resized to ``size`` (height, width in px)."""
 
     weight: float = Field(gt=0)
@@ -44,7 +40,7 @@ class Cut(_Part):
     how: Literal["crop", "resize"]
 
 
-class Phase(_Part):
+class Phase(StrictModel):
     """A part of the run. Parts of the model are named by the beginning of their names: ``pixel_encoder.backbone.trunk``."""
 
     share: float = Field(default=1.0, gt=0)
@@ -61,7 +57,7 @@ class Phase(_Part):
     """Chance of each task for a generated image in this phase; those of the run where None."""
 
 
-class LossConfig(_Part):
+class LossConfig(StrictModel):
     """Weights of eq. 10 (losses.py), and of what is learned beside it."""
 
     bce: float = Field(default=0.5, ge=0)  # sec. 3.2
@@ -80,7 +76,7 @@ class LossConfig(_Part):
         return SegmentationWeights(**self.model_dump(exclude={"text", "aux_heads", "image"}))
 
 
-class CalibrationConfig(_Part):
+class CalibrationConfig(StrictModel):
     """What the operating points are set on after training (calibration.py): generated images, or the held-out ones of data sets."""
 
     balanced_iou_nor: float = Field(default=0.8, gt=0, le=1)
@@ -99,7 +95,7 @@ class CalibrationConfig(_Part):
     """Maps are kept with the longer side at this, at most."""
 
 
-class ValidationConfig(_Part):
+class ValidationConfig(StrictModel):
     """On what, and how often. Without ``data`` it is what ``mixture.held_out`` keeps."""
 
     data: Path | None = None
@@ -110,7 +106,7 @@ class ValidationConfig(_Part):
     """At most so many images of each kind of each category; None for all."""
 
 
-class TrainConfig(_Part):
+class TrainConfig(StrictModel):
     """One run. What decides the weights first; where and how fast it runs below ``micro_batch``."""
 
     examples: Literal["generated", "sets"] = "sets"
@@ -296,7 +292,7 @@ def parse_train_config(table: dict[str, Any]) -> TrainConfig:
     """Validates the ``train`` table.
 
     Raises:
-        UsageError: names the key, and for an unknown key the nearest that exists; for one of old, the new one.
+        UsageError: names the key, and for an unknown key the nearest that exists; for a former key, the new one.
     """
     loss = table.get("loss")
     if isinstance(loss, dict) and "kinds" in loss:

@@ -22,14 +22,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import typer
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor
 
+from agvas_core.contract.validation import StrictModel
 from agvas_core.data.synthetic.products import KINDS_OF_PRODUCT, SyntheticProduct, Variation
 from agvas_core.data.synthetic.sample import Sample
 from agvas_core.data.synthetic.synthesis import HELD_OUT_FAMILIES, SynthesisSpec
-from agvas_core.evaluation.metrics import auroc, rank
-from agvas_core.evaluation.runs import Run, merge
+from agvas_core.evaluation.metrics import Run, auroc, merge, rank
 from agvas_core.model.encoders.efficientnet_lite import EfficientNetLite, imagenet_file, load_imagenet, load_trunk, save_trunk
 from agvas_core.model.references import EncoderCells, ReferenceDistance
 
@@ -44,10 +44,8 @@ TRAINED_ON = SynthesisSpec(held_out_families=HELD_OUT_FAMILIES)
 JUDGED_BY = SynthesisSpec(families=HELD_OUT_FAMILIES)
 
 
-class EncoderTraining(BaseModel):
+class EncoderTraining(StrictModel):
     """Numbers of one training."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     seed: int = 20261201
     steps: int = Field(300, ge=1)

@@ -1,4 +1,4 @@
-"""Where a run happens: devices, processes, DeepSpeed. The only module that imports accelerate, or touches DeepSpeed."""
+"""Devices, processes and DeepSpeed of a run. The only module that imports accelerate, or touches DeepSpeed."""
 
 import json
 import os

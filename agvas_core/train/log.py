@@ -1,4 +1,4 @@
-"""What a run writes down as it goes: ``log.jsonl``, TensorBoard's event files, Weights & Biases where it is asked for; and the loss plot."""
+"""The logs of a run: ``log.jsonl``, TensorBoard's event files, Weights & Biases where it is asked for; and the loss plot."""
 
 import json
 from collections.abc import Mapping

@@ -28,7 +28,8 @@ from agvas_core.data.datasets.record import Record
 from agvas_core.data.mixture.config import MixtureConfig
 from agvas_core.data.mixture.example import SkipLog
 from agvas_core.data.mixture.mixture import Mixture
-from agvas_core.data.synthetic.tokenizer import train_tokenizer
+from agvas_core.data.synthetic.dialogue import train_tokenizer
+from agvas_core.evaluation.checkpoint import CheckpointPredictor
 from agvas_core.model.agvas import AgVas
 from agvas_core.model.config import ModelConfig
 from agvas_core.model.weights.checkpoint import (
@@ -51,7 +52,6 @@ from agvas_core.train.engine import Engine
 from agvas_core.train.log import RunLog
 from agvas_core.train.objective import Counts, Objective, prepare_language_model
 from agvas_core.train.schedule import Span, learning_rate
-from agvas_core.train.scorer import TorchScorer
 from agvas_core.train.state import (
     STATE,
     average_of,
@@ -366,17 +366,17 @@ class _Run:
         else:
             records = self.mixture.held_out
             sets = held_out_sets(ValidationConfig(limit=None), records, self.out, self.engine.main, self.engine.wait)
-            found = points_on(TorchScorer(model, self.config, self.tokenizer), sets, on)
+            found = points_on(CheckpointPredictor(model, self.config, self.tokenizer), sets, on)
             decision = found or self.config.decision
         self.config = self.config.model_copy(update={"decision": decision})
 
     def _validate(self, step: int) -> None:
-        scorer = TorchScorer(self.engine.plain, self.config, self.tokenizer, f"step {step}")
+        predictor = CheckpointPredictor(self.engine.plain, self.config, self.tokenizer, f"step {step}")
         if self.log is not None:
-            self.log.validation(step, validate(scorer, self.validated_on, self.out))
+            self.log.validation(step, validate(predictor, self.validated_on, self.out))
         elif self.engine.sharded:  # the first process cannot compute alone
             for item in (item for one in self.validated_on for item in sorted(one.items, key=lambda each: each.category)):
-                scorer.predict(item.image_path)
+                predictor.predict(item.image_path)
         self.engine.wait()
 
     def _save(self, step: int) -> None:
@@ -466,7 +466,7 @@ def _held_out(mixture: Mixture | None) -> tuple[Record, ...]:
 
 @torch.no_grad()
 def start_from(model: AgVas, init: Checkpoint, fresh: tuple[str, ...] = ()) -> None:
-    """Takes over every weight whose name and shape agree, but for the parts that are to be ``fresh``.
+    """Takes over every weight whose name and shape agree, except the parts that are to be ``fresh``.
 
     Raises:
         UsageError: nothing agrees.

@@ -1,4 +1,4 @@
-"""Eq. 11 for a part of a step, divided by what the whole step has: the parts add up to the step in one batch, whoever computes them."""
+"""Eq. 11 for a part of a step, divided by what the whole step has: the parts add up to the step in one batch, on whichever process they are computed."""
 
 from dataclasses import dataclass
 from importlib.util import find_spec

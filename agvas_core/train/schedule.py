@@ -1,4 +1,4 @@
-"""What a run does when: phases, steps, which images a process sees in which part of a step; and the learning rate over it."""
+"""The schedule of a run: phases, steps, which images a process sees in which part of a step, and the learning rate."""
 
 import math
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What a run needs to go on after a kill: what was trained, its average, AdamW's moments and the step, in one safetensors file.
+"""The state to resume a run from: what was trained, its average, AdamW's moments and the step, in one safetensors file.
 
 No pickle, and the same file with and without DeepSpeed, for any number of processes. Frozen weights are had again from where they came.
 """

@@ -1,4 +1,4 @@
-"""Which operating point? Each image's regions are found once for each threshold, and judged for every other number at once.
+"""Search for the operating point: regions are found once per threshold, and scored for all other settings together.
 
 A region counts by its peak and its area (contract/decision.py), so these tell IoU_ano and IoU_nor (eq. 12, 13) at any seed threshold
 and least area without another look at the map; the gate then takes whole images away.

@@ -49,11 +49,11 @@ def held_out_sets(
     return [one for one in usable if one.items]
 
 
-def validate(scorer: Predictor, sets: Sequence[DataSet], out: Path) -> Mapping[str, float | None]:
+def validate(predictor: Predictor, sets: Sequence[DataSet], out: Path) -> Mapping[str, float | None]:
     """Mean over the sets of each metric, all in 0..1; None where it does not exist. The model's own masks count (protocol ``native``)."""
     folder = out / FOLDER / "scores"
     shutil.rmtree(folder, ignore_errors=True)  # another model: nothing of the last one can be used
-    source = _Source(scorer)
+    source = _Source(predictor)
     results: tuple[SetResult, ...] = evaluate(sets, {one.name: source for one in sets}, Job(find_protocol("native"), folder))
     shutil.rmtree(folder, ignore_errors=True)
     return {key: mean_of(one.mean[key] for one in results) for key in METRICS}
@@ -63,17 +63,17 @@ def validate(scorer: Predictor, sets: Sequence[DataSet], out: Path) -> Mapping[s
 class _Source:
     """The model in memory, as ``evaluate`` takes it."""
 
-    scorer: Predictor
+    predictor: Predictor
 
     @property
     def identity(self) -> str:
-        return self.scorer.identity
+        return self.predictor.identity
 
     def fingerprint(self, item: Item) -> str:
         return self.identity
 
     def read(self, item: Item) -> Scored:
-        score_map, mask, *_ = self.scorer.predict(item.image_path)
+        score_map, mask, *_ = self.predictor.predict(item.image_path)
         if not np.isfinite(score_map).all():
             raise ImageError(f"{item.name}: the model gave values that are NaN or infinite")
         return Scored(score_map, mask)

@@ -26,13 +26,13 @@ from agvas_core.model.build import chat_format, named_anchors, visual_tokens
 from agvas_core.model.config import ModelConfig
 from agvas_core.model.weights.checkpoint import BASE, WEIGHTS, Checkpoint, find_checkpoint
 from agvas_core.model.weights.trained import merge
-from agvas_export.graphs import export_joint
-from agvas_export.joints import make_joints
+from agvas_export.graphs import export_stage
 from agvas_export.parity import Parity, compare
 from agvas_export.precision import in_precision
 from agvas_export.reference import encode, words
 from agvas_export.references import export_references, shares_trunk
 from agvas_export.source import TORCH_FOLDER, checkpoint_files, read_checkpoint
+from agvas_export.stages import make_stages
 from agvas_export.streaming import STREAMED_BYTES, LmmWeights, can_stream, read_without_lmm
 from agvas_export.vllm_folder import write_vllm_folder
 
@@ -67,7 +67,7 @@ def provenance_of(source: Checkpoint, sha256: str) -> dict[str, Any]:
 
 
 def base_of(source: Checkpoint) -> dict[str, dict[str, str]]:
-    """What training started from, by part: its name (of a folder only the last part: paths are nobody's business) and its digest."""
+    """What training started from, by part: its name (of a folder only the last part: paths are private) and its digest."""
     path = source.folder / BASE
     told: dict[str, dict[str, str]] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     if not told:
@@ -107,7 +107,7 @@ class Form:
     """Whether there is a graph that compares an image with good ones (``agvas fit`` needs it)."""
 
     def check(self) -> None:
-        """Raises UsageError where it cannot be meant."""
+        """Raises UsageError if it is invalid."""
         for form in self.lmm:
             if form not in LMM_FORMS:
                 raise UsageError(f"--lmm has {form!r}; forms are {', '.join(LMM_FORMS)}, several with commas between")
@@ -142,7 +142,7 @@ def export_bundle(
         name: of the bundle; the model's own by default.
         form: precision, batch, and what the language model is written as.
         overwrite: replace the bundle in ``out``.
-        progress: is told each step before it begins.
+        progress: called with each step before it begins.
 
     Raises:
         UsageError: not a checkpoint, a name that cannot be one, or an ``out`` that must not be replaced.
@@ -165,14 +165,14 @@ def export_bundle(
         merge(source.model)  # whose adapters are beside their layers where vLLM has them apart
         specs, references = {}, None
         trunk = form.references and shares_trunk(source.model)
-        for joint in make_joints(source.model, source.config, form.max_batch, trunk=trunk):
-            if joint.name == "vision" and form.references:
+        for stage in make_stages(source.model, source.config, form.max_batch, trunk=trunk):
+            if stage.name == "vision" and form.references:
                 progress("exporting the references graph")
-                references = export_references(source.config, joint, folder)
-            if joint.name != "lmm" or "onnx" in form.lmm:
-                progress(f"exporting the {joint.name} graph")
-                fill = weights.fill if weights is not None and joint.name == "lmm" else None
-                specs[joint.name] = export_joint(in_precision(joint, form.precision), folder, fill=fill)
+                references = export_references(source.config, stage, folder)
+            if stage.name != "lmm" or "onnx" in form.lmm:
+                progress(f"exporting the {stage.name} graph")
+                fill = weights.fill if weights is not None and stage.name == "lmm" else None
+                specs[stage.name] = export_stage(in_precision(stage, form.precision), folder, fill=fill)
         source.tokenizer.save(str(folder / prompt.tokenizer), pretty=False)
         manifest = Manifest(
             name=name,
@@ -207,7 +207,7 @@ def export_bundle(
 
 def read_source(folder: Path, form: Form) -> tuple[Checkpoint, str, LmmWeights | None]:
     """The checkpoint with the digest of its weights; of a large one, the language model's weights are left where they are. Adapters are
-    merged, but for a form that has them apart.
+    merged, except for a form that has them apart.
 
     Raises:
         UsageError: streaming is asked for, and the checkpoint is a part of a model.
@@ -276,7 +276,7 @@ def check_tokenizer(source: Checkpoint, prompt: PromptSpec) -> None:
     if encode(source.tokenizer, prompt.answer)[:1] == encode(source.tokenizer, prompt.refusal)[:1]:
         raise SetupError(
             f"the tokenizer of {source.folder} begins {prompt.answer!r} and {prompt.refusal!r} with the same token, so a refusal cannot "
-            "be told without decoding: choose an answer with another first word"
+            "be read without decoding: choose an answer with another first word"
         )
 
 
@@ -296,7 +296,7 @@ def refuse_if_taken(out: Path, overwrite: bool, recognise: Callable[[Path], obje
         raise UsageError(f"{out} exists and is not empty: choose another folder, or add --overwrite to replace the bundle in it")
     try:
         recognise(out)  # of any age: an old bundle is what one exports again
-    except BundleError as error:  # --overwrite must never delete somebody's pictures
+    except BundleError as error:  # --overwrite must never delete a user's pictures
         raise UsageError(
             f"{out} is not empty and holds no bundle ({error}): choose another folder, or empty it yourself"
         ) from error

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from agvas_core import __version__
 from agvas_core.contract.backend import STAGES_GROUP, Arrays, Backend, Comparison, Judged, Stages
-from agvas_core.contract.certificate import TOLERANCES, BackendParity, Certificate, Flip, JointError, Tolerance, data_digest
+from agvas_core.contract.certificate import TOLERANCES, BackendParity, Certificate, Flip, TensorParity, Tolerance, data_digest
 from agvas_core.contract.errors import ImageError, ParityError, SetupError, StageError, UsageError
 from agvas_core.contract.gpu import this_machine
 from agvas_core.contract.manifest import MANIFEST_NAME, Manifest, read_manifest, sha256_of, verify_files
@@ -52,15 +52,15 @@ __all__ = [
 ]
 
 
-# Engines beside the reference: each joint gets the reference's own inputs, and the reference's answer goes on to the next.
+# Engines beside the reference: each stage gets the reference's own inputs, and the reference's answer goes on to the next.
 #
-# So an error shows at the joint where it arises, and the path of a frame is the reference's throughout.
+# So an error shows at the stage where it arises, and the path of a frame is the reference's throughout.
 
 
 NOT_FINITE: Final = 1e30
 """The error of a tensor with NaN or infinity in it, of another shape, or that was not made at all; JSON has no infinity."""
 
-_JOINTS: Final[Mapping[str, tuple[str, str]]] = {  # tensor -> joint, and the tolerance that holds; in the order of the data path
+_STAGES: Final[Mapping[str, tuple[str, str]]] = {  # tensor -> stage, and the tolerance that holds; in the order of the data path
     "f_s": ("vision", "features"),
     "f_align": ("vision", "features"),
     "f_p": ("vision", "features"),
@@ -89,20 +89,20 @@ class Errors:
     def add(self, truth: Arrays, value: Arrays) -> None:
         """Takes note of tensors by name; what the engine did not give counts as wrong."""
         for name, wanted in truth.items():
-            if name in _JOINTS:
+            if name in _STAGES:
                 error = _error(wanted, value[name], scaled=name not in _UNSCALED) if name in value else NOT_FINITE
                 self._worst[name] = max(self._worst.get(name, 0.0), error)
 
-    def joints(self) -> tuple[JointError, ...]:
+    def joints(self) -> tuple[TensorParity, ...]:
         """All of them along the data path."""
         return tuple(
-            JointError(tensor=tensor, joint=joint, error=self._worst[tensor], tolerance=getattr(self._tolerance, kind))
-            for tensor, (joint, kind) in _JOINTS.items()
+            TensorParity(tensor=tensor, joint=joint, error=self._worst[tensor], tolerance=getattr(self._tolerance, kind))
+            for tensor, (joint, kind) in _STAGES.items()
             if tensor in self._worst
         )
 
     def first_wrong(self) -> str | None:
-        """The first joint beyond its tolerance, and its tensor."""
+        """The first stage beyond its tolerance, and its tensor."""
         return next((f"{each.joint}: {each.tensor}" for each in self.joints() if not each.holds), None)
 
 
@@ -113,19 +113,19 @@ class Beside:
         self.reference, self.engines, self.errors = reference, engines, errors
 
     def see(self, semantic_image: NDArray[np.uint8], pixel_image: NDArray[np.uint8]) -> Arrays:
-        """Joint 1."""
+        """Stage 1."""
         truth = self.reference.see(semantic_image, pixel_image)
         self._compare(truth, lambda engine: engine.see(semantic_image, pixel_image))
         return truth
 
     def ask(self, features: Arrays, instruction: str) -> Arrays:
-        """Joint 2."""
+        """Stage 2."""
         truth = self.reference.ask(features, instruction)
         self._compare(truth, lambda engine: engine.ask(features, instruction))
         return truth
 
     def decode(self, anchor_states: NDArray[np.float32], features: Arrays) -> NDArray[np.float32]:
-        """Joint 3."""
+        """Stage 3."""
         truth = self.reference.decode(anchor_states, features)
         self._compare({"logits": truth}, lambda engine: {"logits": engine.decode(anchor_states, features)})
         return truth
@@ -137,7 +137,7 @@ class Beside:
             except (
                 ImageError,
                 StageError,
-            ):  # it cannot do what the reference can: that is an error of the joint, the largest there is
+            ):  # it cannot do what the reference can: that is an error of the stage, the largest there is
                 value = {}
             self.errors[name].add(truth, value)
 
@@ -175,14 +175,14 @@ class TorchStages:
 
     @torch.no_grad()
     def see(self, semantic_image: NDArray[np.uint8], pixel_image: NDArray[np.uint8]) -> Arrays:
-        """Joint 1."""
+        """Stage 1."""
         vision = self.model.see(torch.from_numpy(semantic_image), torch.from_numpy(pixel_image))
         seen = {"f_s": vision.f_s, "f_align": vision.f_align, **vision.pixel._asdict()}
         return {name: tensor.float().numpy() for name, tensor in seen.items() if tensor is not None and name in self._seen}
 
     @torch.no_grad()
     def ask(self, features: Arrays, instruction: str) -> Arrays:
-        """Joint 2: one pass over prompt, image and fixed answer."""
+        """Stage 2: one pass over prompt, image and fixed answer."""
         said: Words = self._words(instruction)
         f_s, f_align = (torch.from_numpy(features[name]) for name in ("f_s", "f_align"))
         lmm, batch = self.model.lmm, len(f_s)
@@ -196,7 +196,7 @@ class TorchStages:
 
     @torch.no_grad()
     def decode(self, anchor_states: NDArray[np.float32], features: Arrays) -> NDArray[np.float32]:
-        """Joint 3."""
+        """Stage 3."""
         given: Mapping[str, Tensor] = {name: torch.from_numpy(value) for name, value in features.items()}
         pixel = PixelFeatures(given["f_p"], given.get("f_detail"))
         logits: NDArray[np.float32] = self.model.decode(torch.from_numpy(anchor_states), pixel).float().numpy()
@@ -211,7 +211,7 @@ _MASKS = {"ground_truth", "masks"}  # folders beside a set's images that hold no
 
 @dataclass(frozen=True)
 class Limits:
-    """What a certificate must hold to pass, besides the tolerances of the joints."""
+    """What a certificate must hold to pass, besides the tolerances of the stages."""
 
     max_verdict_flips: int = 0
     min_mask_iou: float = 0.99
@@ -349,11 +349,11 @@ def refuse_failed(certificate: Certificate, manifest: Manifest) -> None:
         wrong = [f"{len(each.flips)} verdicts flipped, {certificate.max_verdict_flips} allowed"] if each.flips else []
         if each.min_mask_iou < certificate.min_mask_iou:
             wrong.append(f"a mask IoU of {each.min_mask_iou:.4f}, {certificate.min_mask_iou:g} needed")
-        first = "all joints are within their tolerances"
+        first = "all stages are within their tolerances"
         if each.first_wrong is not None:
             joint = next(joint for joint in each.joints if not joint.holds)
             first = (
-                f"the first wrong joint is {each.first_wrong}, off by {joint.error:.1e} where {joint.tolerance:.0e} is allowed"
+                f"the first wrong stage is {each.first_wrong}, off by {joint.error:.1e} where {joint.tolerance:.0e} is allowed"
             )
         safer = "" if manifest.precision == "fp32" else " with --precision fp32"
         raise ParityError(

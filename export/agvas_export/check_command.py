@@ -1,11 +1,8 @@
 """``agvas-export check`` from its options to its exit code: table, certificate, page."""
 
-import base64
-import html
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from rich import box
@@ -16,6 +13,7 @@ from agvas_core.contract.certificate import PARITY_NAME, read_certificate, write
 from agvas_core.contract.command_line import printable
 from agvas_core.contract.errors import BundleError, OutputError, UsageError
 from agvas_core.contract.manifest import MANIFEST_NAME, read_manifest
+from agvas_core.contract.pages.document import Tile, cells, data_uri, document, escaped
 from agvas_export.check import DEFAULT_LIMITS, Checked, Limits, Unlike, check_bundle, images_in, refuse_failed
 
 __all__ = ["CheckJob", "render_page", "run_check"]
@@ -28,13 +26,12 @@ _WIDTH_PX = 300
 _BOTH, _REFERENCE, _ENGINE = (120, 200, 120), (230, 120, 40), (60, 90, 240)  # BGR
 
 _STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;max-width:1040px;margin:2rem auto;padding:0 1rem;color:#222;background:#fff}
-h1{font-size:1.4rem}figure{margin:0 0 1.6rem;border-top:1px solid #ddd;padding-top:.8rem}
-figcaption{margin-bottom:.4rem}img{width:300px;margin-right:8px;border-radius:3px;vertical-align:top}
-table{border-collapse:collapse;margin:.6rem 0 1.4rem}td,th{padding:.15rem .9rem .15rem 0;text-align:left}
-td.n{text-align:right;font-variant-numeric:tabular-nums}.bad{color:#b3261e;font-weight:600}
-i{display:inline-block;width:.8em;height:.8em;border-radius:2px;margin:0 .3em 0 1em}
-@media(prefers-color-scheme:dark){body{background:#181818;color:#e6e6e6}figure{border-color:#444}.bad{color:#ff8a80}}
+td:nth-child(2), th:nth-child(2), td:nth-child(3), th:nth-child(3) { text-align: left; }
+tr.wrong td { color: var(--orange); font-weight: 600; }
+.unlike { margin: 0 0 20px; } .unlike figcaption { font-weight: 400; } .unlike figcaption span { margin: 0; }
+.unlike div { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 220px), 300px)); gap: 10px; }
+.unlike img { width: 100%; border-radius: 6px; display: block; } .unlike .flipped { color: var(--orange); font-weight: 600; }
+i { display: inline-block; width: .8em; height: .8em; border-radius: 2px; margin: 0 .3em 0 1em; }
 """
 
 
@@ -42,40 +39,53 @@ def render_page(done: Checked) -> str:
     """The page, whole."""
     certificate = done.certificate
     rows = "".join(
-        f"<tr><td>{_text(each.backend)}<td>{joint.joint}<td>{joint.tensor}<td class='n{' bad' * (not joint.holds)}'>{joint.error:.1e}"
-        f"<td class=n>{joint.tolerance:.0e}"
+        f'<tr class="{"right" if joint.holds else "wrong"}">'
+        f"{cells('td', [each.backend, joint.joint, joint.tensor, f'{joint.error:.1e}', f'{joint.tolerance:.0e}'])}</tr>"
         for each in certificate.backends
         for joint in each.joints
     )
-    verdict = "passed" if certificate.passed else "<span class=bad>failed</span>"
+    head = cells("th", ["engine", "stage", "tensor", "error", "allowed"])
     more = f" The worst {len(done.unlike)} are shown." if done.differing > len(done.unlike) else ""
-    return (
-        f"<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
-        f"<title>parity of {_text(certificate.bundle)}</title><style>{_STYLE}</style>"
-        f"<h1>{_text(certificate.bundle)}: parity {verdict}</h1>"
-        f"<p>{certificate.images} images, {_text(certificate.precision)}, on {_text(str(certificate.hardware))}, "
-        f"{certificate.created:%Y-%m-%d %H:%M} UTC; reference {_text(certificate.reference)}.</p>"
-        f"<table><tr><th>engine<th>joint<th>tensor<th>error<th>allowed{rows}</table>"
-        f"<p>Images whose verdict or mask differs: {done.differing}.{more} Marked by<i style='background:#78c878'></i>both"
-        f"<i style='background:#2878e6'></i>the model only<i style='background:#f05a3c'></i>the engine only; right, where their score maps "
-        f"differ, and by how much at most.</p>" + "".join(map(_figure, done.unlike)) + "</html>\n"
+    legend = (
+        f"<p class=quiet>Images whose verdict or mask differs: {done.differing}.{more} Marked by<i style='background:#78c878'></i>"
+        f"both<i style='background:#2878e6'></i>the model only<i style='background:#f05a3c'></i>the engine only; right, where their "
+        f"score maps differ, and by how much at most.</p>"
+    )
+    body = (
+        f'<section class="panel"><h2>Errors of each engine</h2><div class="scroll"><table><thead><tr>{head}</tr></thead>'
+        f"<tbody>{rows}</tbody></table></div></section>"
+        f'<section class="panel"><h2>Images that differ</h2>{legend}{"".join(map(_figure, done.unlike))}</section>'
+    )
+    return document(
+        f"{certificate.bundle}: parity {'passed' if certificate.passed else 'failed'}",
+        body,
+        summary=f"{certificate.images} images, {certificate.precision}, on {certificate.hardware}, "
+        f"{certificate.created:%Y-%m-%d %H:%M} UTC; reference {certificate.reference}.",
+        tiles=[
+            Tile(
+                f"{len(each.flips)} of {certificate.images}",
+                f"verdicts flipped, {each.backend}",
+                f"IoU of masks {each.min_mask_iou:.4f} at least",
+            )
+            for each in certificate.backends
+        ],
+        style=_STYLE,
     )
 
 
 def _figure(each: Unlike) -> str:
     verdict = each.engine.verdict if each.engine else "NO_VERDICT"
-    flipped = f"<span class=bad>{each.reference.verdict} became {verdict}</span>"
-    same = f"{verdict} both"
-    words = flipped if verdict != each.reference.verdict else same
+    flipped = f'<span class="flipped">{each.reference.verdict} became {verdict}</span>'
+    words = flipped if verdict != each.reference.verdict else f"{verdict} both"
     off = f", score {each.reference.score:.4f} and {each.engine.score:.4f}" if each.engine else ""
     pictures = [each.image, marked(each)]
     if each.engine is not None:
         pictures.append(difference(each))
     largest = f", maps differ by up to {each.largest:.1e}" if each.engine else ""
-    shown = "".join(f"<img alt='' src='{_encoded(picture)}'>" for picture in pictures)
+    shown = "".join(f'<img alt="" src="{data_uri(picture[..., ::-1], 2 * _WIDTH_PX, 85)}">' for picture in pictures)
     return (
-        f"<figure><figcaption><b>{_text(each.name)}</b> on {_text(each.backend)}: {words}, mask IoU {each.iou:.4f}{off}{largest}"
-        f"</figcaption>{shown}</figure>"
+        f'<figure class="unlike"><figcaption><b>{escaped(each.name)}</b> on {escaped(each.backend)}: {words}, mask IoU {each.iou:.4f}{off}'
+        f"{largest}</figcaption><div>{shown}</div></figure>"
     )
 
 
@@ -95,17 +105,6 @@ def difference(each: Unlike) -> NDArray[np.uint8]:
     off = np.abs(each.engine.score_map - each.reference.score_map)
     grey = np.asarray(255 * off / max(float(off.max()), 1e-9), np.uint8)
     return np.repeat(grey[..., None], 3, axis=2)
-
-
-def _encoded(picture: NDArray[np.uint8]) -> str:
-    height = max(1, round(picture.shape[0] * _WIDTH_PX / picture.shape[1]))
-    small = cv2.resize(picture, (_WIDTH_PX, height), interpolation=cv2.INTER_AREA)
-    _, data = cv2.imencode(".jpg", small[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])
-    return "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode()
-
-
-def _text(value: object) -> str:
-    return html.escape(str(value))
 
 
 @dataclass(frozen=True)
@@ -180,7 +179,7 @@ def certificate_place(folder: Path, out: Path | None) -> Path:
     """Where the certificate goes, known before the minutes of work.
 
     Raises:
-        UsageError: into a bundle whose manifest vouches for the file of that name.
+        UsageError: into a bundle whose manifest has a hash for the file of that name.
         OutputError: a folder that cannot be written.
     """
     place = out or folder / PARITY_NAME
@@ -219,7 +218,7 @@ def print_table(console: Console, done: Checked) -> None:
         + (f", {certificate.unused} files that cannot be judged left out" if certificate.unused else "")
     )
     table = Table(box=box.SIMPLE_HEAD)
-    for name in ("engine", "joint", "tensor"):
+    for name in ("engine", "stage", "tensor"):
         table.add_column(name)
     for name in ("error", "allowed"):
         table.add_column(name, justify="right")

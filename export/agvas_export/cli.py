@@ -138,7 +138,7 @@ def check(
 ) -> None:
     """Does a bundle give its model's verdicts on your images? Writes a parity certificate into it.
 
-    Each engine of the runtime against the model in torch, joint by joint and along the whole path. Exit code 4 where they differ.
+    Each engine of the runtime against the model in torch, stage by stage and along the whole path. Exit code 4 where they differ.
     """
     from agvas_export.check import Limits
     from agvas_export.check_command import CheckJob, run_check
@@ -254,7 +254,7 @@ def trt(
             bundle=bundle,
             target=target,
             precision=precision,
-            joints=tuple(joint) if joint else None,
+            stages=tuple(joint) if joint else None,
             max_batch=max_batch,
             images=images,
             store=store,

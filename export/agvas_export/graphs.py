@@ -1,4 +1,4 @@
-"""One joint -> one ONNX file.
+"""One stage -> one ONNX file.
 
 torch's exporter (dynamo) traces; the passes that make the graph small are chosen here. Its own default set is not used:
 onnxscript 0.7 takes any constant below 1e-8 for zero, so ``(x + 1e-12).log()`` becomes ``x.log()`` and the graph gives -inf.
@@ -20,9 +20,9 @@ from onnxscript.rewriter.rules import common as rules
 from torch import Tensor, nn
 
 from agvas_core.contract.manifest import GraphSpec, TensorSpec
-from agvas_export.joints import Axes, Joint
+from agvas_export.stages import Axes, Stage
 
-__all__ = ["OPSET", "eager_attention", "export_joint"]
+__all__ = ["OPSET", "eager_attention", "export_stage"]
 
 OPSET = 20  # what TensorRT 10.3 and onnxruntime 1.20 both read; opset 23's Attention gains nothing and fails in fp32 there
 MAX_EMBEDDED_BYTES = 1_900_000_000  # protobuf ends at 2 GiB; larger weights go into a file beside the graph
@@ -41,39 +41,39 @@ _EXACT_RULES = (
 )
 
 
-def export_joint(joint: Joint, folder: Path, *, fill: Callable[[ir.Model], None] | None = None) -> GraphSpec:
+def export_stage(stage: Stage, folder: Path, *, fill: Callable[[ir.Model], None] | None = None) -> GraphSpec:
     """Writes ``<name>.onnx`` into ``folder``, with ``<name>.onnx.data`` where its weights are large, and returns what the manifest says of it.
 
     Args:
-        fill: gives the weights of a joint that was traced without any; they go beside the graph whatever their size, for a graph is
+        fill: gives the weights of a stage that was traced without any; they go beside the graph whatever their size, for a graph is
             written from memory.
     """
-    with _quiet(), eager_attention(joint.module), torch.no_grad():
+    with _quiet(), eager_attention(stage.module), torch.no_grad():
         program = torch.onnx.export(
-            joint.module,
-            tuple(joint.inputs.values()),
+            stage.module,
+            tuple(stage.inputs.values()),
             dynamo=True,
             opset_version=OPSET,
-            dynamic_shapes=[{axis: open_.dim for axis, open_ in joint.axes[name].items()} for name in joint.inputs],
-            input_names=list(joint.inputs),
-            output_names=list(joint.outputs),
+            dynamic_shapes=[{axis: open_.dim for axis, open_ in stage.axes[name].items()} for name in stage.inputs],
+            input_names=list(stage.inputs),
+            output_names=list(stage.outputs),
             optimize=False,
             verbose=False,
         )
     assert program is not None, "the dynamo exporter always returns a program"
-    inputs = _specs(joint.inputs, joint.axes)
-    outputs = _specs(joint.outputs, joint.axes)
+    inputs = _specs(stage.inputs, stage.axes)
+    outputs = _specs(stage.outputs, stage.axes)
     model = program.model
     for value in model.graph.inputs:  # torch.onnx makes an axis a constant, without a word, where the model's code does
-        for axis in joint.axes[value.name or ""]:
+        for axis in stage.axes[value.name or ""]:
             assert value.shape is not None and not isinstance(value.shape[axis], int), (
                 f"axis {axis} of {value.name} was traced away"
             )
     if fill is not None:
         fill(model)
     simplify(model)
-    describe(model, joint.name, inputs, outputs)
-    path = folder / f"{joint.name}.onnx"
+    describe(model, stage.name, inputs, outputs)
+    path = folder / f"{stage.name}.onnx"
     size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)
     ir.save(model, path, external_data=f"{path.name}.data" if fill is not None or size > MAX_EMBEDDED_BYTES else None)
     # Before opset 22 the convolutions of ONNX's own table take no bfloat16; TensorRT's do.

@@ -1,4 +1,4 @@
-"""Does the bundle give the model's own answer? Joint by joint, one word on from there, and along the whole path."""
+"""Parity of a bundle with its model: stage by stage, for one more generated word, and along the whole path."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -20,7 +20,7 @@ from agvas_core.model.fusion import anomaly_probability, binary_mask
 from agvas_core.model.weights.checkpoint import Checkpoint
 from agvas_export.reference import SEED, Words, encode, reference, synthetic_frames, words
 
-__all__ = ["Comparison", "Graphs", "Parity", "answer_of", "compare", "run_step", "write_twin"]
+__all__ = ["Comparison", "Graphs", "Parity", "answer_of", "compare", "run_step", "write_bf16_reference"]
 
 
 # A bfloat16 graph as float32, for machines whose engine has no bfloat16: the same operations on the same rounded weights.
@@ -28,7 +28,7 @@ __all__ = ["Comparison", "Graphs", "Parity", "answer_of", "compare", "run_step",
 # What it does not show is the rounding between the operations; only an engine that computes in bfloat16 does.
 
 
-def write_twin(path: Path, folder: Path) -> Path:
+def write_bf16_reference(path: Path, folder: Path) -> Path:
     """Writes the graph in ``path`` with float32 for bfloat16 into ``folder``."""
     model = onnx.load(path)
     for tensor in _tensors(model.graph):
@@ -91,15 +91,15 @@ class Graphs:
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         self.specs = manifest.graphs
-        self.is_twin = manifest.precision == "bf16"
+        self.is_bf16_reference = manifest.precision == "bf16"
         self.sessions = {name: self._open(folder, spec) for name, spec in self.specs.items()}
 
     def _open(self, folder: Path, spec: GraphSpec) -> Any:
         options = ort.SessionOptions()
         options.log_severity_level = 3  # the optimiser's warnings say nothing about the answer
-        if self.is_twin:  # ONNX Runtime's CPU provider has no kernels for bfloat16
-            with TemporaryDirectory(prefix="agvas-twin-") as twin:
-                path = write_twin(folder / spec.file, Path(twin))
+        if self.is_bf16_reference:  # ONNX Runtime's CPU provider has no kernels for bfloat16
+            with TemporaryDirectory(prefix="agvas-bf16-") as scratch:
+                path = write_bf16_reference(folder / spec.file, Path(scratch))
                 return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         return ort.InferenceSession(str(folder / spec.file), options, providers=["CPUExecutionProvider"])
 
@@ -180,7 +180,7 @@ def compare(folder: Path, manifest: Manifest, checkpoint: Checkpoint) -> Parity:
         batch = len(frames.pixel)
         truth = reference(checkpoint.model, frames, said)
         given = {"semantic_image": frames.semantic, "pixel_image": frames.pixel} | said.inputs(batch) | graphs.no_past(batch)
-        # Each joint is given the reference of those before it.
+        # Each stage is given the reference of those before it.
         runs = [graphs.run(name, given | truth) for name in graphs.specs] + _step_of(graphs, truth, said)
         for tensor, value in (pair for run in runs for pair in run.items()):
             worst[tensor] = max(worst.get(tensor, 0.0), _error(value, truth[tensor]))
@@ -207,7 +207,7 @@ def compare(folder: Path, manifest: Manifest, checkpoint: Checkpoint) -> Parity:
     return Parity(
         reference=f"torch {torch.__version__}",
         candidate=f"onnxruntime {ort.__version__} CPUExecutionProvider"
-        + (", graphs rounded to bfloat16 and run in float32" if graphs.is_twin else ""),
+        + (", graphs rounded to bfloat16 and run in float32" if graphs.is_bf16_reference else ""),
         precision=precision,
         data=f"agvas_core.data.synthetic.synthesis seed {SEED}",
         frames=count,

@@ -1,4 +1,4 @@
-"""A joint in float16 or bfloat16: its products of matrices, and what lies between them; norms and what cancels stay in float32.
+"""A stage in float16 or bfloat16: its products of matrices, and what lies between them; norms and what cancels stay in float32.
 
 Every cast is written into the graph, so that strongly typed engines take the precision from it. What a graph takes and gives stays float32:
 stages of different precision fit each other.
@@ -18,7 +18,7 @@ from agvas_core.model.encoders.encoders import Normalize
 from agvas_core.model.encoders.positions import DensePosition
 from agvas_core.model.encoders.prior import ImagePrior
 from agvas_core.model.encoders.sam import LayerNorm2d
-from agvas_export.joints import Joint
+from agvas_export.stages import Stage
 
 __all__ = ["DTYPES", "IN_FLOAT32", "in_precision"]
 
@@ -34,15 +34,15 @@ _TABLES: Final = ("RotaryEmbedding", "RopePositionEmbedding")
 _PRODUCTS: Final = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
 
 
-def in_precision(joint: Joint, precision: Precision, float32: tuple[type[nn.Module], ...] = IN_FLOAT32) -> Joint:
-    """The joint with a module of its own in ``precision``; the model stays as it is.
+def in_precision(stage: Stage, precision: Precision, float32: tuple[type[nn.Module], ...] = IN_FLOAT32) -> Stage:
+    """The stage with a module of its own in ``precision``; the model stays as it is.
 
     Args:
         float32: which modules compute in float32; fewer make a graph that the certificate must catch.
     """
     if precision == "fp32":
-        return joint
-    module, dtype = copy.deepcopy(joint.module), DTYPES[precision]
+        return stage
+    module, dtype = copy.deepcopy(stage.module), DTYPES[precision]
     fold_batch_norms(module)
     kept = {part for part in module.modules() if _is_kept(part, float32)}
     inside = {part for root in kept for part in root.modules()}
@@ -55,10 +55,10 @@ def in_precision(joint: Joint, precision: Precision, float32: tuple[type[nn.Modu
         if part in kept and not isinstance(part, _OWN) and not _ends(part, _TABLES):
             part.register_forward_pre_hook(_casting(torch.float32))
             part.register_forward_hook(_giving(dtype))
-    if joint.name != "vision":  # whose inputs are uint8
+    if stage.name != "vision":  # whose inputs are uint8
         module.register_forward_pre_hook(_casting(dtype))
     module.register_forward_hook(_giving(torch.float32))
-    return replace(joint, module=module)
+    return replace(stage, module=module)
 
 
 def narrow(part: nn.Module, dtype: torch.dtype) -> None:

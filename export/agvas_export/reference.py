@@ -1,4 +1,4 @@
-"""The model's own tensors at every joint, on generated images: what the graphs are compared with.
+"""The model's own tensors at every stage, on generated images: what the graphs are compared with.
 
 They come from the model itself (its ``see``, ``lmm`` and ``decode``), not from the modules that were traced, so a mistake in cutting
 it shows as well as one in exporting it.
@@ -40,7 +40,7 @@ class Words(NamedTuple):
     asked: Tensor
 
     def inputs(self, batch: int) -> dict[str, Tensor]:
-        """As the LMM graph takes them, but for the past."""
+        """As the LMM graph takes them, without the past."""
         names = ("ids_before", "ids_after", "anchor_positions", "logit_positions")
         return {name: row.expand(batch, -1) for name, row in zip(names, self, strict=True)}
 
@@ -88,7 +88,7 @@ def synthetic_frames(checkpoint: Checkpoint, max_batch: int | None = None) -> li
 
 @torch.no_grad()
 def reference(model: AgVas, frames: Frames, said: Words) -> dict[str, Tensor]:
-    """The model's own tensors at every joint, by the names that the graphs give them."""
+    """The model's own tensors at every stage, by the names that the graphs give them."""
     vision = model.see(*frames)
     batch, visual = len(vision.f_s), vision.f_s.shape[1] + vision.f_align.shape[1]
     image = said.after.new_full((1, visual), model.lmm.image_token_id)

@@ -28,11 +28,11 @@ from agvas_core.model.config import ModelConfig
 from agvas_core.model.encoders.efficientnet_lite import IMAGENET_MEAN, IMAGENET_STD, TRUNK, load_trunk
 from agvas_core.model.encoders.lite_pyramid import LitePyramid
 from agvas_core.model.references import EncoderCells, FeatureCells, ReferenceDistance
-from agvas_export.graphs import export_joint
-from agvas_export.joints import Axes, Axis, Joint
+from agvas_export.graphs import export_stage
 from agvas_export.reference import SEED
+from agvas_export.stages import Axes, Axis, Stage
 
-__all__ = ["NAME", "REFERENCE_VIEW", "ReferencesGraph", "export_references", "references_joint", "shares_trunk"]
+__all__ = ["NAME", "REFERENCE_VIEW", "ReferencesGraph", "export_references", "references_stage", "shares_trunk"]
 
 NAME: Final = "references"
 TOLERANCE: Final = 1e-4
@@ -63,11 +63,11 @@ def shares_trunk(model: AgVas) -> bool:
     return shipped.keys() == own.keys() and all(torch.equal(own[name].cpu(), value) for name, value in shipped.items())
 
 
-def export_references(config: ModelConfig, vision: Joint, folder: Path) -> ReferencesGraph:
+def export_references(config: ModelConfig, vision: Stage, folder: Path) -> ReferencesGraph:
     """Writes ``references.onnx`` into ``folder`` and compares it with the module.
 
     Args:
-        vision: the joint of the vision graph. Where it gives the features of its trunk, these are compared.
+        vision: the stage of the vision graph. Where it gives the features of its trunk, these are compared.
 
     Raises:
         ParityError: the graph does not give the module's answer.
@@ -84,9 +84,9 @@ def export_references(config: ModelConfig, vision: Joint, folder: Path) -> Refer
     strides = [height // vision.outputs[name].shape[2] for name in names]
     rows_apart = (config.pixel_view.multiple_px if config.pixel_view.fit == "area" else height) // strides[0]
     module = ReferenceDistance(FeatureCells(channels, strides), pieces=gcd(rows_apart, 4))
-    joint = references_joint(module.eval(), config.pixel_view, names)
-    graph = export_joint(joint, folder)
-    error = _error(folder / graph.file, joint)
+    stage = references_stage(module.eval(), config.pixel_view, names)
+    graph = export_stage(stage, folder)
+    error = _error(folder / graph.file, stage)
     return ReferencesGraph(
         ReferencesSpec(**dict(graph), stride=strides[0]),
         {"encoder": f"{' and '.join(names)} of {config.pixel.kind}", "error": error},
@@ -97,11 +97,11 @@ def export_references(config: ModelConfig, vision: Joint, folder: Path) -> Refer
 def _with_encoder(trunk: Path, sha256: str) -> tuple[bytes, ReferencesSpec, dict[str, Any]]:
     """The graph with the shipped encoder: the same for every model, so it is traced once. ``sha256`` is part of the key."""
     module = ReferenceDistance(EncoderCells(load_trunk(trunk))).eval()
-    joint = references_joint(module, REFERENCE_VIEW)
+    stage = references_stage(module, REFERENCE_VIEW)
     with TemporaryDirectory(prefix="agvas-references-") as scratch:
-        graph = export_joint(joint, Path(scratch))
+        graph = export_stage(stage, Path(scratch))
         path = Path(scratch) / graph.file
-        error = _error(path, joint)
+        error = _error(path, stage)
         data = path.read_bytes()
     spec = ReferencesSpec(**dict(graph), view=REFERENCE_VIEW, stride=module.cells.stride)
     return (
@@ -111,7 +111,7 @@ def _with_encoder(trunk: Path, sha256: str) -> tuple[bytes, ReferencesSpec, dict
     )
 
 
-def references_joint(module: ReferenceDistance, view: ViewSpec, features: Sequence[str] = ()) -> Joint:
+def references_stage(module: ReferenceDistance, view: ViewSpec, features: Sequence[str] = ()) -> Stage:
     """The module with tensors to trace it with; batch and rows are open, and the sides where the view leaves them open.
 
     Args:
@@ -154,7 +154,7 @@ def references_joint(module: ReferenceDistance, view: ViewSpec, features: Sequen
         "colour_weight": {},
         **dict.fromkeys(outputs, sides(1, stride)),
     }
-    return Joint(NAME, wrapped.eval(), inputs, outputs, axes)
+    return Stage(NAME, wrapped.eval(), inputs, outputs, axes)
 
 
 class _ByPlace(torch.nn.Module):
@@ -179,22 +179,22 @@ class _ByPlace(torch.nn.Module):
         return embedding, deep, joint
 
 
-def _error(path: Path, joint: Joint) -> float:
+def _error(path: Path, stage: Stage) -> float:
     """The largest error of the graph against the module, on generated images and a bank of cells of the first.
 
     Raises:
         ParityError: beyond the tolerance.
     """
-    given = dict(joint.inputs)
+    given = dict(stage.inputs)
     name = next(iter(given))
     height, width = given[name].shape[1:3]
     pictures = [synthesize(SEED, index, (height, width)).image for index in range(len(given[name]))]
     given[name] = torch.from_numpy(np.stack(pictures))
     with torch.no_grad():
-        embedding = joint.module(*given.values())[0]
+        embedding = stage.module(*given.values())[0]
         given["bank"] = embedding[:1].flatten(0, 2)[::3].contiguous()
         given["colour_weight"] = torch.tensor(0.5)
-        truth = dict(zip(joint.outputs, joint.module(*given.values()), strict=True))
+        truth = dict(zip(stage.outputs, stage.module(*given.values()), strict=True))
     options = ort.SessionOptions()
     options.log_severity_level = 3
     session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

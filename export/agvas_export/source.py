@@ -35,7 +35,7 @@ def read_checkpoint(checkpoint: str | Path, *, merged: bool = True) -> tuple[Che
 
 
 def read_training(folder: Path) -> dict[str, Any]:
-    """What a training says of itself; nothing where it says nothing.
+    """A training's own record; nothing where there is none.
 
     Raises:
         SetupError: it cannot be read.

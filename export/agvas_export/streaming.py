@@ -33,7 +33,7 @@ class LmmWeights:
     """The language model's tensors in a checkpoint, read when they are written.
 
     Args:
-        constants: buffers that no checkpoint keeps, by their names in the joint.
+        constants: buffers that no checkpoint keeps, by their names in the stage.
     """
 
     def __init__(self, path: Path, constants: dict[str, Tensor]) -> None:

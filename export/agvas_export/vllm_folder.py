@@ -45,7 +45,7 @@ __all__ = ["ARCHITECTURE", "MAX_SHARD_BYTES", "Stored", "write_adapter", "write_
 
 
 MAX_SHARD_BYTES: Final = 2_000_000_000
-"""Of one file, but for a tensor that is larger by itself; and so of what is held while it is written."""
+"""Of one file, except for a tensor that is larger by itself; and so of what is held while it is written."""
 
 
 @dataclass(frozen=True)

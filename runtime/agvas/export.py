@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -10,12 +11,12 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from agvas_core.contract.command_line import missing_package
+from agvas_core.contract.command_line import needs_packages
 from agvas_core.contract.defaults import BALANCED, STRICT
 from agvas_core.contract.errors import OutputError, ParityError, UsageError
 from agvas_export.cli import app
 
-__all__ = ["Answer", "app", "compare", "export_onnx", "export_openvino", "onnx", "openvino"]
+__all__ = ["Answer", "app", "compare", "export_graph", "onnx", "openvino"]
 
 Run = Callable[[NDArray[np.uint8]], "Answer"]
 
@@ -79,7 +80,8 @@ def onnx(
 
     Size, instruction and operating point are fixed; it is compared with the package's own answer before the file appears.
     """
-    _say(out, *export_onnx(model, out, size=_size(size), strict=strict, prompt=prompt, data=data, overwrite=overwrite))
+    _check_suffix(out, ".onnx")
+    _say(out, *export_graph(model, out, size=_size(size), strict=strict, prompt=prompt, data=data, overwrite=overwrite))
 
 
 @app.command(epilog="Examples:\n\nagvas export openvino runs/lid -o lid.xml --data examples/lid/judge")
@@ -95,7 +97,13 @@ def openvino(
     overwrite: Overwrite = False,
 ) -> None:
     """Export the same for OpenVINO: NAME.xml and NAME.bin, in float32. Needs the extra openvino."""
-    _say(out, *export_openvino(model, out, size=_size(size), strict=strict, prompt=prompt, data=data, overwrite=overwrite))
+    _check_suffix(out, ".xml")
+    _say(out, *export_graph(model, out, size=_size(size), strict=strict, prompt=prompt, data=data, overwrite=overwrite))
+
+
+def _check_suffix(out: Path, *suffixes: str) -> None:
+    if out.suffix not in suffixes:
+        raise UsageError(f"-o is {out}: a name that ends in {' or '.join(suffixes)} is needed")
 
 
 def _say(out: Path, size: tuple[int, int], compared: Compared) -> None:
@@ -117,7 +125,7 @@ def _size(text: str | None) -> tuple[int, int] | None:
     return int(height), int(width)
 
 
-def export_onnx(
+def export_graph(
     model: str | Path,
     out: Path,
     *,
@@ -127,66 +135,67 @@ def export_onnx(
     data: Path | None = None,
     overwrite: bool = False,
 ) -> tuple[tuple[int, int], Compared]:
-    """Writes one ONNX file of a model and returns the frame's (H, W) and how it compared; ``agvas.whole_graph`` says what is in it.
+    """Writes a model as one graph; ``agvas.whole_graph`` says what is in it.
 
     Args:
+        out: ``NAME.onnx``, or ``NAME.xml`` for OpenVINO, whose weights go to ``NAME.bin``.
         size: (H, W) px of the frames.
         data: pictures to compare on, a folder or one.
+
+    Returns:
+        The frame's (H, W), and how the graph compared with the package.
 
     Raises:
         UsageError: a size, file or operating point that is not possible.
         ParityError: the graph does not give the package's answer.
         OutputError: the file cannot be written.
-    """
-    import onnx as onnx_package
-
-    with _written(out, ".onnx", overwrite) as part:
-        segmenter, size, graph = _graph(model, size, strict, prompt)
-        onnx_package.save(graph, part)
-        compared = compare(segmenter, _onnxruntime(part), size, data)
-    return size, compared
-
-
-def export_openvino(
-    model: str | Path,
-    out: Path,
-    *,
-    size: tuple[int, int] | None = None,
-    strict: bool = False,
-    prompt: str | None = None,
-    data: Path | None = None,
-    overwrite: bool = False,
-) -> tuple[tuple[int, int], Compared]:
-    """Writes ``NAME.xml`` and ``NAME.bin``; arguments and errors as of ``export_onnx``.
-
-    Raises:
         SetupError: openvino is not installed.
     """
-    try:
-        import openvino as ov
-    except ModuleNotFoundError as error:
-        raise missing_package(error) or error from error
-    import onnx as onnx_package
-
-    with _written(out, ".xml", overwrite) as part:
+    _check_suffix(out, ".onnx", ".xml")
+    write = _write_onnx
+    if out.suffix == ".xml":
+        write = _write_openvino
+        with needs_packages():  # before the model is loaded
+            import_module("openvino")
+    with _written(out, overwrite) as part:
         segmenter, size, graph = _graph(model, size, strict, prompt)
-        passing = part.with_suffix(".onnx")
-        try:
-            onnx_package.save(graph, passing)
-            converted = ov.convert_model(passing)
-        finally:
-            passing.unlink(missing_ok=True)
-        for entry in graph.metadata_props:
-            converted.set_rt_info(entry.value, ["agvas", entry.key])
-        ov.save_model(converted, part, compress_to_fp16=False)
-        compiled = ov.Core().compile_model(part, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-
-        def run(image: NDArray[np.uint8]) -> Answer:
-            found = compiled(image)
-            return _answer([found[name] for name in Answer._fields])
-
-        compared = compare(segmenter, run, size, data)
+        compared = compare(segmenter, write(graph, part), size, data)
     return size, compared
+
+
+def _write_onnx(graph: Any, path: Path) -> Run:
+    """Writes the graph and returns it running on ONNX Runtime."""
+    import onnx
+    import onnxruntime as ort
+
+    onnx.save(graph, path)
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return lambda image: _answer(session.run(list(Answer._fields), {"image": image}))
+
+
+def _write_openvino(graph: Any, path: Path) -> Run:
+    """Writes the graph and returns it running on OpenVINO, both in float32."""
+    import onnx
+    import openvino as ov
+
+    passing = path.with_suffix(".onnx")
+    try:
+        onnx.save(graph, passing)
+        converted = ov.convert_model(passing)
+    finally:
+        passing.unlink(missing_ok=True)
+    for entry in graph.metadata_props:
+        converted.set_rt_info(entry.value, ["agvas", entry.key])
+    ov.save_model(converted, path, compress_to_fp16=False)
+    compiled = ov.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+
+    def run(image: NDArray[np.uint8]) -> Answer:
+        found = compiled(image)
+        return _answer([found[name] for name in Answer._fields])
+
+    return run
 
 
 def _graph(model: str | Path, size: tuple[int, int] | None, strict: bool, prompt: str | None) -> tuple[Any, tuple[int, int], Any]:
@@ -203,15 +212,6 @@ def _graph(model: str | Path, size: tuple[int, int] | None, strict: bool, prompt
             raise UsageError(f"the good images of {segmenter.bundle.identity} have several sizes: say which one with --size WxH")
         size = known[1], known[0]
     return segmenter, size, build_graph(segmenter.bundle, size, operating_point=name, prompt=prompt)
-
-
-def _onnxruntime(path: Path) -> Run:
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    return lambda image: _answer(session.run(list(Answer._fields), {"image": image}))
 
 
 def _answer(found: list[Any]) -> Answer:
@@ -273,14 +273,12 @@ def _files(out: Path) -> list[Path]:
 
 
 @contextmanager
-def _written(out: Path, suffix: str, overwrite: bool) -> Iterator[Path]:
+def _written(out: Path, overwrite: bool) -> Iterator[Path]:
     """A path beside ``out`` to write to; what is there gets the name ``out`` at the end, and is removed where something failed."""
-    if out.suffix != suffix:
-        raise UsageError(f"-o is {out}: a name that ends in {suffix} is needed")
     taken = [path for path in _files(out) if path.exists()]
     if taken and (not overwrite or any(path.is_dir() for path in taken)):
         raise UsageError(f"{taken[0]} is there already: choose another name with -o, or say --overwrite")
-    part = out.with_name(f"{out.stem}.part-{os.getpid()}{suffix}")
+    part = out.with_name(f"{out.stem}.part-{os.getpid()}{out.suffix}")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         yield part

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import typer
 
-from agvas.options import (
+from agvas_core.contract.defaults import DEFAULT_BACKEND
+from agvas_core.contract.errors import UsageError
+from agvas_runtime.pipeline.cli_options import (
     Adapter,
     Backend,
     Bits,
@@ -35,8 +37,6 @@ from agvas.options import (
     Version,
     Vision,
 )
-from agvas_core.contract.defaults import DEFAULT_BACKEND
-from agvas_core.contract.errors import UsageError
 from agvas_runtime.pipeline.options import SegmentOptions, stage_backends
 
 __all__ = ["line"]
@@ -74,7 +74,7 @@ def line(
     """Inspects parts on a line: one verdict for each by a recipe, in a ledger, until SIGTERM, Ctrl-C or --limit.
 
     Secrets are read from the environment: AGVAS_MQTT_PASSWORD, AGVAS_WEBHOOK_SECRET, AGVAS_API_KEY. Exit codes: 0 ended, 2 usage, 3
-    environment (model, packages, ledger, port), 5 source lost, 143 told to end (SIGTERM).
+    environment (model, packages, ledger, port), 5 source lost, 143 ended by SIGTERM.
     """
     if not recipe:
         raise UsageError("a line needs --recipe FILE: agvas recipe new PRODUCT makes one")

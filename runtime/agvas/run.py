@@ -5,14 +5,16 @@ Only options are read here, and nothing heavy is imported before they make sense
 
 import sys
 from contextlib import redirect_stdout
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Final
 
 import typer
 
 from agvas.line import line
-from agvas.options import (
+from agvas_core.contract.command_line import INPUT, OUTPUT, SPEED
+from agvas_core.contract.defaults import BALANCED, DEFAULT_BACKEND, DEFAULT_MODEL, STRICT
+from agvas_core.contract.errors import UsageError
+from agvas_runtime.pipeline.cli_options import (
     Adapter,
     Backend,
     Bits,
@@ -21,42 +23,43 @@ from agvas.options import (
     Checkpoint,
     Decoder,
     Engines,
+    FailOnReject,
     Limit,
     Lmm,
     LmmFolder,
     Log,
+    MaxPixels,
     Metrics,
+    Model,
+    ModeName,
+    NormalLook,
     Offline,
     Page,
     PageHost,
     PixelFormats,
+    Prompt,
     Queues,
+    Quiet,
     Recipes,
     Sinks,
     Sources,
     State,
     Stations,
+    Strict,
     Threads,
+    Threshold,
+    Tiling,
+    TilingChoice,
     Triggers,
     Version,
     Vision,
 )
-from agvas_core.contract.command_line import DECISION, INPUT, MODEL, OUTPUT, SPEED
-from agvas_core.contract.defaults import BALANCED, DEFAULT_BACKEND, DEFAULT_MODEL, STRICT
-from agvas_core.contract.errors import UsageError
 from agvas_runtime.pipeline.options import SegmentOptions, stage_backends
 
 __all__ = ["SAVE_DEFAULT", "SAVE_KINDS", "parse_save", "run"]
 
 SAVE_KINDS: Final = ("mask", "overlay", "jsonl", "report", "score", "score-npy", "csv", "coco", "yolo")
 SAVE_DEFAULT: Final = "mask,overlay,jsonl,report"
-
-
-class Tiling(StrEnum):
-    """Whether large images are cut into tiles."""
-
-    auto = "auto"
-    off = "off"
 
 
 def run(
@@ -68,15 +71,7 @@ def run(
     every: Annotated[
         int, typer.Option(min=1, metavar="N", help="Take every N-th image or video frame.", rich_help_panel=INPUT)
     ] = 1,
-    max_pixels: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            metavar="N",
-            help="Larger images get NO_VERDICT; 100 million by default.",
-            rich_help_panel=INPUT,
-        ),
-    ] = None,
+    max_pixels: MaxPixels = None,
     bits: Bits = None,
     pages: Annotated[
         bool,
@@ -86,31 +81,11 @@ def run(
             rich_help_panel=INPUT,
         ),
     ] = False,
-    model: Annotated[
-        str,
-        typer.Option(metavar="NAME|FOLDER", help="A bundled model, a folder, or hf:org/name of a hub.", rich_help_panel=MODEL),
-    ] = DEFAULT_MODEL,
+    model: Model = DEFAULT_MODEL,
     offline: Offline = False,
-    prompt: Annotated[
-        str | None,
-        typer.Option(
-            help="What to look for, in words: 'Segment the scratch at the top left.', in any mode.", rich_help_panel=MODEL
-        ),
-    ] = None,
-    mode: Annotated[
-        str,
-        typer.Option(
-            help="How the model answers: direct, the mask alone; describe, words before the mask; describe-plus, the same after "
-            "--normal-look; explain, words after it.",
-            rich_help_panel=MODEL,
-        ),
-    ] = SegmentOptions.mode,
-    normal_look: Annotated[
-        str | None,
-        typer.Option(
-            metavar="TEXT", help="How a good part looks, in a sentence; for --mode describe-plus.", rich_help_panel=MODEL
-        ),
-    ] = None,
+    prompt: Prompt = None,
+    mode: ModeName = SegmentOptions.mode,
+    normal_look: NormalLook = None,
     backend: Backend = DEFAULT_BACKEND,
     vision: Vision = None,
     lmm: Lmm = None,
@@ -119,25 +94,9 @@ def run(
     adapter: Adapter = None,
     lmm_folder: LmmFolder = None,
     checkpoint: Checkpoint = None,
-    strict: Annotated[
-        bool,
-        typer.Option(
-            "--strict",
-            help="Spare good parts: the bundle's strict operating point in place of the balanced one.",
-            rich_help_panel=DECISION,
-        ),
-    ] = False,
-    threshold: Annotated[
-        float | None,
-        typer.Option(
-            help="Every pixel above this score, 0 to 1, is anomalous, whatever the operating point says.",
-            rich_help_panel=DECISION,
-        ),
-    ] = None,
-    fail_on_reject: Annotated[
-        bool,
-        typer.Option("--fail-on-reject", help="Exit with 1 if any image is FAIL or NO_VERDICT.", rich_help_panel=DECISION),
-    ] = False,
+    strict: Strict = False,
+    threshold: Threshold = None,
+    fail_on_reject: FailOnReject = False,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -159,7 +118,7 @@ def run(
         bool,
         typer.Option("--json", help="Results as JSON lines on stdout, all else on stderr.", rich_help_panel=OUTPUT),
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.", rich_help_panel=OUTPUT)] = False,
+    quiet: Quiet = False,
     verbose: Annotated[
         bool,
         typer.Option(
@@ -170,9 +129,7 @@ def run(
         ),
     ] = False,
     threads: Threads = None,
-    tiling: Annotated[
-        Tiling, typer.Option(help="Cut large images into tiles, or shrink them whole.", rich_help_panel=SPEED)
-    ] = Tiling.auto,
+    tiling: TilingChoice = Tiling.auto,
     profile: Annotated[
         bool, typer.Option("--profile", help="Measure the run: profile.json, profile.html in --out.", rich_help_panel=SPEED)
     ] = False,
@@ -194,7 +151,7 @@ def run(
     With --recipe it runs a line, as agvas line does; the options of the panel Line need it.
 
     Exit codes: 0 fine, 1 rejects found (--fail-on-reject), 2 usage, 3 environment (model, packages, output folder), 5 source lost, 130
-    interrupted, 143 told to end (SIGTERM).
+    interrupted, 143 ended by SIGTERM.
     """
     cameras = tuple(camera or ())
     if not sources and not cameras:
@@ -211,32 +168,32 @@ def run(
     if recipe:
         _refuse_beside_recipe(context)
         line(
-            sources,
-            camera,
-            pixel_format,
-            limit,
-            bits,
-            recipe,
-            state,
-            station,
-            trigger,
-            queue,
-            sinks,
-            metrics,
-            page,
-            page_host,
-            log,
-            check,
-            offline,
-            backend,
-            vision,
-            lmm,
-            decoder,
-            engines,
-            adapter,
-            lmm_folder,
-            checkpoint,
-            threads,
+            sources=sources,
+            camera=camera,
+            pixel_format=pixel_format,
+            limit=limit,
+            bits=bits,
+            recipe=recipe,
+            state=state,
+            station=station,
+            trigger=trigger,
+            queue=queue,
+            sinks=sinks,
+            metrics=metrics,
+            page=page,
+            page_host=page_host,
+            log=log,
+            check=check,
+            offline=offline,
+            backend=backend,
+            vision=vision,
+            lmm=lmm,
+            decoder=decoder,
+            engines=engines,
+            adapter=adapter,
+            lmm_folder=lmm_folder,
+            checkpoint=checkpoint,
+            threads=threads,
         )
         return
     _refuse_without_recipe(context)

@@ -37,7 +37,7 @@ from agvas_core.contract.preprocess import View, ViewSpec, frame_cells, scaled_v
 from agvas_core.contract.product import MapScale, Product, load_array
 from agvas_core.contract.prompts import Anchor, Mode
 from agvas_runtime.bundle import Bundle
-from agvas_runtime.images.tiling import Look, plan_looks
+from agvas_runtime.images.tiling import Scale, plan_scales
 from agvas_runtime.pipeline.instruction import ask
 from agvas_runtime.pipeline.references import (
     BLUR_CELLS,
@@ -225,7 +225,7 @@ class _Builder:
         """(P float [H, W], acceptance float [], whether all numbers are finite bool []) of the frame."""
         g, manifest = self.g, self.manifest
         views = scaled_views(manifest.pixel_view, manifest.scales, *size)
-        looks = plan_looks(*size, views, manifest.tiling)
+        looks = plan_scales(*size, views, manifest.tiling)
         maps: list[list[str]] = [[], []]
         accepts = []
         for look in looks:
@@ -242,7 +242,7 @@ class _Builder:
         ano = g.op("Mul", g.op("Sigmoid", l_ano_nor), g.const(1.0 - alpha))
         return g.op("Min", g.op("Add", seg, ano), g.const(1)), g.op("Sum", *accepts), sound
 
-    def logits(self, look: Look) -> tuple[str, str]:
+    def logits(self, look: Scale) -> tuple[str, str]:
         """Decoder's logits [tiles, 3, h, w] of a look, and the highest acceptance of its tiles []."""
         g, tiles = self.g, list(look.tiles)
         semantic, pixel = [], []
@@ -273,7 +273,7 @@ class _Builder:
         """Features of views."""
         return self.g.embed(self.stages["vision"], "vision", {"semantic_image": semantic, "pixel_image": pixel})
 
-    def blended(self, look: Look, logits: str, size: tuple[int, int]) -> list[str]:
+    def blended(self, look: Scale, logits: str, size: tuple[int, int]) -> list[str]:
         """l_seg and l_ano - l_nor of a look at frame size, times its share, float [H, W] each."""
         g = self.g
         channel = {anchor: g.op("Gather", logits, g.ints(anchor), axis=1) for anchor in Anchor}  # [B, 1, h, w]
@@ -303,7 +303,7 @@ class _Builder:
         whole = g.op("Sum", *placed)
         return [g.op("Gather", whole, g.const(index, np.int64), axis=0) for index in range(2)]
 
-    def _cells(self, look: Look) -> tuple[tuple[int, int], tuple[int, int]] | None:
+    def _cells(self, look: Scale) -> tuple[tuple[int, int], tuple[int, int]] | None:
         """Cells of the logits that show a tile, and the size they are enlarged to; None where the view has no padding."""
         content = view_size(look.view, *look.tiles.size)
         if look.view.fit != "letterbox":

@@ -1,4 +1,4 @@
-"""Waiting before something that is away is tried again: each time twice as long, and a random half of it."""
+"""Exponential back-off with jitter: each wait is twice as long, of which a random half to all is used."""
 
 import random
 import threading

@@ -22,7 +22,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from agvas_core.contract.certificate import PARITY_NAME, Certificate, read_certificate
-from agvas_core.contract.command_line import missing_package
+from agvas_core.contract.command_line import needs_packages
 from agvas_core.contract.errors import BundleError, UsageError
 from agvas_core.contract.gpu import Hardware, this_machine
 from agvas_core.contract.manifest import (
@@ -122,7 +122,7 @@ def load_bundle(model: str | Path, *, offline: bool = False) -> Bundle:
         folder = _unpack(folder)
     manifest = read_manifest(folder)
     verify_files(folder, manifest, beside=HUB_FILES if from_hub else frozenset())
-    _check_joints(folder, manifest)
+    _check_stages(folder, manifest)
     product = None
     if manifest.product is not None:
         product = read_product(folder, manifest.product)
@@ -134,10 +134,8 @@ def load_bundle(model: str | Path, *, offline: bool = False) -> Bundle:
 
 
 def _from_hub(model: str, offline: bool) -> Path:
-    try:
-        from agvas_runtime.hub import fetch_bundle  # needs the hub's client, which is in an extra
-    except ModuleNotFoundError as error:
-        raise missing_package(error) or error from error
+    with needs_packages():
+        from agvas_runtime.hub import fetch_bundle
     return fetch_bundle(model, offline=offline)
 
 
@@ -171,7 +169,7 @@ def _check_entries(archive: Path, entries: list[zipfile.ZipInfo]) -> None:
             raise BundleError(f"{archive} holds {entry.filename!r}, a link or a path outside the bundle: do not use this bundle")
 
 
-def _check_joints(folder: Path, manifest: Manifest) -> None:
+def _check_stages(folder: Path, manifest: Manifest) -> None:
     """What one graph gives, the next one must take, under the same name and dtype."""
     given = {spec.name: spec.dtype for graph in manifest.graphs.values() for spec in graph.outputs}
     if manifest.lmm is None:

@@ -1,7 +1,7 @@
 """The native core, where it was built: views, score maps, masks and regions in C++ (csrc/).
 
-What it does, NumPy and OpenCV do as well, with the same views to the bit, the same masks but for pixels that lie within
-``TOLERANCES["native"]`` of a threshold, and slower. So there is nothing to choose: it is used where it is, and ``describe`` says so.
+What it does, NumPy and OpenCV do as well, with the same views to the bit, the same masks except for pixels that lie within
+``TOLERANCES["native"]`` of a threshold, and slower. So there is no option: it is used where it is built, and ``describe`` says so.
 """
 
 from importlib import import_module

@@ -38,7 +38,7 @@ __all__ = ["Job", "inspect"]
 
 @dataclass(frozen=True)
 class Job:
-    """What one run looks at, with which segmenter, and what becomes of the results."""
+    """What one run looks at, with which segmenter, and where the results go."""
 
     sources: tuple[str, ...] = ()
     camera: str | None = None
@@ -253,7 +253,7 @@ def _why(error: BaseException, done: int) -> str:
         case SourceError():
             return f"The source was lost after {done:,} images: {error}"
         case BrokenPipeError():
-            return f"Stopped after {done:,} images: whoever read the results went away."
+            return f"Stopped after {done:,} images: the reader of the results closed the pipe."
         case _:
             return f"Interrupted after {done:,} images; what follows is not the whole."
 

@@ -187,7 +187,7 @@ def test_predictions_are_scored_without_any_model(data: Path, tmp_path: Path) ->
 def test_progress_is_told_without_a_terminal_too(
     dark: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("agvas_core.evaluation.progress.LINE_EVERY_S", 0.0)
+    monkeypatch.setattr("agvas_core.evaluation.cli.LINE_EVERY_S", 0.0)
     assert agvas_eval("--model", "night", "--predictor", dark, "--data", data, "--out", tmp_path / "out") == 0
     assert "8 of 8 images scored" in capsys.readouterr().err
     assert agvas_eval("--model", "night", "--predictor", dark, "--data", data, "--out", tmp_path / "out", "--quiet") == 0

@@ -17,8 +17,7 @@ from agvas_core.data.datasets.layouts import find_test_sets
 from agvas_core.evaluation.cross_check import compare
 from agvas_core.evaluation.evaluate import Job, evaluate
 from agvas_core.evaluation.page import by_kind, by_size, worst_and_best
-from agvas_core.evaluation.predictions import pair_predictions, read_map
-from agvas_core.evaluation.predictor import Scored
+from agvas_core.evaluation.predictor import Scored, pair_predictions, read_map
 from agvas_core.evaluation.protocol import PROTOCOLS
 from agvas_core.evaluation.result import CategoryResult, SetResult
 

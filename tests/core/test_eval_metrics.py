@@ -9,8 +9,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from agvas_core.evaluation.metrics import Ranking, auroc, caught, mean_of, rank
-from agvas_core.evaluation.runs import Run, make_run, merge, open_run, remove_run, run_is_there, save_run
+from agvas_core.evaluation.metrics import (
+    Ranking,
+    Run,
+    auroc,
+    caught,
+    make_run,
+    mean_of,
+    merge,
+    open_run,
+    rank,
+    remove_run,
+    run_is_there,
+    save_run,
+)
 
 Maps = list[tuple[NDArray[np.float32], NDArray[np.uint32]]]
 """Scores and region areas (0 where normal) of each image, flat."""

@@ -14,7 +14,7 @@ from agvas_core.contract.errors import ImageError, UsageError
 from agvas_core.data.datasets.anomalies import MVTEC, REVIEWED
 from agvas_core.data.datasets.item import examine, read_truth
 from agvas_core.data.datasets.layouts import find_test_sets
-from agvas_core.evaluation.predictions import check_upright, read_map
+from agvas_core.evaluation.predictor import check_upright, read_map
 from agvas_core.files import read_mask
 
 SHAPE = (64, 96)

@@ -12,8 +12,7 @@ from torch import nn
 
 from agvas_core.contract.command_line import exit_code_of
 from agvas_core.contract.prompts import ANCHORS, DEFAULT_INSTRUCTION, FIXED_ANSWER, INSTRUCTIONS, NO_ANOMALY_ANSWER, Mode
-from agvas_core.data.synthetic.dialogue import Dialogue
-from agvas_core.data.synthetic.tokenizer import SPECIAL_TOKENS
+from agvas_core.data.synthetic.dialogue import SPECIAL_TOKENS, Dialogue
 from agvas_core.model.agvas import AgVas
 from agvas_core.model.build import build_model
 from agvas_core.model.config import ModelConfig, load_preset, parse_config

@@ -1,4 +1,4 @@
-"""The certificate: what is the model is certified, what is not is refused, and the first wrong joint has a name."""
+"""The certificate: what is the model is certified, what is not is refused, and the first wrong stage has a name."""
 
 import json
 import shutil
@@ -103,8 +103,8 @@ def test_one_changed_weight_is_caught_at_its_joint(
     (engine,) = done.certificate.backends
     assert not done.certificate.passed and str(engine.first_wrong).startswith(f"{graph}: ")
     wrong = {joint.joint for joint in engine.joints if not joint.holds}
-    assert wrong <= {graph, "whole"}  # the joints after it were given the model's own tensors
-    with pytest.raises(ParityError, match=f"first wrong joint is {graph}"):
+    assert wrong <= {graph, "whole"}  # the stages after it were given the model's own tensors
+    with pytest.raises(ParityError, match=f"first wrong stage is {graph}"):
         refuse_failed(done.certificate, read_manifest(folder))
 
 
@@ -165,7 +165,7 @@ def test_a_norm_that_overflows_in_half_precision_is_caught(
     )  # fmt: skip
     assert code == 4
     error = capsys.readouterr().err
-    assert "1 verdicts flipped, 0 allowed" in error and "first wrong joint is vision: f_s" in error
+    assert "1 verdicts flipped, 0 allowed" in error and "first wrong stage is vision: f_s" in error
     certificate = read_certificate(folder / PARITY_NAME)
     assert certificate is not None and not certificate.passed
     assert certificate.backends[0].joints[0].error == NOT_FINITE and certificate.backends[0].flips[0].verdict == "NO_VERDICT"

@@ -21,9 +21,9 @@ from agvas_core.model.agvas import AgVas
 from agvas_core.model.config import ModelConfig
 from agvas_export.bundle import Form, export_bundle
 from agvas_export.cli import app
-from agvas_export.graphs import export_joint
-from agvas_export.joints import make_joints
+from agvas_export.graphs import export_stage
 from agvas_export.precision import in_precision
+from agvas_export.stages import make_stages
 from agvas_runtime import Segmenter
 from agvas_runtime.bundle import load_bundle
 
@@ -98,8 +98,8 @@ def test_half_precision_keeps_norms_and_both_ends_in_float32(
 def test_every_pixel_encoder_gives_its_own_features(small_model: Build, tmp_path: Path, kind: str) -> None:
     pixel, agmd = {"kind": kind, "channels": 32, "arguments": ENCODERS[kind]}, {"depth": 1, "heads": 4, "mlp_dim": 32}
     model, config = small_model({"pixel": pixel, "pixel_view": VIEW, "scales": [1.0], "agmd": agmd})
-    vision = next(joint for joint in make_joints(model, config) if joint.name == "vision")
-    spec = export_joint(vision, tmp_path)
+    vision = next(joint for joint in make_stages(model, config) if joint.name == "vision")
+    spec = export_stage(vision, tmp_path)
     images = [torch.randint(0, 256, (3, *tensor.shape[1:]), dtype=torch.uint8) for tensor in vision.inputs.values()]
     with torch.no_grad():
         seen = model.see(*images)

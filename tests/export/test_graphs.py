@@ -19,10 +19,10 @@ from agvas_core.data.synthetic.synthesis import synthesize
 from agvas_core.model.build import build_model
 from agvas_core.model.config import ModelConfig, load_preset, parse_config
 from agvas_core.model.weights.checkpoint import Checkpoint
-from agvas_export.graphs import eager_attention, export_joint
-from agvas_export.joints import Axis, Joint, VisionJoint, make_joints
+from agvas_export.graphs import eager_attention, export_stage
 from agvas_export.parity import Graphs, answer_of, run_step
 from agvas_export.reference import Frames, Words, reference, words
+from agvas_export.stages import Axis, Stage, VisionStage, make_stages
 
 FP32 = TOLERANCES["fp32"]
 SIZES = [(64, 64), (96, 320), (320, 320), (416, 224)]
@@ -105,7 +105,7 @@ def test_folding_linear_p_into_spam_changes_nothing_and_leaves_the_model_alone(t
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     frames = frames_of(tiny_checkpoint.config, 2, (64, 96), noise=False)
     with torch.no_grad():
-        assert_near(VisionJoint(model)(*frames)[1], model.see(*frames).f_align, 1e-6)
+        assert_near(VisionStage(model)(*frames)[1], model.see(*frames).f_align, 1e-6)
     assert model.spam is not None and model.linear_p is not None
     assert model.spam.to_k.in_features == model.linear_p.linear.out_features
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
@@ -128,8 +128,8 @@ class TinyConstants(nn.Module):
 
 def test_a_constant_below_1e_8_survives_the_export(tmp_path: Path) -> None:
     x, module = torch.tensor([[0.0, 1e-5, 1.0]]), TinyConstants().eval()
-    joint = Joint("constants", module, {"x": x}, {"y": module(x)}, {"x": {0: Axis("batch", Dim("batch"))}, "y": {}})
-    export_joint(joint, tmp_path)
+    stage = Stage("constants", module, {"x": x}, {"y": module(x)}, {"x": {0: Axis("batch", Dim("batch"))}, "y": {}})
+    export_stage(stage, tmp_path)
     session = ort.InferenceSession(str(tmp_path / "constants.onnx"), providers=["CPUExecutionProvider"])
     assert_near(torch.from_numpy(session.run(None, {"x": x.numpy()})[0]), module(x), 1e-6)
 
@@ -137,8 +137,8 @@ def test_a_constant_below_1e_8_survives_the_export(tmp_path: Path) -> None:
 def test_weights_too_large_for_a_graph_lie_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("agvas_export.graphs.MAX_EMBEDDED_BYTES", 1000)
     x, module = torch.randn(2, 64), nn.Linear(64, 64).eval().requires_grad_(False)
-    joint = Joint("linear", module, {"x": x}, {"y": module(x)}, {"x": {0: Axis("batch", Dim("batch"))}, "y": {}})
-    export_joint(joint, tmp_path)
+    stage = Stage("linear", module, {"x": x}, {"y": module(x)}, {"x": {0: Axis("batch", Dim("batch"))}, "y": {}})
+    export_stage(stage, tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["linear.onnx", "linear.onnx.data"]
     session = ort.InferenceSession(str(tmp_path / "linear.onnx"), providers=["CPUExecutionProvider"])
     assert_near(torch.from_numpy(session.run(None, {"x": x.numpy()})[0]), module(x), 1e-5)
@@ -174,14 +174,14 @@ def test_an_encoder_of_one_size_has_closed_axes_and_no_detail(tmp_path: Path, ti
     config = parse_config(table)
     torch.manual_seed(1)
     model = build_model(config).eval()
-    joints = {joint.name: joint for joint in make_joints(model, config)}
-    vision = export_joint(joints["vision"], tmp_path)
+    stages = {stage.name: stage for stage in make_stages(model, config)}
+    vision = export_stage(stages["vision"], tmp_path)
     assert {spec.name: spec.shape for spec in vision.outputs} == {
         "f_s": ("batch", 16, 32),
         "f_align": ("batch", 16, 32),
         "f_p": ("batch", 32, 4, 4),
     }
-    decoder = export_joint(joints["decoder"], tmp_path)
+    decoder = export_stage(stages["decoder"], tmp_path)
     assert [spec.name for spec in decoder.inputs] == ["anchor_states", "f_p"]
     assert decoder.outputs[0].shape == ("batch", 3, 16, 16)
 

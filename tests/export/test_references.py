@@ -15,9 +15,9 @@ from agvas_core.contract.errors import BundleError
 from agvas_core.contract.manifest import MANIFEST_NAME, read_manifest
 from agvas_core.model.encoders.efficientnet_lite import load_trunk
 from agvas_core.model.references import EncoderCells, ReferenceDistance
-from agvas_export.graphs import export_joint
-from agvas_export.joints import make_joints
+from agvas_export.graphs import export_stage
 from agvas_export.references import export_references, shares_trunk
+from agvas_export.stages import make_stages
 from agvas_runtime.bundle import load_bundle
 from agvas_runtime.stages.open import open_references
 
@@ -60,7 +60,7 @@ def test_a_model_with_another_encoder_measures_its_own_features(
 ) -> None:
     model, config = small_model({})
     config = config.model_copy(update={"pixel": config.pixel.model_copy(update={"kind": "sam"})})
-    (vision, *_) = make_joints(model, config)
+    (vision, *_) = make_stages(model, config)
     done = export_references(config, vision, tmp_path)
     assert done.spec.view is None and done.spec.stride == 8 and done.spec.channels == 32 + 3
     assert {tensor.name for tensor in done.spec.inputs} == {"pixel_image", "f_p", "bank", "colour_weight"}
@@ -113,11 +113,11 @@ def test_a_model_with_the_shipped_trunk_gives_its_features_to_the_references(
 ) -> None:
     model, config = lite_model(small_model)
     assert shares_trunk(model) and not shares_trunk(small_model({})[0])
-    vision = make_joints(model, config, trunk=True)[0]
+    vision = make_stages(model, config, trunk=True)[0]
     done = export_references(config, vision, tmp_path)
     assert done.spec.view is None and done.spec.channels == 155
     assert done.spec.features == ("trunk_8", "trunk_16")
-    seen = export_joint(vision, tmp_path)
+    seen = export_stage(vision, tmp_path)
     shapes = {tensor.name: tensor.shape for tensor in seen.outputs}
     assert shapes["trunk_8"] == ("batch", 40, "height/8", "width/8")
     assert shapes["trunk_16"] == ("batch", 112, "height/16", "width/16")
@@ -150,7 +150,7 @@ def test_a_trunk_that_was_trained_further_is_not_shared(small_model: Callable[[d
     with torch.no_grad():
         model.pixel_encoder.backbone.trunk.blocks[3].depthwise[0].bias[2] += 1e-4
     assert not shares_trunk(model)
-    vision = make_joints(model, config)[0]
+    vision = make_stages(model, config)[0]
     assert "trunk_8" not in vision.outputs
     done = export_references(config, vision, tmp_path)
     assert done.spec.view is not None and done.spec.features == ()

@@ -13,9 +13,9 @@ from agvas_core.contract.lmm_folder import read_lmm_folder
 from agvas_core.model.weights.checkpoint import Checkpoint
 from agvas_export import vllm_folder as shards
 from agvas_export.bundle import Form, prompt_of, read_source
-from agvas_export.graphs import export_joint
-from agvas_export.joints import make_joints
+from agvas_export.graphs import export_stage
 from agvas_export.precision import in_precision
+from agvas_export.stages import make_stages
 from agvas_export.streaming import read_without_lmm
 from agvas_export.vllm_folder import write_vllm_folder
 
@@ -33,9 +33,9 @@ def test_weights_that_go_from_file_to_file_give_the_same_answers(
     for name, tensor in source.model.state_dict().items():
         if not name.startswith("lmm."):
             assert tensor.equal(whole[name]), name
-    joint = next(joint for joint in make_joints(source.model, source.config) if joint.name == "lmm")
-    spec = export_joint(in_precision(joint, "fp32"), tmp_path, fill=weights.fill)
-    given_by = next(joint for joint in make_joints(tiny_checkpoint.model, tiny_checkpoint.config) if joint.name == "lmm")
+    stage = next(stage for stage in make_stages(source.model, source.config) if stage.name == "lmm")
+    spec = export_stage(in_precision(stage, "fp32"), tmp_path, fill=weights.fill)
+    given_by = next(stage for stage in make_stages(tiny_checkpoint.model, tiny_checkpoint.config) if stage.name == "lmm")
     given = {name: tensor.numpy() for name, tensor in given_by.inputs.items()}
     for value, truth in zip(answers(tmp_path / spec.file, given), answers(exported_folder / "lmm.onnx", given), strict=True):
         np.testing.assert_allclose(value, truth, rtol=0, atol=1e-6)

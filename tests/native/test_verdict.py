@@ -13,7 +13,7 @@ from agvas_core.contract.decision import OperatingPoint, anomaly_mask
 from agvas_core.contract.manifest import TilingSpec
 from agvas_core.contract.preprocess import View, ViewSpec, make_view
 from agvas_runtime import native
-from agvas_runtime.images.tiling import plan_looks, plan_tiles
+from agvas_runtime.images.tiling import plan_scales, plan_tiles
 from agvas_runtime.masks.regions import find_regions, judge_map
 from agvas_runtime.masks.result import Region
 from agvas_runtime.pipeline.frame_logits import FrameLogits, Judged
@@ -95,7 +95,7 @@ def test_whole_views_at_two_scales_and_with_padding(monkeypatch: pytest.MonkeyPa
     fit = ["area", "letterbox"][seed % 2]
     views = [ViewSpec(fit=fit, size_px=size, multiple_px=8, mean=HALF, std=HALF) for size in (96, 48)]  # type: ignore[arg-type]
     logits, image = FrameLogits(height, width), np.zeros((height, width, 3), np.uint8)
-    for look in plan_looks(height, width, views, TilingSpec(), enabled=False):
+    for look in plan_scales(height, width, views, TilingSpec(), enabled=False):
         view = make_view(look.view, image)
         cells = [max(1, side // 4) for side in view.pixels.shape[:2]]
         layers = np.stack([blobs(rng, *cells) for _ in range(3)])

@@ -84,7 +84,7 @@ def test_what_was_said_before_reaches_the_anchors(onnx: Stages, features: Featur
 
 
 def test_a_dialogue_that_is_too_long_is_refused_with_the_remedy(onnx: Stages, features: Features) -> None:
-    with pytest.raises(UsageError, match="ask anew"):
+    with pytest.raises(UsageError, match="ask again"):
         onnx.lmm(features, ASK, Mode.DIRECT, HISTORY * 12)
 
 

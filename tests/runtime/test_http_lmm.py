@@ -20,13 +20,13 @@ from agvas_runtime.stages.vllm.http import HttpEngine
 from agvas_runtime.stages.vllm.protocol import (
     ASK_PATH,
     IDENTITY_PATH,
-    Asked,
     Identity,
-    Said,
-    pack_asked,
-    pack_said,
-    unpack_asked,
-    unpack_said,
+    LmmRequest,
+    LmmResponse,
+    pack_request,
+    pack_responses,
+    unpack_request,
+    unpack_responses,
 )
 
 DIM, TOKENS = 128, 128
@@ -39,7 +39,7 @@ class Server:
 
     identity: Identity
     url: str = ""
-    asked: list[Asked] = field(default_factory=list)
+    asked: list[LmmRequest] = field(default_factory=list)
     generated: tuple[int, ...] = ()
     reply: Any = None
     """In place of an answer: status and body."""
@@ -51,12 +51,12 @@ class Server:
         if self.reply is not None:
             status, data = self.reply
             return int(status), bytes(data)
-        asked = unpack_asked(body)
+        asked = unpack_request(body)
         self.asked.append(asked)
         end = len(asked.after)
         positions = (*asked.rows, *(end + at for at, id in enumerate(self.generated) if id in (4, 5, 6)))
         said = [
-            Said(
+            LmmResponse(
                 self.generated,
                 positions,
                 2.0,
@@ -64,7 +64,7 @@ class Server:
             )
             for image in range(len(asked.visual))
         ]
-        return 200, pack_said(self.identity, said)
+        return 200, pack_responses(self.identity, said)
 
 
 @pytest.fixture(scope="module")
@@ -114,16 +114,19 @@ def features(images: int) -> Features:
 
 def test_a_question_and_an_answer_survive_the_way_bit_by_bit() -> None:
     rng = np.random.default_rng(0)
-    asked = Asked((1, 2), (3, 4, 5), (0, 2), 0, "a", rng.normal(size=(2, 4, 3)).astype(np.float32))
-    back = unpack_asked(pack_asked(asked))
+    asked = LmmRequest((1, 2), (3, 4, 5), (0, 2), 0, "a", rng.normal(size=(2, 4, 3)).astype(np.float32))
+    back = unpack_request(pack_request(asked))
     assert np.array_equal(back.visual, asked.visual) and replace(back, visual=asked.visual) == asked
     identity = Identity("x", "1", "2", "3", False, "a")
-    said = [Said((7,), (0, 2), 0.25, rng.normal(size=(2, 3)).astype(np.float32)), Said((), (), 0.0, np.zeros((0, 3), np.float32))]
-    who, what = unpack_said(pack_said(identity, said))
+    said = [
+        LmmResponse((7,), (0, 2), 0.25, rng.normal(size=(2, 3)).astype(np.float32)),
+        LmmResponse((), (), 0.0, np.zeros((0, 3), np.float32)),
+    ]
+    who, what = unpack_responses(pack_responses(identity, said))
     assert who == identity and [each.ids for each in what] == [(7,), ()] and np.array_equal(what[0].states, said[0].states)
 
 
-GOOD = Asked((1,), (2, 3), (1,), 0, None, np.zeros((1, 2, 2), np.float32))
+GOOD = LmmRequest((1,), (2, 3), (1,), 0, None, np.zeros((1, 2, 2), np.float32))
 
 
 @pytest.mark.parametrize(
@@ -134,20 +137,20 @@ GOOD = Asked((1,), (2, 3), (1,), 0, None, np.zeros((1, 2, 2), np.float32))
         b"{}\n",
         b"[1]\n",
         b"[" * 100_000,
-        pack_asked(GOOD)[:-4],
-        pack_asked(GOOD)[:-1],
-        pack_asked(replace(GOOD, rows=(2,))),
-        pack_asked(replace(GOOD, rows=(1, 0))),
-        pack_asked(replace(GOOD, new_tokens=-1)),
-        pack_asked(replace(GOOD, after=(2, -3))),
-        pack_asked(replace(GOOD, visual=np.full((1, 2, 2), np.nan, np.float32))),
-        pack_asked(replace(GOOD, visual=np.zeros((65, 2, 2), np.float32))),
-        pack_asked(GOOD).replace(b"[1, 2, 2]", b"[-1, -2, 2]"),
+        pack_request(GOOD)[:-4],
+        pack_request(GOOD)[:-1],
+        pack_request(replace(GOOD, rows=(2,))),
+        pack_request(replace(GOOD, rows=(1, 0))),
+        pack_request(replace(GOOD, new_tokens=-1)),
+        pack_request(replace(GOOD, after=(2, -3))),
+        pack_request(replace(GOOD, visual=np.full((1, 2, 2), np.nan, np.float32))),
+        pack_request(replace(GOOD, visual=np.zeros((65, 2, 2), np.float32))),
+        pack_request(GOOD).replace(b"[1, 2, 2]", b"[-1, -2, 2]"),
     ],
 )
 def test_bytes_that_are_no_question_are_refused(data: bytes) -> None:
     with pytest.raises(UsageError):
-        unpack_asked(data)
+        unpack_request(data)
 
 
 def test_direct_mode_asks_once_for_all_images_and_reads_the_anchors_where_they_are(server: Server, nano: Bundle) -> None:
@@ -216,7 +219,7 @@ def test_a_server_that_is_no_longer_there_or_no_longer_the_same_gives_no_verdict
         assert told[0] is Verdict.NO_VERDICT and reason in told[1], told
     server.reply, server.identity = None, replace(before, checkpoint_sha256="f" * 64)
     told = verdict()
-    assert told[0] is Verdict.NO_VERDICT and "start the run anew" in told[1]
+    assert told[0] is Verdict.NO_VERDICT and "start the run again" in told[1]
     server.identity = before
     assert verdict()[0] is not Verdict.NO_VERDICT
 
@@ -230,7 +233,10 @@ def test_an_adapter_that_the_server_has_not_ends_the_run_with_its_words(server: 
 
 def test_states_that_are_not_finite_are_no_verdict(server: Server) -> None:
     segmenter = Segmenter.load("nano", lmm=server.url, settings=StageSettings(threads=1))
-    server.reply = (200, pack_said(server.identity, [Said((), (13, 19, 20, 21), 0.0, np.full((4, DIM), np.nan, np.float32))]))
+    server.reply = (
+        200,
+        pack_responses(server.identity, [LmmResponse((), (13, 19, 20, 21), 0.0, np.full((4, DIM), np.nan, np.float32))]),
+    )
     (result,) = segmenter.predict(np.full((64, 64, 3), 255, np.uint8))
     assert result.verdict is Verdict.NO_VERDICT and "NaN" in str(result.error)
 

@@ -17,7 +17,7 @@ from agvas_core.contract.defaults import DEFAULT_BACKEND
 from agvas_core.contract.errors import UsageError
 from agvas_runtime import Segmenter
 from agvas_runtime.batch.cli import batch
-from agvas_runtime.batch.job import BatchJob
+from agvas_runtime.batch.plan import BatchJob
 from agvas_runtime.pipeline.options import SegmentKeywords, SegmentOptions, stage_backends
 from agvas_runtime.profile.cli import profile
 from agvas_runtime.stages.open import StageSettings

@@ -13,6 +13,7 @@ import pytest
 import agvas_core
 from agvas_core.contract.command_line import exit_code_of
 from agvas_core.contract.errors import ImageError, UsageError
+from agvas_core.contract.pages.chart import number
 from agvas_runtime.images.frame import Frame
 from agvas_runtime.pipeline.segmenter import Segmenter
 from agvas_runtime.profile.cli import duration_s, profile, rate_per_s
@@ -22,7 +23,6 @@ from agvas_runtime.profile.page import render
 from agvas_runtime.profile.record import Profile, Quantiles, read
 from agvas_runtime.profile.session import generated_frame
 from agvas_runtime.profile.work import count_work, node_flop
-from agvas_runtime.report.chart import number
 
 
 def agvas_profile(*arguments: str) -> int:

@@ -17,7 +17,7 @@ from agvas_core.contract.errors import BundleError, ImageError, SourceError, Usa
 from agvas_core.contract.preprocess import ViewSpec, scaled_views
 from agvas_runtime import Frame, Result, Segmenter, Verdict
 from agvas_runtime.bundle import load_bundle
-from agvas_runtime.images.tiling import plan_looks
+from agvas_runtime.images.tiling import plan_scales
 from agvas_runtime.pipeline.options import SegmentOptions
 from agvas_runtime.stages.onnx import OnnxDecoder, OnnxLmm, OnnxVision
 from agvas_runtime.stages.protocol import Features
@@ -318,7 +318,7 @@ def test_a_coarse_scale_sees_a_tiled_frame_as_a_whole(tiny_bundle: Path, make_pa
     (coarse,) = altered(tiny_bundle, {"tiling": "off"}, scales=(0.5,), decision=ABSOLUTE).predict(part)
     assert both.tiles == fine.tiles > 4
     manifest = load_bundle(tiny_bundle).manifest
-    share = plan_looks(600, 900, scaled_views(manifest.pixel_view, (0.5, 1.0), 600, 900), manifest.tiling)[-1].share
+    share = plan_scales(600, 900, scaled_views(manifest.pixel_view, (0.5, 1.0), 600, 900), manifest.tiling)[-1].share
     assert 0.01 < share < 0.3
     np.testing.assert_allclose(logits_of(both), (1 - share) * logits_of(fine) + share * logits_of(coarse), atol=5e-3)
 

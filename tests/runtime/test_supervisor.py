@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from agvas_core.contract.errors import SetupError
-from agvas_runtime.stages.vllm.serve import Patience, supervise
+from agvas_runtime.stages.vllm.serve import RestartPolicy, supervise
 
-QUICK = Patience(start_s=20.0, poll_s=0.02, hung_s=0.3, back_off_s=0.05, max_back_off_s=0.2, calm_s=60.0, stop_s=5.0)
+QUICK = RestartPolicy(start_s=20.0, poll_s=0.02, hung_s=0.3, back_off_s=0.05, max_back_off_s=0.2, calm_s=60.0, stop_s=5.0)
 
 
 class Enough(Exception):

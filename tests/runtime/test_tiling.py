@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from agvas_core.contract.manifest import TilingSpec
 from agvas_core.contract.preprocess import ViewSpec, scaled_views, view_size
-from agvas_runtime.images.tiling import Blend, Tiles, plan_looks, plan_tiles
+from agvas_runtime.images.tiling import Blend, Tiles, plan_scales, plan_tiles
 
 VIEW = ViewSpec(fit="area", size_px=64, multiple_px=16, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 
@@ -78,7 +78,7 @@ def test_no_tile_is_shrunk_much_more_than_allowed(height: int, width: int) -> No
 def test_a_frame_that_fits_is_one_tile() -> None:
     assert len(plan(192, 192)) == 1
     assert len(plan(193, 400)) > 1
-    assert [len(look.tiles) for look in plan_looks(5000, 5000, [VIEW], TilingSpec(), enabled=False)] == [1]
+    assert [len(look.tiles) for look in plan_scales(5000, 5000, [VIEW], TilingSpec(), enabled=False)] == [1]
 
 
 def test_a_long_strip_is_cut_along_its_length_only() -> None:
@@ -103,7 +103,7 @@ def test_every_scale_shows_the_whole_frame_and_the_finest_its_tiles_too(height: 
     assert views[0].size_px == round(64 * max(scales))
     shown = [view_size(view, height, width) for view in views]
     assert len(set(shown)) == len(shown) and all(side % VIEW.multiple_px == 0 for size in shown for side in size)
-    looks = plan_looks(height, width, views, TilingSpec(max_downscale=3.0))
+    looks = plan_scales(height, width, views, TilingSpec(max_downscale=3.0))
     wholes = [look for look in looks if len(look.tiles) == 1]
     assert [look.view for look in wholes] == views
     assert looks == wholes or (looks[1:] == wholes and looks[0].view == views[0])
@@ -115,14 +115,14 @@ def test_every_scale_shows_the_whole_frame_and_the_finest_its_tiles_too(height: 
 
 
 def test_scales_of_a_frame_that_fits_count_alike() -> None:
-    looks = plan_looks(192, 192, scaled_views(VIEW, (0.5, 1.0), 192, 192), TilingSpec())
+    looks = plan_scales(192, 192, scaled_views(VIEW, (0.5, 1.0), 192, 192), TilingSpec())
     assert [(len(look.tiles), look.share) for look in looks] == [(1, 0.5), (1, 0.5)]
 
 
 def test_the_larger_the_frame_the_more_its_tiles_count() -> None:
     shares = []
     for side in (200, 600, 2000, 6000):
-        looks = plan_looks(side, side, scaled_views(VIEW, (0.5, 1.0), side, side), TilingSpec())
+        looks = plan_scales(side, side, scaled_views(VIEW, (0.5, 1.0), side, side), TilingSpec())
         assert len(looks[0].tiles) > 1 and looks[1].share > looks[2].share  # then the finer whole, then the coarser
         shares.append(looks[0].share)
     assert shares == sorted(shares) and shares[-1] > 0.9
@@ -130,5 +130,5 @@ def test_the_larger_the_frame_the_more_its_tiles_count() -> None:
 
 def test_a_finer_view_needs_no_tiles_where_a_coarser_one_would() -> None:
     fine, coarse = scaled_views(VIEW, (1.0, 2.0), 300, 300)
-    assert len(plan_looks(300, 300, [coarse], TilingSpec())[0].tiles) > 1
-    assert [len(look.tiles) for look in plan_looks(300, 300, [fine, coarse], TilingSpec())] == [1, 1]
+    assert len(plan_scales(300, 300, [coarse], TilingSpec())[0].tiles) > 1
+    assert [len(look.tiles) for look in plan_scales(300, 300, [fine, coarse], TilingSpec())] == [1, 1]

@@ -19,7 +19,7 @@ from agvas_core.model.encoders.sam import SamImageEncoder
 from agvas_core.model.weights.checkpoint import load_checkpoint
 from agvas_runtime import Segmenter, native
 from agvas_runtime.bundle import Bundle, load_bundle
-from agvas_runtime.images.tiling import plan_looks
+from agvas_runtime.images.tiling import plan_scales
 from agvas_runtime.stages.open import open_stages
 from agvas_runtime.stages.prompt_tokenizer import PromptTokenizer, Words
 from agvas_runtime.stages.protocol import FramePlan, FrameReferences
@@ -225,7 +225,7 @@ def test_a_whole_frame_brings_its_distances_to_good_images(nano: Bundle, engine:
     bank = stage.embed(view).reshape(-1, spec.channels)[:50]
     references = FrameReferences(stage, bank, spec.view, 0.5)
     views = scaled_views(nano.manifest.pixel_view, nano.manifest.scales, 480, 640)
-    looks = tuple(plan_looks(480, 640, views, nano.manifest.tiling, enabled=True))
+    looks = tuple(plan_scales(480, 640, views, nano.manifest.tiling, enabled=True))
     plan = FramePlan((480, 640), nano.manifest.semantic_view, looks, nano.manifest.decision.alpha, 2, references)
     asked = "find anomalies", nano.manifest.decision.point()
     assert frames(image, plan, *asked) is None

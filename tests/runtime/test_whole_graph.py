@@ -17,7 +17,7 @@ import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 
-from agvas.export import app, compare, export_onnx, export_openvino
+from agvas.export import app, compare, export_graph
 from agvas.whole_graph import VERDICTS, _axis, _linear_area, build_graph
 from agvas_core.contract.command_line import exit_code_of
 from agvas_core.contract.errors import BundleError, ParityError, UsageError
@@ -182,7 +182,7 @@ def test_the_c_example_is_compiled_and_gives_the_same(tiny_bundle: Path, tmp_pat
     subprocess.run(command, check=True)
     (tmp_path / "libonnxruntime.so.1").symlink_to(libraries[0])
     out = tmp_path / "tiny.onnx"
-    export_onnx(tiny_bundle, out, size=(96, 128))
+    export_graph(tiny_bundle, out, size=(96, 128))
     part = make_part(spots=[(40, 40, 12)])
     assert cv2.imwrite(str(tmp_path / "part.ppm"), part[:, :, ::-1])
     environment = {**os.environ, "LD_LIBRARY_PATH": str(tmp_path)}
@@ -196,7 +196,7 @@ def test_the_c_example_is_compiled_and_gives_the_same(tiny_bundle: Path, tmp_pat
 def test_openvino_gives_the_same(tiny_bundle: Path, tmp_path: Path, make_part: Part) -> None:
     ov = pytest.importorskip("openvino")
     out = tmp_path / "tiny.xml"
-    size, compared = export_openvino(tiny_bundle, out, size=(96, 128))
+    size, compared = export_graph(tiny_bundle, out, size=(96, 128))
     assert size == (96, 128) and compared.images == 3
     assert {path.name for path in tmp_path.iterdir()} == {"tiny.xml", "tiny.bin"}
     model = ov.Core().read_model(out)
@@ -215,7 +215,7 @@ def test_the_c_example_of_openvino_is_compiled_and_gives_the_same(tiny_bundle: P
     command = ["g++", "-std=c++17", f"-isystem{home / 'include'}", str(ROOT / "examples/onnx/judge_openvino.cpp"), str(library)]
     subprocess.run([*command, f"-Wl,-rpath,{home / 'libs'}", "-o", str(tmp_path / "judge")], check=True)
     out = tmp_path / "tiny.onnx"
-    export_onnx(tiny_bundle, out, size=(96, 128))
+    export_graph(tiny_bundle, out, size=(96, 128))
     part = make_part(spots=[(40, 40, 12)])
     assert cv2.imwrite(str(tmp_path / "part.ppm"), part[:, :, ::-1])
     said = subprocess.check_output([tmp_path / "judge", out, tmp_path / "part.ppm"], text=True).split()
@@ -251,7 +251,7 @@ def test_what_a_graph_cannot_do_is_refused(tiny_bundle: Path, tmp_path: Path) ->
 def test_nothing_half_written_is_left(tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "tiny.onnx"
     with pytest.raises(UsageError, match=r"tiny\.txt"):
-        export_onnx(tiny_bundle, tmp_path / "tiny.txt")
+        export_graph(tiny_bundle, tmp_path / "tiny.txt")
 
     def differs(*_: object) -> None:
         raise ParityError("off by 1")
@@ -259,11 +259,11 @@ def test_nothing_half_written_is_left(tiny_bundle: Path, tmp_path: Path, monkeyp
     with monkeypatch.context() as patch:
         patch.setattr("agvas.export.compare", differs)
         with pytest.raises(ParityError):
-            export_onnx(tiny_bundle, out)
+            export_graph(tiny_bundle, out)
     assert list(tmp_path.iterdir()) == []
-    export_onnx(tiny_bundle, out, size=(96, 96))
+    export_graph(tiny_bundle, out, size=(96, 96))
     with pytest.raises(UsageError, match="overwrite"):
-        export_onnx(tiny_bundle, out, size=(96, 96))
+        export_graph(tiny_bundle, out, size=(96, 96))
     arguments = ["onnx", str(tiny_bundle), "-o", str(out), "--size", "96"]
     assert exit_code_of(lambda: app, name="agvas export", arguments=arguments) == 2
 

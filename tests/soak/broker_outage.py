@@ -29,7 +29,7 @@ from agvas_runtime.images.frame import Frame
 from agvas_runtime.line.ledger.check import check_ledger
 from agvas_runtime.line.ledger.ledger import Ledger
 from agvas_runtime.line.recipe.file import parse_recipe
-from agvas_runtime.line.station.outbox import Courier
+from agvas_runtime.line.station.outbox import OutboxWorker
 from agvas_runtime.line.station.station import Station
 from agvas_runtime.sinks.open_sink import open_sink
 
@@ -108,10 +108,10 @@ def main() -> int:
         version = parse_recipe("product: part\ndeadline_ms: 1000\n", "the recipe")
         with Ledger(folder / "line", sinks=[sink.name]) as ledger:
             ledger.know_recipe(version.sha256, version.recipe.product, version.text)
-            inspector, courier = stub_inspector(), Courier(ledger, sink)
+            inspector, worker = stub_inspector(), OutboxWorker(ledger, sink)
             inspector.prepare(version)
-            courier.start()
-            station = Station("camera-0", ledger, inspector, lambda: version, listeners=(lambda _: courier.wake(),))
+            worker.start()
+            station = Station("camera-0", ledger, inspector, lambda: version, listeners=(lambda _: worker.wake(),))
             image = np.full((96, 128, 3), 210, np.uint8)
             began, number, most_waiting = time.monotonic(), 0, 0
             ends = {"down": arguments.before_s, "up": arguments.before_s + arguments.down_s}
@@ -123,16 +123,16 @@ def main() -> int:
                     broker.end()
                 if "down" not in ends and "up" in ends and now >= ends["up"]:
                     del ends["up"]
-                    most_waiting, back_s = courier.pending, time.monotonic()
+                    most_waiting, back_s = worker.pending, time.monotonic()
                     broker.start()
                 station.offer(Frame("shot", number, image=image), key=str(number))
                 number += 1
                 time.sleep(max(0.0, number / arguments.rate - (time.monotonic() - began)))
             station.close()
-            while courier.pending and courier.failure is None:
+            while worker.pending and worker.failure is None:
                 time.sleep(0.1)
             drained_s = time.monotonic() - back_s
-            courier.close(grace_s=10)
+            worker.close(grace_s=10)
             patience = time.monotonic() + 60
             while len(subscriber.heard) < number and time.monotonic() < patience:
                 time.sleep(0.1)
@@ -146,7 +146,7 @@ def main() -> int:
         and not check.faults
         and check.triggers == number
         and check.deliveries[sink.name] == {"delivered": number}
-        and courier.failure is None
+        and worker.failure is None
     )
     print(
         json.dumps(

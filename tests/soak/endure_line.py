@@ -26,8 +26,8 @@ from agvas_runtime.line.ledger.check import check_ledger
 from agvas_runtime.line.ledger.images import ImageStore
 from agvas_runtime.line.ledger.ledger import Ledger
 from agvas_runtime.line.recipe.file import parse_recipe
-from agvas_runtime.line.station.drift import Watch
-from agvas_runtime.line.station.outbox import Courier
+from agvas_runtime.line.station.drift import DriftMonitor
+from agvas_runtime.line.station.outbox import OutboxWorker
 from agvas_runtime.line.station.station import Station
 from agvas_runtime.sinks.json_lines import JsonLinesSink
 
@@ -77,17 +77,17 @@ def main() -> int:
         sink = JsonLinesSink(folder / "verdicts.jsonl")
         with logging_to("json", quiet), Ledger(folder / "line", sinks=[sink.name]) as ledger:
             ledger.know_recipe(version.sha256, version.recipe.product, version.text)
-            inspector, images, courier = stub_inspector(), ImageStore(ledger), Courier(ledger, sink)
+            inspector, images, worker = stub_inspector(), ImageStore(ledger), OutboxWorker(ledger, sink)
             inspector.prepare(version)
             metrics = Metrics(lambda: iter(()))
-            courier.start()
-            listeners = (lambda _: courier.wake(), metrics, LineLog(), Watch(ledger))
+            worker.start()
+            listeners = (lambda _: worker.wake(), metrics, LineLog(), DriftMonitor(ledger))
             station = Station("camera-0", ledger, inspector, lambda: version, images=images, listeners=listeners)
             began = time.monotonic()
             for number in range(10 * tenth):
                 image = shots[number % PICTURES].copy()  # a new frame each time, as from a camera
-                ticket = station.offer(Frame(f"shot-{number}", number, image=image), key=str(number), block=True)
-                end = ticket.wait()
+                pending = station.offer(Frame(f"shot-{number}", number, image=image), key=str(number), block=True)
+                end = pending.wait()
                 assert end is not None, station.failure
                 took_ms[number] = end.decided_ms
                 if number % every == 0:
@@ -99,9 +99,9 @@ def main() -> int:
                     print("{:>9,} parts  {:6.1f} MB  p50 {:6.2f}  p99 {:6.2f}  p99.9 {:7.2f} ms  {:5.0f} parts/s".format(*row), flush=True)  # fmt: skip
             station.close()
             images.close()
-            while courier.pending and courier.failure is None:
+            while worker.pending and worker.failure is None:
                 time.sleep(0.1)
-            courier.close()
+            worker.close()
         check = check_ledger(folder / "line")
         lines = sum(1 for _ in (folder / "verdicts.jsonl").open("rb"))
     used = memory[memory > 0]

@@ -16,11 +16,11 @@ from unplug_camera import PassAll
 
 from agvas_core.contract.errors import UsageError
 from agvas_runtime.images.frame import Frame
-from agvas_runtime.line.ledger.disk_reserve import Ballast
+from agvas_runtime.line.ledger.disk_reserve import DiskReserve
 from agvas_runtime.line.ledger.ledger import Ledger
 from agvas_runtime.line.recipe.file import parse_recipe
-from agvas_runtime.line.station.dispatcher import TriggerDesk
-from agvas_runtime.line.station.source_loop import Feed
+from agvas_runtime.line.station.dispatcher import TriggerDispatcher
+from agvas_runtime.line.station.source_loop import SourceLoop
 from agvas_runtime.line.station.station import Station
 from agvas_runtime.triggers.http import HttpTrigger
 from agvas_runtime.triggers.protocol import Taken, TriggerListener
@@ -70,16 +70,16 @@ class Logged(logging.Handler):
 
 
 class TriggeredLine:
-    """Two stations with their ledger, and the desk that triggers come to."""
+    """Two stations with their ledger, and the dispatcher that triggers come to."""
 
     def __init__(self, folder: Path) -> None:
         version = parse_recipe("product: part\ndeadline_ms: 30000\n", "fuzz")
         folder = folder / "line"
-        self._ledger = Ledger(folder, ballast=Ballast(folder, size_mb=1, reserve_mb=1, images_reserve_mb=1))
+        self._ledger = Ledger(folder, reserve=DiskReserve(folder, size_mb=1, reserve_mb=1, images_reserve_mb=1))
         self._ledger.know_recipe(version.sha256, version.recipe.product, version.text)
-        self._desk = TriggerDesk()
+        self._desk = TriggerDispatcher()
         for name in STATIONS:
-            feed = Feed(Station(name, self._ledger, PassAll(), lambda: version), self._ledger, Shutter, triggered=True)
+            feed = SourceLoop(Station(name, self._ledger, PassAll(), lambda: version), self._ledger, Shutter, triggered=True)
             self._desk.add(name, feed)
             threading.Thread(target=feed.run, args=(threading.Event(),), daemon=True).start()
         self.taken = 0

@@ -27,12 +27,12 @@ import numpy as np
 
 from agvas_runtime.images.frame import Frame
 from agvas_runtime.line.ledger.check import check_ledger
-from agvas_runtime.line.ledger.disk_reserve import Ballast
+from agvas_runtime.line.ledger.disk_reserve import DiskReserve
 from agvas_runtime.line.ledger.images import ImageStore
 from agvas_runtime.line.ledger.ledger import Ledger
 from agvas_runtime.line.recipe.file import read_recipe
 from agvas_runtime.line.station.inspector import SegmenterInspector
-from agvas_runtime.line.station.outbox import Courier
+from agvas_runtime.line.station.outbox import OutboxWorker
 from agvas_runtime.line.station.station import Station
 from agvas_runtime.sinks.json_lines import JsonLinesSink
 
@@ -73,22 +73,22 @@ def serve(folder: Path, parts: list[np.ndarray], triggers: TextIO, answers: Text
     """The station: reads a trigger's number per line, and answers it once the trigger is durable."""
     version = read_recipe(folder / "recipe.yaml")
     sink = JsonLinesSink(folder / "verdicts.jsonl")
-    ballast = Ballast(folder / "line", size_mb=1, reserve_mb=1, images_reserve_mb=1)
-    with Ledger(folder / "line", sinks=[sink.name], ballast=ballast) as ledger:
+    reserve = DiskReserve(folder / "line", size_mb=1, reserve_mb=1, images_reserve_mb=1)
+    with Ledger(folder / "line", sinks=[sink.name], reserve=reserve) as ledger:
         ledger.know_recipe(version.sha256, version.recipe.product, version.text)
-        inspector, images, courier = SegmenterInspector(), ImageStore(ledger), Courier(ledger, sink)
+        inspector, images, worker = SegmenterInspector(), ImageStore(ledger), OutboxWorker(ledger, sink)
         inspector.prepare(version)
-        courier.start()
+        worker.start()
         station = Station("plc", ledger, inspector, lambda: version, images=images)
         print("ready", file=answers, flush=True)
         for line in triggers:
             number = int(line)
             station.offer(Frame(f"shot-{number}", number, image=parts[number % len(parts)]), key=str(number))
-            courier.wake()
+            worker.wake()
             print(number, file=answers, flush=True)
         station.close()
         images.close()
-        courier.close(grace_s=60)
+        worker.close(grace_s=60)
 
 
 class Child:
@@ -162,7 +162,7 @@ def kill_again_and_again(
 def count(folder: Path, kills: int, sent: int, taken: set[int]) -> Kills:
     """Ledger and sink against what the client sent."""
     check = check_ledger(folder / "line", images=True)
-    with Ledger(folder / "line", ballast=Ballast(folder / "line", size_mb=1, reserve_mb=1, images_reserve_mb=1)) as ledger:
+    with Ledger(folder / "line", reserve=DiskReserve(folder / "line", size_mb=1, reserve_mb=1, images_reserve_mb=1)) as ledger:
         keys = {int(key) for (key,) in ledger.read("SELECT trigger_key FROM parts")}
     lines = [json.loads(line)["key"] for line in (folder / "verdicts.jsonl").read_text(encoding="utf-8").splitlines()]
     twice = sum(times - 1 for times in Counter(lines).values())

@@ -29,13 +29,13 @@ import numpy as np
 
 from agvas_runtime.images.frame import Frame
 from agvas_runtime.line.ledger.check import check_ledger
-from agvas_runtime.line.ledger.disk_reserve import Ballast
+from agvas_runtime.line.ledger.disk_reserve import DiskReserve
 from agvas_runtime.line.ledger.images import ImageStore
 from agvas_runtime.line.ledger.ledger import Ledger
 from agvas_runtime.line.recipe.file import RecipeVersion
 from agvas_runtime.line.recipe.rules import Judgement
 from agvas_runtime.line.station.inspector import Inspection
-from agvas_runtime.line.station.runner import Lane, LaneJob
+from agvas_runtime.line.station.runner import StationJob, StationRunner
 from agvas_runtime.line.station.station import Outcome
 from agvas_runtime.masks.result import Verdict
 
@@ -110,9 +110,9 @@ def unplug(folder: Path, kind: str, times: int, seed: int, silent: bool = False,
         )
 
     noticed, recovered = [], []
-    with Ledger(folder / "line", ballast=Ballast(folder / "line", size_mb=1, reserve_mb=1, images_reserve_mb=1)) as ledger:
+    with Ledger(folder / "line", reserve=DiskReserve(folder / "line", size_mb=1, reserve_mb=1, images_reserve_mb=1)) as ledger:
         images = ImageStore(ledger)
-        lane = Lane(LaneJob("camera", folder / "recipe.yaml", uri), ledger, PassAll(), images, (listen,))
+        lane = StationRunner(StationJob("camera", folder / "recipe.yaml", uri), ledger, PassAll(), images, (listen,))
 
         def events(what: str) -> list[float]:
             rows = ledger.read("SELECT utc FROM events WHERE kind = ?", (what,))

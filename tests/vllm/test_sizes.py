@@ -15,7 +15,7 @@ from agvas_core.model.encoders.encoders import PixelFeatures
 from agvas_core.model.generation import greedy_generate
 from agvas_core.model.weights.checkpoint import load_checkpoint, save_checkpoint
 from agvas_runtime.stages.vllm.local import LocalEngine
-from agvas_runtime.stages.vllm.protocol import Asked
+from agvas_runtime.stages.vllm.protocol import LmmRequest
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 
@@ -52,8 +52,8 @@ def test_states_and_words_are_those_of_torch(tmp_path: Path, family: str, text: 
     before, after = (1, 40, 41), (60, 61, 62, 4, 5, 6)
     engine = LocalEngine(tmp_path / "vllm")
     try:
-        direct = engine.ask(Asked(before, after, (2, 3, 4, 5), 0, None, visual))
-        spoken = engine.ask(Asked(before, after, (), 12, None, visual))
+        direct = engine.ask(LmmRequest(before, after, (2, 3, 4, 5), 0, None, visual))
+        spoken = engine.ask(LmmRequest(before, after, (), 12, None, visual))
     finally:
         engine.close()
     for row in range(2):

@@ -107,7 +107,7 @@ def decode_image(
         max_pixels: more are refused before anything is decoded.
         bits: how many of the 16 bits of a uint16 sample are used.
         page: of a TIFF, counted from 0; None takes the first and tells ``note`` if there are more.
-        note: is told of what may be meant otherwise.
+        note: called with a message for each ambiguity.
         header: what ``check_header`` gave, where it was called.
 
     Raises:
@@ -191,7 +191,7 @@ def _by_opencv(data: bytes, header: ImageHeader) -> NDArray[np.generic]:
             # Unchanged: alpha and depth stay, and no rotation, which OpenCV versions do for different sets of formats.
             pixels: NDArray[np.generic] | None = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
         except (cv2.error, MemoryError) as error:
-            raise ImageError(f"OpenCV cannot decode it ({str(error).strip()}): save it anew as PNG") from error
+            raise ImageError(f"OpenCV cannot decode it ({str(error).strip()}): save it again as PNG") from error
     if pixels is None:
         raise ImageError(
             f"{header.format.upper()} of {header.width}x{header.height} px cannot be decoded: it is cut short or broken"

@@ -53,7 +53,7 @@ JPEG_MARKERS_MOST = 1 << 16  # fill bytes count too; a file of nothing else woul
 
 @dataclass(frozen=True)
 class ImageHeader:
-    """What the file says of itself, before any rotation."""
+    """What the file's header says, before any rotation."""
 
     format: str
     """``png``, ``jpeg``, ``bmp``, ``tiff``, ``webp``, ``pnm``, ``pam``, ``pfm``, ``gif``, ``jp2`` or ``avif``."""

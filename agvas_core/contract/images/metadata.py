@@ -98,7 +98,7 @@ def riff_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 def to_srgb(rgb: Rgb, profile: bytes, note: Callable[[str], None] | None) -> Rgb:
     """``rgb`` [H, W, 3] in sRGB, by the ICC ``profile`` of its file; as it is where that says sRGB or cannot be used.
 
-    ``note`` is told what was done, so that colours that differ from a viewer's have an explanation.
+    ``note`` is called with what was done, so that colours that differ from a viewer's have an explanation.
     """
     name, transform = _transform(profile)
     if transform is None:

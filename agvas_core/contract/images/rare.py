@@ -23,7 +23,7 @@ OTHER_PICTURES: Final = {
     ".raf": "camera raw", ".orf": "camera raw", ".rw2": "camera raw", ".tga": "Targa", ".pcx": "PCX", ".ico": "ICO",
     ".svg": "SVG", ".dcm": "DICOM",
 }  # fmt: skip
-"""Suffixes of pictures that are not read: counted and named, so that nobody takes them for judged."""
+"""Suffixes of pictures that are not read: counted and named, so that they are not mistaken for judged ones."""
 
 _STARTS: Final = {
     b"\xff\x0a": "JPEG XL",

@@ -1,4 +1,4 @@
-"""Any pixels to RGB uint8, by rules that never look at the picture.
+"""Any pixels to RGB uint8, by rules that do not depend on the image.
 
 A per-image stretch would make the same part look different next to a bright neighbour, so full scale comes from the data type,
 from the file, or from the caller's ``bits``, and from nowhere else:

@@ -25,7 +25,7 @@ _LUMA: Final = np.array([0.25, 0.5, 0.25], np.float32)
 _AWAY: Final = 0.25
 """The step on the other side of the staircase, as a share of it, at most."""
 _ENDS: Final = 1 / 6
-"""Share of the width at either end within which a staircase cannot be told from a straight edge."""
+"""Share of the width at either end within which a staircase cannot be distinguished from a straight edge."""
 _BLOCKS_LEAST: Final = 12
 _CLIPPED: Final = 4
 """Levels from black and white within which a shift may have been cut off."""

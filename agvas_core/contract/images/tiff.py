@@ -122,7 +122,7 @@ def decode_tiff(
 
     Args:
         whole_file: decodes the first page by OpenCV, BGR turned upright, for the few kinds that are left to it.
-        note: is told of samples that are passed over.
+        note: called with a message for each sample that is skipped.
 
     Raises:
         ImageError: it is broken, cut short, or of a kind that is not read; the message says which.
@@ -146,10 +146,10 @@ class _Page:
         depths = page.bitspersample if isinstance(page.bitspersample, tuple) else (page.bitspersample,)
         formats = page.sampleformat if isinstance(page.sampleformat, tuple) else (page.sampleformat,)
         if len(set(depths)) > 1 or len(set(formats)) > 1:
-            raise ImageError(f"TIFF has samples of {depths} bits; one depth for all is needed: save it anew")
+            raise ImageError(f"TIFF has samples of {depths} bits; one depth for all is needed: save it again")
         self.bits, self.kind = int(depths[0]), _FORMATS.get(int(formats[0] or 1), "")
         if not self.kind:
-            raise ImageError(f"TIFF has samples of format {int(formats[0])}; whole numbers and floats are read: save it anew")
+            raise ImageError(f"TIFF has samples of format {int(formats[0])}; whole numbers and floats are read: save it again")
         self.planar = int(page.planarconfig or 1) == 2 and self.samples > 1
         self.tiled = _TILE_TAG in page.tags
         self.order: str = page.parent.byteorder
@@ -270,7 +270,7 @@ class _Page:
     def _dtype(self) -> np.dtype[Any]:
         if self.kind == "u" and self.bits not in (32, 64):
             if not 1 <= self.bits <= 16:
-                raise ImageError(f"TIFF has samples of {self.bits} bits; 1 to 16 are read, or float: save it anew")
+                raise ImageError(f"TIFF has samples of {self.bits} bits; 1 to 16 are read, or float: save it again")
             return np.dtype(np.uint8 if self.bits == 8 else np.uint16)
         if self.bits not in ((8, 16, 32, 64) if self.kind != "f" else (16, 32, 64)):
             raise ImageError(f"TIFF has samples of {self.bits} bits ({self.kind}), which are not read: save it as 16 bits")
@@ -455,7 +455,7 @@ def _by_libtiff(tags: dict[int, int], pieces: list[memoryview], tiled: bool, ord
 
 def _missing(name: str) -> ImageError:
     return ImageError(
-        f"TIFF is compressed with {name}, for which imagecodecs is needed: pip install 'agvas[images]', or save it anew"
+        f"TIFF is compressed with {name}, for which imagecodecs is needed: pip install 'agvas[images]', or save it again"
     )
 
 

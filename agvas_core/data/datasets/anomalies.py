@@ -73,7 +73,7 @@ CRACK_FOREST: Final = Adapter(
 #
 # The set has boxes and no outlines. The paper trains on it and does not say with which masks; here a box is filled (a coarse mask), unless a
 # picture of the image's name lies in a folder masks. Every image shows a defect. A name that comes in several folders has one annotation
-# only, so nobody knows whose it is: those images are left out. Names of the defects: ours, from the Chinese that the set abbreviates.
+# only, so its image is unknown: those are left out. Names of the defects: ours, from the Chinese that the set abbreviates.
 # The layout was read from public code that loads the set.
 
 

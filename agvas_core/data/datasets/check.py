@@ -1,4 +1,4 @@
-"""Looking at every file of a set: what there is, and what is wrong where."""
+"""Checks every file of a set: counts, and each fault with its place."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -101,7 +101,7 @@ def check_set(
     Args:
         jobs: processes.
         quick: only whether files are there; nothing is decoded.
-        advance: told how many more images are done.
+        advance: called with how many more images are done.
     """
     report = SetReport(found.adapter.name, found.root, found.adapter.family)
     report.problems += [

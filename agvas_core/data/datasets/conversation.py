@@ -118,10 +118,10 @@ def _instructions_records(root: Path) -> Iterator[Record]:
 
 def _check_anchors(texts: Texts, where: str) -> None:
     if texts.summary.count(ANCHORS) != 1 or any(texts.summary.count(token) != 1 for token in ANCHOR_TOKENS):
-        raise UsageError(f"{where}: its summary must have {ANCHORS} once, and is {texts.summary!r}: mend it in the review")
+        raise UsageError(f"{where}: its summary must have {ANCHORS} once, and is {texts.summary!r}: fix it in the review")
     others = f"{texts.expectation} {texts.observation} {texts.diagnosis} {texts.explanation}"
     if any(token in others for token in ANCHOR_TOKENS):
-        raise UsageError(f"{where}: an anchor stands outside of the summary: mend it in the review")
+        raise UsageError(f"{where}: an anchor stands outside of the summary: fix it in the review")
 
 
 INSTRUCT: Final = Adapter(

@@ -243,7 +243,7 @@ PASCAL_PART_JSON: Final = Adapter(
     ),
 )
 
-# PASCAL-Part's short names of parts as words: "rflleg" is nobody's word for a right front lower leg.
+# PASCAL-Part's short names of parts as words: "rflleg" is a right front lower leg.
 
 
 _SIDES: Final = {"l": "left", "r": "right", "f": "front", "b": "back"}

@@ -1,4 +1,4 @@
-"""What is scored: one image with its truth, and a set of them."""
+"""Items of an evaluation: one image with its truth, and a set of them."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -186,7 +186,7 @@ def _ksdd2_half(root: Path, which: str) -> Iterator[Item]:
     pictures = [path for path in files if not path.stem.endswith(_KSDD2_MASK)]
     for picture, mask in pair(pictures, masks, (_KSDD2_MASK,)):
         name = inside(root, picture)
-        if mask is None:  # good or not: nobody knows
+        if mask is None:  # not labelled good or bad
             raise UsageError(f"{picture} has no {picture.stem}{_KSDD2_MASK}.png beside it: copy the set again")
         if is_empty(mask):
             yield Item(picture, None, "surface", GOOD, False, name)

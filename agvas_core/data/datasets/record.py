@@ -141,7 +141,7 @@ class Record:
         return self.targets if self.labels is None else self.labels.targets(shape)
 
 
-# Adapters: what each published set says of itself, and where its folders are.
+# Adapters: what each published set is, and where its folders are.
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ __all__ = ["REFCLEF", "REFCOCO", "REFCOCOG", "REFCOCO_PLUS", "read_plain"]
 
 # Plain data out of a pickle, without running the pickle.
 #
-# The referring sets are published as pickles, and a pickle is a program: loading one runs whatever its author, or whoever changed the
+# The referring sets are published as pickles, and a pickle is a program: loading one runs whatever its author, or anyone who changed the
 # download, put into it. Telling users to convert the file themselves would only move that risk to them. So the file is read here as what
 # it is, a list of instructions: those that make lists, dictionaries, text and numbers are followed, and at the first other one (importing a
 # name, calling something) the file is refused. Nothing of it is ever imported or called, and the pickle module is not used.

@@ -41,11 +41,11 @@ class Wording:
         rules = []
         for subject, lists in table.items():
             if not isinstance(lists, dict) or set(lists) - set(KEYS):
-                raise UsageError(f"forbidden.toml: [{subject}] may have {', '.join(KEYS)}; mend it")
+                raise UsageError(f"forbidden.toml: [{subject}] may have {', '.join(KEYS)}; fix it")
             if not all(
                 isinstance(phrases, list) and all(isinstance(one, str) and one for one in phrases) for phrases in lists.values()
             ):
-                raise UsageError(f"forbidden.toml: [{subject}]: {', '.join(lists)} must be lists of phrases; mend it")
+                raise UsageError(f"forbidden.toml: [{subject}]: {', '.join(lists)} must be lists of phrases; fix it")
             rules.append(Rule(subject, *(_pattern(lists.get(key, [])) for key in KEYS)))
         return cls(tuple(rules))
 
@@ -79,13 +79,13 @@ def _plain(text: str) -> str:
 
 MIN_CHARS: Final = 20
 MAX_CHARS: Final = 2000
-_THOUGHT = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)  # reasoning models show it when they are not told otherwise
+_THOUGHT = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)  # reasoning models show it unless they are told not to
 _ANCHOR = re.compile("|".join(re.escape(token) for token in ANCHOR_TOKENS), re.IGNORECASE)
 _SPACED = re.compile(r"\s*".join(re.escape(token) for token in ANCHOR_TOKENS))
 
 
 class AnswerError(AgvasError):
-    """Why an answer cannot be used; it is told to the model, or to the reviewer, and goes no further."""
+    """Why an answer cannot be used; it is given to the model or to the reviewer, and is not saved."""
 
 
 def parsed(reply: str, wording: Wording, topic: str) -> dict[str, str]:

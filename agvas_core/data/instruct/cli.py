@@ -20,7 +20,7 @@ from agvas_core.data.datasets.anomalies import MVTEC, listed_records
 from agvas_core.data.datasets.catalog import find_training_sets
 from agvas_core.data.datasets.layouts import list_name
 from agvas_core.data.datasets.record import Family
-from agvas_core.data.instruct.endpoint import Address, Endpoint, Pace, Patience
+from agvas_core.data.instruct.endpoint import Address, Endpoint, RateLimit, RetryPolicy
 from agvas_core.data.instruct.generation import Generation, Outcome, pictures_of, rejects_path
 from agvas_core.data.instruct.prompt import Prompt, load_prompt
 from agvas_core.data.instruct.review import Review
@@ -126,7 +126,7 @@ def instruct(
         return
     if key and not address.encrypted and not address.loopback:
         console.print(f"the key goes to {address.host} unencrypted: use https where you can", style="yellow", markup=False)
-    asked = Endpoint(address, model, key, Pace(rate), Patience(retries=retries), timeout, keys)
+    asked = Endpoint(address, model, key, RateLimit(rate), RetryPolicy(retries=retries), timeout, keys)
     with Generation(out, spoken, asked, attempts, concurrency, image_px) as generation:
         todo = generation.remaining(samples, retry_rejects=retry_rejects)
         try:
@@ -183,7 +183,7 @@ def _notes(found: Found, console: Console) -> None:
     for reason in found.unusable[:LISTED]:
         console.print(f"left out: {printable(reason)}", style="yellow", markup=False, soft_wrap=True)
     if len(found.unusable) > LISTED:
-        console.print(f"left out: {len(found.unusable) - LISTED} more for want of a mask", style="yellow", markup=False)
+        console.print(f"left out: {len(found.unusable) - LISTED} more for lack of a mask", style="yellow", markup=False)
     if found.alone:
         listed = ", ".join(map(printable, found.alone[:LISTED])) + (" ..." if len(found.alone) > LISTED else "")
         console.print(f"no normal image in {listed}: asked with two pictures", style="yellow", markup=False, soft_wrap=True)

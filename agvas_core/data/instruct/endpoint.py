@@ -21,13 +21,13 @@ from agvas_core.contract.errors import SetupError, UsageError
 from agvas_core.contract.network import is_loopback
 from agvas_core.data.instruct.prompt import Message
 
-__all__ = ["Address", "Endpoint", "NoReply", "Pace", "Patience", "Reply", "Spent"]
+__all__ = ["Address", "Endpoint", "NoReply", "RateLimit", "Reply", "RetryPolicy", "Spent"]
 
 
 # How fast an endpoint is asked: so many requests a minute, and none while it has asked for quiet.
 
 
-class Pace:
+class RateLimit:
     """Slots for requests, evenly spaced; shared by all that ask one endpoint, on one event loop."""
 
     def __init__(self, per_minute: float | None) -> None:
@@ -43,11 +43,11 @@ class Pace:
         return start_s - now_s
 
     def hold(self, now_s: float, seconds: float) -> None:
-        """Nobody asks before ``seconds`` from ``now_s`` are over."""
+        """No request is sent until ``seconds`` after ``now_s``."""
         self._quiet_until_s = max(self._quiet_until_s, now_s + seconds)
 
     def quiet_for(self, now_s: float) -> float:
-        """Seconds from ``now_s`` for which nobody may ask."""
+        """Seconds from ``now_s`` until the next request may be sent."""
         return max(0.0, self._quiet_until_s - now_s)
 
     async def turn(self) -> None:
@@ -59,7 +59,7 @@ class Pace:
 
 
 @dataclass(frozen=True)
-class Patience:
+class RetryPolicy:
     """When to ask again after a failure that may pass: exponential back-off, half of it by chance."""
 
     retries: int = 6
@@ -160,8 +160,8 @@ class Endpoint:
     address: Address
     model: str
     key: str | None = field(default=None, repr=False)
-    pace: Pace = field(default_factory=lambda: Pace(None))
-    patience: Patience = field(default_factory=Patience)
+    pace: RateLimit = field(default_factory=lambda: RateLimit(None))
+    patience: RetryPolicy = field(default_factory=RetryPolicy)
     timeout_s: float = 180.0
     """For a whole answer, from the moment the question leaves."""
     body: Mapping[str, Any] = field(default_factory=dict)
@@ -188,7 +188,7 @@ class Endpoint:
         """Asks until there is an answer, a final refusal, or no patience left.
 
         Raises:
-            SetupError: what no waiting and no other question can mend: a key, a model or an address that is refused.
+            SetupError: an error that a retry cannot fix: a key, a model or an address that is refused.
         """
         request = {"model": self.model, "messages": list(messages), "stream": False, **self.body}
         content = json.dumps({key: value for key, value in request.items() if value is not None}).encode()

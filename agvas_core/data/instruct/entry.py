@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from agvas_core.contract.errors import UsageError
+from agvas_core.contract.validation import StrictModel
 from agvas_core.data.datasets.masks import FileMask
 from agvas_core.data.datasets.record import Family, Record, Texts
 from agvas_core.data.instruct.journal import read_lines
@@ -38,10 +39,8 @@ FIELDS: Final = ("expectation", "observation", "diagnosis", "summary", "explanat
 ReviewState = Literal["pending", "accepted", "edited", "rejected"]
 
 
-class Entry(BaseModel):
+class Entry(StrictModel):
     """One sample with its texts. ``image`` and ``mask`` are relative to ``root``, and that to the folder of the file."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     dataset: str
     root: str
@@ -90,14 +89,12 @@ def texts_digest(texts: dict[str, str]) -> str:
 # What a person decided about an entry, kept in a file of its own beside the data: the newest decision on it counts.
 
 
-class Decision(BaseModel):
+class Decision(StrictModel):
     """One line of the review log."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     key: str
     on: str
-    """Digest of the texts as they were generated: a decision is void for texts that were generated anew since."""
+    """Digest of the texts as they were generated: a decision is void for texts that were generated again since."""
     review: ReviewState
     texts: dict[str, str] | None = None
     """The texts as the person left them, where they are not those that were generated."""
@@ -185,7 +182,7 @@ def read_entries(path: Path) -> list[Entry]:
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"]))
-            raise UsageError(f"{path}, line {number}: {where}: {first['msg']}; mend the line or take it out") from error
+            raise UsageError(f"{path}, line {number}: {where}: {first['msg']}; fix the line or remove it") from error
         if entry.key in entries:
             raise UsageError(f"{path}, line {number}: {entry.key} stands in line {lines[entry.key]} already: keep one of them")
         entries[entry.key], lines[entry.key] = entry, number

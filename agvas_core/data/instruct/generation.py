@@ -77,7 +77,7 @@ class Generation:
     tally: Tally = field(default_factory=Tally)
 
     def __enter__(self) -> Self:
-        """Raises UsageError where another process writes, and OutputError where nobody can."""
+        """Raises UsageError if another process writes there, OutputError if it cannot be written."""
         with ExitStack() as stack:
             self._out = stack.enter_context(Journal(self.out))
             self._had = {entry.key for entry in read_entries(self.out)}

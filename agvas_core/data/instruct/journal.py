@@ -34,7 +34,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                     continue
                 line = _parsed(raw)
                 if line is None and raw.endswith(b"\n"):
-                    raise UsageError(f"{path}, line {number} is no JSON object: mend it or take it out")
+                    raise UsageError(f"{path}, line {number} is no JSON object: fix it or remove it")
                 if line is not None:
                     yield number, line
     except OSError as error:
@@ -119,9 +119,7 @@ class Journal:
         if not last:
             return size
         if _parsed(last) is None:
-            if not last.startswith(
-                (b"{", b"\0")
-            ):  # no line of ours was ever begun here: somebody else's file must not lose its end
+            if not last.startswith((b"{", b"\0")):  # not a journal of ours: another file must not be cut
                 raise UsageError(f"{self.path} is no file of JSON lines: name another one")
             os.ftruncate(self._file, size - len(last))
             return size - len(last)

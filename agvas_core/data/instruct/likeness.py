@@ -20,7 +20,7 @@ from agvas_core.contract.errors import ImageError
 from agvas_core.data.instruct.pictures import Rgb
 from agvas_core.files import read_rgb
 
-__all__ = ["Look", "ReferenceShelf", "bhattacharyya", "likeness", "look", "ssim"]
+__all__ = ["Fingerprint", "ReferenceShelf", "bhattacharyya", "fingerprint", "likeness", "ssim"]
 
 VIEW_PX: Final = 128
 BINS: Final = 8  # per channel, 512 in all
@@ -34,7 +34,7 @@ Plane = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Look:
+class Fingerprint:
     """What of an image is compared; means and variances are computed once and compared often."""
 
     grey: Plane  # [128, 128], 0..255
@@ -43,16 +43,16 @@ class Look:
     colours: NDArray[np.float32]  # [8, 8, 8], sums to 1
 
 
-def look(image: Rgb) -> Look:
+def fingerprint(image: Rgb) -> Fingerprint:
     """What is compared of ``image``, RGB uint8 [H, W, 3]."""
     view = np.asarray(cv2.resize(image, (VIEW_PX, VIEW_PX), interpolation=cv2.INTER_AREA), np.uint8)
     grey = np.asarray(cv2.cvtColor(view, cv2.COLOR_RGB2GRAY), np.float64)
     mean = _blurred(grey)
     histogram = cv2.calcHist([view], [0, 1, 2], None, [BINS] * 3, [0, 256] * 3)
-    return Look(grey, mean, _blurred(grey * grey) - mean * mean, np.asarray(histogram / histogram.sum(), np.float32))
+    return Fingerprint(grey, mean, _blurred(grey * grey) - mean * mean, np.asarray(histogram / histogram.sum(), np.float32))
 
 
-def ssim(one: Look, other: Look) -> float:
+def ssim(one: Fingerprint, other: Fingerprint) -> float:
     """Structural similarity of the grey views, -1 to 1, 1 for equal (Wang et al. 2004: Gaussian window of 11 px)."""
     covariance = _blurred(one.grey * other.grey) - one.mean * other.mean
     above = (2 * one.mean * other.mean + C1) * (2 * covariance + C2)
@@ -60,12 +60,12 @@ def ssim(one: Look, other: Look) -> float:
     return float((above / below).mean())
 
 
-def bhattacharyya(one: Look, other: Look) -> float:
+def bhattacharyya(one: Fingerprint, other: Fingerprint) -> float:
     """Distance of the colour histograms, 0 for equal to 1 for disjoint: sqrt(1 - sum sqrt(p q))."""
     return float(cv2.compareHist(one.colours, other.colours, cv2.HISTCMP_BHATTACHARYYA))
 
 
-def likeness(one: Look, other: Look) -> float:
+def likeness(one: Fingerprint, other: Fingerprint) -> float:
     """Mean of SSIM and 1 - distance: 1 for equal views."""
     return (ssim(one, other) + 1 - bhattacharyya(one, other)) / 2
 
@@ -77,26 +77,26 @@ class ReferenceShelf:
         """Of more than ``limit`` images, ``limit`` are chosen, the same ones each time."""
         listed = sorted(paths)
         self._paths = sorted(random.Random(len(listed)).sample(listed, limit)) if len(listed) > limit else listed
-        self._looks: list[tuple[Path, Look]] | None = None
+        self._looks: list[tuple[Path, Fingerprint]] | None = None
         self._lock = threading.Lock()
         self.unreadable: list[str] = []
         """Why images were left out, known after the first search."""
 
     def nearest(self, image: Rgb) -> Path | None:
         """The normal image most like ``image``; None where there is none. The first by name among equals."""
-        wanted = look(image)
+        wanted = fingerprint(image)
         best = max(self._known(), key=lambda pair: likeness(wanted, pair[1]), default=None)
         return best[0] if best else None
 
-    def _known(self) -> list[tuple[Path, Look]]:
+    def _known(self) -> list[tuple[Path, Fingerprint]]:
         with self._lock:
             if self._looks is None:
                 self._looks = [(path, seen) for path in self._paths if (seen := self._seen(path)) is not None]
             return self._looks
 
-    def _seen(self, path: Path) -> Look | None:
+    def _seen(self, path: Path) -> Fingerprint | None:
         try:
-            return look(read_rgb(path, path.name))
+            return fingerprint(read_rgb(path, path.name))
         except ImageError as error:
             self.unreadable.append(str(error))
             return None

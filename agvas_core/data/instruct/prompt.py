@@ -1,4 +1,4 @@
-"""What is said to the model about a sample (paper A.2, figure 9): all of it is data in ``prompt/``, or in a folder of the user's.
+"""The prompt about a sample (paper A.2, figure 9): all of it is data in ``prompt/``, or in a folder of the user's.
 
 The paper shows its system prompt as a picture only; the texts here are our own.
 """
@@ -111,7 +111,7 @@ def _table(name: str, texts: dict[str, str]) -> dict[str, Any]:
     try:
         return tomllib.loads(texts[name])
     except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"{name} is no TOML ({error}): mend it") from error
+        raise UsageError(f"{name} is no TOML ({error}): fix it") from error
 
 
 def _example(text: str, wording: Wording) -> tuple[str, str]:
@@ -120,7 +120,7 @@ def _example(text: str, wording: Wording) -> tuple[str, str]:
         request, answer = str(example["request"]), json.dumps(example["answer"], indent=1, ensure_ascii=False)
         parsed(answer, wording, request)  # what breaks the rules would teach to break them
     except (ValueError, KeyError, TypeError) as error:
-        raise UsageError(f'example.json must be {{"request": TEXT, "answer": {{five fields}}}} ({error!r}): mend it') from error
+        raise UsageError(f'example.json must be {{"request": TEXT, "answer": {{five fields}}}} ({error!r}): fix it') from error
     except AnswerError as error:
         raise UsageError(f"example.json breaks the rules for answers: {error}") from error
     return request, answer

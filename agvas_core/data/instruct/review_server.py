@@ -57,7 +57,7 @@ class ReviewServer(ThreadingHTTPServer):
         return f"http://{LOOPBACK}:{self.server_address[1]}/"
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A browser that goes away in the middle of a picture is nothing to report."""
+        """A browser that closes the connection during a picture is not an error."""
 
 
 class _Refusal(Exception):

@@ -4,9 +4,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_serializer, field_validator, model_validator
+from pydantic import Field, field_serializer, field_validator, model_validator
 
 from agvas_core.contract.prompts import Anchor
+from agvas_core.contract.validation import StrictModel
 from agvas_core.data.datasets.contamination import TEST_SETS
 from agvas_core.data.datasets.record import Family
 from agvas_core.data.templates.rules import Task
@@ -57,11 +58,7 @@ NORMAL_TASKS: dict[Source, frozenset[Task]] = {
 }
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class SetConfig(_Part):
+class SetConfig(StrictModel):
     """One data set of the mixture."""
 
     name: str
@@ -84,7 +81,7 @@ class SetConfig(_Part):
         return self.label or self.name
 
 
-class SourceConfig(_Part):
+class SourceConfig(StrictModel):
     """How one source is drawn from."""
 
     spread: Literal["sets", "images"]
@@ -155,8 +152,8 @@ _DEFAULTS: dict[Source, SourceConfig] = {
 }
 
 
-class MixtureConfig(_Part):
-    """Everything that decides what example ``i`` is, but for the files themselves."""
+class MixtureConfig(StrictModel):
+    """Everything that decides what example ``i`` is, except the files themselves."""
 
     seed: int = Field(default=0, ge=0)
     sets: tuple[SetConfig, ...]

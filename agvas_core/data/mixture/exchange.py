@@ -10,7 +10,7 @@ from agvas_core.contract.errors import ImageError
 from agvas_core.contract.prompts import strip_control_tokens, with_normal_look
 from agvas_core.data.datasets.record import Family, Record, Shape, Target, Turn
 from agvas_core.data.mixture.config import Source, SourceConfig
-from agvas_core.data.synthetic.noise import pick
+from agvas_core.data.synthetic.raster import pick
 from agvas_core.data.templates.library import Library
 from agvas_core.data.templates.rules import Task, filled
 

@@ -26,7 +26,7 @@ from agvas_core.data.mixture.config import FAMILIES, TABLE_5, MixtureConfig, Set
 from agvas_core.data.mixture.example import Example, Skip
 from agvas_core.data.mixture.exchange import make_exchange
 from agvas_core.data.mixture.pool import Pool, chosen
-from agvas_core.data.synthetic.noise import pick
+from agvas_core.data.synthetic.raster import pick
 from agvas_core.data.templates.library import Library, load_library
 from agvas_core.files import read_rgb
 

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from agvas_core.data.datasets.record import Record
-from agvas_core.data.synthetic.noise import chance, pick
+from agvas_core.data.synthetic.raster import chance, pick
 
 __all__ = ["Pool", "chosen", "even_quotas"]
 

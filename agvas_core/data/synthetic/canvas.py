@@ -1,4 +1,4 @@
-"""What a defect is painted on, what painting gives, and when a painted defect can be seen."""
+"""The canvas of a defect, the result of painting, and whether a painted defect is visible."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -6,9 +6,8 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
-from agvas_core.data.synthetic.noise import unit_px
 from agvas_core.data.synthetic.photometry import Photometry
-from agvas_core.data.synthetic.raster import Image, Mask, blurred, closed, grey_level, greyed, largest_channel
+from agvas_core.data.synthetic.raster import Image, Mask, blurred, closed, grey_level, greyed, largest_channel, unit_px
 from agvas_core.data.synthetic.scenes import Scene
 
 __all__ = ["Ground", "Painter", "Painting", "Window", "ground_of", "settled"]

@@ -14,8 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from agvas_core.data.synthetic.defects import KINDS
-from agvas_core.data.synthetic.noise import chance, pick
-from agvas_core.data.synthetic.raster import Mask
+from agvas_core.data.synthetic.raster import Mask, chance, pick
 from agvas_core.data.synthetic.sample import PLACES, SIZES, TONES, Defect, Sample
 
 __all__ = [
@@ -39,7 +38,7 @@ __all__ = [
 
 NO_DEFECT = "no anomaly"
 MAX_MENTIONS = 3
-GROUP = 3  # from this many of one kind on, they are told as a group
+GROUP = 3  # from this many of one kind on, they are named as a group
 
 # kind -> (one, many) as captions say it
 NOUNS: dict[str, tuple[str, str]] = {
@@ -95,7 +94,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "dent": ("dent",),
     "surface": ("worn",),
 }
-"""Kinds that the eye tells apart. The generator draws scratches, cracks and threads in different ways, but nobody can name them
+"""Kinds that the eye tells apart. The generator draws scratches, cracks and threads in different ways, but people cannot name them
 surely from 60 pixels: an instruction that asks for one of a group means all of it."""
 
 # Kinds that an honest eye may take for one another: asking for one where the other is present is no clear refusal.
@@ -196,7 +195,7 @@ def parse(caption: str) -> tuple[Mention, ...]:
 
 
 def _far_apart(place: str, other: str) -> bool:
-    """Two cells of the grid that nobody confuses: at least one whole cell lies between them."""
+    """Two cells of the grid that cannot be confused: at least one whole cell lies between them."""
     a, b = divmod(PLACES.index(place), 3), divmod(PLACES.index(other), 3)
     return max(abs(a[0] - b[0]), abs(a[1] - b[1])) >= 2
 

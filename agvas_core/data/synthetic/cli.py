@@ -58,7 +58,7 @@ def parse_size(text: str) -> tuple[int, int]:
 
 
 def check_empty(out: Path) -> None:
-    """Refuses a file and a folder with anything in it: what lies there may be somebody's data."""
+    """Refuses a file and a folder with anything in it: it may hold a user's data."""
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file; name a new or empty folder")
     if out.is_dir() and (found := len(list(out.iterdir()))):

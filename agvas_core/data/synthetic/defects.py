@@ -7,22 +7,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agvas_core.data.synthetic.canvas import Ground, Painter, Painting, settled
-from agvas_core.data.synthetic.noise import chance, coordinates, count_between, fractal_noise, log_uniform, pick, value_noise
 from agvas_core.data.synthetic.photometry import any_colour
 from agvas_core.data.synthetic.raster import (
+    BLOB_REACH,
     Image,
     Mask,
+    blob,
     blurred,
     box_corners,
+    chance,
+    coordinates,
+    count_between,
+    curve,
     draw_disc,
     draw_path,
     fill_polygon,
+    fractal_noise,
     grown,
+    log_uniform,
+    pick,
     resampled,
     shading,
     turned,
+    value_noise,
 )
-from agvas_core.data.synthetic.shapes import BLOB_REACH, blob, curve
 from agvas_core.data.synthetic.textures import texture
 
 __all__ = ["KINDS", "PAINTERS", "Recipe", "centre_in", "draw_radius", "paint"]

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from agvas_core.data.synthetic.canvas import Ground, ground_of
 from agvas_core.data.synthetic.defects import KINDS, paint
-from agvas_core.data.synthetic.noise import log_uniform
 from agvas_core.data.synthetic.photometry import Photometry
+from agvas_core.data.synthetic.raster import log_uniform
 from agvas_core.data.synthetic.scenes import Scene
 from agvas_core.data.synthetic.textures import FAMILIES
 

@@ -1,4 +1,4 @@
-"""What camera, lens and light do to every image, good or bad."""
+"""Effects of camera, lens and light on every image, good or bad."""
 
 import math
 from dataclasses import dataclass
@@ -7,8 +7,17 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from agvas_core.data.synthetic.noise import chance, count_between, pick, unit_px, value_noise, white_noise
-from agvas_core.data.synthetic.raster import Image, blurred, greyed
+from agvas_core.data.synthetic.raster import (
+    Image,
+    blurred,
+    chance,
+    count_between,
+    greyed,
+    pick,
+    unit_px,
+    value_noise,
+    white_noise,
+)
 
 __all__ = ["Photometry", "any_colour", "colour_ramp", "grey_to_colour", "material_colour", "tint"]
 

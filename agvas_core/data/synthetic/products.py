@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agvas_core.contract.errors import UsageError
-from agvas_core.data.synthetic.noise import value_noise
 from agvas_core.data.synthetic.photometry import Photometry
+from agvas_core.data.synthetic.raster import value_noise
 from agvas_core.data.synthetic.sample import Sample
 from agvas_core.data.synthetic.scenes import Scene, frame_scene, object_scene, texture_scene
 from agvas_core.data.synthetic.synthesis import DEFAULT_SPEC, SynthesisSpec, expose

@@ -8,33 +8,31 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from agvas_core.data.synthetic.noise import (
-    chance,
-    coordinates,
-    count_between,
-    fractal_noise,
-    logistic_step,
-    pick,
-    unit_px,
-    value_noise,
-    white_noise,
-)
 from agvas_core.data.synthetic.photometry import any_colour, tint
 from agvas_core.data.synthetic.raster import (
     Image,
     Mask,
     blurred,
     box_corners,
+    chance,
+    coordinates,
+    count_between,
+    curve,
     depth_inside,
     draw_disc,
     draw_ellipse,
     draw_path,
     fill_polygon,
+    fractal_noise,
+    logistic_step,
+    pick,
     shading,
     shrunk,
     turned,
+    unit_px,
+    value_noise,
+    white_noise,
 )
-from agvas_core.data.synthetic.shapes import curve
 from agvas_core.data.synthetic.textures import flat, mixed_texture, plain_ground, rolled, texture
 
 __all__ = [

@@ -12,14 +12,14 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from agvas_core.contract.errors import UsageError
+from agvas_core.contract.validation import StrictModel
 from agvas_core.data.synthetic.canvas import Ground, Painting, ground_of
 from agvas_core.data.synthetic.defects import KINDS, PAINTERS, paint
-from agvas_core.data.synthetic.noise import chance, count_between, log_uniform, pick, value_noise
 from agvas_core.data.synthetic.photometry import Photometry
-from agvas_core.data.synthetic.raster import Mask
+from agvas_core.data.synthetic.raster import Mask, chance, count_between, log_uniform, pick, value_noise
 from agvas_core.data.synthetic.sample import LINEAR_KINDS, Defect, Sample, in_words
 from agvas_core.data.synthetic.scenes import Scene, frame_scene, object_scene, organic_scene, texture_scene
 from agvas_core.data.synthetic.textures import FAMILIES, HELD_OUT_FAMILIES
@@ -41,10 +41,8 @@ __all__ = [
 # What kinds of synthetic image come, and how often.
 
 
-class SynthesisSpec(BaseModel):
+class SynthesisSpec(StrictModel):
     """What kinds of image come, and how often. Shares of scenes need not add up to one."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     texture: float = Field(0.48, ge=0)  # prototype's mix of scenes
     object: float = Field(0.30, ge=0)

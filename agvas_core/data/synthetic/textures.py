@@ -9,21 +9,23 @@ from collections.abc import Callable, Sequence
 import cv2
 import numpy as np
 
-from agvas_core.data.synthetic.noise import (
+from agvas_core.data.synthetic.photometry import any_colour, colour_ramp, grey_to_colour, tint
+from agvas_core.data.synthetic.raster import (
+    Image,
     band_noise,
+    blurred,
     chance,
     count_between,
     fractal_noise,
     logistic_step,
     oriented_coordinates,
     pick,
+    resampled,
     to_unit_range,
     unit_px,
     value_noise,
     white_noise,
 )
-from agvas_core.data.synthetic.photometry import any_colour, colour_ramp, grey_to_colour, tint
-from agvas_core.data.synthetic.raster import Image, blurred, resampled
 
 __all__ = [
     "FAMILIES",

@@ -13,9 +13,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from agvas_core.contract.errors import UsageError
+from agvas_core.contract.validation import StrictModel
 from agvas_core.data.templates.rules import RULES, Task, check_line
 
 __all__ = ["Library", "TaskTemplates", "load_library"]
@@ -24,10 +25,8 @@ Dialogue = tuple[tuple[str, str], ...]
 _WORDS: Final = "words"
 
 
-class _File(BaseModel):
+class _File(StrictModel):
     """One template file."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     replace: bool = False
     words: tuple[str, ...] = ()
@@ -37,9 +36,7 @@ class _File(BaseModel):
     dialogues: tuple["_Dialogue", ...] = ()
 
 
-class _Dialogue(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
+class _Dialogue(StrictModel):
     turns: tuple[tuple[str, str], ...]
 
 
@@ -50,7 +47,7 @@ class TaskTemplates:
     instructions: tuple[str, ...] = ()
     answers: tuple[str, ...] = ()
     refusals: tuple[str, ...] = ()
-    """Answers for an image in which there is nothing to find."""
+    """Answers for an image without anomalies."""
     dialogues: tuple[Dialogue, ...] = ()
 
 

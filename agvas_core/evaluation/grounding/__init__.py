@@ -1,1 +1,1 @@
-"""Whether words matter: what a model makes of instructions, on generated images whose truth is known (paper 3.1, 4.3)."""
+"""Grounding: how much a model follows its instruction, on generated images whose truth is known (paper 3.1, 4.3)."""

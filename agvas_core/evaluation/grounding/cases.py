@@ -1,4 +1,4 @@
-"""What is asked: generated images with their truth, and instructions that mean a part of it.
+"""The cases: generated images with their truth, and instructions that refer to a part of it.
 
     case = draw("kind", seed=0, number=17)
     case.sample.image, [question.instruction for question in case.questions]
@@ -31,7 +31,7 @@ IMAGES_A_CASE: Final = 150  # looked at before a case is given up; the rarest pa
 WORDINGS: Final = 60  # tried; most of them are by kind, and where the attribute does not tell the two apart all are
 ASKED, SHUFFLED, ZEROED = "asked", "shuffled", "zeroed"
 
-# The images of training, but for what each task needs of them; the held-out families are measured apart (families.py).
+# The images of training, except for what each task needs; the held-out families are measured apart (families.py).
 _DEFECTS = SynthesisSpec(normal_fraction=0, held_out_families=HELD_OUT_FAMILIES)
 _PAIRS = _DEFECTS.model_copy(update={"several_fraction": 1.0, "repeated_fraction": 0.0})
 _GOOD = _DEFECTS.model_copy(update={"normal_fraction": 1.0})
@@ -66,7 +66,7 @@ def draw(task: Task, seed: int, number: int) -> Case | None:
     """Case ``number`` of a task; None where none of the images that belong to it will do.
 
     kind: defects of exactly two visible kinds, each asked for in turn; again with another kind's instruction (shuffled) and with
-    zeros for anchors (zeroed). place, size, tone: two defects told apart by that alone, of one kind for place and tone. caption:
+    zeros for anchors (zeroed). place, size, tone: two defects that differ in that alone, of one kind for place and tone. caption:
     defects to be described. defect: everything asked for, a kind that is there, one that is not. good: nothing is there.
     """
     at = TASKS.index(task)

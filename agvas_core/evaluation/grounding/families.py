@@ -13,9 +13,8 @@ from agvas_core.data.synthetic.synthesis import HELD_OUT_FAMILIES, SynthesisSpec
 from agvas_core.evaluation.grounding.cases import FIRST_SEED, SIZE
 from agvas_core.evaluation.grounding.figures import Figure
 from agvas_core.evaluation.grounding.trial import key_of
-from agvas_core.evaluation.metrics import rank
+from agvas_core.evaluation.metrics import Run, make_run, merge, rank
 from agvas_core.evaluation.predictor import Model
-from agvas_core.evaluation.runs import Run, make_run, merge
 from agvas_core.evaluation.workers import Workers
 
 __all__ = ["Drawn", "family_figures"]

@@ -1,4 +1,4 @@
-"""From answers to figures (nano.md, "Language that is not decoration"), each beside what a model that hears nothing would get.
+"""From answers to figures (nano.md, "Language that is not decoration"), each beside what a model that ignores its instruction would get.
 
 **Swap accuracy.** An image has two regions, a and b, and each is asked for in turn. By score, which is the figure that is quoted: the
 instruction for a is right when the mean of the score map over a is above its mean over b. By mask: when IoU(M, a) > IoU(M, b).
@@ -13,7 +13,7 @@ wrong. The score comes first because an empty mask would hide what the map knows
 any mention is wrong in every field. Kinds count by visible group. Beside it what the most frequent value of these images would get.
 
 **Refusals.** By mask: it is empty. In words: the reply says that there is none, and carries no anchor. Balanced: mean of the share of
-refusals where nothing is there and of acceptances where something is; 1/2 for whoever always says the same. By accept: AUROC of the
+refusals where nothing is there and of acceptances where something is; 1/2 for a constant answer. By accept: AUROC of the
 model's own figure for acceptance, which needs no threshold.
 """
 
@@ -37,7 +37,7 @@ DEAF, MAJORITY, CONSTANT = "no words", "majority", "always the same"
 
 @dataclass(frozen=True)
 class Figure:
-    """One line. ``value`` is None where nothing could be measured; ``baseline`` where none is to be had for nothing."""
+    """One line. ``value`` is None where nothing could be measured; ``baseline`` where chance has no defined value."""
 
     section: str
     key: str
@@ -56,7 +56,7 @@ class Figure:
 
 
 def figures_of(records: Sequence[TrialRecord]) -> list[Figure]:
-    """All that can be told from the trials."""
+    """All figures of the trials."""
     return [*_swaps(records), *_regions(records), *_kinds(records), *_captions(records), *_refusals(records)]
 
 

@@ -1,6 +1,5 @@
 """The grounding measurement as a command: progress, table, files and HTML page."""
 
-import html
 import json
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
@@ -17,13 +16,14 @@ from rich.text import Text
 from agvas_core import __version__
 from agvas_core.contract.durable import write_whole
 from agvas_core.contract.errors import OutputError
+from agvas_core.contract.pages.document import escaped
 from agvas_core.data.synthetic.captions import describe
 from agvas_core.evaluation.grounding.cases import ASKED, Case, draw
 from agvas_core.evaluation.grounding.figures import Figure
 from agvas_core.evaluation.grounding.measure import Grounding, Plan, measure
 from agvas_core.evaluation.grounding.trial import Answer, TrialRecord
 from agvas_core.evaluation.image_score import outline
-from agvas_core.evaluation.page import document, overlaid
+from agvas_core.evaluation.page import eval_document, overlaid
 from agvas_core.evaluation.predictor import Model
 
 __all__ = ["cells", "columns", "ground", "markdown_text", "render_page", "sections", "terminal_table"]
@@ -112,29 +112,26 @@ def render_page(found: Grounding) -> str:
         *found.notes,
         *(f"Of a grey image ({blank.grey}) with nothing on it: {blank.text}" for blank in found.blanks),
     ]
-    parts = [
-        f"<h1>{_text(found.subject)}: do words matter?</h1>",
-        "<ul class=facts>" + "".join(f"<li>{_text(fact)}</li>" for fact in facts) + "</ul>",
-        _figures(found),
-        *(_examples(found, task) for task in SHOWN),
-    ]
-    return document(f"{found.subject}: grounding", parts)
+    parts = [_figures(found), *(_examples(found, task) for task in SHOWN)]
+    return eval_document(f"{found.subject}: do words matter?", [escaped(fact) for fact in facts], parts)
 
 
 def _figures(found: Grounding) -> str:
     rows = []
     for name, figures in sections(found):
-        rows.append(f"<tr class=mean><td colspan={len(columns)}>{_text(name)}</td></tr>")
-        rows += [f"<tr>{''.join(f'<td>{_text(cell)}</td>' for cell in cells(figure))}</tr>" for figure in figures]
-    head = "".join(f"<th>{_text(name)}</th>" for name in columns)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+        rows.append(f"<tr class=mean><td colspan={len(columns)}>{escaped(name)}</td></tr>")
+        rows += [f"<tr>{''.join(f'<td>{escaped(cell)}</td>' for cell in cells(figure))}</tr>" for figure in figures]
+    head = "".join(f"<th>{escaped(name)}</th>" for name in columns)
+    return f"<section class=panel><div class=scroll><table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div></section>"
 
 
 def _examples(found: Grounding, task: str) -> str:
     records = [record for record in found.records if record.task == task and record.answers][: SHOWN[task]]
     figures = "".join(_case(found, record) for record in records)
     return (
-        f"<section><h2>{TITLES[task]} <small>{LEGEND}</small></h2><div class=gallery>{figures}</div></section>" if figures else ""
+        f"<section class=panel><h2>{TITLES[task]} <small>{LEGEND}</small></h2><div class=gallery>{figures}</div></section>"
+        if figures
+        else ""
     )
 
 
@@ -155,22 +152,18 @@ def _figure(case: Case, answer: Answer) -> str:
         ("mask", answer.outline),
     ]
     everything = "Everything that is anomalous." if question.mode == "direct" else "Everything that is anomalous, in words."
-    said = [f"<b>{_text(answer.instruction or everything)}</b>"]
+    said = [f"<b>{escaped(answer.instruction or everything)}</b>"]
     if answer.asked_iou is not None:
         other = "" if answer.other_iou is None else f", other {answer.other_iou:.2f}"
         said.append(f"IoU asked {answer.asked_iou:.2f}{other}")
     else:
         said.append("left alone" if answer.mask_px == 0 else f"{answer.mask_px} px masked")
     if answer.text is not None:
-        said.append(f"<i>{_text(answer.text)}</i>")
+        said.append(f"<i>{escaped(answer.text)}</i>")
     if case.truth is not None:
-        said.append(f"Truth: {_text(describe(case.sample.defects))}")
+        said.append(f"Truth: {escaped(describe(case.sample.defects))}")
     picture = overlaid(np.ascontiguousarray(case.sample.image[..., ::-1]), lines)
     return f"<figure>{picture}<figcaption>{'<br>'.join(said)}</figcaption></figure>"
-
-
-def _text(value: object) -> str:
-    return html.escape(str(value))
 
 
 def ground(model: Model, plan: Plan, *, quiet: bool = False) -> Grounding:

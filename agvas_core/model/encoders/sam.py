@@ -1,6 +1,6 @@
 """SAM's image encoder, the default pixel encoder F_p (paper 3.1, eq. 1; B.4).
 
-A plain ViT whose blocks attend inside windows, but for four that see the whole grid, with decomposed relative positions.
+A plain ViT whose blocks attend inside windows, except four that see the whole grid, with decomposed relative positions.
 Our own module, because ``segment_anything`` cannot be imported without torchvision; names of parameters are those of its
 checkpoints; ``sam_checkpoint.py`` loads them, and those of transformers' ``SamModel`` as well.
 

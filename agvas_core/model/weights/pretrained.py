@@ -33,7 +33,7 @@ __all__ = ["pretrained_model"]
 
 
 def pretrained_model(config: ModelConfig, dtype: torch.dtype = torch.float32) -> AgVas:
-    """LMM and pixel encoder as published, each where ``config`` names one; everything else is random, in float32, but for SAM's mask
+    """LMM and pixel encoder as published, each where ``config`` names one; everything else is random, in float32, except SAM's mask
     decoder where LISA's decoder, or AGMD with ``start = "sam"``, begins with it.
 
     The vocabulary has the anchors. Seed torch before to get the same new parts again.
@@ -125,7 +125,7 @@ def from_pretrained(kind: type[Any], name: str | None, dtype: torch.dtype, **arg
 
 
 def _first(keys: list[str], others: Iterable[str]) -> str:
-    """The first key, the nearest among those that nobody asked for, and how many more."""
+    """The first key, the nearest among the unused ones, and how many more."""
     more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
     return keys[0] + did_you_mean(keys[0], others).replace("; did you mean", " (it has").replace("?", ")") + more
 

@@ -1,4 +1,4 @@
-"""What a published model says of itself, in place of what a configuration leaves out; and where the two contradict each other."""
+"""What a published model's own configuration says, in place of what a configuration leaves out; and where the two contradict each other."""
 
 import dataclasses
 from pathlib import Path

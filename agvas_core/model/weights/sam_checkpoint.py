@@ -67,7 +67,7 @@ def _renamed(key: str, names: Iterable[tuple[str, str]]) -> str:
 
 
 def sam_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The arguments of :class:`SamImageEncoder`, but for ``out_dim``, that a checkpoint's tensors were made with.
+    """The arguments of :class:`SamImageEncoder`, except ``out_dim``, that a checkpoint's tensors were made with.
 
     Raises:
         UsageError: not a checkpoint of SAM.

@@ -1,4 +1,4 @@
-"""The anchors as words: in the tokenizer, in the embeddings and in the output head (paper 3.1)."""
+"""The anchors' tokens: in the tokenizer, in the embeddings and in the output head (paper 3.1)."""
 
 from typing import Any
 

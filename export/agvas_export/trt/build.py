@@ -26,9 +26,9 @@ def graph_to_build(plan: Plan, step: Step, images: Sequence[NDArray[np.uint8]], 
 
     Raises:
         UsageError: too few images for its ranges.
-        BundleError: there is nothing to quantise.
+        BundleError: nothing can be quantised.
     """
-    if plan.precision not in QUANTISED_PRECISIONS or step.joint != "vision":
+    if plan.precision not in QUANTISED_PRECISIONS or step.stage != "vision":
         return step.graph
     say(f"{plan.precision} ranges from the images")
     graph = scratch / f"vision-{plan.precision}.onnx"
@@ -60,21 +60,21 @@ def build_plan(
     with tempfile.TemporaryDirectory(prefix="agvas-trt-") as scratch:
         for step in plan.steps:
             graph = graph_to_build(plan, step, images, Path(scratch), say)
-            say(f"building the {step.joint} engine")
+            say(f"building the {step.stage} engine")
             options = Options(
                 workspace_mb=recipe.workspace_mb,
                 optimization_level=recipe.optimization_level,
                 tf32=plan.precision == "tf32",
                 timing_cache=folder / "timing.cache",
             )
-            built = build_engine(library, graph, step.shapes, options, lambda each, joint=step.joint: say(f"{joint}: {each}"))  # type: ignore[misc]
-            path = folder / f"{step.joint}.engine"
+            built = build_engine(library, graph, step.shapes, options, lambda each, stage=step.stage: say(f"{stage}: {each}"))  # type: ignore[misc]
+            path = folder / f"{step.stage}.engine"
             try:
                 folder.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(built.data)
             except OSError as error:
                 raise OutputError(f"{path} cannot be written ({error.strerror}): choose another store with -o DIR") from error
-            engines[step.joint] = EngineSpec(
+            engines[step.stage] = EngineSpec(
                 file=path.name,
                 sha256=sha256_of(path),
                 graph_sha256=sha256_of(step.graph),

@@ -112,7 +112,7 @@ def _timing_cache(config: Any, path: Path | None) -> Any:
     if path is None or not hasattr(config, "create_timing_cache"):
         return None
     cache = config.create_timing_cache(path.read_bytes() if path.is_file() else b"")
-    config.set_timing_cache(cache, ignore_mismatch=False)  # one of another GPU is refused by TensorRT, and made anew
+    config.set_timing_cache(cache, ignore_mismatch=False)  # one of another GPU is refused by TensorRT, and made again
     return cache
 
 

@@ -57,14 +57,14 @@ def check_plan(
     with tempfile.TemporaryDirectory(prefix="agvas-trt-") as scratch:
         for step in plan.steps:
             graph = graph_to_build(plan, step, images, Path(scratch), say)
-            say(f"{'building' if build else 'parsing'} {step.joint}")
-            yield check_graph(step.joint, graph, step.shapes, target=target, build=build, say=say)
+            say(f"{'building' if build else 'parsing'} {step.stage}")
+            yield check_graph(step.stage, graph, step.shapes, target=target, build=build, say=say)
 
 
 def check_graph(
     name: str, graph: Path, shapes: Shapes, *, target: str = DEFAULT_TARGET, build: bool = True, say: Say = lambda step: None
 ) -> CheckedGraph:
-    """Parses one graph and, unless told otherwise, builds it for ``target``; raises as ``check_plan``."""
+    """Parses one graph and, by default, builds it for ``target``; raises as ``check_plan``."""
     library = open_library("tensorrt-rtx")
     if not build:
         _, network, _ = parse_graph(library, library.Logger(library.Logger.Severity.ERROR), graph)

@@ -39,7 +39,7 @@ class TrtJob:
     bundle: str
     target: str | None = None
     precision: str | None = None
-    joints: tuple[str, ...] | None = None
+    stages: tuple[str, ...] | None = None
     """All that the bundle has a graph of where None."""
     max_batch: int | None = None
     images: Path | None = None
@@ -65,7 +65,7 @@ def run_trt(job: TrtJob) -> None:
     recipe = find_recipe(job.target) if job.target is not None else recipe_for_gpu(gpu.name if gpu else "")
     if job.dry_run:
         precision = None if job.precision == "auto" else job.precision
-        for line in make_plan(folder, recipe, precision=precision, joints=job.joints, max_batch=job.max_batch).lines():
+        for line in make_plan(folder, recipe, precision=precision, stages=job.stages, max_batch=job.max_batch).lines():
             print(line)
         return
     assert gpu is not None
@@ -81,7 +81,7 @@ def run_trt(job: TrtJob) -> None:
     if job.precision == "auto":
         built = _build_until_it_passes(job, folder, recipe, gpu, store, images, say)
     else:
-        plan = make_plan(folder, recipe, precision=job.precision, joints=job.joints, max_batch=job.max_batch)
+        plan = make_plan(folder, recipe, precision=job.precision, stages=job.stages, max_batch=job.max_batch)
         built = build_plan(plan, gpu, store, images=images, say=say)
     print(f"engines: {built}\nnext:    agvas-export check {job.bundle} --backend trt --data YOUR_PICTURES")
 
@@ -97,7 +97,7 @@ def _build_until_it_passes(
     refused = []
     for precision in recipe.precisions:
         try:
-            plan: Plan = make_plan(folder, recipe, precision=precision, joints=job.joints, max_batch=job.max_batch)
+            plan: Plan = make_plan(folder, recipe, precision=precision, stages=job.stages, max_batch=job.max_batch)
         except UsageError:
             continue  # the bundle was not exported in it
         built = build_plan(plan, gpu, store, images=images, say=say)
@@ -122,7 +122,7 @@ def _check(job: TrtJob, folder: Path, console: Console) -> None:
         able = ", ".join(each.name for each in recipes() if each.rtx_target)
         raise UsageError(f"TensorRT-RTX knows no architecture of target {recipe.name}: check with {able}, or leave --target out")
     target = recipe.rtx_target
-    plan = make_plan(folder, recipe, precision=job.precision, joints=job.joints, max_batch=job.max_batch)
+    plan = make_plan(folder, recipe, precision=job.precision, stages=job.stages, max_batch=job.max_batch)
     images = _images(job.images) if job.images is not None else []
     say = _teller(Console(stderr=True, highlight=False))
     for done in check_plan(plan, images=images, target=target, build=not job.parse_only, say=say):

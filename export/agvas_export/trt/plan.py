@@ -1,4 +1,4 @@
-"""What will be built, before anything is: graphs, shapes, precision, the folder, a guess at the time."""
+"""The plan of a build: graphs, shapes, precision, folder, estimated time."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,16 +11,16 @@ from agvas_export.trt.precision import BUILDER_PRECISIONS, FLOAT8_SINCE, graph_p
 from agvas_export.trt.recipe import Recipe
 from agvas_export.trt.shapes import Shapes, profile_shapes
 
-__all__ = ["JOINTS", "Plan", "Step", "graphs_of", "make_plan"]
+__all__ = ["STAGES", "Plan", "Step", "graphs_of", "make_plan"]
 
-JOINTS = ("vision", "lmm", "decoder", "references", "head")
+STAGES = ("vision", "lmm", "decoder", "references", "head")
 
 
 @dataclass(frozen=True)
 class Step:
     """One engine."""
 
-    joint: str
+    stage: str
     graph: Path
     megabytes: float
     shapes: Shapes
@@ -48,7 +48,7 @@ class Plan:
             f"time        about {recipe.minutes:g} minutes for a model as small as nano (a guess; a timing cache makes the next build shorter)",
         ]
         for step in self.steps:
-            found.append(f"\n{step.joint}  {step.graph.name}, {step.megabytes:.1f} MB")
+            found.append(f"\n{step.stage}  {step.graph.name}, {step.megabytes:.1f} MB")
             for name, (least, usual, largest) in step.shapes.items():
                 shown = [" x ".join(map(str, shape)) or "scalar" for shape in (least, usual, largest)]
                 found.append(
@@ -60,28 +60,28 @@ class Plan:
 
 
 def make_plan(
-    bundle: Path, recipe: Recipe, *, precision: str | None, joints: tuple[str, ...] | None = None, max_batch: int | None = None
+    bundle: Path, recipe: Recipe, *, precision: str | None, stages: tuple[str, ...] | None = None, max_batch: int | None = None
 ) -> Plan:
     """Verifies the bundle and plans its engines.
 
     Args:
         precision: as exported where None.
-        joints: all that the bundle, or the product, has a graph of where None.
+        stages: all that the bundle, or the product, has a graph of where None.
 
     Raises:
         BundleError: the bundle is not whole.
-        UsageError: a precision that its graphs do not have, no such joint, or no graph of it.
+        UsageError: a precision that its graphs do not have, no such stage, or no graph of it.
     """
     manifest = read_manifest(bundle)
     verify_files(bundle, manifest)
     product = None if manifest.product is None else read_product(bundle, manifest.product)
     specs = graphs_of(manifest, product)
     present = tuple(specs)
-    joints = joints or present
-    if unknown := [joint for joint in joints if joint not in JOINTS]:
-        raise UsageError(f"there is no joint {unknown[0]!r}: they are {', '.join(JOINTS)}")
-    if absent := [joint for joint in joints if joint not in present]:
-        raise UsageError(f"{bundle} has no graph of the joint {absent[0]}: it has {', '.join(present)}")
+    stages = stages or present
+    if unknown := [stage for stage in stages if stage not in STAGES]:
+        raise UsageError(f"there is no stage {unknown[0]!r}: they are {', '.join(STAGES)}")
+    if absent := [stage for stage in stages if stage not in present]:
+        raise UsageError(f"{bundle} has no graph of the stage {absent[0]}: it has {', '.join(present)}")
     exported = graph_precision(bundle / manifest.vision.file)
     wanted = precision or exported
     if wanted != exported and wanted not in BUILDER_PRECISIONS:
@@ -99,17 +99,17 @@ def make_plan(
     batch = max_batch or recipe.max_batch
     steps = []
     view = None if product is None else product.view
-    for joint in joints:
-        spec = specs[joint]
+    for stage in stages:
+        spec = specs[stage]
         graph = bundle / spec.file
         size = sum(path.stat().st_size for path in (graph, graph.with_name(f"{graph.name}.data")) if path.is_file())
-        steps.append(Step(joint, graph, size / 1e6, profile_shapes(manifest, spec, batch, view)))
+        steps.append(Step(stage, graph, size / 1e6, profile_shapes(manifest, spec, batch, view)))
     return Plan(bundle, manifest, recipe, wanted, batch, tuple(steps))
 
 
 def graphs_of(manifest: Manifest, product: Product | None) -> dict[str, GraphSpec]:
-    """The graphs that engines can be built of, by joint, in the order of ``JOINTS``."""
-    found = {name: graph for name, graph in manifest.graphs.items() if name in JOINTS}
+    """The graphs that engines can be built of, by stage, in the order of ``STAGES``."""
+    found = {name: graph for name, graph in manifest.graphs.items() if name in STAGES}
     if manifest.references is not None:
         found["references"] = manifest.references
         if product is not None and product.head is not None:

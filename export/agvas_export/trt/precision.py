@@ -1,4 +1,4 @@
-"""The precision of a graph, and which others can be had of it."""
+"""The precision of a graph, and the others that can be built from it."""
 
 from pathlib import Path
 from typing import Final

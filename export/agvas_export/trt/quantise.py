@@ -49,7 +49,7 @@ def quantise_pixel_encoder(precision: str, graph: Path, manifest: Manifest, imag
 
     Raises:
         UsageError: too few images, or no such precision.
-        BundleError: there is nothing to quantise.
+        BundleError: nothing can be quantised.
     """
     if precision not in QUANTISED_PRECISIONS:
         raise UsageError(f"{precision!r} is no quantised precision: they are {', '.join(QUANTISED_PRECISIONS)}")

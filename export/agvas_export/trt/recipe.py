@@ -1,4 +1,4 @@
-"""Engine recipes: what is worth building on which GPU. Data, in ``trt_engines/*.toml``."""
+"""Engine recipes: which precisions and batches to build on which GPU. Data, in ``trt_engines/*.toml``."""
 
 import tomllib
 from fnmatch import fnmatchcase
@@ -6,9 +6,10 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from agvas_core.contract.errors import SetupError, UsageError
+from agvas_core.contract.validation import StrictModel
 
 __all__ = ["Recipe", "find_recipe", "recipe_for_gpu", "recipes"]
 
@@ -16,10 +17,8 @@ _PLACES = (Path(__file__).parents[1] / "trt_engines", Path(__file__).parents[3] 
 """In a wheel, in a checkout."""
 
 
-class Recipe(BaseModel):
+class Recipe(StrictModel):
     """One target."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     gpus: tuple[str, ...]
@@ -57,7 +56,7 @@ def recipes() -> tuple[Recipe, ...]:
         try:
             found.append(Recipe.model_validate(tomllib.loads(path.read_text(encoding="utf-8")) | {"name": path.stem}))
         except (tomllib.TOMLDecodeError, ValidationError) as error:
-            raise SetupError(f"{path} is not a recipe ({error}): mend it") from error
+            raise SetupError(f"{path} is not a recipe ({error}): fix it") from error
     return tuple(found)
 
 

@@ -85,6 +85,6 @@ def _axis(axis: int | str, ranges: Mapping[str, Range]) -> Range:
         return axis, axis, axis
     name, _, divisor = axis.partition("/")
     if name not in ranges or not re.fullmatch(r"\d*", divisor):
-        raise BundleError(f"the manifest has an axis named {axis!r}, whose length nobody knows: export the bundle again")
+        raise BundleError(f"the manifest has an axis named {axis!r}, whose length is unknown: export the bundle again")
     least, usual, largest = (length // int(divisor or 1) for length in ranges[name])
     return least, usual, largest

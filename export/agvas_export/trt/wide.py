@@ -14,8 +14,8 @@ from agvas_core.model.agmd import Agmd
 from agvas_core.model.encoders.encoders import LinearP
 from agvas_core.model.encoders.sam import SAM_SIZES, SamImageEncoder
 from agvas_core.model.spam import Spam, fold_linear_p
-from agvas_export.graphs import export_joint
-from agvas_export.joints import Joint
+from agvas_export.graphs import export_stage
+from agvas_export.stages import Stage
 
 __all__ = ["WIDE", "export_wide"]
 
@@ -47,7 +47,7 @@ def export_wide(folder: Path, names: tuple[str, ...] = WIDE) -> Iterator[tuple[s
         module, inputs = _part(name)
         with torch.no_grad():
             outputs = {"out": module(*inputs.values())}
-        export_joint(Joint(name, module, inputs, outputs, {key: {} for key in (*inputs, *outputs)}), folder)
+        export_stage(Stage(name, module, inputs, outputs, {key: {} for key in (*inputs, *outputs)}), folder)
         shapes = {key: (tuple(tensor.shape),) * 3 for key, tensor in inputs.items()}
         yield name, folder / f"{name}.onnx", shapes
 

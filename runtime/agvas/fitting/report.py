@@ -3,7 +3,6 @@
 import base64
 import html
 from collections.abc import Sequence
-from importlib import resources
 from typing import Final, NamedTuple
 
 import cv2
@@ -12,9 +11,10 @@ from numpy.typing import NDArray
 
 from agvas.fitting.operating_point import more_images
 from agvas_core.contract.decision import OperatingPoint, outline_threshold
+from agvas_core.contract.pages.chart import Chart, number
+from agvas_core.contract.pages.document import Tile, document
 from agvas_core.contract.product import CatchRate, Product
 from agvas_runtime.masks.overlay import draw_overlay
-from agvas_runtime.report.chart import Chart, number
 
 __all__ = ["Example", "ReportFacts", "render_report"]
 
@@ -28,7 +28,6 @@ STYLE: Final = """
 .pictures figure { margin: 0; min-width: 0; } .pictures img { width: 100%; border-radius: 6px; display: block; background: var(--ground); }
 .pictures figcaption { font-weight: 400; font-size: .88rem; color: var(--quiet); margin: 4px 0 0; overflow-wrap: anywhere; }
 .pictures b { color: var(--ink); font-variant-numeric: tabular-nums; }
-rect.bad { fill: var(--orange); opacity: .75; }
 .statement { font-size: 1.12rem; margin: 0; text-wrap: pretty; }
 .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 480px), 1fr)); gap: 14px; margin-bottom: 14px; }
 .pair .panel { margin: 0; }
@@ -66,42 +65,33 @@ class ReportFacts(NamedTuple):
 
 def render_report(facts: ReportFacts) -> str:
     """The page."""
-    package = resources.files("agvas_runtime.profile")
     product = facts.product
-    page = package.joinpath("page_template.html").read_text(encoding="utf-8")
-    for placeholder, value in (
-        ("default-src 'none'", "default-src 'none'; img-src data:"),
-        ("@@STYLE@@", package.joinpath("page_style.css").read_text(encoding="utf-8") + STYLE),
-        ("@@TITLE@@", html.escape(f"Product {product.name}")),
-        ("@@SUMMARY@@", html.escape(f"Made from {product.base} by agvas {product.agvas}. {product.created}")),
-        ("@@NOTES@@", _notes(product.warnings)),
-        ("@@TILES@@", _tiles(facts)),
-        ("@@BODY@@", _body(facts)),
-    ):
-        page = page.replace(placeholder, value)
-    return page
+    return document(
+        f"Product {product.name}",
+        _body(facts),
+        summary=f"Made from {product.base} by agvas {product.agvas}. {product.created}",
+        notes=product.warnings,
+        tiles=_tiles(facts),
+        style=STYLE,
+    )
 
 
-def _notes(notes: Sequence[str]) -> str:
-    return f'<ul class="notes">{"".join(f"<li>{html.escape(note)}</li>" for note in notes)}</ul>' if notes else ""
-
-
-def _tiles(facts: ReportFacts) -> str:
+def _tiles(facts: ReportFacts) -> list[Tile]:
     product, promised = facts.product, facts.product.promise
     painted = product.painted
     found = sum(defect.found for defect in painted)
     tiles = [
-        (f"{promised.good_images}", "good images", f"{len(product.left_out)} left out"),
-        (f"≤ {promised.bound:.1%}", "false rejects", f"{promised.confidence:.0%} sure; {promised.false_rejects} of these"),
-        (f"{found / len(painted):.0%}" if painted else "-", "painted defects found", f"{found} of {len(painted)}, of all sizes"),
-        (f"{facts.point.seed_threshold:.3f}", "threshold", f"strict {facts.strict.seed_threshold:.3f}"),
+        Tile(f"{promised.good_images}", "good images", f"{len(product.left_out)} left out"),
+        Tile(f"≤ {promised.bound:.1%}", "false rejects", f"{promised.confidence:.0%} sure; {promised.false_rejects} of these"),
+        Tile(
+            f"{found / len(painted):.0%}" if painted else "-", "painted defects found", f"{found} of {len(painted)}, of all sizes"
+        ),
+        Tile(f"{facts.point.seed_threshold:.3f}", "threshold", f"strict {facts.strict.seed_threshold:.3f}"),
     ]
     if product.bad:
         caught = sum(each.score > facts.point.seed_threshold for each in product.bad)
-        tiles.append((f"{caught} of {len(product.bad)}", "bad images caught", ""))
-    return "".join(
-        f'<div class="tile"><b>{value}</b><span>{name}</span><small>{more}</small></div>' for value, name, more in tiles
-    )
+        tiles.append(Tile(f"{caught} of {len(product.bad)}", "bad images caught"))
+    return tiles
 
 
 def _body(facts: ReportFacts) -> str:

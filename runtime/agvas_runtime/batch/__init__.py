@@ -1,1 +1,1 @@
-"""``agvas batch``: images by the million, in shards, by many workers on one machine or a cluster, and nothing lost or twice."""
+"""``agvas batch``: millions of images in shards, by many workers on one machine or a cluster; each image has exactly one result."""

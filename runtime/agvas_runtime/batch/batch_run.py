@@ -16,8 +16,7 @@ from agvas_core.contract.errors import ImageError, OutputError, SourceError, Usa
 from agvas_core.contract.images.header import IMAGE_SUFFIXES
 from agvas_core.contract.images.rare import OTHER_PICTURES
 from agvas_runtime.batch.crew import Crew
-from agvas_runtime.batch.job import BatchJob
-from agvas_runtime.batch.plan import PLAN_FOLDER, PLAN_NAME, Plan, make_plan, read_plan
+from agvas_runtime.batch.plan import PLAN_FOLDER, PLAN_NAME, BatchJob, Plan, make_plan, read_plan
 from agvas_runtime.batch.shard_result import RESULTS_FOLDER, read_done, remove_leavings
 from agvas_runtime.images.read import NotedOnce
 from agvas_runtime.sources.camera import without_secrets
@@ -77,7 +76,7 @@ HINT_LOOKS = 3
 def run_batch(
     job: BatchJob, out: Path, *, workers: int, threads: int | None, shard_images: int | None, on_ray: bool, quiet: bool
 ) -> Counter[str]:
-    """Looks at every image that has no result yet; how many there are of each verdict in the end.
+    """Looks at every image that has no result yet; the number of each verdict at the end.
 
     Raises:
         AgvasError: something that keeps it from being done. What is done is kept, and the same command goes on with the rest.

@@ -6,9 +6,23 @@ from typing import Annotated
 
 import typer
 
-from agvas_core.contract.command_line import DECISION, INPUT, MODEL, OUTPUT, SPEED
+from agvas_core.contract.command_line import DECISION, OUTPUT, SPEED
 from agvas_core.contract.defaults import BALANCED, DEFAULT_MODEL, STRICT
 from agvas_core.contract.errors import EXIT_OK, EXIT_REJECTS, UsageError
+from agvas_runtime.pipeline.cli_options import (
+    Bits,
+    FailOnReject,
+    MaxPixels,
+    Model,
+    ModeName,
+    NormalLook,
+    Prompt,
+    Quiet,
+    Strict,
+    Threshold,
+    Tiling,
+    TilingChoice,
+)
 from agvas_runtime.pipeline.options import SegmentOptions
 
 __all__ = ["batch"]
@@ -28,22 +42,12 @@ def batch(
             "--out", "-o", metavar="DIR", help="Plan and results; given again, it goes on where it was.", rich_help_panel=OUTPUT
         ),
     ],
-    model: Annotated[
-        str, typer.Option(metavar="NAME|FOLDER", help="A bundled model, or the folder of a bundle.", rich_help_panel=MODEL)
-    ] = DEFAULT_MODEL,
-    prompt: Annotated[str | None, typer.Option(help="What to look for, in words.", rich_help_panel=MODEL)] = None,
-    mode: Annotated[
-        str, typer.Option(help="How the model answers: direct, describe, describe-plus, explain.", rich_help_panel=MODEL)
-    ] = SegmentOptions.mode,
-    normal_look: Annotated[
-        str | None, typer.Option(help="How a good part looks, for describe-plus.", rich_help_panel=MODEL)
-    ] = None,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="The bundle's strict operating point.", rich_help_panel=DECISION)
-    ] = False,
-    threshold: Annotated[
-        float | None, typer.Option(min=0, max=1, help="In place of the operating point's thresholds.", rich_help_panel=DECISION)
-    ] = None,
+    model: Model = DEFAULT_MODEL,
+    prompt: Prompt = None,
+    mode: ModeName = SegmentOptions.mode,
+    normal_look: NormalLook = None,
+    strict: Strict = False,
+    threshold: Threshold = None,
     recipe: Annotated[
         Path | None,
         typer.Option(
@@ -65,21 +69,11 @@ def batch(
         int | None,
         typer.Option(min=1, metavar="N", help="Images per shard; 256, or fewer of few, by default.", rich_help_panel=SPEED),
     ] = None,
-    max_pixels: Annotated[
-        int | None,
-        typer.Option(min=1, metavar="N", help="Larger images get NO_VERDICT; 100 million by default.", rich_help_panel=INPUT),
-    ] = None,
-    bits: Annotated[
-        int | None,
-        typer.Option(min=9, max=16, metavar="N", help="Bits that 16-bit images use; 16 by default.", rich_help_panel=INPUT),
-    ] = None,
-    tiling: Annotated[
-        str, typer.Option(help="auto: cut large images into tiles; off: shrink them whole.", rich_help_panel=SPEED)
-    ] = "auto",
-    fail_on_reject: Annotated[
-        bool, typer.Option("--fail-on-reject", help="Exit with 1 if any image is FAIL or NO_VERDICT.", rich_help_panel=DECISION)
-    ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.", rich_help_panel=OUTPUT)] = False,
+    max_pixels: MaxPixels = None,
+    bits: Bits = None,
+    tiling: TilingChoice = Tiling.auto,
+    fail_on_reject: FailOnReject = False,
+    quiet: Quiet = False,
 ) -> None:
     """Inspects images by the million: in shards, by several workers, on one machine or a Ray cluster, with results as Parquet."""
     if strict and threshold is not None:
@@ -91,13 +85,13 @@ def batch(
         raise UsageError(f"{given[0]} is given beside --recipe, which says it already: leave one of the two out")
 
     from agvas_runtime.batch.batch_run import run_batch
-    from agvas_runtime.batch.job import BatchJob
+    from agvas_runtime.batch.plan import BatchJob
     from agvas_runtime.bundle import load_bundle
     from agvas_runtime.line.recipe.file import read_recipe
     from agvas_runtime.pipeline.instruction import ask
     from agvas_runtime.this_machine import usable_cores
 
-    text, from_recipe = None, None
+    text = None
     if recipe is not None:
         version = read_recipe(recipe)
         text, model = version.text, version.recipe.model
@@ -108,9 +102,9 @@ def batch(
         normal_look=normal_look,
         operating_point=STRICT if strict else BALANCED,
         threshold=threshold,
-        tiling=tiling,
+        tiling=tiling.value,
         max_pixels=max_pixels,
-        bits=bits or from_recipe,
+        bits=bits,
     )
     bundle = load_bundle(model)
     if recipe is None:  # a wrong prompt or mode is refused before millions of names are read

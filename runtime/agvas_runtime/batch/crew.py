@@ -1,4 +1,4 @@
-"""Workers on this machine, each a process: one that dies is replaced, and its shard is done again."""
+"""A pool of worker processes on this machine: one that dies is replaced, and its shard is repeated."""
 
 import contextlib
 import json
@@ -24,7 +24,7 @@ class Crew:
         with Crew(out, workers=2, threads=1) as crew:
             for done in crew.run([0, 1, 2]): ...
 
-    Leaving it ends the workers at their next image; shards under way are done anew another time.
+    Leaving it ends the workers at their next image; shards under way are done again another time.
     """
 
     def __init__(self, out: Path, *, workers: int, threads: int | None) -> None:
@@ -75,7 +75,7 @@ class Crew:
         try:
             self._member(waiting)
             self._answers.put(None)
-        except BaseException as error:  # carried over to whoever runs the crew
+        except BaseException as error:  # raised again in the caller of the crew
             self._answers.put(error)
 
     def _member(self, waiting: Iterator[int]) -> None:

@@ -1,4 +1,4 @@
-"""Where images lie: files, or an object store behind an address (``s3://``, ``gs://``, ``abfs://``, whatever fsspec knows).
+"""Where images are stored: files, or an object store behind an address (``s3://``, ``gs://``, ``abfs://``, whatever fsspec knows).
 
 The only module that opens file systems of pyarrow and fsspec.
 """
@@ -42,7 +42,7 @@ class PictureStore:
         self._systems: dict[str, Any] = {}
 
     def read(self, name: str, note: Callable[[str], None] | None = None) -> NDArray[np.uint8]:
-        """RGB uint8 [H, W, 3]. ``note`` is told of what may be meant otherwise.
+        """RGB uint8 [H, W, 3]. ``note`` is called with a message for each ambiguity.
 
         Raises:
             ImageError: it is not there, or no image.
@@ -69,7 +69,7 @@ class PictureStore:
             with system.open_input_file(path) as file:
                 size = int(file.size())
                 if size > MAX_BYTES:
-                    raise ImageError(f"has {size} bytes; {MAX_BYTES} are the most: save it anew")
+                    raise ImageError(f"has {size} bytes; {MAX_BYTES} are the most: save it again")
                 return bytes(file.read())
 
         return _again(fetch, name)
@@ -107,7 +107,7 @@ def open_system(address: str) -> tuple[Any, str]:
     """The file system behind an address, and the path in it.
 
     Raises:
-        UsageError: nobody knows the scheme.
+        UsageError: an unknown scheme.
         SetupError: what it needs is not installed.
     """
     try:

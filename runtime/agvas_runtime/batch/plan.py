@@ -12,18 +12,20 @@ import uuid
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError, model_serializer, model_validator
 
 from agvas_core import __version__
 from agvas_core.contract.durable import write_durably
 from agvas_core.contract.errors import OutputError, UsageError
-from agvas_runtime.batch.job import BatchJob
+from agvas_core.contract.validation import StrictModel
+from agvas_runtime.pipeline.options import SegmentOptions
 
-__all__ = ["PLAN_NAME", "Plan", "Shard", "make_plan", "read_plan"]
+__all__ = ["PLAN_NAME", "BatchJob", "Plan", "Shard", "make_plan", "read_plan"]
+
 
 PLAN_NAME: Final = "plan.json"
 PLAN_FOLDER: Final = "plan"
@@ -35,6 +37,81 @@ FEW_SHARDS: Final = 64  # a small batch is cut finer, so that every worker has s
 _NAMES = pa.schema([pa.field("name", pa.binary(), nullable=False)])  # bytes: a file name need not be UTF-8
 
 
+# The settings of a batch: the same for all its shards, and for every run that resumes it.
+
+
+# The order of the keys in plan.json. Of the options those stand there that a verdict depends on.
+_KEYS: Final = (
+    "source",
+    "base",
+    "model",
+    "bundle",
+    "prompt",
+    "mode",
+    "normal_look",
+    "operating_point",
+    "threshold",
+    "tiling",
+    "max_pixels",
+    "bits",
+    "recipe",
+)
+_OWN: Final = frozenset(("source", "base", "bundle", "recipe"))
+
+
+class BatchJob(StrictModel):
+    """Everything that a verdict depends on, and where the images are.
+
+    In ``plan.json`` it is one flat table: the options stand beside ``source`` and ``bundle``, by their own names.
+    """
+
+    source: str
+    """As the user named it."""
+    base: str
+    """The folder that relative names start from."""
+    bundle: str
+    """Identity of the model's bundle: a worker that finds another one refuses to work."""
+    options: SegmentOptions
+    recipe: str | None = None
+    """Text of the recipe whose rules decide; the operating point does if None."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_flat(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or "options" in data:
+            return data
+        flat = [key for key in _KEYS if key in data and key not in _OWN]
+        return {key: value for key, value in data.items() if key not in flat} | {"options": {key: data[key] for key in flat}}
+
+    @model_serializer
+    def _to_flat(self) -> dict[str, Any]:
+        return {key: getattr(self if key in _OWN else self.options, key) for key in _KEYS}
+
+    def differences(self, other: "BatchJob") -> list[str]:
+        """``key: mine, not theirs`` for each thing that the two do not agree on."""
+        mine, theirs = self.model_dump(), other.model_dump()
+        return [f"{key} is {_short(mine[key])}, and was {_short(theirs[key])}" for key in mine if mine[key] != theirs[key]]
+
+    def must_be(self, earlier: "BatchJob", out: str) -> None:
+        """Refuses to go on with results that were asked for in another way.
+
+        Raises:
+            UsageError: names what differs.
+        """
+        if found := self.differences(earlier):
+            raise UsageError(
+                f"{out} was begun with other options: {'; '.join(found)}. Give those again, or choose another --out DIR"
+            )
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+# The plan.
+
+
 class Shard(NamedTuple):
     """Images that are looked at by one worker in one go."""
 
@@ -44,16 +121,14 @@ class Shard(NamedTuple):
     names: list[str]
 
 
-class Plan(BaseModel):
+class Plan(StrictModel):
     """``plan.json``."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     tool: str = "agvas batch"
     schema_version: int = SCHEMA_VERSION
     agvas: str = __version__
     identity: str
-    """A UUID; every result bears it."""
+    """A UUID, written into every result."""
     images: int
     shard_images: int
     part_shards: int = PART_SHARDS
@@ -86,7 +161,7 @@ class Plan(BaseModel):
             with pq.ParquetFile(path) as file:
                 rows = file.read_row_group(number % self.part_shards).column("name").to_pylist()
         except (OSError, pa.ArrowException) as error:
-            raise OutputError(f"{path} cannot be read ({error}): restore it, or begin anew with another --out DIR") from error
+            raise OutputError(f"{path} cannot be read ({error}): restore it, or begin again with another --out DIR") from error
         assert len(rows) == self.size(number), f"shard {number} of {path} has {len(rows)} names and not {self.size(number)}"
         return Shard(number, number * self.shard_images, [os.fsdecode(row) for row in rows])
 
@@ -95,7 +170,7 @@ def read_plan(out: Path) -> Plan | None:
     """The plan in ``out``; None where there is none.
 
     Raises:
-        UsageError: another version of agvas wrote it, or nobody did.
+        UsageError: another version of agvas wrote it, or it is no plan.
     """
     path = out / PLAN_NAME
     try:

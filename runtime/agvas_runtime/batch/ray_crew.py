@@ -1,4 +1,4 @@
-"""The same shards on Ray Data: an actor holds one bundle, and a cluster has as many as it bears.
+"""The same shards on Ray Data: an actor holds one bundle, and a cluster has as many as fit.
 
 The only module that imports Ray. What goes through Ray are numbers of shards and counts; images are read, and results written, by the
 workers, so that a task that Ray runs twice does nothing twice.
@@ -89,7 +89,7 @@ class _Actor:
             if self._error is not None:
                 raise self._error
             done = self._worker.work(int(number))
-            assert done is not None, "nobody stops an actor"
+            assert done is not None, "actors are not stopped"
             verdicts, images = [done.verdicts.get(name, 0) for name in ("PASS", "FAIL", "NO_VERDICT")], done.images
         except AgvasError as error:
             failed, code = str(error), error.exit_code

@@ -1,4 +1,4 @@
-"""Takes a shard to its results: the same on one machine and on a cluster."""
+"""Judges the images of a shard; the same code on one machine and on a cluster."""
 
 import fcntl
 import json
@@ -12,11 +12,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from agvas_core.contract.errors import BundleError, ImageError, SourceError, StageError, UnlikeError, UsageError
-from agvas_runtime.batch.job import BatchJob
 from agvas_runtime.batch.picture_store import PictureStore
-from agvas_runtime.batch.plan import Shard, read_plan
-from agvas_runtime.batch.row import row_of_inspection, row_of_result, row_without
-from agvas_runtime.batch.shard_result import Done, read_done, write_result
+from agvas_runtime.batch.plan import BatchJob, Shard, read_plan
+from agvas_runtime.batch.shard_result import Done, read_done, row_of_inspection, row_of_result, row_without, write_result
 from agvas_runtime.images.frame import Frame
 from agvas_runtime.images.read import NotedOnce
 from agvas_runtime.line.ledger.images import hash_of_image
@@ -25,14 +23,14 @@ from agvas_runtime.line.station.inspector import SegmenterInspector, frame_fault
 from agvas_runtime.pipeline.segmenter import Segmenter
 from agvas_runtime.sources.prefetch import ReadAhead
 
-__all__ = ["OPEN_FOLDER", "Claim", "Look", "ShardWorker", "open_look"]
+__all__ = ["OPEN_FOLDER", "Claim", "JudgeFrames", "ShardWorker", "open_judge"]
 
 
 # A worker's hold on a shard, and what is remembered of those that died with it.
 #
-# ``OUT/open/shard-000000123`` is locked while somebody works at the shard, and is still there, unlocked, where that somebody was killed.
-# Whoever takes the shard up then works with care: before each image its index is written down. An image with which two careful workers died is
-# not tried a third time: it kills whoever looks at it.
+# ``OUT/open/shard-000000123`` is locked while a worker is at the shard. It is left unlocked if that worker was killed.
+# The next worker then works with care: before each image its index is written down. An image with which two careful workers died is
+# not tried a third time.
 
 
 OPEN_FOLDER: Final = "open"
@@ -60,7 +58,7 @@ class Claim:
 
     @property
     def careful(self) -> bool:
-        """Whether somebody died with this shard."""
+        """Whether a worker died with this shard."""
         return self.tries > 1
 
     def deadly(self, index: int) -> int:
@@ -77,7 +75,7 @@ class Claim:
         self._path.unlink(missing_ok=True)
         os.close(self._file)
 
-    release = finish  # nobody died: what follows need not be careful
+    release = finish  # no worker died: the next one need not be careful
 
     def _locked(self) -> int:
         while True:
@@ -88,7 +86,7 @@ class Claim:
                     return file
             except FileNotFoundError:
                 pass
-            os.close(file)  # whoever held it is done, and removed it
+            os.close(file)  # its owner is done, and removed it
 
     def _write(self, at: int | None) -> None:
         record = {"tries": self.tries, "at": at, "deaths": self._deaths, "pid": os.getpid(), "host": os.uname().nodename}
@@ -100,11 +98,11 @@ class Claim:
 
 READ_AHEAD = 2
 
-Look = Callable[[Iterable[Frame], bool], Iterator[dict[str, Any]]]
+JudgeFrames = Callable[[Iterable[Frame], bool], Iterator[dict[str, Any]]]
 """Rows of frames, in their order. With care, each frame is taken after the row of the one before was given."""
 
 
-def open_look(job: BatchJob, *, threads: int | None) -> Look:
+def open_judge(job: BatchJob, *, threads: int | None) -> JudgeFrames:
     """Loads the model, and the recipe where the job has one.
 
     Raises:
@@ -113,19 +111,19 @@ def open_look(job: BatchJob, *, threads: int | None) -> Look:
     return _by_recipe(job, threads) if job.recipe is not None else _by_point(job, threads)
 
 
-def _by_point(job: BatchJob, threads: int | None) -> Look:
+def _by_point(job: BatchJob, threads: int | None) -> JudgeFrames:
     segmenter = Segmenter.open(replace(job.options, threads=threads))
     _check(job, segmenter.bundle.identity)
 
-    def look(frames: Iterable[Frame], careful: bool) -> Iterator[dict[str, Any]]:
+    def judge(frames: Iterable[Frame], careful: bool) -> Iterator[dict[str, Any]]:
         with closing(segmenter.stream(frames, overlap=not careful)) as results:
             for result in results:
                 yield row_of_result(result, hash_of_image(result.image) if result.image is not None else None)
 
-    return _ahead(look)
+    return _ahead(judge)
 
 
-def _by_recipe(job: BatchJob, threads: int | None) -> Look:
+def _by_recipe(job: BatchJob, threads: int | None) -> JudgeFrames:
     assert job.recipe is not None
     version = parse_recipe(job.recipe, "the recipe of the plan")
     # Frames are cut into tiles as on the line, whatever the options say.
@@ -133,7 +131,7 @@ def _by_recipe(job: BatchJob, threads: int | None) -> Look:
     inspector.prepare(version)
     _check(job, inspector.bundle_of(version).identity)
 
-    def look(frames: Iterable[Frame], careful: bool) -> Iterator[dict[str, Any]]:
+    def judge(frames: Iterable[Frame], careful: bool) -> Iterator[dict[str, Any]]:
         for frame in frames:
             fault = frame_fault(frame, version)
             if fault is None and frame.image is not None:
@@ -147,19 +145,19 @@ def _by_recipe(job: BatchJob, threads: int | None) -> Look:
                     continue
             yield row_without(frame.index, frame.name, fault or "there is no image")
 
-    return _ahead(look)
+    return _ahead(judge)
 
 
-def _ahead(look: Look) -> Look:
+def _ahead(judge: JudgeFrames) -> JudgeFrames:
     """Images are decoded in a thread of their own, except with care."""
 
     def ahead(frames: Iterable[Frame], careful: bool) -> Iterator[dict[str, Any]]:
         if careful:
-            yield from look(frames, careful)
+            yield from judge(frames, careful)
             return
         reader = ReadAhead(frames, READ_AHEAD, name="agvas-read")
         try:
-            yield from look(reader, careful)
+            yield from judge(reader, careful)
         finally:
             reader.stop()
 
@@ -169,7 +167,7 @@ def _ahead(look: Look) -> Look:
 def _check(job: BatchJob, identity: str) -> None:
     if identity != job.bundle:
         raise BundleError(
-            f"model {job.options.model} is {identity} here, and the batch was begun with {job.bundle}: put that bundle back, or begin anew with "
+            f"model {job.options.model} is {identity} here, and the batch was begun with {job.bundle}: put that bundle back, or begin again with "
             "another --out DIR"
         )
 
@@ -189,7 +187,7 @@ class ShardWorker:
             raise UsageError(f"{out} has no plan: agvas batch makes one")
         self.out, self.plan, self._stopped = out, plan, stopped
         self._pictures = PictureStore(plan.job.base, max_pixels=plan.job.options.max_pixels, bits=plan.job.options.bits)
-        self._look = open_look(plan.job, threads=threads)
+        self._judge = open_judge(plan.job, threads=threads)
         self._notes: list[tuple[str, str]] = []
         self._noted = NotedOnce([])
 
@@ -208,7 +206,7 @@ class ShardWorker:
                 return done
             rows = []
             with_care = claim.careful
-            for row in self._look(self._frames(self.plan.shard(self.out, number), claim), with_care):
+            for row in self._judge(self._frames(self.plan.shard(self.out, number), claim), with_care):
                 rows.append(row)
                 if self._stopped():
                     return None

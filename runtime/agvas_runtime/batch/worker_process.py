@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from agvas_core.contract.command_line import missing_package
+from agvas_core.contract.command_line import needs_packages
 from agvas_core.contract.errors import AgvasError
 from agvas_runtime.batch.shard_worker import ShardWorker
 
@@ -36,22 +36,17 @@ def main(out: str, threads: str) -> int:
         print(json.dumps(facts), file=answers, flush=True)
 
     try:
-        worker = ShardWorker(Path(out), threads=int(threads) or None, stopped=stopped)
-        answer(ready=os.getpid())
-        for line in sys.stdin:
-            done = worker.work(int(line))
-            if done is None or stopped():
-                break
-            answer(**done._asdict())
+        with needs_packages():
+            worker = ShardWorker(Path(out), threads=int(threads) or None, stopped=stopped)
+            answer(ready=os.getpid())
+            for line in sys.stdin:
+                done = worker.work(int(line))
+                if done is None or stopped():
+                    break
+                answer(**done._asdict())
     except AgvasError as error:
         answer(failed=str(error), code=error.exit_code)
         return error.exit_code
-    except ModuleNotFoundError as error:
-        missing = missing_package(error)
-        if missing is None:
-            raise
-        answer(failed=str(missing), code=missing.exit_code)
-        return missing.exit_code
     except BrokenPipeError:
         pass  # the crew is gone
     return 0

@@ -1,4 +1,4 @@
-"""What a frame says by itself, before any model looks at it: focus, brightness, clipping."""
+"""Properties of a frame without a model: focus, brightness, clipping."""
 
 from typing import Final, NamedTuple
 

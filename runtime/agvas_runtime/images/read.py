@@ -67,7 +67,7 @@ class NotedOnce:
         """``notes`` grows; each entry begins with the name of the first file that it was noted of."""
         self.notes = notes
         self.told: Callable[[str], None] | None = None
-        """Called with each entry, where somebody is to know at once."""
+        """Called with each entry as it is found; None collects only."""
         self._kinds: set[str] = set()
 
     def of(self, name: str) -> Callable[[str], None]:
@@ -134,7 +134,7 @@ def _read(file: BinaryIO, max_pixels: int, bits: int | None, page: int | None, n
     check_size(header, max_pixels)
     most = header.pages * header.width * header.height * BYTES_PER_PIXEL_MOST + METADATA_BYTES_MOST
     if status.st_size > most:
-        raise ImageError(f"has {status.st_size} bytes for {header.width}x{header.height} px; {most} is the most: save it anew")
+        raise ImageError(f"has {status.st_size} bytes for {header.width}x{header.height} px; {most} is the most: save it again")
     file.seek(0)
     return decode_image(file.read(), bits=bits, page=page, note=note, header=header)
 

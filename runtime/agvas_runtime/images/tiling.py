@@ -1,4 +1,4 @@
-"""What the stages are shown of a frame, and how the maps of all that become one.
+"""Scales and tiles of a frame, and blending their maps into one.
 
 A frame is seen as a whole at every scale of the bundle, and the maps are averaged. One that is too large for the finest view is cut into
 overlapping tiles there as well: tiles see what is too small for one view, but a defect that fills a tile is normal inside it, and every
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from agvas_core.contract.manifest import TilingSpec
 from agvas_core.contract.preprocess import ViewSpec
 
-__all__ = ["Blend", "Look", "Tile", "Tiles", "plan_looks", "plan_tiles"]
+__all__ = ["Blend", "Scale", "Tile", "Tiles", "plan_scales", "plan_tiles"]
 
 Float = NDArray[np.float32]
 
@@ -63,7 +63,7 @@ class Tiles:
 
 
 @dataclass(frozen=True)
-class Look:
+class Scale:
     """A frame at one scale, whole or in tiles."""
 
     view: ViewSpec
@@ -72,15 +72,15 @@ class Look:
     """Its part of the mean over looks; they sum to one."""
 
 
-def plan_looks(height: int, width: int, views: Sequence[ViewSpec], tiling: TilingSpec, *, enabled: bool = True) -> list[Look]:
+def plan_scales(height: int, width: int, views: Sequence[ViewSpec], tiling: TilingSpec, *, enabled: bool = True) -> list[Scale]:
     """How a ``height`` x ``width`` px frame is seen under ``views``, finest first: its tiles if it needs them, then the whole."""
     whole = Tiles(height, width, (height, width), (0,), (0,))
     if not enabled or tiling.excess(views[0], height, width) <= 1:
-        return [Look(view, whole, 1 / len(views)) for view in views]
+        return [Scale(view, whole, 1 / len(views)) for view in views]
     weights = [1 / max(1.0, tiling.excess(view, height, width)) for view in views]
     total = 1 + sum(weights)
-    wholes = [Look(view, whole, weight / total) for view, weight in zip(views, weights, strict=True)]
-    return [Look(views[0], plan_tiles(height, width, views[0], tiling), 1 / total), *wholes]
+    wholes = [Scale(view, whole, weight / total) for view, weight in zip(views, weights, strict=True)]
+    return [Scale(views[0], plan_tiles(height, width, views[0], tiling), 1 / total), *wholes]
 
 
 def plan_tiles(height: int, width: int, view: ViewSpec, tiling: TilingSpec) -> Tiles:

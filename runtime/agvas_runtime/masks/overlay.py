@@ -1,4 +1,4 @@
-"""Draws a mask on its frame, for people to look at; nothing is ever computed from the drawing."""
+"""Draws a mask on its frame, for display only."""
 
 import cv2
 import numpy as np
@@ -8,7 +8,7 @@ __all__ = ["ANOMALY_RGB", "draw_overlay", "shrink"]
 
 Rgb = NDArray[np.uint8]
 
-# Orange from the Okabe-Ito palette, made brighter: told from grey, steel and skin with every kind of colour vision. The dark halo
+# Orange from the Okabe-Ito palette, made brighter: distinct from grey, steel and skin with every kind of colour vision. The dark halo
 # carries the line over bright and over orange surfaces.
 ANOMALY_RGB = (255, 140, 0)
 HALO_RGB = (20, 16, 28)

@@ -1,4 +1,4 @@
-"""Connected anomalies of a mask: where each one lies, how large it is, how sure the model was."""
+"""Connected regions of a mask: position, size and score of each."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What comes back for one frame.
+"""The result of one frame.
 
 print(result)                      # part.png: FAIL, score 0.91, 2 regions, the largest 34x12 px at (120, 80)
 result.save("found.jpg")           # the picture with its outlines; result.show() opens it
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agvas_core.contract.command_line import missing_package
+from agvas_core.contract.command_line import needs_packages
 from agvas_core.contract.errors import ImageError, OutputError, UsageError
 
 if TYPE_CHECKING:
@@ -182,10 +182,8 @@ class Result:
         """
         from agvas_runtime.masks.annotations import COLUMNS, table_rows
 
-        try:
+        with needs_packages():
             import pandas as pd
-        except ModuleNotFoundError as error:
-            raise missing_package(error) or error from error
         return pd.DataFrame(table_rows(self), columns=list(COLUMNS))
 
     def to_coco(self) -> dict[str, Any]:

@@ -1,9 +1,9 @@
-"""Counts that were measured to be the fastest on this machine, kept in agvas' cache: one file for a bundle, its backends, threads and device.
+"""Batch sizes that were measured as the fastest on this machine, kept in agvas' cache: one file for a bundle, its backends, threads and device.
 
     counts = tuned_counts(bundle.identity, ("onnx", "onnx", "onnx"), threads=None)
 
 A file counts where all of that is exactly so, versions of the packages included; anywhere else ``default_counts`` stand. One that
-cannot be read, or is not what its name says, is told of and left alone: a line never stops for want of it.
+cannot be read, or is not what its name says, is reported and ignored: it never stops a line.
 """
 
 import hashlib
@@ -17,11 +17,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from agvas_core import __version__
 from agvas_core.contract.durable import write_durably
 from agvas_core.contract.errors import OutputError, UsageError
+from agvas_core.contract.validation import FiniteModel
 from agvas_runtime import native
 from agvas_runtime.sources.camera_address import without_secrets
 from agvas_runtime.this_machine import cpu_name, gpu_name, usable_cores
@@ -108,11 +109,7 @@ _PACKAGES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
 _ON_CPU: Final = {"onnx", "torch"}
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class Place(_Part):
+class Place(FiniteModel):
     """What counts hold for."""
 
     bundle: str
@@ -127,7 +124,7 @@ class Place(_Part):
     cores: int
 
 
-class Tried(_Part):
+class Tried(FiniteModel):
     """One count that was measured."""
 
     what: Literal["tiles", "ahead"]
@@ -140,7 +137,7 @@ class Tried(_Part):
     """Than the smallest count of its kind: median of the ratios within a round."""
 
 
-class Tuning(_Part):
+class Tuning(FiniteModel):
     """Contents of a file."""
 
     schema_version: int = SCHEMA_VERSION

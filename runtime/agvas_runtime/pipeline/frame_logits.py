@@ -1,4 +1,4 @@
-"""The logits of all looks at one frame, and what becomes of them: score map, mask, regions (paper eq. 7 and 8, and the decision rule).
+"""The logits of all views of one frame, and the results made from them: score map, mask, regions (paper eq. 7 and 8, and the decision rule).
 
 They stay as small as the decoder gave them until all are there; then one pass over the frame enlarges, weighs and adds them up and goes on
 to the verdict. The native core does it in one go, NumPy and OpenCV step by step.
@@ -173,7 +173,7 @@ class FrameMap:
         return self._seen.score_map
 
     def judge(self, alpha: float, point: OperatingPoint, accept: float = 1.0) -> Judged:
-        """As of ``FrameLogits``."""
+        """See ``FrameLogits``."""
         score_map, score, known, anomalous = self._seen[:4]
         if point.image_share:
             score = image_score(score_map, point)

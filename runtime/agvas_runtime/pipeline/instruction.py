@@ -1,4 +1,4 @@
-"""What is asked of the language model, checked before the first frame.
+"""The instruction of the language model, checked before the first frame.
 
 question = ask(manifest.prompt, mode="describe-plus", normal_look="A round metal part with four holes")
 """
@@ -39,7 +39,7 @@ def ask(
     """A question from what the caller said; where they said nothing, from ``before``, else from the bundle's own words.
 
     Raises:
-        UsageError: words or a mode that cannot be meant.
+        UsageError: invalid words or mode.
     """
     chosen = _mode(mode) if mode is not None else before.mode if before else Mode.DIRECT
     words = _clean("prompt", prompt) if prompt is not None else before.prompt if before else None

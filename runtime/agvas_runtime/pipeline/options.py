@@ -59,7 +59,7 @@ class SegmentOptions:
     prompt: str | None = None
     """What to look for; the mode's own instruction if None."""
     mode: str = "direct"
-    """``direct``: the mask at once. ``describe``: words, then the mask. ``describe-plus``: the same, told how a good part looks.
+    """``direct``: the mask at once. ``describe``: words, then the mask. ``describe-plus``: the same, given how a good part looks.
     ``explain``: the mask, then why. All but the first speak word by word, and see the whole frame in one view."""
     normal_look: str | None = None
     """How a good part looks, for ``describe-plus``."""
@@ -68,7 +68,7 @@ class SegmentOptions:
     max_pixels: int = MAX_PIXELS
     """Images with more pixels get NO_VERDICT."""
     bits: int | None = None
-    """Bits that 16-bit images use, 9 to 16; 16 if None. For whoever reads the images: a segmenter is given pixels."""
+    """Bits that 16-bit images use, 9 to 16; 16 if None. Used when files are read: a segmenter is given pixels."""
 
     def __post_init__(self) -> None:
         if self.threads is not None and not 1 <= self.threads <= MAX_THREADS:
@@ -95,7 +95,7 @@ class SegmentOptions:
 
     @property
     def stage_settings(self) -> "StageSettings":
-        """What the backends are told when they are opened."""
+        """What the backends get when they are opened."""
         from agvas_runtime.stages.open import StageSettings  # not light
 
         names = {field.name for field in fields(self)} & {field.name for field in fields(StageSettings)}
@@ -103,7 +103,7 @@ class SegmentOptions:
 
 
 class SegmentKeywords(TypedDict, total=False):
-    """The fields of ``SegmentOptions`` but for ``model``, as keywords of ``Segmenter.load``."""
+    """The fields of ``SegmentOptions`` except ``model``, as keywords of ``Segmenter.load``."""
 
     offline: bool
     vision: str

@@ -1,4 +1,4 @@
-"""Two halves of the work on a frame, so that the first half of the next frame runs beside the second half of this one.
+"""Overlaps the work on two frames: the first half of the next runs beside the second half of this one.
 
 The first half is a generator (views, vision); the second consumes what it gives (language model, decoder, verdict). A thread runs the
 first half ahead by a bounded number of items, whatever frame they belong to: the vision of frame n+1 overlaps the language model of
@@ -77,7 +77,7 @@ def overlapped(
             assert isinstance(event, _Begun), "a frame's items end before the next frame begins"
             items: Iterator[T] = _until_end(taken, room)
             yield event.frame, items
-            with suppress(Exception):  # of items that nobody wanted
+            with suppress(Exception):  # of items that were not used
                 for _ in items:
                     pass
     finally:

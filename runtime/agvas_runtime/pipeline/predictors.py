@@ -109,7 +109,7 @@ class BundlePredictor:
 
         Raises:
             ImageError: there is no verdict on this image.
-            UsageError: an instruction or mode that cannot be meant.
+            UsageError: an invalid instruction or mode.
         """
         segmenter = self.segmenter.with_lmm(_Silenced(self.segmenter.lmm)) if zero_anchors else self.segmenter
         result = segmenter.segment(
@@ -144,7 +144,7 @@ def open_predictor(
 
     Args:
         model: a bundled name, or the folder or zip of a bundle.
-        mode, generate: as of ``BundlePredictor``.
+        mode, generate: see ``BundlePredictor``.
         alpha: share of P_seg in P (eq. 8), in place of the bundle's.
         options: the other fields of ``SegmentOptions`` (``pipeline.options``).
 
@@ -193,17 +193,17 @@ class Offered:
         self._bundle = bundle
 
     def see(self, semantic_image: NDArray[np.uint8], pixel_image: NDArray[np.uint8]) -> Arrays:
-        """Joint 1."""
+        """Stage 1."""
         f_s, f_align, decoder = self._stages[0](semantic_image, pixel_image)
         return {name: np.asarray(value) for name, value in {"f_s": f_s, "f_align": f_align, **decoder}.items()}
 
     def ask(self, features: Arrays, instruction: str) -> Arrays:
-        """Joint 2, in direct mode."""
+        """Stage 2, in direct mode."""
         reply = self._stages[1](_features(features), instruction, Mode.DIRECT)
         return {"anchor_states": reply.anchor_states, "accept": reply.accept}
 
     def decode(self, anchor_states: Float, features: Arrays) -> Float:
-        """Joint 3."""
+        """Stage 3."""
         return self._stages[2](anchor_states, _features(features))
 
     def read(self, path: Path) -> NDArray[np.uint8]:
@@ -222,7 +222,7 @@ class Offered:
 
 
 def backend_names() -> tuple[str, ...]:
-    """Every backend that any of the three stages has, but for torch, which is the reference, and one of vLLM's two: a process has room for one."""
+    """Every backend that any of the three stages has, except torch, which is the reference, and one of vLLM's two: a process has room for one."""
     left_out = ("torch", "http", "vllm-direct")
     return tuple(dict.fromkeys(name for stage in BACKENDS.values() for name in stage if name not in left_out))
 
@@ -307,7 +307,7 @@ def _features(arrays: Arrays) -> Features:
 
 
 class _Vision:
-    """Somebody else's joint 1 as a stage."""
+    """Stage 1 of a foreign engine."""
 
     def __init__(self, stages: Stages) -> None:
         self.stages = stages
@@ -317,7 +317,7 @@ class _Vision:
 
 
 class _Lmm:
-    """Somebody else's joint 2 as a stage, in direct mode."""
+    """Stage 2 of a foreign engine, in direct mode."""
 
     def __init__(self, stages: Stages) -> None:
         self.stages = stages
@@ -329,7 +329,7 @@ class _Lmm:
 
 
 class _Decoder:
-    """Somebody else's joint 3 as a stage."""
+    """Stage 3 of a foreign engine."""
 
     def __init__(self, stages: Stages) -> None:
         self.stages = stages

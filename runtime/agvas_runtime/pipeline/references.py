@@ -6,7 +6,7 @@
 ``agvas fit`` uses the same functions, so what it measures is what runs later.
 
 Every map is brought to a grid of ``GRID_PX`` x ``GRID_PX`` that shows the whole frame, and to one scale: how rare a value is on good
-images. Two statistics come of it, rarity of the joint distance plus that of the model's score map, which outlines defects best, and
+images. Two statistics are made of them, rarity of the joint distance plus that of the model's score map, which outlines defects best, and
 the same with the deep distance (without colour), which tells defective images best. A fitted head's map is added to both. The score map is the first, scaled so that the
 mean of its highest share is the geometric mean of that of both; then score = statistic / (statistic + half).
 """
@@ -219,7 +219,7 @@ class References:
         return Judged(score_map, image_score(score_map, point), *judge_map(score_map, point))
 
     def score_map(self, image: Rgb, zero_shot: Float, share: float, seen: "Prepared | None" = None) -> Float:
-        """The score map alone, float32 [H, W] in 0..1; arguments and errors as of ``judge``."""
+        """The score map alone, float32 [H, W] in 0..1; arguments and errors are those of ``judge``."""
         product = self.product
         self._check(frame_facts(image))
         found = self.cells.compare(self.cells.prepare(image, seen), self.bank, product.colour_weight)

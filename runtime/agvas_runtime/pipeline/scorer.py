@@ -15,7 +15,7 @@ from agvas_core.contract.errors import BundleError, ImageError
 from agvas_core.contract.manifest import Manifest
 from agvas_core.contract.preprocess import View, ViewSpec, scaled_views
 from agvas_core.contract.prompts import DEFAULT_INSTRUCTION, EMPTY_LOGITS, Anchor, Mode
-from agvas_runtime.images.tiling import Look, Tile, plan_looks
+from agvas_runtime.images.tiling import Scale, Tile, plan_scales
 from agvas_runtime.images.views import make_views, shrinks
 from agvas_runtime.pipeline.batching import Counts
 from agvas_runtime.pipeline.frame_logits import FrameLogits, FrameMap
@@ -71,7 +71,7 @@ class Clock:
 class Seen(NamedTuple):
     """What vision made of one batch of tiles of one look."""
 
-    look: Look
+    look: Scale
     tiles: list[Tile]
     views: list[View]
     features: Features | Pending
@@ -193,11 +193,11 @@ class Scorer:
                         features = self.vision(semantic, pixel)
                 yield Seen(look, batch, seen, features)
 
-    def _looks(self, height: int, width: int, mode: Mode) -> list[Look]:
+    def _looks(self, height: int, width: int, mode: Mode) -> list[Scale]:
         views = scaled_views(self.manifest.pixel_view, self.manifest.scales, height, width)
-        return list(plan_looks(height, width, views, self.manifest.tiling, enabled=self.tiled and mode is Mode.DIRECT))
+        return list(plan_scales(height, width, views, self.manifest.tiling, enabled=self.tiled and mode is Mode.DIRECT))
 
-    def _whole(self, image: Rgb, looks: list[Look], instruction: str, point: OperatingPoint, clock: Clock) -> SeenWhole | None:
+    def _whole(self, image: Rgb, looks: list[Scale], instruction: str, point: OperatingPoint, clock: Clock) -> SeenWhole | None:
         """The frame on its way, where the engine takes whole frames and this is one that it can take."""
         stage, semantic = self._framed(), self.manifest.semantic_view
         if (

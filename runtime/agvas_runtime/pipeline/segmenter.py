@@ -228,7 +228,7 @@ class Segmenter:
             prompt, threshold, mode, normal_look: in place of the segmenter's own, as in ``load``.
 
         Raises:
-            UsageError: a source, or something asked, that cannot be meant.
+            UsageError: an invalid source or option.
             SourceError: a stream that is not there, or stopped.
         """
         question, rule = self._ask(prompt, mode, normal_look), self._rule_at(threshold)
@@ -258,7 +258,7 @@ class Segmenter:
         """Segments one frame; one that carries an error, or cannot be used, gives NO_VERDICT.
 
         Raises:
-            UsageError: something asked that cannot be meant.
+            UsageError: an invalid option.
         """
         return self._segment(frame, self._ask(prompt, mode, normal_look), self._rule_at(threshold))
 

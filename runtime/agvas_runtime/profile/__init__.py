@@ -1,1 +1,1 @@
-"""How fast a bundle is on this machine, and how near it comes to what the machine can do: ``agvas profile``."""
+"""``agvas profile``: how fast a bundle is on this machine, and how close to the machine's limits."""

@@ -8,9 +8,22 @@ from typing import Annotated
 
 import typer
 
-from agvas_core.contract.command_line import INPUT, MODEL, OUTPUT, SPEED, interrupt_code, printable
+from agvas_core.contract.command_line import INPUT, OUTPUT, SPEED, interrupt_code, printable
 from agvas_core.contract.defaults import DEFAULT_BACKEND, DEFAULT_MODEL
 from agvas_core.contract.errors import EXIT_OK, EXIT_REJECTS, OutputError, UsageError
+from agvas_runtime.pipeline.cli_options import (
+    Backend,
+    Bits,
+    Checkpoint,
+    Decoder,
+    Engines,
+    Lmm,
+    Model,
+    ModeName,
+    Prompt,
+    Threads,
+    Vision,
+)
 from agvas_runtime.pipeline.options import SegmentOptions, stage_backends
 
 __all__ = ["duration_s", "profile", "rate_per_s"]
@@ -48,36 +61,13 @@ def profile(
         list[str] | None,
         typer.Argument(metavar="SOURCE", help="Pictures, folders, globs, videos; a generated picture where there is none."),
     ] = None,
-    model: Annotated[
-        str, typer.Option(metavar="NAME|FOLDER", help="A bundled model, or the folder of a bundle.", rich_help_panel=MODEL)
-    ] = DEFAULT_MODEL,
-    backend: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME",
-            help="What runs the stages: onnx, torch, torch-cuda, ort-cuda, trt. The next three have the last word.",
-            rich_help_panel=MODEL,
-        ),
-    ] = DEFAULT_BACKEND,
-    vision: Annotated[
-        str | None, typer.Option(metavar="BACKEND", help="What runs the image encoders.", rich_help_panel=MODEL)
-    ] = None,
-    lmm: Annotated[
-        str | None, typer.Option(metavar="BACKEND|URL", help="What runs the language model.", rich_help_panel=MODEL)
-    ] = None,
-    decoder: Annotated[
-        str | None, typer.Option(metavar="BACKEND", help="What runs the mask decoder.", rich_help_panel=MODEL)
-    ] = None,
-    engines: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="With trt: where the engines lie; the default otherwise.", rich_help_panel=MODEL),
-    ] = None,
-    checkpoint: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR", help="With torch: the checkpoint of the bundle, where it is not nano's.", rich_help_panel=MODEL
-        ),
-    ] = None,
+    model: Model = DEFAULT_MODEL,
+    backend: Backend = DEFAULT_BACKEND,
+    vision: Vision = None,
+    lmm: Lmm = None,
+    decoder: Decoder = None,
+    engines: Engines = None,
+    checkpoint: Checkpoint = None,
     frames: Annotated[
         int, typer.Option(min=2, metavar="N", help="Frames that are measured one after the other.", rich_help_panel=SPEED)
     ] = 100,
@@ -123,17 +113,10 @@ def profile(
         bool,
         typer.Option("--count/--no-count", help="Count the work, and measure what the machine can do.", rich_help_panel=SPEED),
     ] = True,
-    prompt: Annotated[str | None, typer.Option(help="What to look for, in words.", rich_help_panel=MODEL)] = None,
-    mode: Annotated[
-        str, typer.Option(help="How the model answers: direct, describe, describe-plus, explain.", rich_help_panel=MODEL)
-    ] = SegmentOptions.mode,
-    threads: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="CPU threads; all cores by default.", rich_help_panel=SPEED)
-    ] = None,
-    bits: Annotated[
-        int | None,
-        typer.Option(min=9, max=16, metavar="N", help="Bits that 16-bit pictures use; 16 by default.", rich_help_panel=INPUT),
-    ] = None,
+    prompt: Prompt = None,
+    mode: ModeName = SegmentOptions.mode,
+    threads: Threads = None,
+    bits: Bits = None,
     against: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="An earlier profile.json; the new one is compared with it.", rich_help_panel=OUTPUT),

@@ -1,4 +1,4 @@
-"""Frames put to a segmenter, one after the other or at a fixed rate, and how long each took."""
+"""Load generation: frames one after the other or at a fixed rate, and the latency of each."""
 
 import math
 import time

@@ -1,4 +1,4 @@
-"""What this machine can do at best: a matrix product and a memory copy, measured here and now.
+"""The limits of this machine: rate of a matrix product and of a memory copy, measured at run time.
 
 Both are taken as the best of several, for a floor is what the hardware allows and not what a busy machine leaves.
 """
@@ -7,17 +7,21 @@ import os
 import platform
 import resource
 import sys
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
-from agvas_runtime.profile.record import Machine
+from agvas_runtime.profile.record import GpuSample, Machine
 from agvas_runtime.this_machine import cpu_name
 
-__all__ = ["copy_rate", "describe_machine", "load_average", "matmul_rate", "peak_memory_mb"]
+__all__ = ["GpuSampler", "copy_rate", "describe_machine", "load_average", "matmul_rate", "peak_memory_mb"]
+
 
 MATRIX = 1536  # 7.2 GFLOP: a tenth of a second on two cores, and far beyond the caches
 COPY_BYTES = 256 << 20
@@ -88,3 +92,71 @@ def _memory_bytes() -> int:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (ValueError, OSError):
         return 0
+
+
+# Clock, power, temperature and memory of the GPU while something else runs, through NVML.
+#
+# Where there is no NVML or no GPU the profile says so in words; nothing is guessed.
+
+
+EVERY_S = 0.1
+
+
+class GpuSampler:
+    """Samples one GPU in a thread between ``__enter__`` and ``__exit__``; does nothing where there is none.
+
+    ``about`` says which GPU and driver, or why there is none.
+    """
+
+    def __init__(self, index: int = 0) -> None:
+        self.samples: list[GpuSample] = []
+        self._stopped = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._nvml: Any = None
+        self._handle: Any = None
+        self.about = self._open(index)
+
+    def __enter__(self) -> "GpuSampler":
+        if self._handle is not None:
+            self._thread = threading.Thread(target=self._run, args=(time.perf_counter(),), name="agvas-nvml", daemon=True)
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopped.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._nvml.nvmlShutdown()
+
+    def _open(self, index: int) -> str:
+        if find_spec("pynvml") is None:
+            return "not looked at: nvidia-ml-py is not installed (pip install 'agvas[gpu]')"
+        import pynvml
+
+        try:
+            pynvml.nvmlInit()
+            self._handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+            self._nvml = pynvml
+            return f"{pynvml.nvmlDeviceGetName(self._handle)}, driver {pynvml.nvmlSystemGetDriverVersion()}"
+        except pynvml.NVMLError as error:
+            self._handle = None
+            return f"none: {error}"
+
+    def _run(self, began: float) -> None:
+        while not self._stopped.wait(EVERY_S):
+            try:
+                self.samples.append(self._sample(time.perf_counter() - began))
+            except self._nvml.NVMLError as error:  # the GPU vanished; the computation on it will report that
+                self.about += f"; lost after {len(self.samples)} samples: {error}"
+                return
+
+    def _sample(self, at_s: float) -> GpuSample:
+        nvml, handle = self._nvml, self._handle
+        return GpuSample(
+            at_s=round(at_s, 3),
+            clock_mhz=int(nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM)),
+            power_w=nvml.nvmlDeviceGetPowerUsage(handle) / 1000,
+            temperature_c=int(nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU)),
+            memory_mb=nvml.nvmlDeviceGetMemoryInfo(handle).used / 1e6,
+            utilisation=int(nvml.nvmlDeviceGetUtilizationRates(handle).gpu),
+        )

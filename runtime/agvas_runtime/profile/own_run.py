@@ -8,9 +8,8 @@ from agvas_core import __version__
 from agvas_runtime import native
 from agvas_runtime.masks.result import Result, Verdict
 from agvas_runtime.pipeline.segmenter import Segmenter
-from agvas_runtime.profile.gpu import GpuSampler
 from agvas_runtime.profile.load import Samples
-from agvas_runtime.profile.machine import describe_machine, load_average, peak_memory_mb
+from agvas_runtime.profile.machine import GpuSampler, describe_machine, load_average, peak_memory_mb
 from agvas_runtime.profile.page import render
 from agvas_runtime.profile.record import MAX_SERIES, InUse, Profile, Quantiles
 

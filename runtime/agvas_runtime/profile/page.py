@@ -1,13 +1,14 @@
 """A profile as one HTML file: opens from disk, without a network and without scripts."""
 
 import html
-from importlib import resources
 
 import numpy as np
 
+from agvas_core.contract.pages.chart import Chart, number
+from agvas_core.contract.pages.document import Tile, document, note_list, panel
+from agvas_core.contract.pages.document import facts as named_facts
 from agvas_runtime.profile.compare import Comparison, compare_profiles
 from agvas_runtime.profile.record import NOT_SAID, Profile, Quantiles, counts_in_words
-from agvas_runtime.report.chart import Chart, number
 
 __all__ = [
     "gpu_plot",
@@ -153,21 +154,8 @@ def gpu_plot(profile: Profile) -> str | None:
 
 def render(profile: Profile, earlier: Profile | None = None) -> str:
     """The page; with ``earlier`` it begins with a comparison."""
-    package = resources.files("agvas_runtime.profile")
-    page = package.joinpath("page_template.html").read_text(encoding="utf-8")
-    for placeholder, value in (
-        ("@@STYLE@@", package.joinpath("page_style.css").read_text(encoding="utf-8")),
-        ("@@TITLE@@", html.escape(_headline(profile))),
-        (
-            "@@SUMMARY@@",
-            html.escape(f"{profile.bundle} on {profile.backend}, {profile.mode} mode: {profile.frames}. {profile.created}"),
-        ),
-        ("@@NOTES@@", _notes(profile.notes)),
-        ("@@TILES@@", _tiles(profile)),
-        ("@@BODY@@", _body(profile, earlier)),
-    ):
-        page = page.replace(placeholder, value)
-    return page
+    summary = f"{profile.bundle} on {profile.backend}, {profile.mode} mode: {profile.frames}. {profile.created}"
+    return document(_headline(profile), _body(profile, earlier), summary=summary, notes=profile.notes, tiles=_tiles(profile))
 
 
 def _headline(profile: Profile) -> str:
@@ -179,30 +167,33 @@ def _headline(profile: Profile) -> str:
     return f"{number(profile.latency.p50)} ms a frame, {number(rate)} frames a second"
 
 
-def _tiles(profile: Profile) -> str:
+def _tiles(profile: Profile) -> list[Tile]:
     latency = profile.latency
     tiles = [
-        (f"{number(latency.p50)} ms", "p50", f"mean {number(latency.mean)}, min {number(latency.min)}"),
-        (f"{number(latency.p99)} ms", "p99", f"{latency.p99 / max(latency.p50, 1e-9):.2f} times p50; max {number(latency.max)}"),
-        (
+        Tile(f"{number(latency.p50)} ms", "p50", f"mean {number(latency.mean)}, min {number(latency.min)}"),
+        Tile(
+            f"{number(latency.p99)} ms", "p99", f"{latency.p99 / max(latency.p50, 1e-9):.2f} times p50; max {number(latency.max)}"
+        ),
+        Tile(
             f"{number(profile.rate_per_s)}/s",
             "one after the other",
             f"overlapping {number(profile.overlapped_per_s)}/s" if profile.overlapped_per_s else "",
         ),
-        (f"{profile.peak_memory_mb:,.0f} MB", "peak memory", f"{profile.cores_used:.1f} of {profile.machine.cores} cores used"),
+        Tile(
+            f"{profile.peak_memory_mb:,.0f} MB", "peak memory", f"{profile.cores_used:.1f} of {profile.machine.cores} cores used"
+        ),
     ]
     if profile.overhead is not None:
         over = profile.overhead
         tiles.append(
-            (f"{over.share:+.1%}", "over the graphs alone", f"{number(over.frame_ms)} against {number(over.graphs_ms)} ms")
+            Tile(f"{over.share:+.1%}", "over the graphs alone", f"{number(over.frame_ms)} against {number(over.graphs_ms)} ms")
         )
     floors = [work.floor_ms for work in profile.work.values() if work.floor_ms is not None]
     if floors:
-        tiles.append((f"{sum(floors) / latency.p50:.0%}", "of the machine's limit", f"at best {number(sum(floors))} ms a frame"))
-    return "".join(
-        f'<div class="tile"><b>{html.escape(value)}</b><span>{html.escape(name)}</span><small>{html.escape(more)}</small></div>'
-        for value, name, more in tiles
-    )
+        tiles.append(
+            Tile(f"{sum(floors) / latency.p50:.0%}", "of the machine's limit", f"at best {number(sum(floors))} ms a frame")
+        )
+    return tiles
 
 
 def _body(profile: Profile, earlier: Profile | None) -> str:
@@ -254,7 +245,7 @@ def _comparison(comparison: Comparison) -> str:
     )
     return (
         f'<section class="panel"><h2>Against an earlier profile</h2><p class="quiet">old: {html.escape(comparison.old)}<br>new: '
-        f"{html.escape(comparison.new)}</p>{_notes(comparison.warnings)}<div class='scroll'><table><thead><tr><th></th><th>old</th><th>new</th>"
+        f"{html.escape(comparison.new)}</p>{note_list(comparison.warnings)}<div class='scroll'><table><thead><tr><th></th><th>old</th><th>new</th>"
         f"<th>times better</th></tr></thead><tbody>{rows}</tbody></table></div></section>"
     )
 
@@ -299,9 +290,4 @@ def _facts(profile: Profile) -> str:
         "warm-up": f"{profile.warmup} frames; opening the bundle took {profile.load_s:.2f} s",
         "agvas": profile.agvas,
     }
-    rows = "".join(f"<dt>{html.escape(name)}</dt><dd>{html.escape(value)}</dd>" for name, value in facts.items())
-    return f'<section class="panel"><h2>What was run</h2><dl>{rows}</dl></section>'
-
-
-def _notes(notes: list[str]) -> str:
-    return f'<ul class="notes">{"".join(f"<li>{html.escape(note)}</li>" for note in notes)}</ul>' if notes else ""
+    return panel("What was run", named_facts(facts))

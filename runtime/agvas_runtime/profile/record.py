@@ -1,4 +1,4 @@
-"""What a profile says: one JSON file, validated when it is read back for a comparison.
+"""The record of a profile: one JSON file, validated when it is read back for a comparison.
 
 Milliseconds, bytes, FLOP (a multiply-add counts two), images per second; every quantile is a measured value, never interpolated.
 """
@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from agvas_core.contract.errors import UsageError
+from agvas_core.contract.validation import StrictModel
 from agvas_runtime.pipeline.batching import Counts
 
 __all__ = [
@@ -36,11 +37,7 @@ MAX_SERIES = 5000  # values of a series that a profile keeps
 NOT_SAID = "not said"  # what an older profile does not have
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Quantiles(_Part):
+class Quantiles(StrictModel):
     """Of milliseconds; p999 is the largest value where there are fewer than a thousand."""
 
     count: int
@@ -69,7 +66,7 @@ class Quantiles(_Part):
         )
 
 
-class Machine(_Part):
+class Machine(StrictModel):
     """Where it was measured, and what that machine can do."""
 
     cpu: str
@@ -83,12 +80,12 @@ class Machine(_Part):
     limits_of: str = "CPU, float32"
     """What the two rates were measured on."""
     load_before: float
-    """How many processes wanted a core, averaged over a minute, before we began; above 0.5 somebody else was at work."""
+    """How many processes wanted a core, averaged over a minute, before we began; above 0.5 other processes were busy."""
     gpu: str
     """Its name and driver, or why none was looked at."""
 
 
-class GpuSample(_Part):
+class GpuSample(StrictModel):
     """What NVML said at one moment."""
 
     at_s: float
@@ -99,7 +96,7 @@ class GpuSample(_Part):
     utilisation: int
 
 
-class StageWork(_Part):
+class StageWork(StrictModel):
     """What a stage has to do for one frame, and how long that takes at best."""
 
     calls: int
@@ -115,7 +112,7 @@ class StageWork(_Part):
     bound: Literal["compute", "memory"] | None = None
 
 
-class Overhead(_Part):
+class Overhead(StrictModel):
     """One frame through ``segment`` against its graphs run one after the other with nothing between, taken in turns."""
 
     frame_ms: float
@@ -127,7 +124,7 @@ class Overhead(_Part):
     pairs: int
 
 
-class Offered(_Part):
+class Offered(StrictModel):
     """Frames that came at a fixed rate; a latency counts from when the frame was due, so waiting counts."""
 
     offered_per_s: float
@@ -135,7 +132,7 @@ class Offered(_Part):
     latency: Quantiles
 
 
-class LineAnswer(_Part):
+class LineAnswer(StrictModel):
     """Can this line run at this rate?"""
 
     rate_per_s: float
@@ -151,7 +148,7 @@ class LineAnswer(_Part):
     reason: str
 
 
-class InUse(_Part):
+class InUse(StrictModel):
     """Counts that were in use."""
 
     tiles: int
@@ -170,7 +167,7 @@ class InUse(_Part):
         return str(Counts(self.tiles, self.ahead))
 
 
-class Profile(_Part):
+class Profile(StrictModel):
     """Everything that was measured."""
 
     schema_version: int = SCHEMA_VERSION
@@ -193,7 +190,7 @@ class Profile(_Part):
     load_s: float
     stages: dict[str, Quantiles]
     device: dict[str, Quantiles] = {}
-    """On a backend with a stream: one view's copies, joints one by one, and all of them as one launch, by CUDA events."""
+    """On a backend with a stream: one view's copies, stages one by one, and all of them as one launch, by CUDA events."""
     latency: Quantiles
     drift: float
     """Median of the second half over that of the first, less one; beyond 0.1 either way it was no steady state."""

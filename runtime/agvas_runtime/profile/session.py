@@ -16,12 +16,11 @@ from agvas_core.contract.preprocess import scaled_views
 from agvas_core.contract.prompts import Mode
 from agvas_runtime import native
 from agvas_runtime.images.frame import Frame
-from agvas_runtime.images.tiling import plan_looks
+from agvas_runtime.images.tiling import plan_scales
 from agvas_runtime.images.views import make_views
 from agvas_runtime.pipeline.segmenter import Segmenter
-from agvas_runtime.profile.gpu import GpuSampler
 from agvas_runtime.profile.load import Samples, answer_line, closed_loop, offer, overhead
-from agvas_runtime.profile.machine import describe_machine, load_average, peak_memory_mb
+from agvas_runtime.profile.machine import GpuSampler, describe_machine, load_average, peak_memory_mb
 from agvas_runtime.profile.record import MAX_SERIES, InUse, LineAnswer, Machine, Offered, Profile, Quantiles
 from agvas_runtime.profile.work import MAX_COUNTED_BYTES, count_work, with_floors
 from agvas_runtime.sources import open_source
@@ -35,7 +34,7 @@ __all__ = ["OnDevice", "Plan", "frames_in_words", "generated_frame", "load_frame
 
 @dataclass(frozen=True)
 class OnDevice:
-    """``times`` of copies and joints; the vision stage to ask for limits, where its backend has a stream."""
+    """``times`` of copies and stages; the vision stage to ask for limits, where its backend has a stream."""
 
     times: dict[str, Quantiles] = field(default_factory=dict)
     vision: ProbedVision | None = None
@@ -53,7 +52,7 @@ class OnDevice:
         assert frame.image is not None
         manifest, (height, width) = segmenter.bundle.manifest, frame.image.shape[:2]
         views = scaled_views(manifest.pixel_view, manifest.scales, height, width)
-        look = plan_looks(height, width, views, manifest.tiling, enabled=segmenter.tiled)[0]
+        look = plan_scales(height, width, views, manifest.tiling, enabled=segmenter.tiled)[0]
         tile = next(iter(look.tiles))
         semantic, pixel = make_views(frame.image[tile.rows, tile.columns], (manifest.semantic_view, look.view))
         found = vision.times(lmm, (semantic.pixels[None], pixel.pixels[None]), segmenter.prompt, count)
@@ -106,7 +105,7 @@ def load_frames(
 
     Args:
         bits: used bits of 16-bit pictures.
-        note: told of what the source has to say.
+        note: called with the source's messages.
 
     Raises:
         UsageError: no such source, or no picture in it that can be read.

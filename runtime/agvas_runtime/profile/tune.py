@@ -1,4 +1,4 @@
-"""Which counts are the fastest here: tiles a launch on a frame that is cut up, passes ahead on whole frames.
+"""Measures the fastest batch sizes: tiles per launch on a tiled frame, passes ahead on whole frames.
 
 All are tried in every round, each round beginning with another one, so that whatever else the machine does disturbs all alike. Ratios are
 those within a round. A larger count is taken where it is faster by more than chance and a little: memory grows with it.
@@ -18,7 +18,7 @@ from agvas_core.contract.errors import ImageError
 from agvas_core.contract.manifest import Manifest
 from agvas_core.contract.preprocess import scaled_views
 from agvas_runtime.images.frame import Frame
-from agvas_runtime.images.tiling import plan_looks
+from agvas_runtime.images.tiling import plan_scales
 from agvas_runtime.pipeline.batching import Counts, Tried, Tuning, make_folder, place_here
 from agvas_runtime.pipeline.options import SegmentOptions
 from agvas_runtime.pipeline.segmenter import Segmenter
@@ -126,7 +126,7 @@ def frame_in_tiles(manifest: Manifest, frames: Sequence[Frame]) -> Frame:
 def _tiles(manifest: Manifest, frame: Frame) -> int:
     assert frame.image is not None
     height, width = frame.image.shape[:2]
-    looks = plan_looks(height, width, scaled_views(manifest.pixel_view, manifest.scales, height, width), manifest.tiling)
+    looks = plan_scales(height, width, scaled_views(manifest.pixel_view, manifest.scales, height, width), manifest.tiling)
     return max(len(look.tiles) for look in looks)
 
 

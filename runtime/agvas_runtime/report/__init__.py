@@ -1,1 +1,1 @@
-"""What a run leaves behind for people: progress on the terminal and the HTML report."""
+"""Progress on the terminal and the HTML report of a run."""

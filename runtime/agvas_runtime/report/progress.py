@@ -1,4 +1,4 @@
-"""What a run says to the terminal: how far it is, and at the end what came of it."""
+"""The terminal output of a run: progress, then the summary."""
 
 import time
 from collections import Counter

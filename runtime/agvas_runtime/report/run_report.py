@@ -1,12 +1,10 @@
 """The report of a run: one HTML file that opens from disk, on any screen, without a network.
 
-Thumbnails are made as results stream by, so that no frame of an earlier result is held. The page itself is
-``report_template.html`` with ``report_style.css`` and ``report_script.js`` put into it.
+Thumbnails are made as results stream by, so that no frame of an earlier result is held. The page is the common document
+with ``report_template.html``, ``report_style.css`` and ``report_script.js``.
 """
 
-import base64
 import heapq
-import html
 import json
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
@@ -18,6 +16,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from agvas_core.contract.pages.document import data_uri, document, escaped
 from agvas_runtime.masks.overlay import shrink
 from agvas_runtime.masks.result import Region, Result, Verdict
 
@@ -143,11 +142,17 @@ class Report:
             "rows": rows,
             "thumbnails": thumbnails,
         }
-        return _fill("report_template.html", title=html.escape(words), data=_script_safe(data))
+        package = resources.files("agvas_runtime.report")
+        template, style, script = (
+            package.joinpath(f"report_{name}").read_text(encoding="utf-8") for name in ("template.html", "style.css", "script.js")
+        )
+        # The data comes last: nothing in it is looked at for placeholders again.
+        body = template.replace("@@TITLE@@", escaped(words), 1).replace("@@DATA@@", _script_safe(data), 1)
+        return document(words, body, style=style, script=script, header=False)
 
 
 def headline(counts: Mapping[Verdict, int]) -> str:
-    """The outcome in a sentence for somebody who knows nothing of the software."""
+    """The outcome in one sentence, for readers who do not know the software."""
     failed, total = counts.get(Verdict.FAIL, 0), sum(counts.values())
     unjudged = counts.get(Verdict.NO_VERDICT, 0)
     if total == 0:
@@ -202,12 +207,12 @@ def _thumbnail(result: Result, side_px: int) -> dict[str, Any]:
     picture: dict[str, Any] = {
         "w": width,
         "h": height,
-        "src": _data_uri(np.ascontiguousarray(small[:, :, ::-1]), THUMBNAIL_JPEG_QUALITY),
+        "src": data_uri(small[:, :, ::-1], side_px, THUMBNAIL_JPEG_QUALITY),
         "d": "".join(_outline(region, scale) for region in result.regions[:MAX_OUTLINES]),
         "r": [[*region.box, region.area_px, round(region.mean_score, 3)] for region in result.regions[:MAX_REGIONS_SHOWN]],
     }
     if result.score_map is not None:
-        picture["p"] = _data_uri(_coarse(result.score_map), 75)
+        picture["p"] = data_uri(_coarse(result.score_map), side_px, 75)
     return picture
 
 
@@ -230,26 +235,6 @@ def _coarse(score_map: NDArray[np.float32]) -> NDArray[np.uint8]:
     return np.round(np.clip(cells, 0, 1) * 255).astype(np.uint8)
 
 
-def _data_uri(pixels: NDArray[np.uint8], quality: int) -> str:
-    done, data = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])
-    assert done, f"OpenCV cannot encode {pixels.shape} as JPEG"
-    return "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode("ascii")
-
-
 def _script_safe(data: Mapping[str, Any]) -> str:
     """JSON that may stand inside a script element: no ``<``, so no end tag and no comment can begin."""
     return json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c").replace("&", "\\u0026")
-
-
-def _fill(template: str, *, title: str, data: str) -> str:
-    package = resources.files("agvas_runtime.report")
-    page = package.joinpath(template).read_text(encoding="utf-8")
-    # The data comes last: nothing in it is looked at for placeholders again.
-    for placeholder, value in (
-        ("@@STYLE@@", package.joinpath("report_style.css").read_text(encoding="utf-8")),
-        ("@@SCRIPT@@", package.joinpath("report_script.js").read_text(encoding="utf-8")),
-        ("@@TITLE@@", title),
-        ("@@DATA@@", data),
-    ):
-        page = page.replace(placeholder, value, 1)
-    return page

@@ -1,4 +1,4 @@
-"""What a run leaves beside its lines: masks, overlays, score maps, and the files of other tools (CSV, COCO, YOLO)."""
+"""Files of a run: masks, overlays, score maps, and the files of other tools (CSV, COCO, YOLO)."""
 
 import io
 import json

@@ -17,7 +17,7 @@ class JsonLinesSink:
     """Appends to a file, on disk when ``send`` returns.
 
     The file of that name: after logrotate or ``rm`` a new one is made, for what is written to a file that has no name any more is
-    read by nobody. A line that was cut off by a kill is removed when the file is opened, and a message whose key stands among the last lines is not
+    not read. A line that was cut off by a kill is removed when the file is opened, and a message whose key stands among the last lines is not
     written again: no more than a few messages are ever sent and not yet acknowledged.
     """
 
@@ -30,7 +30,7 @@ class JsonLinesSink:
         """Keys of the last lines, oldest first."""
 
     def open(self) -> None:
-        """Opens or makes the file, and mends its end."""
+        """Opens or makes the file, and removes a line that was cut off."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)

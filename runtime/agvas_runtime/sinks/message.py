@@ -1,4 +1,4 @@
-"""What passes to a sink, and what a sink is."""
+"""The message to a sink, and the protocol of a sink."""
 
 import json
 from typing import Any, NamedTuple, Protocol
@@ -10,7 +10,7 @@ class Message(NamedTuple):
     """One part's verdict on its way out."""
 
     key: str
-    """The same each time this message is sent, and no other message has it: whoever saw it before may drop it."""
+    """The same each time this message is sent, and no other message has it: a receiver can drop duplicates."""
     number: int
     """Counts the parts of one ledger from 1, without a gap."""
     body: dict[str, Any]

@@ -41,7 +41,7 @@ class MqttSink:
         """Why the broker's last answer did not come."""
 
     def open(self) -> None:
-        """Connects anew; a client of its own each time, so that nothing of an old connection is sent beside the outbox."""
+        """Connects again; a client of its own each time, so that nothing of an old connection is sent beside the outbox."""
         self.close()
         client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv311)
         if self._user is not None:
@@ -82,7 +82,7 @@ class MqttSink:
             client.disconnect()
 
     def _loop(self, client: mqtt.Client, done: Callable[[], bool]) -> None:
-        """Talks with the broker until ``done``, in the caller's thread: there is nothing to say between two messages."""
+        """Talks with the broker until ``done``, in the caller's thread."""
         end = time.monotonic() + self._timeout_s
         self._silence = f"nothing came within {self._timeout_s:g} s"
         while not done() and time.monotonic() < end:

@@ -2,8 +2,8 @@
 
     Objects / AGVAS / <station> / Seq, Key, Trigger, Triggered, Verdict, Cause, Detail, Score, Findings, Product, Recipe, Bundle, Image
 
-Node ids are ``ns=2;s=<station>.Verdict`` and so on. ``Seq`` is written last: whoever subscribes to it finds all others of that part in
-place. Without a certificate the server is open to whoever reaches it: keep it on loopback or a closed network. With one, clients must sign
+Node ids are ``ns=2;s=<station>.Verdict`` and so on. ``Seq`` is written last: a client that subscribes to it finds all others of that part in
+place. Without a certificate the server is open to every client: keep it on loopback or a closed network. With one, clients must sign
 and encrypt (Basic256Sha256), and may be asked for a user name, or be known by certificates of their own.
 """
 
@@ -52,7 +52,7 @@ class _OneUser:
     def get_user(
         self, iserver: object, username: str | None = None, password: str | None = None, certificate: object = None
     ) -> User | None:
-        """A user who may read, or nobody."""
+        """A user who may read, or None."""
         given = (username or "").encode(), (password or "").encode()
         right = hmac.compare_digest(given[0], self._user) & hmac.compare_digest(given[1], self._password)
         return User(role=UserRole.User) if right else None

@@ -36,7 +36,7 @@ def open_sink(address: str, secrets: Secrets = Secrets()) -> VerdictSink:  # noq
     """A sink, not yet connected.
 
     Raises:
-        UsageError: an address that cannot be meant.
+        UsageError: an invalid address.
         ModuleNotFoundError: the sink's package is not installed; the command names its extra.
     """
     scheme, _, rest = address.partition(":")

@@ -204,7 +204,7 @@ def _is_a_run(path: Path) -> bool:
 
 
 def _clear(path: Path) -> None:
-    """Removes what an earlier run wrote, by place and suffix; whatever else somebody put there stays."""
+    """Removes what an earlier run wrote, by place and suffix; all other files stay."""
     if not _is_a_run(path):
         return
     for folder, suffixes in OWN_FILES.items():

@@ -6,7 +6,7 @@ Headers, beside the usual ones:
     X-Agvas-Timestamp   seconds since 1970, when this attempt was made
     X-Agvas-Signature   sha256=HEX, the HMAC-SHA256 of "TIMESTAMP.BODY" with the secret
 
-An answer of 2xx acknowledges. 400, 413 and 422 refuse this message for good; after anything else it is sent again.
+An answer of 2xx acknowledges. 400, 413 and 422 refuse this message permanently; after anything else it is sent again.
 """
 
 import hashlib
@@ -44,7 +44,7 @@ class WebhookSink:
         self._connection: http.client.HTTPConnection | None = None
 
     def open(self) -> None:
-        """Connects, so that one that is not there is told at once."""
+        """Connects, so that a missing one is reported at once."""
         self.close()
         if self._tls:
             context = ssl.create_default_context()

@@ -1,4 +1,4 @@
-"""Where frames come from. ``open_source`` is the door; ``protocol.Source`` says what comes out of it.
+"""Sources of frames. ``open_source`` opens one; ``protocol.Source`` says what it gives.
 
 ``listing`` and ``files`` (files, folders, globs, stdin), ``video``, ``folder_watch``, ``camera`` with a grabber for each kind,
 ``arrays``, ``web_pictures``, and around any of them ``prefetch`` and ``limit``.

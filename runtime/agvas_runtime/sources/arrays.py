@@ -29,7 +29,7 @@ def is_pillow(item: object) -> bool:
 
 
 def is_tensor(item: object) -> bool:
-    """Whether it is a tensor of torch, which is not imported for that: whoever has a tensor has imported it."""
+    """Whether it is a tensor of torch, which is not imported for that: where there is a tensor, it is imported."""
     module = sys.modules.get("torch")
     return module is not None and isinstance(item, module.Tensor)
 

@@ -4,7 +4,7 @@
         for frame in camera:
             ...
 
-A thread reads the camera as fast as it sends and keeps the newest frame alone, or as many as it is told. Each frame is given once;
+A thread reads the camera as fast as it sends and keeps the newest frame alone, or as many as it is set to. Each frame is given once;
 one that was replaced before it was taken is counted in ``dropped`` (and leaves a gap in the numbers of the names). No frame is ever
 given twice.
 """
@@ -32,7 +32,7 @@ from agvas_runtime.sources.grabber import Grabber, HttpGrabber, RtspGrabber
 __all__ = ["CameraReader", "CameraSource", "Shot", "without_secrets"]
 
 
-# The thread that reads a camera, and the place for frames that nobody has taken yet.
+# The thread that reads a camera, and the place for frames that are not taken yet.
 
 
 CLOSE_GRACE_S = 1.0
@@ -63,7 +63,7 @@ class CameraReader:
         block: nothing is dropped, and the camera is not read while ``keep`` frames wait.
         """
         self.dropped = 0
-        """Frames that came, or should have, and that nobody will take."""
+        """Frames that came, or should have, and that will not be taken."""
         self._grabber, self._every, self._keep, self._block = grabber, every, keep, block
         self._open_timeout_s, self._stall_timeout_s = open_timeout_s, stall_timeout_s
         self._changed = threading.Condition()
@@ -131,7 +131,7 @@ class CameraReader:
                 if self._error is not None:
                     self._raise_end(self._error)
                 limit_s = self._stall_timeout_s if self._opened else self._open_timeout_s
-                # The clock starts anew with each frame; a bit more than the grabber's own limit, whose reason says more.
+                # The clock starts again with each frame; a bit more than the grabber's own limit, whose reason says more.
                 left_s = self._heard_s + limit_s + GRABBER_GRACE_S - time.monotonic()
                 if left_s <= 0:
                     self._silent = True
@@ -178,7 +178,7 @@ class CameraReader:
 
 
 class CameraSource:
-    """Frames named ``camera-0#000007``. The camera is opened when iteration begins; several iterations open it anew.
+    """Frames named ``camera-0#000007``. The camera is opened when iteration begins; several iterations open it again.
 
     The iterator raises SourceError when there is no camera within ``open_timeout_s``, and when no frame came for
     ``stall_timeout_s``, after the frames that did come. A camera that waits for a trigger is asked whether it is there instead.
@@ -230,11 +230,11 @@ class CameraSource:
             )
         self._raw = (pixel_format, bits) if pixel_format is not None else None
         self.whole_views: Callable[[int, int], Sequence[ViewSpec]] = lambda height, width: ()
-        """Which views of a frame of (height, width) px are made with its image; whoever segments says so before the first frame."""
+        """Which views of a frame of (height, width) px are made with its image; the segmenter says so before the first frame."""
         self.name = self.address.name if name is None else name
         self.notes: list[str] = []
         self.dropped = 0
-        """Frames that the camera sent and nobody took; those that ``every`` leaves out are not counted."""
+        """Frames of the camera that were not taken; those that ``every`` leaves out are not counted."""
         self.format: str | None = None
         """What the camera says of its pixels, where it does."""
         self._every, self._max_pixels, self._keep, self._block, self._asked = every, max_pixels, keep, block, asked

@@ -1,4 +1,4 @@
-"""What a camera is called on the command line.
+"""Addresses of cameras on the command line.
 
 0, /dev/video0?width=1280                a device of this machine
 rtsp://10.0.0.5/line1                    RTSP

@@ -1,4 +1,4 @@
-"""A folder into which somebody writes images: each file once, when it is all there.
+"""A watched folder: each image file once, when it is complete.
 
     with FolderWatch("incoming/") as source: ...       # watch:incoming on the command line
 
@@ -87,7 +87,7 @@ class FolderWatch:
         self._error: BaseException | None = None
 
     def __iter__(self) -> Iterator[Frame]:
-        # Looks go on while a frame is judged, or what is overwritten meanwhile would be seen by nobody.
+        # Looks go on while a frame is judged, or files that are overwritten meanwhile would be missed.
         ended = threading.Event()
         looker = threading.Thread(target=self._watch, args=(ended,), name="agvas-watch", daemon=True)
         self._error = None
@@ -182,7 +182,7 @@ class FolderWatch:
         with self._changed:
             seen = self._waiting.get(name)
         if seen is None or not seen.still:
-            return None  # moved, or written anew
+            return None  # moved, or written again
         path, stamp = self.folder / name, seen.stamp
         key = file_key(path, stamp)
         patient = time.monotonic() - seen.since_s < self._patience_s
@@ -262,7 +262,9 @@ def _stamp(path: Path) -> tuple[Stamp, int] | None:
     """
     try:
         found = path.stat()
-    except OSError:  # a link to nowhere, in a circle, or to where nobody may look: in time an error, and no matter of the others
+    except (
+        OSError
+    ):  # a link to nowhere, in a circle, or to where reading is forbidden: in time an error, and no matter of the others
         try:
             found = path.lstat()
         except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""How frames are got out of each kind of camera, one at a time; ``camera`` runs one of these in its thread."""
+"""Reads frames from each kind of camera, one at a time; ``camera`` runs one of these in its thread."""
 
 import socket
 import threading
@@ -28,13 +28,13 @@ __all__ = ["CaptureGrabber", "Grabber", "HttpGrabber", "RtspGrabber", "reach"]
 
 POLL_S: Final = 0.1  # between two requests for a snapshot
 ASKED_WAIT_S: Final = 0.2
-ASKED_LOOK_S: Final = 1.0  # so often a camera that nobody asks is looked for
+ASKED_LOOK_S: Final = 1.0  # so often a camera without requests is checked
 ATTEMPT_S: Final = 0.5
 PORTS: Final = {"http": 80, "https": 443, "rtsp": 554, "rtsps": 322}
 
 
 def reach(url: str, timeout_s: float, *, refusal_counts: bool = False) -> None:
-    """Returns once a connection is taken, or refused with words, which whoever opens the stream will hear; unless ``refusal_counts``.
+    """Returns once a connection is taken, or refused with words, which the opener of the stream gets as an error; unless ``refusal_counts``.
 
     A cable that is out swallows packets. TCP waits 1, 2, 4 s until it sends the first one again, so that an attempt that began then would
     find a camera late that has long been back; short attempts find it at once.

@@ -253,7 +253,7 @@ class MjpegStream:
         return bytes(received[: match.start()]), bytes(received[match.end() :])
 
     def _until_end(self, boundary: re.Pattern[bytes]) -> tuple[bytes, bool]:
-        """A body whose length nobody said, and whether its boundary was read: a JPEG ends with its end marker, so that it is not held
+        """A body without a length, and whether its boundary was read: a JPEG ends with its end marker, so that it is not held
         back until the next picture comes."""
         received = bytearray(self._buffer)
         start, walk = 0, _JpegWalk()

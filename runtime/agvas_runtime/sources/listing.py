@@ -1,4 +1,4 @@
-"""From what the user names to a list of files."""
+"""Paths, folders and globs to a list of files."""
 
 import codecs
 import difflib

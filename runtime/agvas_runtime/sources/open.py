@@ -1,4 +1,4 @@
-"""From whatever the user calls a source to a Source."""
+"""Opens a source by its address."""
 
 import os
 import re

@@ -14,7 +14,7 @@ from agvas_runtime.sources.protocol import Source
 __all__ = ["ReadAhead", "limit", "prefetch"]
 
 
-# Taking from an iterable in a thread of its own, a bounded number of items ahead of whoever uses them.
+# Taking from an iterable in a thread of its own, a bounded number of items ahead of their consumer.
 
 
 T = TypeVar("T")

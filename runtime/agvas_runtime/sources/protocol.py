@@ -1,4 +1,4 @@
-"""What a source is."""
+"""The protocol of a source."""
 
 from collections.abc import Iterator
 from types import TracebackType
@@ -18,7 +18,7 @@ class Source(Protocol):
 
     @property
     def total(self) -> int | None:
-        """How many frames there will be, None where nobody knows. For a progress bar: a broken video gives fewer."""
+        """How many frames there will be, None where unknown. For a progress bar: a broken video gives fewer."""
         ...
 
     @property

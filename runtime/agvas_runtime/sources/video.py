@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agvas_core.contract.command_line import missing_package
+from agvas_core.contract.command_line import needs_packages
 from agvas_core.contract.errors import ImageError, SetupError, SourceError
 from agvas_runtime.images.frame import Frame
 from agvas_runtime.images.read import MAX_PIXELS
@@ -27,10 +27,8 @@ def stream_class() -> "type[VideoStream]":
     Raises:
         SetupError: it is not installed; names the extra.
     """
-    try:
+    with needs_packages():
         from agvas_runtime.sources.ffmpeg import VideoStream
-    except ModuleNotFoundError as error:
-        raise missing_package(error) or error from None
     return VideoStream
 
 
@@ -111,7 +109,7 @@ class VideoSource:
             )
 
     def _open(self) -> "VideoStream":
-        """Raises SetupError as of ``stream_class``, SourceError where this is no video."""
+        """Raises SetupError like ``stream_class``, SourceError where this is no video."""
         if not self.path.is_file():  # FFmpeg would wait for the other end of a pipe, for ever and deaf to Ctrl-C
             raise SourceError("no regular file")
         return stream_class()(self.path)

@@ -134,11 +134,11 @@ class OnnxGraph:
 
 _ORT_TYPES = {"uint8": "tensor(uint8)", "int64": "tensor(int64)", "float16": "tensor(float16)", "float32": "tensor(float)"}
 
-# Joint 1 on ONNX Runtime: views to features.
+# Stage 1 on ONNX Runtime: views to features.
 
 
 class OnnxVision:
-    """Joint 1: views to features."""
+    """Stage 1: views to features."""
 
     def __init__(self, bundle: Bundle, *, threads: int | None = None, providers: Sequence[str] = CPU) -> None:
         self.graph = OnnxGraph(bundle, bundle.manifest.vision, threads, providers)
@@ -159,14 +159,14 @@ def open_vision_cuda(bundle: Bundle, settings: StageSettings) -> OnnxVision:
     return OnnxVision(bundle, threads=settings.threads, providers=CUDA)
 
 
-# Joint 3 on ONNX Runtime: anchor states and pixel features to mask logits.
+# Stage 3 on ONNX Runtime: anchor states and pixel features to mask logits.
 
 
 Float = NDArray[np.float32]
 
 
 class OnnxDecoder:
-    """Joint 3: anchor states and pixel features to mask logits."""
+    """Stage 3: anchor states and pixel features to mask logits."""
 
     def __init__(self, bundle: Bundle, *, threads: int | None = None, providers: Sequence[str] = CPU) -> None:
         self.graph = OnnxGraph(bundle, bundle.manifest.decoder, threads, providers)
@@ -202,7 +202,7 @@ def read_prefill(tokenizer: PromptTokenizer, anchor_states: Float, text_logits: 
     return Reply(anchor_states, accept.astype(np.float32), np.ones(len(anchor_states), bool))
 
 
-# Joint 2 on ONNX Runtime: features and words to the anchors' states, in one prefill or word by word with a cache.
+# Stage 2 on ONNX Runtime: features and words to the anchors' states, in one prefill or word by word with a cache.
 
 
 class Pass(NamedTuple):
@@ -344,13 +344,13 @@ class OnnxReferences:
         self.graph = OnnxGraph(bundle, self.spec, threads, providers)
 
     def embed(self, image: NDArray[np.uint8], features: Features | None = None) -> Float:
-        """As of ``ReferenceStage``."""
+        """See ``ReferenceStage``."""
         return self(image, empty_bank(self.spec), features).embedding
 
     def __call__(
         self, image: NDArray[np.uint8], bank: Float, features: Features | None = None, *, colour_weight: float = 1.0
     ) -> ReferenceDistances:
-        """As of ``ReferenceStage``."""
+        """See ``ReferenceStage``."""
         found = self.graph.run(reference_inputs(self.spec, image, bank, features, colour_weight))
         return ReferenceDistances(found["embedding"], found["deep"], found["joint"])
 
@@ -375,7 +375,7 @@ class OnnxHead:
         self.graph = OnnxGraph(bundle, head_of(bundle), threads, providers)
 
     def __call__(self, embedding: Float, rarities: Float) -> Float:
-        """As of ``HeadStage``."""
+        """See ``HeadStage``."""
         return np.asarray(self.graph.run({"embedding": embedding, "rarities": rarities})["logit"], np.float32)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, cast
 
-from agvas_core.contract.command_line import missing_package
+from agvas_core.contract.command_line import needs_packages
 from agvas_core.contract.defaults import DEFAULT_BACKEND
 from agvas_core.contract.errors import UsageError
 from agvas_core.contract.validation import nearest
@@ -178,9 +178,7 @@ def _open(stage: str, backend: str, bundle: Bundle, settings: StageSettings) -> 
         meant = f"did you mean {near}? " if (near := nearest(backend, backends)) else ""
         address = ", or the address of a server" if "http" in backends else ""
         raise UsageError(f"{stage} is {backend!r}: {meant}it can be {', '.join(backends)}{address}")
-    try:
-        place, _, function = backends[backend].partition(":")
+    place, _, function = backends[backend].partition(":")
+    with needs_packages():
         module = import_module(place)
-    except ModuleNotFoundError as error:
-        raise missing_package(error) or error from error
     return getattr(module, function)(bundle, settings)

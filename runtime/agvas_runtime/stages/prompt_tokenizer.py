@@ -101,7 +101,7 @@ class PromptTokenizer:
             after += self._ids(chat.follow_up(following))
         answer = self._ids(self._prompt.answer)  # apart from the prompt, as in training: no token spans where it begins
         if (length := len(before) + len(after) + len(answer)) > self._prompt.max_tokens:
-            shorter = "ask anew, without what was said before" if history else "shorten it"
+            shorter = "ask again, without what was said before" if history else "shorten it"
             raise UsageError(
                 f"the prompt is {length} tokens long with what goes around it; this bundle takes {self._prompt.max_tokens}: {shorter}"
             )

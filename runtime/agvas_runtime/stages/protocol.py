@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from agvas_core.contract.decision import OperatingPoint
 from agvas_core.contract.preprocess import ViewSpec
 from agvas_core.contract.prompts import Mode
-from agvas_runtime.images.tiling import Look
+from agvas_runtime.images.tiling import Scale
 
 __all__ = [
     "DecoderStage",
@@ -78,7 +78,7 @@ class Turn(NamedTuple):
 
 
 class VisionStage(Protocol):
-    """Joint 1: views to features."""
+    """Stage 1: views to features."""
 
     def __call__(self, semantic_image: NDArray[np.uint8], pixel_image: NDArray[np.uint8]) -> Features:
         """uint8 RGB [B, Hs, Ws, 3] and [B, Hp, Wp, 3] to features."""
@@ -86,7 +86,7 @@ class VisionStage(Protocol):
 
 
 class LmmStage(Protocol):
-    """Joint 2: features and words to the three anchor states, and to more words."""
+    """Stage 2: features and words to the three anchor states, and to more words."""
 
     def __call__(self, features: Features, instruction: str, mode: Mode = Mode.DIRECT, history: Sequence[Turn] = ()) -> Reply:
         """In direct mode one prefill with the fixed answer appended; in the others greedy decoding.
@@ -103,7 +103,7 @@ class LmmStage(Protocol):
 
 @runtime_checkable
 class TellingLmm(Protocol):
-    """A language model that can be heard while it speaks."""
+    """A language model that streams its answer."""
 
     def telling(self, tell: Callable[[str], None]) -> LmmStage:
         """The same language model; ``tell`` is given each piece of an answer as it is said, and may raise to end it."""
@@ -132,10 +132,10 @@ class Pending(Protocol):
 
 
 class DirectStage(Protocol):
-    """All three joints at once, in direct mode: what lies between them stays where it is computed."""
+    """All three stages at once, in direct mode: what lies between them stays where it is computed."""
 
     def __call__(self, semantic_image: NDArray[np.uint8], pixel_image: NDArray[np.uint8], instruction: str) -> Pending:
-        """Begins, and returns at once; arguments and errors as of the three."""
+        """Begins, and returns at once; arguments and errors are those of the three."""
         ...
 
 
@@ -171,7 +171,7 @@ class FramePlan:
     """(H, W) px."""
     semantic: ViewSpec
     """Of every tile, and of the whole frame."""
-    looks: tuple[Look, ...]
+    looks: tuple[Scale, ...]
     alpha: float
     """Of eq. 8."""
     tiles_at_once: int
@@ -192,7 +192,7 @@ class FrameSeen(NamedTuple):
     anomalous: bool
     """Whether a region of it counts, by the operating point that it was seen under."""
     deep: Float | None = None
-    """float32 [h, w], as of ``ReferenceDistances``, of the whole frame; None where the plan has no references."""
+    """float32 [h, w], see ``ReferenceDistances``, of the whole frame; None where the plan has no references."""
     joint: Float | None = None
 
 
@@ -210,7 +210,7 @@ class PendingFrame(Protocol):
 
 
 class FrameStage(Protocol):
-    """From a frame's pixels to its score map in direct mode: views, all three joints, eq. 7 and 8 on one device."""
+    """From a frame's pixels to its score map in direct mode: views, all three stages, eq. 7 and 8 on one device."""
 
     def __call__(self, image: NDArray[np.uint8], plan: FramePlan, instruction: str, point: OperatingPoint) -> PendingFrame | None:
         """Begins with RGB uint8 [H, W, 3], and returns at once. None where frames of this size go the other way, so the first of them, and
@@ -232,13 +232,13 @@ class ProbedVision(Protocol):
     """A joined vision stage whose engine has a clock on its device."""
 
     def joined(self, lmm: object, decoder: object) -> DirectStage | None:
-        """As of ``JoinedVision``."""
+        """See ``JoinedVision``."""
         ...
 
     def times(
         self, lmm: object, views: tuple[NDArray[np.uint8], NDArray[np.uint8]], instruction: str, count: int
     ) -> dict[str, list[float]]:
-        """Milliseconds of copies, joints and the whole, each ``count`` times, of a batch of views in direct mode."""
+        """Milliseconds of copies, stages and the whole, each ``count`` times, of a batch of views in direct mode."""
         ...
 
     def limits(self) -> tuple[str, float, float]:
@@ -247,7 +247,7 @@ class ProbedVision(Protocol):
 
 
 class DecoderStage(Protocol):
-    """Joint 3: anchor states and pixel features to mask logits."""
+    """Stage 3: anchor states and pixel features to mask logits."""
 
     def __call__(self, anchor_states: Float, features: Features) -> Float:
         """Logits [B, 3, Hm, Wm] in anchor order, covering the whole pixel view."""

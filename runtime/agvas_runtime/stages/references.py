@@ -1,4 +1,4 @@
-"""What the reference stages of all engines check and prepare alike."""
+"""Checks and preparation that the reference stages of all engines share."""
 
 from typing import Any
 

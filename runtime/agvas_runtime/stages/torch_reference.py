@@ -1,4 +1,4 @@
-"""The checkpoint behind a bundle."""
+"""The stages by torch, from the checkpoint that a bundle was exported from."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -78,15 +78,15 @@ def checkpoint_of(bundle: Bundle, settings: StageSettings) -> Checkpoint:
 
 @lru_cache(maxsize=2)
 def _read(folder: Path, digest: str | None) -> Checkpoint:
-    """``digest`` is part of the key, so that other weights in the same folder are read anew."""
+    """``digest`` is part of the key, so that other weights in the same folder are read again."""
     return load_checkpoint(folder)
 
 
-# Joint 1 by torch: views to features.
+# Stage 1 by torch: views to features.
 
 
 class TorchVision:
-    """Joint 1: views to features."""
+    """Stage 1: views to features."""
 
     def __init__(self, model: AgVas, device: str = "cpu") -> None:
         self._model, self._device = model, device
@@ -105,7 +105,7 @@ def open_vision(bundle: Bundle, settings: StageSettings) -> TorchVision:
     return TorchVision(checkpoint_of(bundle, settings).model)
 
 
-# Joint 2 by torch: features and words to the anchors' states, by the functions that training and evaluation use.
+# Stage 2 by torch: features and words to the anchors' states, by the functions that training and evaluation use.
 
 
 class TorchLmm:
@@ -170,14 +170,14 @@ def open_lmm(bundle: Bundle, settings: StageSettings) -> TorchLmm:
     return TorchLmm(bundle, checkpoint_of(bundle, settings).model)
 
 
-# Joint 3 by torch: anchor states and pixel features to mask logits.
+# Stage 3 by torch: anchor states and pixel features to mask logits.
 
 
 Float = NDArray[np.float32]
 
 
 class TorchDecoder:
-    """Joint 3: anchor states and pixel features to mask logits."""
+    """Stage 3: anchor states and pixel features to mask logits."""
 
     def __init__(self, model: AgVas, device: str = "cpu") -> None:
         self._model, self._device = model, device
@@ -227,14 +227,14 @@ class TorchReferences:
         self.module = ReferenceDistance(cells, pieces=1).eval().to(device)
 
     def embed(self, image: NDArray[np.uint8], features: Features | None = None) -> Float:
-        """As of ``ReferenceStage``."""
+        """See ``ReferenceStage``."""
         return self(image, empty_bank(self.spec), features).embedding
 
     @torch.inference_mode()
     def __call__(
         self, image: NDArray[np.uint8], bank: Float, features: Features | None = None, *, colour_weight: float = 1.0
     ) -> ReferenceDistances:
-        """As of ``ReferenceStage``."""
+        """See ``ReferenceStage``."""
         inputs = reference_inputs(self.spec, image, bank, features, colour_weight)
         given = {name: torch.from_numpy(np.asarray(value)).to(self._device) for name, value in inputs.items()}
         view = given["reference_image"] if "reference_image" in given else given["pixel_image"]
@@ -286,7 +286,7 @@ class TorchHead:
 
     @torch.inference_mode()
     def __call__(self, embedding: NDArray[np.float32], rarities: NDArray[np.float32]) -> NDArray[np.float32]:
-        """As of ``HeadStage``."""
+        """See ``HeadStage``."""
         return np.asarray(self.module(torch.tensor(embedding), torch.tensor(rarities)).numpy())
 
 

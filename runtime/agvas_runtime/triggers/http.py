@@ -40,7 +40,7 @@ class HttpTrigger:
     """A port."""
 
     def __init__(self, host: str, port: int, api_key: str | None = None) -> None:
-        """``port`` 0 takes any that is free; it is listened on once ``start`` is called. Whoever does not send ``api_key`` is sent away.
+        """``port`` 0 takes any that is free; it is listened on once ``start`` is called. Requests without ``api_key`` are refused.
 
         Raises:
             SetupError: the port cannot be had.
@@ -138,7 +138,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.close_connection = True  # what it says further is not read
             return self._answer(401, {"error": "a key is needed: send Authorization: Bearer KEY"}, {"WWW-Authenticate": "Bearer"})
         road = [unquote(step) for step in place.path.strip("/").split("/")]
-        if self.headers.get("Origin") is not None:  # a page of somebody else in a browser of this machine
+        if self.headers.get("Origin") is not None:  # a foreign page in a browser of this machine
             return self._answer(403, {"error": "a web page may not trigger parts"})
         if road[0] != "trigger" or len(road) > 2:
             return self._answer(404, {"error": "POST /trigger or /trigger/STATION"})

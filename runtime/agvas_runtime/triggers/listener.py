@@ -1,4 +1,4 @@
-"""A trigger whose other side may be away: it is looked for again and again, in a thread, and its loss is told once."""
+"""A trigger that reconnects in a thread when its other side is lost; the loss is reported once."""
 
 import threading
 from collections.abc import Callable
@@ -65,5 +65,5 @@ class Listener:
                     self.note("trigger-lost", f"{self.name}: {why}")
                 self.last_error = why
                 self._back_off.wait(self.stop)
-        except BaseException as error:  # whoever runs the line sees it and ends
+        except BaseException as error:  # ends the line
             self.failure = error

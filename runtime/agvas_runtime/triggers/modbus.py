@@ -29,7 +29,7 @@ class ModbusCoil:
         self._host, self._port, self._coil, self._unit, self._number = host, port, coil, unit, number
 
     def listen(self, listener: Listener) -> str:
-        """Looks until it is told to stop, or the PLC is lost or refuses something; why."""
+        """Polls until it is stopped, or the PLC is lost or refuses something; why."""
         client = ModbusTcpClient(self._host, port=self._port, timeout=TIMEOUT_S, retries=0)
         try:
             return self._watch(client, listener) if client.connect() else "it is not there"
@@ -54,7 +54,7 @@ class ModbusCoil:
                 key = f"{self.name}#{register.registers[0]}"
             try:
                 listener.fire(None, key)
-            except LedgerError:  # the coil stays set: the PLC is not told that it was taken, and it is tried again
+            except LedgerError:  # the coil stays set: the PLC gets no acknowledgement, and it is tried again
                 listener.stop.wait(BACK_OFF_S[0])
                 continue
             cleared = client.write_coil(self._coil, False, device_id=self._unit)

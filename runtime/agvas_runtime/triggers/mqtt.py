@@ -1,7 +1,7 @@
-"""Parts asked for over MQTT, quality of service 1: the broker hears that a message was taken when the part is in the ledger.
+"""Parts asked for over MQTT, quality of service 1: a message is acknowledged when the part is in the ledger.
 
 The payload is the part's key, as text; an empty one gets a key of its own. ``{station}`` in the topic is the station that is meant; without it
-every station of this trigger takes a part. What was published while nobody listened is not kept, and a retained message is no trigger:
+every station of this trigger takes a part. What was published while the line was down is not kept, and a retained message is no trigger:
 the part that was meant has passed the camera.
 """
 
@@ -39,7 +39,7 @@ class MqttTopic:
         self._tls, self._user, self._password = tls, user, password
 
     def listen(self, listener: Listener) -> str:
-        """Until it is told to stop, or the broker is lost; why it is."""
+        """Until it is stopped, or the broker is lost; why it is."""
         self._listener, self._subscribed, self._refusal = listener, False, ""
         client = self._client()
         began_s = time.monotonic()
@@ -86,7 +86,7 @@ class MqttTopic:
             self._listener.fire(self._station(message.topic), self._key(message.payload))
         except UsageError as error:
             self._listener.note("trigger-refused", f"{self.name}: {error}")
-        except LedgerError as error:  # not acknowledged: the broker sends it again, to whoever listens then
+        except LedgerError as error:  # not acknowledged: the broker sends it again
             log.error("%s: %s", self.name, error)
             return
         client.ack(message.mid, message.qos)

@@ -66,7 +66,7 @@ def open_trigger(address: str, *, mqtt_password: str | None = None, api_key: str
         api_key: what an HTTP trigger that other machines reach asks for.
 
     Raises:
-        UsageError: an address that cannot be meant, or that needs a key.
+        UsageError: an invalid address, or one that needs a key.
         SetupError: a port that cannot be had.
         ModuleNotFoundError: the trigger's package is not installed; the command names its extra.
     """
@@ -88,7 +88,7 @@ def open_trigger(address: str, *, mqtt_password: str | None = None, api_key: str
         number = int(query["number"][0]) if "number" in query else None
         unit = int(query.get("unit", ["1"])[0])
         return Listener(ModbusCoil(host, parts.port or 502, coil=int(parts.path.strip("/")), unit=unit, number=number))
-    assert scheme in ("mqtt", "mqtts"), f"{address} has nobody who listens"
+    assert scheme in ("mqtt", "mqtts"), f"{address} has no listener"
     from agvas_runtime.triggers.mqtt import MqttTopic
 
     tls = scheme == "mqtts"

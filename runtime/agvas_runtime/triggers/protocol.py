@@ -1,4 +1,4 @@
-"""What a trigger is: somebody who asks a line for parts, and is told that they were taken."""
+"""The protocol of a trigger: it asks a line for parts and gets an acknowledgement."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,8 +22,8 @@ class Taken:
 Fire = Callable[[str | None, str | None], Sequence[Taken]]
 """(station, key) -> what was taken: at one station, or at every one that this trigger is for where it is None.
 
-Raises UsageError where there is no such station, and LedgerError where nothing could be written down: then nothing was taken, and whoever
-asked is not told that it was.
+Raises UsageError where there is no such station, and LedgerError where nothing could be written down: then nothing was taken, and the sender
+gets no acknowledgement.
 """
 
 
@@ -32,7 +32,7 @@ class TriggerListener(Protocol):
 
     name: str
     last_error: str | None
-    """Why nobody can be heard at the moment; None while all is well."""
+    """Why no trigger can be received at the moment; None while all is well."""
     failure: BaseException | None
     """What ended the thread before its time: a bug."""
 

@@ -1,4 +1,4 @@
-"""The bodies that clients send, as pydantic sees them; they are the schemas of the OpenAPI document, too."""
+"""The bodies that clients send, as pydantic sees them; they are the schemas of the OpenAPI document as well."""
 
 from typing import Annotated, Any, Literal, Self
 

@@ -21,7 +21,7 @@ from agvas_core.contract.prompts import DEFAULT_INSTRUCTION
 from agvas_runtime.stages.protocol import Turn
 from agvas_runtime.web.asked import ChatRequest, ImagePart, Message, reference
 from agvas_runtime.web.job_queue import JobQueue
-from agvas_runtime.web.judge import Hearing, Judge, entry_of, while_heard
+from agvas_runtime.web.judge import ClientStream, Judge, entry_of, while_connected
 from agvas_runtime.web.refusal import REFUSALS, Refusal, error_body, of_error, of_validation
 from agvas_runtime.web.segment import read_json
 from agvas_runtime.web.settings import Settings
@@ -132,8 +132,8 @@ def chat_routes(judge: Judge, queue: JobQueue, settings: Settings) -> APIRouter:
         reply = _Reply(judge, asked, exchange, history)
         if asked.stream:
             return await _stream(request, reply, queue)
-        hearing = Hearing()
-        entry = await while_heard(request.receive, queue.run(lambda: reply.entry(hearing)), hearing)
+        client = ClientStream()
+        entry = await while_connected(request.receive, queue.run(lambda: reply.entry(client)), client)
         return JSONResponse(reply.whole(entry))
 
     return router
@@ -155,14 +155,14 @@ class _Reply:
             "model": judge.segmenter.bundle.manifest.name,
         }
 
-    def entry(self, hearing: Hearing) -> dict[str, Any]:
+    def entry(self, client: ClientStream) -> dict[str, Any]:
         """The work of a worker.
 
         Raises:
             Refusal: there is no verdict on this image.
         """
-        hearing(BEGUN)
-        result = self._judge.look(self._exchange.upload, 0, self._exchange.prompt, self._asked.agvas, hearing, self._history)
+        client(BEGUN)
+        result = self._judge.look(self._exchange.upload, 0, self._exchange.prompt, self._asked.agvas, client, self._history)
         if result.error is not None:
             raise Refusal(422, "image", result.error)
         entry = entry_of(result, self._asked.agvas.include) | {"notes": self._notes}
@@ -189,21 +189,21 @@ async def _stream(request: Request, reply: _Reply, queue: JobQueue) -> Streaming
     def tell(piece: str) -> None:
         loop.call_soon_threadsafe(pieces.put_nowait, piece)
 
-    hearing = Hearing(tell)
-    job = asyncio.ensure_future(queue.run(lambda: reply.entry(hearing)))
+    client = ClientStream(tell)
+    job = asyncio.ensure_future(queue.run(lambda: reply.entry(client)))
     job.add_done_callback(lambda _: pieces.put_nowait(None))
     try:
-        first = await while_heard(request.receive, pieces.get(), hearing)
+        first = await while_connected(request.receive, pieces.get(), client)
     except BaseException:
         job.cancel()
         raise
     if first is None:
         job.result()  # raises: it never began
-    return StreamingResponse(_events(reply, job, pieces, hearing), media_type="text/event-stream")
+    return StreamingResponse(_events(reply, job, pieces, client), media_type="text/event-stream")
 
 
 async def _events(
-    reply: _Reply, job: "asyncio.Future[dict[str, Any]]", pieces: "asyncio.Queue[str | None]", hearing: Hearing
+    reply: _Reply, job: "asyncio.Future[dict[str, Any]]", pieces: "asyncio.Queue[str | None]", client: ClientStream
 ) -> AsyncIterator[bytes]:
     told = ""
     try:
@@ -222,7 +222,7 @@ async def _events(
         yield reply.piece({}, "stop", agvas=entry)
         yield b"data: [DONE]\n\n"
     finally:  # also where the client left
-        hearing.gone.set()
+        client.gone.set()
         job.cancel()
 
 

@@ -12,6 +12,15 @@ from agvas_core.contract.command_line import DECISION, INPUT, MODEL, OUTPUT, SPE
 from agvas_core.contract.defaults import BALANCED, DEFAULT_BACKEND, DEFAULT_MODEL, STRICT
 from agvas_core.contract.errors import UsageError
 from agvas_core.contract.network import KEY_VARIABLE
+from agvas_runtime.pipeline.cli_options import (
+    Adapter,
+    Bits,
+    Checkpoint,
+    LmmFolder,
+    Model,
+    Offline,
+    Strict,
+)
 from agvas_runtime.pipeline.options import SegmentOptions
 
 __all__ = ["serve"]
@@ -23,21 +32,8 @@ def serve(
     given: Annotated[
         str | None, typer.Argument(metavar="[NAME|FOLDER]", help="The model, as --model names it.", show_default=False)
     ] = None,
-    model: Annotated[
-        str,
-        typer.Option(
-            "--model",
-            metavar="NAME|FOLDER",
-            help="A bundled model, the folder of a bundle or product, or hf:org/name of a hub.",
-            rich_help_panel=MODEL,
-        ),
-    ] = DEFAULT_MODEL,
-    offline: Annotated[
-        bool,
-        typer.Option(
-            "--offline", help="Take a model of the hub from the cache; open no connection for it.", rich_help_panel=MODEL
-        ),
-    ] = False,
+    model: Model = DEFAULT_MODEL,
+    offline: Offline = False,
     host: Annotated[
         str, typer.Option(help="Address to listen on; beyond loopback an API key is needed.", rich_help_panel=OUTPUT)
     ] = "127.0.0.1",
@@ -56,18 +52,9 @@ def serve(
             rich_help_panel=MODEL,
         ),
     ] = DEFAULT_BACKEND,
-    adapter: Annotated[
-        str | None, typer.Option(metavar="NAME", help="With vLLM: the adapter to answer with.", rich_help_panel=MODEL)
-    ] = None,
-    lmm_folder: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR", help="With vllm: the folder of agvas-export vllm, where the bundle has none.", rich_help_panel=MODEL
-        ),
-    ] = None,
-    checkpoint: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="With torch: the checkpoint of the bundle.", rich_help_panel=MODEL)
-    ] = None,
+    adapter: Adapter = None,
+    lmm_folder: LmmFolder = None,
+    checkpoint: Checkpoint = None,
     workers: Annotated[
         int, typer.Option(min=1, max=64, metavar="N", help="Images judged at the same time.", rich_help_panel=SPEED)
     ] = 1,
@@ -86,10 +73,7 @@ def serve(
     max_pixels: Annotated[
         int, typer.Option(min=1, metavar="N", help="Width times height of an image at most.", rich_help_panel=INPUT)
     ] = 25_000_000,
-    bits: Annotated[
-        int | None,
-        typer.Option(min=9, max=16, metavar="N", help="Bits that 16-bit images use; 16 by default.", rich_help_panel=INPUT),
-    ] = None,
+    bits: Bits = None,
     recipe: Annotated[
         list[Path] | None,
         typer.Option(
@@ -101,9 +85,7 @@ def serve(
     prompt: Annotated[
         str | None, typer.Option(help="What to look for where a request does not say.", rich_help_panel=MODEL)
     ] = None,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="The bundle's strict operating point: spare good parts.", rich_help_panel=DECISION)
-    ] = False,
+    strict: Strict = False,
     threshold: Annotated[
         float | None, typer.Option(help="Where a request has none: pixels above this are anomalous.", rich_help_panel=DECISION)
     ] = None,

@@ -1,4 +1,4 @@
-"""What every request passes before a handler sees it: whose it is, how large it is, whether there is room, how long it takes.
+"""Checks before every request: API key, origin, body size, room in the queue, timeouts.
 
 Nothing of a body is read before all that can be known without it was checked.
 """

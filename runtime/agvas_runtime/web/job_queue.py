@@ -1,4 +1,4 @@
-"""A bounded queue before a few worker threads: what does not fit is refused at once, what nobody waits for any more is dropped.
+"""A bounded queue before a few worker threads: what does not fit is refused at once, what no client waits for any more is dropped.
 
     queue = JobQueue(workers=1, limit=16)
     result = await queue.run(lambda: segmenter.segment(frame))
@@ -32,7 +32,7 @@ class JobQueue:
     """``workers`` jobs at a time, ``limit`` images waiting.
 
     Args:
-        observe: told of how long each job waited and took, in seconds.
+        observe: called with how long each job waited and took, in seconds.
     """
 
     def __init__(self, *, workers: int, limit: int, observe: Callable[[float, float], None] | None = None) -> None:
@@ -114,7 +114,7 @@ class JobQueue:
 
     def _finish(self, done: "asyncio.Future[Any]", weight: int, waited_s: float, took_s: float) -> None:
         if not done.cancelled():
-            done.exception()  # where its client left, nobody else asks for it
+            done.exception()  # its client left: read, so that asyncio does not report it
         self._image_s += SHARE_OF_NEWEST * (took_s / weight - self._image_s)
         if self._observe is not None:
             self._observe(waited_s, took_s)

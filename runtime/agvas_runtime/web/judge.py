@@ -1,4 +1,4 @@
-"""What a worker does with an image: decode, segment, and tell what is said while it is said."""
+"""The work on one image: decode, segment, and stream the answer while it is generated."""
 
 import asyncio
 import base64
@@ -31,7 +31,7 @@ from agvas_runtime.web.upload import Upload
 
 log = logging.getLogger("agvas.serve")
 
-__all__ = ["ClientLeft", "Hearing", "Judge", "entry_of", "while_heard"]
+__all__ = ["ClientLeft", "ClientStream", "Judge", "entry_of", "while_connected"]
 
 
 # A result as the reply to a request, with what was asked for of its mask.
@@ -58,11 +58,11 @@ def entry_of(result: Result, include: Collection[str]) -> dict[str, Any]:
 
 
 class ClientLeft(AgvasError):
-    """Nobody waits for the answer any more."""
+    """The client has closed the connection."""
 
 
 @dataclass
-class Hearing:
+class ClientStream:
     """Who listens while a worker works; set ``gone`` and it stops at the next word or image."""
 
     tell: Callable[[str], None] | None = None
@@ -75,7 +75,7 @@ class Hearing:
             self.tell(piece)
 
     def check(self) -> None:
-        """Raises ClientLeft where nobody listens any more."""
+        """Raises ClientLeft if the client has closed the connection."""
         if self.gone.is_set():
             raise ClientLeft("the client left")
 
@@ -100,7 +100,7 @@ class Judge:
 
     Args:
         bits: that 16-bit images use.
-        observe: told of every result.
+        observe: called with every result.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class Judge:
         """Checks what is asked, before the image waits; returns as much of the history, the newest first, as the model has room for.
 
         Raises:
-            UsageError: words or a mode that cannot be meant, or words that do not fit even by themselves.
+            UsageError: invalid words or mode, or words that do not fit even by themselves.
         """
         spec = self.segmenter.bundle.manifest.prompt
         question = ask(spec, prompt=prompt, mode=options.mode, normal_look=options.normal_look, before=self.segmenter.question)
@@ -138,17 +138,17 @@ class Judge:
         index: int,
         prompt: str | None,
         options: Options,
-        hearing: Hearing,
+        client: ClientStream,
         history: Sequence[Turn] = (),
     ) -> Result:
         """One image to its result; NO_VERDICT where it cannot be used.
 
         Raises:
-            ClientLeft: nobody waits for it any more.
+            ClientLeft: the client has closed the connection.
             StageError: the language model's engine is down.
         """
-        hearing.check()
-        result = self._ask(self._read(upload, index), prompt, options, hearing, history)
+        client.check()
+        result = self._ask(self._read(upload, index), prompt, options, client, history)
         self._tell(result)
         return result
 
@@ -161,9 +161,11 @@ class Judge:
         except ImageError as error:
             return Frame(upload.name, index, error=error)
 
-    def _ask(self, frame: Frame, prompt: str | None, options: Options, hearing: Hearing, history: Sequence[Turn] = ()) -> Result:
+    def _ask(
+        self, frame: Frame, prompt: str | None, options: Options, client: ClientStream, history: Sequence[Turn] = ()
+    ) -> Result:
         lmm = self.segmenter.lmm
-        heard = _InDialogue(lmm.telling(hearing) if isinstance(lmm, TellingLmm) else lmm, history)
+        heard = _InDialogue(lmm.telling(client) if isinstance(lmm, TellingLmm) else lmm, history)
         result = self.segmenter.with_lmm(heard).segment(
             frame, prompt=prompt, mode=options.mode, normal_look=options.normal_look, threshold=options.threshold
         )
@@ -176,22 +178,22 @@ class Judge:
         if self._observe is not None:
             self._observe(result)
 
-    def entries(self, uploads: list[Upload], prompt: str | None, options: Options, hearing: Hearing) -> list[dict[str, Any]]:
+    def entries(self, uploads: list[Upload], prompt: str | None, options: Options, client: ClientStream) -> list[dict[str, Any]]:
         """Several images, one after the other."""
-        looked = (self.look(upload, index, prompt, options, hearing) for index, upload in enumerate(uploads))
+        looked = (self.look(upload, index, prompt, options, client) for index, upload in enumerate(uploads))
         return [entry_of(result, options.include) for result in looked]
 
     def entries_by_recipe(
-        self, uploads: list[Upload], version: RecipeVersion, options: Options, hearing: Hearing
+        self, uploads: list[Upload], version: RecipeVersion, options: Options, client: ClientStream
     ) -> list[dict[str, Any]]:
         """Several images by a recipe, one after the other; of ``options`` only what comes back counts."""
         recipe, entries = version.recipe, []
         asked = options.model_copy(update={"mode": recipe.mode, "normal_look": recipe.normal_look})
         for index, upload in enumerate(uploads):
-            hearing.check()
+            client.check()
 
             def look(frame: Frame, prompt: str | None) -> Result:
-                return self._ask(frame, prompt, asked, hearing)
+                return self._ask(frame, prompt, asked, client)
 
             result, more = entry_by_recipe(self._read(upload, index, recipe.bits), version, self.segmenter.bundle, look)
             self._tell(result)
@@ -213,8 +215,8 @@ class Judge:
 T = TypeVar("T")
 
 
-async def while_heard(
-    receive: Callable[[], Awaitable[MutableMapping[str, Any]]], job: Coroutine[Any, Any, T], hearing: Hearing
+async def while_connected(
+    receive: Callable[[], Awaitable[MutableMapping[str, Any]]], job: Coroutine[Any, Any, T], client: ClientStream
 ) -> T:
     """The job's result; a client that leaves takes it out of the queue, or ends it at its next word or image.
 
@@ -230,7 +232,7 @@ async def while_heard(
         return work.result()
     finally:
         if not work.done():
-            hearing.gone.set()
+            client.gone.set()
             work.cancel()
         gone.cancel()
         await asyncio.gather(work, gone, return_exceptions=True)

@@ -1,4 +1,4 @@
-"""What is refused, as HTTP says it: one shape for every error, that of OpenAI's API.
+"""Errors as HTTP responses: one shape for all, that of OpenAI's API.
 
 {"error": {"type": "image", "message": "part.png: is 60000x60000 px ...", "code": 422}}
 """
@@ -19,7 +19,7 @@ __all__ = ["REFUSALS", "Refusal", "answer_errors", "busy", "error_body", "of_err
 
 
 REFUSALS: dict[int | str, dict[str, Any]] = {
-    400: {"description": "asked for something that cannot be meant"},
+    400: {"description": "invalid request"},
     401: {"description": "no API key, or another one"},
     408: {"description": "the body came too slowly"},
     413: {"description": "too many bytes, or an image of too many pixels"},

@@ -11,7 +11,7 @@ from starlette.datastructures import UploadFile
 
 from agvas_runtime.web.asked import SegmentRequest, reference
 from agvas_runtime.web.job_queue import JobQueue
-from agvas_runtime.web.judge import Hearing, Judge, while_heard
+from agvas_runtime.web.judge import ClientStream, Judge, while_connected
 from agvas_runtime.web.recipes import MAX_RECIPE_BYTES, Recipes
 from agvas_runtime.web.refusal import REFUSALS, Refusal, of_validation
 from agvas_runtime.web.settings import Settings
@@ -57,15 +57,15 @@ def segment_routes(judge: Judge, queue: JobQueue, settings: Settings, recipes: R
             _check_count(len(uploads) * looks, settings)  # each kind is a look of its own
         if len(uploads) == 1:
             check_upload(uploads[0], settings.max_pixels)
-        hearing = Hearing()
+        client = ClientStream()
 
         def work() -> list[dict[str, Any]]:
             if version is None:
-                return judge.entries(uploads, asked.prompt, asked, hearing)
-            return judge.entries_by_recipe(uploads, version, asked, hearing)
+                return judge.entries(uploads, asked.prompt, asked, client)
+            return judge.entries_by_recipe(uploads, version, asked, client)
 
         job = queue.run(work, weight=len(uploads) * looks)
-        entries = await while_heard(request.receive, job, hearing)
+        entries = await while_connected(request.receive, job, client)
         if len(entries) == 1 and entries[0]["error"] is not None:
             raise Refusal(422, "image", f"{uploads[0].name}: {entries[0]['error']}")
         return JSONResponse({"bundle": judge.segmenter.bundle.identity, "results": entries})

@@ -1,4 +1,4 @@
-"""Runs the application on a socket until it is told to end, and then lets what is in work finish."""
+"""Runs the application on a socket until SIGTERM or Ctrl-C, then finishes the requests in work."""
 
 import asyncio
 import errno

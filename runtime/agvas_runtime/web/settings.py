@@ -1,4 +1,4 @@
-"""What a server allows: sizes, times, and how much may wait."""
+"""Limits of a server: sizes, timeouts, queue length."""
 
 from dataclasses import dataclass
 
@@ -37,7 +37,7 @@ class Settings:
     send_timeout_s: float = 30.0
     """For each piece of a reply that the client takes."""
     stop_timeout_s: float = 20.0
-    """For what is in work when the server is told to end."""
+    """For requests in work when the server ends."""
     max_connections: int = 512
 
     def __post_init__(self) -> None:

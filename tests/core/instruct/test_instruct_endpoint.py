@@ -10,7 +10,7 @@ import pytest
 
 from agvas_core.contract.errors import SetupError, UsageError
 from agvas_core.data.instruct import endpoint as endpoint_module
-from agvas_core.data.instruct.endpoint import Address, Endpoint, NoReply, Pace, Patience, Reply
+from agvas_core.data.instruct.endpoint import Address, Endpoint, NoReply, RateLimit, Reply, RetryPolicy
 
 MESSAGES = [{"role": "user", "content": "What is this?"}]
 KEY = "sk-secret-0123456789"
@@ -18,7 +18,7 @@ KEY = "sk-secret-0123456789"
 
 def ask(chat: Any, *, times: int = 1, retries: int = 3, **options: Any) -> tuple[list[Reply | NoReply], Endpoint]:
     """The same question, ``times`` at once."""
-    options = {"timeout_s": 5.0, "patience": Patience(retries=retries, first_s=0.01, longest_s=0.05), **options}
+    options = {"timeout_s": 5.0, "patience": RetryPolicy(retries=retries, first_s=0.01, longest_s=0.05), **options}
     endpoint = Endpoint(Address.of(chat.url), "a-model", **options)
 
     async def go() -> list[Reply | NoReply]:
@@ -89,7 +89,7 @@ def test_an_answer_that_drips_is_given_up_in_time(chat: Any) -> None:
 
 
 def test_nobody_listening_is_a_failure_that_may_pass() -> None:
-    endpoint = Endpoint(Address.of("http://127.0.0.1:9/v1"), "m", patience=Patience(retries=1, first_s=0.01))
+    endpoint = Endpoint(Address.of("http://127.0.0.1:9/v1"), "m", patience=RetryPolicy(retries=1, first_s=0.01))
 
     async def go() -> Reply | NoReply:
         async with endpoint:
@@ -163,7 +163,7 @@ def test_answers_in_parts_without_usage_or_cut_off_are_understood(chat: Any) -> 
 
 
 def test_slots_are_evenly_spaced_and_quiet_holds_for_all() -> None:
-    pace = Pace(per_minute=120)
+    pace = RateLimit(per_minute=120)
     assert [pace.reserve(100.0) for _ in range(4)] == pytest.approx([0, 0.5, 1.0, 1.5])
     assert pace.reserve(200.0) == 0
     pace.hold(200.0, 30)
@@ -174,14 +174,14 @@ def test_slots_are_evenly_spaced_and_quiet_holds_for_all() -> None:
 
 def test_requests_keep_the_rate_whoever_asks(chat: Any) -> None:
     start_s = time.monotonic()
-    ask(chat, times=4, pace=Pace(per_minute=600))
+    ask(chat, times=4, pace=RateLimit(per_minute=600))
     assert (
         max(asked.at_s for asked in chat.asked) - start_s >= 0.29
     )  # three intervals of 0.1 s; more on a busy machine, never less
 
 
 def test_waits_grow_to_a_bound_and_are_never_shorter_than_asked_for() -> None:
-    patience = Patience(first_s=1, longest_s=60)
+    patience = RetryPolicy(first_s=1, longest_s=60)
     waits = [[patience.wait_s(failures) for _ in range(50)] for failures in range(1, 12)]
     for failures, drawn in enumerate(waits):
         whole = min(60, 2**failures)

@@ -14,7 +14,7 @@ from agvas_core.contract.errors import ImageError, UsageError
 from agvas_core.data.datasets.catalog import find_training_sets
 from agvas_core.data.instruct.answer import parsed
 from agvas_core.data.instruct.generation import pictures_of
-from agvas_core.data.instruct.likeness import ReferenceShelf, bhattacharyya, likeness, look, ssim
+from agvas_core.data.instruct.likeness import ReferenceShelf, bhattacharyya, fingerprint, likeness, ssim
 from agvas_core.data.instruct.pictures import GREEN, RED, with_boxes, with_mask
 from agvas_core.data.instruct.prompt import load_prompt
 from agvas_core.data.instruct.samples import samples_of
@@ -84,7 +84,7 @@ def noise(seed: int, *, low: int = 0, high: int = 255) -> NDArray[np.uint8]:
 def test_ssim_is_that_of_the_paper_it_comes_from() -> None:
     """Against Wang et al. 2004 in plain loops, window by window."""
     first, second = noise(1), cv2.GaussianBlur(noise(1), (3, 3), 1)
-    one, other = look(first), look(np.asarray(second, np.uint8))
+    one, other = fingerprint(first), fingerprint(np.asarray(second, np.uint8))
     x, y = one.grey, other.grey
     weights = np.array([[np.exp(-(i * i + j * j) / (2 * 1.5**2)) for j in range(-5, 6)] for i in range(-5, 6)])
     weights /= weights.sum()
@@ -103,13 +103,13 @@ def test_ssim_is_that_of_the_paper_it_comes_from() -> None:
 
 
 def test_bhattacharyya_is_the_definition() -> None:
-    one, other = look(noise(1)), look(noise(2, low=60))
+    one, other = fingerprint(noise(1)), fingerprint(noise(2, low=60))
     p, q = one.colours.astype(np.float64).ravel(), other.colours.astype(np.float64).ravel()
     assert bhattacharyya(one, other) == pytest.approx(np.sqrt(1 - np.sqrt(p * q).sum()), abs=1e-4)
 
 
 def test_likeness_of_equal_images_is_one_and_of_others_less() -> None:
-    views = [look(noise(1)), look(noise(2)), look(noise(1, high=128)), look(grey())]
+    views = [fingerprint(noise(1)), fingerprint(noise(2)), fingerprint(noise(1, high=128)), fingerprint(grey())]
     assert likeness(views[0], views[0]) == pytest.approx(1, abs=1e-3)
     assert all(likeness(views[0], view) < 0.9 for view in views[1:])
     assert likeness(views[0], views[2]) == likeness(views[2], views[0])

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from agvas_core.contract.decision import BALANCED, STRICT, Decision, OperatingPoint, anomaly_mask
 from agvas_core.contract.errors import UsageError
-from agvas_core.contract.prompts import DEFAULT_INSTRUCTION, Anchor
-from agvas_core.data.synthetic.tokenizer import train_tokenizer
+from agvas_core.contract.prompts import DEFAULT_INSTRUCTION, FIXED_ANSWER, NO_ANOMALY_ANSWER, Anchor
+from agvas_core.data.synthetic.dialogue import train_tokenizer
+from agvas_core.evaluation.checkpoint import CheckpointPredictor
 from agvas_core.model.agvas import AgVas
 from agvas_core.model.build import build_model
 from agvas_core.model.config import ModelConfig, load_preset, parse_config
@@ -22,7 +23,6 @@ from agvas_core.model.weights.checkpoint import Checkpoint, load_checkpoint, sav
 from agvas_core.train import threshold_search
 from agvas_core.train.calibration import FrameLogits, calibrate, calibrate_checkpoint, decided, lowered, summary
 from agvas_core.train.config import CalibrationConfig, TrainConfig, parse_train_config
-from agvas_core.train.scorer import TorchScorer
 from agvas_core.train.threshold_search import AREAS, GATES, SEEDS, THRESHOLDS, Scored, judge, overlap, search, strict_seed, table
 
 SMALL = CalibrationConfig(images=4, sizes=((96, 96), (96, 160)), kept_px=96)
@@ -132,11 +132,11 @@ def test_a_shift_of_the_bias_is_a_shift_of_the_maps(nano: tuple[AgVas, ModelConf
     model, config = nano
     tokenizer = train_tokenizer(config.lmm.vocab_size)
     image = np.random.default_rng(0).integers(0, 256, (96, 128, 3), np.uint8)
-    before, _ = TorchScorer(model, config, tokenizer).logits(image, (96, 128))
+    before, _ = CheckpointPredictor(model, config, tokenizer).logits(image, (96, 128))
     found = replace(decided(seen_images(), Decision(), SMALL), shift=1.5)
     shifted = build_model(config).eval()
     shifted.load_state_dict(found.moved(model.state_dict()))
-    after, _ = TorchScorer(shifted, config, tokenizer).logits(image, (96, 128))
+    after, _ = CheckpointPredictor(shifted, config, tokenizer).logits(image, (96, 128))
     np.testing.assert_allclose(after, before - 1.5, atol=1e-4)
 
 
@@ -175,7 +175,9 @@ def test_the_images_are_seen_as_the_runtime_sees_them(nano: tuple[AgVas, ModelCo
 
     model, config = nano
     tokenizer = train_tokenizer(config.lmm.vocab_size)
-    torch_scorer = TorchScorer(model, config, tokenizer)
+    predictor = CheckpointPredictor(model, config, tokenizer)
+    ids, start = predictor.direct_row()
+    openings = [tokenizer.encode(answer).ids[0] for answer in (FIXED_ANSWER, NO_ANOMALY_ANSWER)]
     seen: list[Any] = []
 
     @torch.no_grad()
@@ -183,16 +185,16 @@ def test_the_images_are_seen_as_the_runtime_sees_them(nano: tuple[AgVas, ModelCo
         output = model(
             torch.from_numpy(semantic),
             torch.from_numpy(pixel),
-            torch_scorer.input_ids,
-            torch_scorer.attention,
-            torch_scorer.start,
+            ids,
+            torch.ones_like(ids),
+            start,
         )
         seen.append(output)
         nothing = np.zeros((1, 1, 1), np.float32)
         return Features(nothing, nothing, {})
 
     def lmm(features: Features, *question: object) -> Reply:
-        accept = acceptance(seen[-1].text_logits, torch_scorer.start, *torch_scorer.openings).numpy()
+        accept = acceptance(seen[-1].text_logits, start, *openings).numpy()
         return Reply(np.zeros((1, 3, 1), np.float32), accept, np.ones(1, bool))
 
     blank = GraphSpec(file="none.onnx", inputs=(), outputs=())
@@ -214,7 +216,7 @@ def test_the_images_are_seen_as_the_runtime_sees_them(nano: tuple[AgVas, ModelCo
     for size in ((100, 180), (128, 128)):
         image = np.random.default_rng(1).integers(0, 256, (*size, 3), np.uint8)
         found = scorer.score(image, DEFAULT_INSTRUCTION, Clock())
-        maps, accept = torch_scorer.logits(image, size)
+        maps, accept = predictor.logits(image, size)
         wanted = FrameLogits(maps.astype(np.float16), np.zeros(size, bool), accept).scored(0.0, config.decision.alpha)
         np.testing.assert_allclose(
             found.logits.score_map(config.decision.alpha), wanted.score_map, atol=2e-3

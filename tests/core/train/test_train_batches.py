@@ -15,7 +15,7 @@ from agvas_core.data.datasets.record import Turn
 from agvas_core.data.mixture.config import Source
 from agvas_core.data.mixture.example import Example
 from agvas_core.data.mixture.mixture import Mixture
-from agvas_core.data.synthetic.tokenizer import train_tokenizer
+from agvas_core.data.synthetic.dialogue import train_tokenizer
 from agvas_core.data.templates.rules import Task
 from agvas_core.model.agvas import AgVas
 from agvas_core.model.build import build_model, visual_tokens

@@ -292,6 +292,6 @@ def test_a_graph_that_tensorrt_cannot_read_is_refused_by_name(tmp_path: Path) ->
 def test_tensorrt_builds_an_engine_without_a_gpu() -> None:
     from agvas_export.trt.check import check_plan
 
-    plan = make_plan(NANO, find_recipe("a100"), precision=None, joints=("decoder",), max_batch=1)
+    plan = make_plan(NANO, find_recipe("a100"), precision=None, stages=("decoder",), max_batch=1)
     (done,) = check_plan(plan)
     assert done.megabytes is not None and done.megabytes > 0.1

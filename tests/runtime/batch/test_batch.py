@@ -15,8 +15,7 @@ import pytest
 
 pytest.importorskip("pyarrow", reason="the extra scale is not installed")
 
-from agvas_runtime.batch.job import BatchJob
-from agvas_runtime.batch.plan import PART_SHARDS, make_plan, read_plan
+from agvas_runtime.batch.plan import PART_SHARDS, BatchJob, make_plan, read_plan
 from agvas_runtime.batch.shard_worker import Claim
 
 from .conftest import DONE_SHARD, IMAGES, batch_here, check_rows, rows, start

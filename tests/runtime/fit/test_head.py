@@ -259,7 +259,7 @@ def test_training_leaves_torch_as_it_was(
 def test_engines_of_a_product_are_planned_with_its_head(headed: Fitted) -> None:
     bundle = headed.bundle
     assert list(graphs_of(bundle.manifest, bundle.product)) == ["vision", "lmm", "decoder", "references", "head"]
-    plan = make_plan(bundle.folder, find_recipe("a100"), precision=None, joints=("references", "head"))
+    plan = make_plan(bundle.folder, find_recipe("a100"), precision=None, stages=("references", "head"))
     references, head = (step.shapes for step in plan.steps)
     for shapes in zip(references["reference_image"], head["embedding"], head["rarities"], strict=True):
         image, embedding, rarities = shapes

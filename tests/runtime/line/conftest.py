@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from agvas_runtime.images.frame import Frame
-from agvas_runtime.line.ledger.disk_reserve import Ballast
+from agvas_runtime.line.ledger.disk_reserve import DiskReserve
 from agvas_runtime.line.ledger.ledger import Ledger
 from agvas_runtime.line.recipe.file import RecipeVersion, parse_recipe
 from agvas_runtime.line.recipe.rules import Judgement
@@ -49,10 +49,10 @@ class PacedInspector:
         return Inspection(Judgement(verdict, float(is_dark), (), (), empty > 1), empty, "tiny@000000000000", {"total": 1.0})
 
 
-def small_ballast(folder: Path) -> Ballast:
+def small_reserve(folder: Path) -> DiskReserve:
     """Reserves that suit a test."""
     folder.mkdir(parents=True, exist_ok=True)
-    return Ballast(folder, size_mb=0.1, reserve_mb=0.1, images_reserve_mb=0.1)
+    return DiskReserve(folder, size_mb=0.1, reserve_mb=0.1, images_reserve_mb=0.1)
 
 
 def grey(value: int, name: str = "part") -> Frame:
@@ -68,7 +68,7 @@ def write_part(path: Path, picture: np.ndarray) -> None:
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    with Ledger(tmp_path / "line", ballast=small_ballast(tmp_path / "line")) as ledger:
+    with Ledger(tmp_path / "line", reserve=small_reserve(tmp_path / "line")) as ledger:
         yield ledger
 
 

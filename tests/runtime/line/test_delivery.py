@@ -33,8 +33,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from agvas_core.contract.errors import DeliveryError, UsageError
 from agvas_runtime.line.ledger.check import check_ledger
 from agvas_runtime.line.ledger.ledger import Ledger
-from agvas_runtime.line.ledger.settlement import Cause, without_verdict
-from agvas_runtime.line.station.outbox import Courier
+from agvas_runtime.line.ledger.part_result import Cause, without_verdict
+from agvas_runtime.line.station.outbox import OutboxWorker
 from agvas_runtime.sinks.json_lines import JsonLinesSink
 from agvas_runtime.sinks.message import Message, VerdictSink
 from agvas_runtime.sinks.modbus import ModbusSink
@@ -42,7 +42,7 @@ from agvas_runtime.sinks.opcua import OpcUaSink
 from agvas_runtime.sinks.open_sink import Secrets, open_sink
 from agvas_runtime.sinks.webhook import WebhookSink, signature
 
-from .conftest import small_ballast
+from .conftest import small_reserve
 
 PATIENCE_S = 60.0
 
@@ -89,16 +89,16 @@ def give(ledger: Ledger, count: int) -> None:
 
 
 @contextmanager
-def delivering(folder: Path, sink: VerdictSink) -> Iterator[tuple[Ledger, Courier]]:
-    """A ledger with one sink and its courier."""
-    with Ledger(folder / "line", sinks=[sink.name], ballast=small_ballast(folder / "line")) as ledger:
-        courier = Courier(ledger, sink)
-        courier.start()
+def delivering(folder: Path, sink: VerdictSink) -> Iterator[tuple[Ledger, OutboxWorker]]:
+    """A ledger with one sink and its worker."""
+    with Ledger(folder / "line", sinks=[sink.name], reserve=small_reserve(folder / "line")) as ledger:
+        worker = OutboxWorker(ledger, sink)
+        worker.start()
         try:
-            yield ledger, courier
+            yield ledger, worker
         finally:
-            courier.close(grace_s=0.1)
-        assert courier.failure is None
+            worker.close(grace_s=0.1)
+        assert worker.failure is None
 
 
 def message(number: int = 1) -> Message:
@@ -132,9 +132,9 @@ def test_lines_of_a_file_come_once_also_when_they_are_sent_again(tmp_path: Path)
 @pytest.mark.parametrize("kind", ["moved", "removed", "emptied", "compressed"])
 def test_lines_go_to_the_file_of_that_name_and_verify_looks_at_what_lies_there(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "v.jsonl"
-    with delivering(tmp_path, JsonLinesSink(path)) as (ledger, courier):
+    with delivering(tmp_path, JsonLinesSink(path)) as (ledger, worker):
         give(ledger, 2)
-        until(lambda: courier.pending == 0)
+        until(lambda: worker.pending == 0)
         if kind == "moved":
             path.rename(tmp_path / "v.jsonl.1")
         elif kind == "compressed":
@@ -145,7 +145,7 @@ def test_lines_go_to_the_file_of_that_name_and_verify_looks_at_what_lies_there(t
         else:
             os.truncate(path, 0)
         give(ledger, 2)
-        until(lambda: courier.pending == 0)
+        until(lambda: worker.pending == 0)
     assert [json.loads(line)["seq"] for line in path.read_text().splitlines()] == [3, 4]
     faults = check_ledger(tmp_path / "line", delivered=True).faults
     if kind in ("moved", "compressed"):
@@ -199,9 +199,9 @@ def hook(answers: list[int]) -> Iterator[Hook]:
 def test_a_webhook_is_signed_tried_again_and_keyed(tmp_path: Path) -> None:
     with hook([503, 401]) as server:
         sink = WebhookSink(f"http://127.0.0.1:{server.server_port}/in?line=3", secret=b"hush")
-        with delivering(tmp_path, sink) as (ledger, courier):
+        with delivering(tmp_path, sink) as (ledger, worker):
             give(ledger, 3)
-            until(lambda: courier.pending == 0)
+            until(lambda: worker.pending == 0)
     assert [json.loads(body)["seq"] for _, body in server.got] == [1, 1, 1, 2, 3]
     for headers, body in server.got:
         assert hmac.compare_digest(headers["X-Agvas-Signature"], signature(b"hush", headers["X-Agvas-Timestamp"], body))
@@ -211,15 +211,15 @@ def test_a_webhook_is_signed_tried_again_and_keyed(tmp_path: Path) -> None:
 def test_a_message_that_is_refused_for_good_does_not_hold_up_the_others_and_is_not_forgotten(tmp_path: Path) -> None:
     with (
         hook([200, 422]) as server,
-        delivering(tmp_path, WebhookSink(f"http://127.0.0.1:{server.server_port}/")) as (ledger, courier),
+        delivering(tmp_path, WebhookSink(f"http://127.0.0.1:{server.server_port}/")) as (ledger, worker),
     ):
         give(ledger, 3)
-        until(lambda: courier.pending == 0)
+        until(lambda: worker.pending == 0)
         assert ledger.read("SELECT state FROM deliveries ORDER BY seq") == [("delivered",), ("refused",), ("delivered",)]
     assert any("refused 1" in fault for fault in check_ledger(tmp_path / "line").faults)
 
 
-def sqlite_steps(ledger: Ledger, courier: Courier) -> int:
+def sqlite_steps(ledger: Ledger, worker: OutboxWorker) -> int:
     """Instructions of SQLite's machine that counting what waits takes."""
     steps = [0]
 
@@ -228,21 +228,21 @@ def sqlite_steps(ledger: Ledger, courier: Courier) -> int:
         return 0
 
     ledger._db.set_progress_handler(count, 1)
-    assert courier.pending == 2
+    assert worker.pending == 2
     ledger._db.set_progress_handler(None, 1)
     return steps[0]
 
 
 def test_the_outbox_is_read_by_what_waits_and_not_by_what_was_ever_sent(tmp_path: Path) -> None:
     sink = JsonLinesSink(tmp_path / "v.jsonl")
-    with Ledger(tmp_path / "line", sinks=[sink.name], ballast=small_ballast(tmp_path / "line")) as ledger:
+    with Ledger(tmp_path / "line", sinks=[sink.name], reserve=small_reserve(tmp_path / "line")) as ledger:
         give(ledger, 300)
-        courier = Courier(ledger, sink)
+        worker = OutboxWorker(ledger, sink)
         ledger.write("UPDATE deliveries SET state = 'delivered' WHERE seq <= ?", [(298,)])
-        few = sqlite_steps(ledger, courier)
+        few = sqlite_steps(ledger, worker)
         give(ledger, 300)
         ledger.write("UPDATE deliveries SET state = 'delivered' WHERE seq > ? AND seq <= 600", [(300,)])
-        assert courier.pending == 2 and sqlite_steps(ledger, courier) == few
+        assert worker.pending == 2 and sqlite_steps(ledger, worker) == few
 
 
 @contextmanager
@@ -300,13 +300,13 @@ def test_a_broker_that_was_down_gets_every_message(tmp_path: Path) -> None:
     sink = open_sink(f"mqtt://127.0.0.1:{port}/agvas/{{station}}/verdict")
     with mosquitto(port, tmp_path):
         Subscriber(port).close()
-    with delivering(tmp_path, sink) as (ledger, courier):
+    with delivering(tmp_path, sink) as (ledger, worker):
         for _ in range(2):
             give(ledger, 5)
-            until(lambda: courier.last_error is not None)
-            assert courier.pending == 5
+            until(lambda: worker.last_error is not None)
+            assert worker.pending == 5
             with mosquitto(port, tmp_path):
-                until(lambda: courier.pending == 0)
+                until(lambda: worker.pending == 0)
         with mosquitto(port, tmp_path):
             subscriber = Subscriber(port)
             until(lambda: {message["seq"] for message in subscriber.heard} == set(range(1, 11)))

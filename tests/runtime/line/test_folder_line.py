@@ -13,8 +13,8 @@ from agvas_runtime.line.calibration.part_scores import score_parts
 from agvas_runtime.line.ledger.ledger import Ledger
 from agvas_runtime.line.recipe.file import RecipeVersion
 from agvas_runtime.line.station.inspector import SegmenterInspector
-from agvas_runtime.line.station.runner import lane_jobs
-from agvas_runtime.line.station.source_loop import Feed, QueuePolicy
+from agvas_runtime.line.station.runner import station_jobs
+from agvas_runtime.line.station.source_loop import QueuePolicy, SourceLoop
 from agvas_runtime.line.station.station import Station
 from agvas_runtime.sources import FolderWatch
 
@@ -33,7 +33,7 @@ def test_files_wait_in_their_folder_and_the_deadline_of_each_begins_when_it_is_t
     for number in range(100):
         shutil.copy(tmp_path / "part.png", folder / f"{number:03d}.png")
     station = Station("folder", ledger, PacedInspector(0.02), lambda: version, queue_parts=4)
-    feed = Feed(station, ledger, lambda: FolderWatch(folder), policy=policy)
+    feed = SourceLoop(station, ledger, lambda: FolderWatch(folder), policy=policy)
     thread = threading.Thread(target=feed.run, args=(stop,))
     thread.start()
     until(lambda: feed.parts == 100)
@@ -51,7 +51,7 @@ def test_a_station_reads_files_of_twelve_bits_as_bright_as_they_are(source: str,
     named = source.format(folder)
     for bits, wanted in ((12, 128), (None, 8)):
         cameras, files = ([named], []) if named.startswith("watch:") else ([], [named])
-        (lane,) = lane_jobs(cameras, files, [tmp_path / "recipe.yaml"], bits=bits)
+        (lane,) = station_jobs(cameras, files, [tmp_path / "recipe.yaml"], bits=bits)
         with lane.open_source() as frames:
             image = next(iter(frames)).image
         assert image is not None and abs(int(image.mean()) - wanted) <= 1

@@ -14,15 +14,15 @@ import pytest
 
 from agvas_core.contract.errors import LedgerError
 from agvas_runtime.line.ledger.check import check_ledger
-from agvas_runtime.line.ledger.disk_reserve import Ballast, DiskLevel
+from agvas_runtime.line.ledger.disk_reserve import DiskLevel, DiskReserve
 from agvas_runtime.line.ledger.ledger import Ledger
-from agvas_runtime.line.ledger.settlement import Cause, Settlement, without_verdict
+from agvas_runtime.line.ledger.part_result import Cause, PartResult, without_verdict
 from agvas_runtime.line.recipe.file import RecipeVersion
 from agvas_runtime.line.station.outbox import message_of
 from agvas_runtime.line.station.station import Station
 from agvas_runtime.masks.result import Verdict
 
-from .conftest import PacedInspector, grey, small_ballast
+from .conftest import PacedInspector, grey, small_reserve
 
 ROOT = Path(__file__).parents[3]
 
@@ -52,7 +52,7 @@ def test_the_tables_take_no_late_pass_and_no_pass_without_its_hashes(
     for ms, fields in [(100.1, whole), (1.0, whole | {"image_sha256": None}), (1.0, whole | {"recipe": None})]:
         part = ledger.open_part("s", f"{ms} {fields}", deadline_ms=100)
         with pytest.raises(LedgerError, match="CHECK"):
-            ledger.settle(part.seq, Settlement(Verdict.PASS, ms, **fields))
+            ledger.settle(part.seq, PartResult(Verdict.PASS, ms, **fields))
 
 
 def test_a_second_writer_is_refused_and_a_reader_is_not(ledger: Ledger) -> None:
@@ -63,11 +63,11 @@ def test_a_second_writer_is_refused_and_a_reader_is_not(ledger: Ledger) -> None:
 
 
 def test_a_trigger_left_by_a_killed_process_gets_its_no_verdict_and_its_message(tmp_path: Path) -> None:
-    with Ledger(tmp_path, sinks=["a"], ballast=small_ballast(tmp_path)) as ledger:
+    with Ledger(tmp_path, sinks=["a"], reserve=small_reserve(tmp_path)) as ledger:
         settled(ledger, "1")
         ledger.open_part("s", "2", deadline_ms=100, frame="in/2.png")
     assert check_ledger(tmp_path).unsettled == 1
-    with Ledger(tmp_path, sinks=["a", "b"], ballast=small_ballast(tmp_path)) as ledger:
+    with Ledger(tmp_path, sinks=["a", "b"], reserve=small_reserve(tmp_path)) as ledger:
         assert ledger.recovered == 1
         assert ledger.read("SELECT cause, frame FROM parts WHERE seq = 2") == [("engine", "in/2.png")]
         assert ledger.read("SELECT sink, seq FROM deliveries") == [("a", 1), ("a", 2)]
@@ -78,14 +78,14 @@ def test_a_trigger_left_by_a_killed_process_gets_its_no_verdict_and_its_message(
 
 def test_sinks_that_come_and_go_owe_no_messages_of_the_time_between(tmp_path: Path) -> None:
     for number, sinks in enumerate([["a"], [], ["a"]]):
-        with Ledger(tmp_path, sinks=sinks, ballast=small_ballast(tmp_path)) as ledger:
+        with Ledger(tmp_path, sinks=sinks, reserve=small_reserve(tmp_path)) as ledger:
             settled(ledger, str(number))
     assert check_ledger(tmp_path).faults == []
     assert check_ledger(tmp_path).deliveries == {"a": {"pending": 2}}
 
 
 def test_verify_sees_a_lost_message_a_swapped_image_and_a_broken_file(tmp_path: Path) -> None:
-    with Ledger(tmp_path, sinks=["a"], ballast=small_ballast(tmp_path)) as ledger:
+    with Ledger(tmp_path, sinks=["a"], reserve=small_reserve(tmp_path)) as ledger:
         seq = settled(ledger, "1")
         ledger.write("DELETE FROM deliveries", [()])
         ledger.note_image(seq, "kept", "images/none.png")
@@ -121,9 +121,9 @@ def test_a_foreign_database_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_message_is_the_same_whenever_it_is_made(tmp_path: Path) -> None:
-    with Ledger(tmp_path, ballast=small_ballast(tmp_path)) as ledger:
+    with Ledger(tmp_path, reserve=small_reserve(tmp_path)) as ledger:
         first = message_of(ledger, settled(ledger, "1")).encode()
-    with Ledger(tmp_path, ballast=small_ballast(tmp_path)) as ledger:
+    with Ledger(tmp_path, reserve=small_reserve(tmp_path)) as ledger:
         assert message_of(ledger, 1).encode() == first
 
 
@@ -144,16 +144,16 @@ def test_a_full_disk_loses_images_first_and_no_verdict_ever(small_disk: Path) ->
     from agvas_runtime.line.ledger.images import ImageStore
     from agvas_runtime.line.recipe.file import parse_recipe
 
-    ballast = Ballast(small_disk / "line", size_mb=1.0, reserve_mb=0.3, images_reserve_mb=1.0)
+    reserve = DiskReserve(small_disk / "line", size_mb=1.0, reserve_mb=0.3, images_reserve_mb=1.0)
     version = parse_recipe("product: part\nkeep: {sample_every: 1}\ndeadline_ms: 60000", "test")
-    with Ledger(small_disk / "line", ballast=ballast) as ledger:
+    with Ledger(small_disk / "line", reserve=reserve) as ledger:
         ledger.know_recipe(version.sha256, "part", version.text)
         images = ImageStore(ledger)
         station = Station("s", ledger, PacedInspector(), lambda: version, images=images, queue_parts=1000)
         for number in range(10):
             station.offer(grey(200), key=f"fine {number}").wait()
         filler = (small_disk / "filler").open("wb")
-        left = int(ballast.free_mb * 1e6)
+        left = int(reserve.free_mb * 1e6)
         filler.write(bytes(left - 900_000))  # room for verdicts, none for images
         filler.flush()
         for number in range(10):
@@ -166,7 +166,7 @@ def test_a_full_disk_loses_images_first_and_no_verdict_ever(small_disk: Path) ->
         assert all(end is not None and end.cause is Cause.DISK for end in ends)
         filler.close()
         os.unlink(small_disk / "filler")
-        assert ballast.level() is DiskLevel.FINE and ballast.held
+        assert reserve.level() is DiskLevel.FINE and reserve.held
         assert station.offer(grey(200), key="again").wait().verdict is Verdict.PASS  # type: ignore[union-attr]
         station.close()
         images.close()
@@ -177,8 +177,8 @@ def test_a_full_disk_loses_images_first_and_no_verdict_ever(small_disk: Path) ->
 
 
 def test_where_even_the_reserve_is_used_up_a_trigger_is_refused_and_no_pass_is_given(small_disk: Path) -> None:
-    ballast = Ballast(small_disk / "line", size_mb=0.01, reserve_mb=0.01, images_reserve_mb=0.01)
-    with Ledger(small_disk / "line", ballast=ballast) as ledger:
+    reserve = DiskReserve(small_disk / "line", size_mb=0.01, reserve_mb=0.01, images_reserve_mb=0.01)
+    with Ledger(small_disk / "line", reserve=reserve) as ledger:
         settled(ledger, "1")
         (small_disk / "filler").touch()
         with pytest.raises(OSError), (small_disk / "filler").open("wb", buffering=0) as file:
@@ -213,7 +213,7 @@ def test_killed_at_random_moments_nothing_is_lost_and_nothing_comes_twice(tiny_b
 def test_whoever_may_not_read_a_ledger_is_told_who_may() -> None:
     with tempfile.TemporaryDirectory() as name:  # pytest's own folders are closed to other users from above
         folder = Path(name) / "line"
-        with Ledger(folder, ballast=small_ballast(folder)):
+        with Ledger(folder, reserve=small_reserve(folder)):
             pass
         Path(name).chmod(0o755)
         (folder / "ledger.sqlite").chmod(0o644)

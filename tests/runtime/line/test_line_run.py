@@ -34,17 +34,17 @@ from agvas_runtime.line.ledger.check import check_ledger
 from agvas_runtime.line.ledger.cli import export, show, verify
 from agvas_runtime.line.ledger.images import wanted
 from agvas_runtime.line.ledger.ledger import LEDGER_NAME, Ledger
-from agvas_runtime.line.ledger.settlement import Cause, without_verdict
+from agvas_runtime.line.ledger.part_result import Cause, without_verdict
 from agvas_runtime.line.recipe.cli import activate, lint
 from agvas_runtime.line.recipe.file import parse_recipe, read_recipe
 from agvas_runtime.line.recipe.image_limits import DirtWatch, image_facts, image_fault
 from agvas_runtime.line.recipe.recipe import Calibration, ImageLimits, Keep
 from agvas_runtime.line.recipe.store import RecipeStore
-from agvas_runtime.line.station.drift import DriftMonitor
+from agvas_runtime.line.station.drift import ScoreDrift
 from agvas_runtime.line.station.reloader import RecipeFollower
 from agvas_runtime.masks.result import Verdict
 
-from .conftest import small_ballast, write_part
+from .conftest import small_reserve, write_part
 
 MakePart = Callable[..., np.ndarray]
 
@@ -283,7 +283,7 @@ def test_the_check_reaches_webhooks(parts: Path, tiny_bundle: Path, capsys: pyte
 
 
 def test_a_spreadsheet_runs_nothing_of_an_export(tmp_path: Path) -> None:
-    with Ledger(tmp_path / "line", ballast=small_ballast(tmp_path / "line")) as ledger:
+    with Ledger(tmp_path / "line", reserve=small_reserve(tmp_path / "line")) as ledger:
         part = ledger.open_part("s", '=HYPERLINK("http://x")', deadline_ms=100)
         ledger.settle(part.seq, without_verdict(Cause.ENGINE, "+1", 1.0, frame="@x.png"))
     assert call(export, tmp_path / "line", "--format", "csv", "-o", tmp_path / "e.csv") == 0
@@ -392,7 +392,7 @@ def test_drift_is_told_and_its_absence_is_not() -> None:
         score_quantiles=tuple(np.quantile(good, np.linspace(0, 1, 101))),
     )  # fmt: skip
     seed = float(good[-4])
-    same, brighter, covered, worse = (DriftMonitor(calibration, seed) for _ in range(4))
+    same, brighter, covered, worse = (ScoreDrift(calibration, seed) for _ in range(4))
     for _ in range(3000):
         score = float(rng.beta(2, 6))
         assert same.add(score) is None

@@ -21,7 +21,7 @@ from agvas.run import run as app
 from agvas_core.contract.command_line import exit_code_of
 from agvas_core.contract.errors import UsageError
 from agvas_runtime.images.frame import Frame
-from agvas_runtime.line.app.status import Board, LineFacts, SinkFacts, StationFacts, Tally
+from agvas_runtime.line.app.status import LineFacts, LineStatus, SinkFacts, StationFacts, StationStats
 from agvas_runtime.line.ledger.images import ImageStore
 from agvas_runtime.line.ledger.ledger import Ledger
 from agvas_runtime.line.recipe.file import parse_recipe
@@ -33,7 +33,7 @@ from agvas_runtime.web.line.live import live_routes
 from agvas_runtime.web.line.page_server import PageServer
 from agvas_runtime.web.settings import Settings
 
-from .conftest import small_ballast
+from .conftest import small_reserve
 
 MakePart = Callable[..., np.ndarray]
 KEY = "a key of the hall, long enough"
@@ -46,7 +46,7 @@ class Line:
     def __init__(self, folder: Path, bundle: Path, make_part: MakePart) -> None:
         self.good, self.bad = make_part(), make_part(spots=[(60, 40, 12)])
         self.version = parse_recipe(f"product: part\nmodel: {bundle}\ndeadline_ms: 60000\nrules: [{{name: spots}}]\n", "test")
-        self.ledger = Ledger(folder, ballast=small_ballast(folder))
+        self.ledger = Ledger(folder, reserve=small_reserve(folder))
         self.ledger.know_recipe(self.version.sha256, "part", self.version.text)
         self.inspector = SegmenterInspector(SegmentOptions(threads=1))
         self.inspector.prepare(self.version)
@@ -55,8 +55,8 @@ class Line:
         self.board = self._board()
         self.stations = {name: self._station(name) for name in ("top", "<b>side")}
 
-    def _board(self) -> Board:
-        return Board(self.ledger.folder, lambda: LineFacts(5000, 0, (SinkFacts("mqtt", 2, "refused"),)))
+    def _board(self) -> LineStatus:
+        return LineStatus(self.ledger.folder, lambda: LineFacts(5000, 0, (SinkFacts("mqtt", 2, "refused"),)))
 
     def _station(self, name: str) -> Station:
         station = Station(
@@ -80,9 +80,9 @@ class Line:
 
     def offer(self, name: str, image: np.ndarray | None, key: str) -> int:
         error = None if image is not None else UsageError("the camera gave nothing")
-        ticket = self.stations[name].offer(Frame(key, 0, image=image, error=error), key=key)
-        assert ticket.wait(60) is not None
-        return ticket.seq
+        pending = self.stations[name].offer(Frame(key, 0, image=image, error=error), key=key)
+        assert pending.wait(60) is not None
+        return pending.seq
 
     def begin_again(self) -> None:
         """As after a restart: a board that has seen nothing."""
@@ -112,7 +112,7 @@ class Servers:
     def __init__(self) -> None:
         self._servers: list[PageServer] = []
 
-    def __call__(self, board: Board, **options: Any) -> str:
+    def __call__(self, board: LineStatus, **options: Any) -> str:
         self._servers.append(PageServer("live", Settings(port=0, stop_timeout_s=1, **options), options=("--page", "--page-host")))
         self._servers[-1].start(live_routes(board))
         return self._servers[-1].address
@@ -230,7 +230,7 @@ def test_a_key_is_asked_for_and_a_page_that_hears_nothing_says_that_it_is_old(br
 
 def test_a_clock_that_is_set_back_changes_no_rate() -> None:
     wall, steady = [1_800_000_000.0], [50.0]
-    tally = Tally(lambda: wall[0], lambda: steady[0])
+    tally = StationStats(lambda: wall[0], lambda: steady[0])
     for second in range(120):
         steady[0] += 1
         wall[0] += 1 if second != 60 else -7200

@@ -13,7 +13,7 @@ from agvas_runtime.images.frame import Frame
 from agvas_runtime.line.ledger.check import check_ledger
 from agvas_runtime.line.ledger.images import ImageStore, hash_of_image, read_kept
 from agvas_runtime.line.ledger.ledger import Ledger
-from agvas_runtime.line.ledger.settlement import Cause
+from agvas_runtime.line.ledger.part_result import Cause
 from agvas_runtime.line.recipe.file import RecipeVersion
 from agvas_runtime.line.station.inspector import SegmenterInspector
 from agvas_runtime.line.station.station import Outcome, Station
@@ -27,10 +27,10 @@ Recipe = Callable[..., RecipeVersion]
 def test_dark_parts_fail_and_light_ones_pass(ledger: Ledger, recipe: Recipe) -> None:
     version = recipe()
     station = Station("s", ledger, PacedInspector(), lambda: version)
-    tickets = [station.offer(grey(200 if n % 2 else 20), key=str(n)) for n in range(10)]
+    pending_parts = [station.offer(grey(200 if n % 2 else 20), key=str(n)) for n in range(10)]
     station.close()
-    assert [ticket.settlement.verdict for ticket in tickets if ticket.settlement] == [Verdict.FAIL, Verdict.PASS] * 5
-    assert [ticket.seq for ticket in tickets] == list(range(1, 11))
+    assert [pending.result.verdict for pending in pending_parts if pending.result] == [Verdict.FAIL, Verdict.PASS] * 5
+    assert [pending.seq for pending in pending_parts] == list(range(1, 11))
     assert check_ledger(ledger.folder).faults == []
 
 
@@ -39,8 +39,8 @@ def test_a_deadline_missed_is_no_verdict_at_the_deadline_and_the_late_pass_is_ne
     inspector = PacedInspector()
     inspector.may_end.clear()
     station = Station("s", ledger, inspector, lambda: version, listeners=(told.append,))
-    ticket = station.offer(grey(200), key="1")
-    end = ticket.wait(60.0)  # the engine is still at it
+    pending = station.offer(grey(200), key="1")
+    end = pending.wait(60.0)  # the engine is still at it
     assert end is not None and (end.verdict, end.cause) == (Verdict.NO_VERDICT, Cause.DEADLINE)
     assert inspector.looked == []
     inspector.may_end.set()
@@ -70,12 +70,12 @@ def test_a_full_queue_is_no_verdict_at_once(ledger: Ledger, recipe: Recipe) -> N
     version, inspector = recipe("deadline_ms: 60000"), PacedInspector()
     inspector.may_end.clear()
     station = Station("s", ledger, inspector, lambda: version, queue_parts=2)
-    tickets = [station.offer(grey(200), key=str(n)) for n in range(8)]
-    refused = [ticket for ticket in tickets if ticket.settlement and ticket.settlement.cause is Cause.DEADLINE]
+    pending_parts = [station.offer(grey(200), key=str(n)) for n in range(8)]
+    refused = [pending for pending in pending_parts if pending.result and pending.result.cause is Cause.DEADLINE]
     assert len(refused) >= 5
     inspector.may_end.set()
     station.close()
-    assert all(ticket.settlement for ticket in tickets)
+    assert all(pending.result for pending in pending_parts)
 
 
 def test_the_same_trigger_again_gets_the_same_part_and_the_same_verdict(ledger: Ledger, recipe: Recipe) -> None:
@@ -85,8 +85,8 @@ def test_the_same_trigger_again_gets_the_same_part_and_the_same_verdict(ledger: 
     first.wait()
     again = station.offer(grey(200), key="4711")
     assert again.seq == first.seq
-    assert again.settlement is not None and again.settlement.verdict is Verdict.FAIL
-    assert first.settlement is not None and again.settlement.score == first.settlement.score == 1.0
+    assert again.result is not None and again.result.verdict is Verdict.FAIL
+    assert first.result is not None and again.result.score == first.result.score == 1.0
     station.close()
     assert len(ledger.read("SELECT 1 FROM parts")) == 1
 
@@ -97,7 +97,7 @@ def test_what_is_no_picture_is_no_verdict_of_the_source(ledger: Ledger, recipe: 
     broken = station.offer(Frame("x", 0, error=ImageError("cut off")), key="1")
     other = station.offer(Frame("y", 1, image=np.zeros((9, 8, 3), np.uint8)), key="2")
     station.close()
-    assert [ticket.settlement.cause for ticket in (broken, other) if ticket.settlement] == [Cause.SOURCE] * 2
+    assert [pending.result.cause for pending in (broken, other) if pending.result] == [Cause.SOURCE] * 2
     assert "8x9 px" in ledger.read("SELECT detail FROM parts WHERE seq = 2")[0][0]
 
 
@@ -116,9 +116,9 @@ def test_a_bug_ends_the_station_but_no_part_goes_without_a_verdict(ledger: Ledge
     station = Station("s", ledger, inspector, lambda: version)
     inspector.error = ZeroDivisionError("a bug")
     inspector.may_end.clear()
-    tickets = [station.offer(grey(200), key=str(n)) for n in range(3)]
+    pending_parts = [station.offer(grey(200), key=str(n)) for n in range(3)]
     inspector.may_end.set()
-    ends = [ticket.wait(60.0) for ticket in tickets]
+    ends = [pending.wait(60.0) for pending in pending_parts]
     assert [end.cause for end in ends if end] == [Cause.ENGINE] * 3
     assert isinstance(station.failure, ZeroDivisionError)
     with pytest.raises(LedgerError, match="takes no more parts"):
@@ -195,14 +195,14 @@ def test_the_real_model_finds_a_spot_inside_the_roi_and_none_outside(
     inspector.prepare(version)
     station = Station("s", ledger, inspector, lambda: version)
     shots = {"left": [(30, 40, 8)], "right": [(100, 40, 8)], "small": [(30, 40, 1)], "none": []}
-    tickets = {name: station.offer(Frame(name, 0, image=make_part(spots=spots)), key=name) for name, spots in shots.items()}
+    pending_parts = {name: station.offer(Frame(name, 0, image=make_part(spots=spots)), key=name) for name, spots in shots.items()}
     station.close()
-    assert {name: ticket.settlement.verdict for name, ticket in tickets.items() if ticket.settlement} == {
+    assert {name: pending.result.verdict for name, pending in pending_parts.items() if pending.result} == {
         "left": Verdict.FAIL,
         "right": Verdict.PASS,
         "small": Verdict.PASS,
         "none": Verdict.PASS,
     }
-    (finding,) = tickets["left"].settlement.findings  # type: ignore[union-attr]
+    (finding,) = pending_parts["left"].result.findings  # type: ignore[union-attr]
     assert finding["roi"] == "left" and 6 <= finding["length_mm"] <= 10
     assert check_ledger(ledger.folder).faults == []

@@ -26,10 +26,10 @@ from agvas_core.contract.errors import LedgerError, UsageError
 from agvas_runtime.images.frame import Frame
 from agvas_runtime.line.ledger.check import check_ledger
 from agvas_runtime.line.ledger.ledger import Ledger
-from agvas_runtime.line.ledger.settlement import Cause
+from agvas_runtime.line.ledger.part_result import Cause
 from agvas_runtime.line.recipe.file import RecipeVersion
-from agvas_runtime.line.station.runner import lane_jobs
-from agvas_runtime.line.station.source_loop import Feed, QueuePolicy
+from agvas_runtime.line.station.runner import station_jobs
+from agvas_runtime.line.station.source_loop import QueuePolicy, SourceLoop
 from agvas_runtime.line.station.station import Station
 from agvas_runtime.triggers.http import HttpTrigger
 from agvas_runtime.triggers.open_trigger import check_trigger, open_trigger
@@ -74,7 +74,7 @@ class HandCamera:
 
 
 @contextmanager
-def feeding(feed: Feed) -> Iterator[None]:
+def feeding(feed: SourceLoop) -> Iterator[None]:
     stop = threading.Event()
     thread = threading.Thread(target=feed.run, args=(stop,))
     thread.start()
@@ -88,14 +88,14 @@ def feeding(feed: Feed) -> Iterator[None]:
 def test_a_part_gets_the_first_frame_after_its_trigger_and_no_frame_serves_two(ledger: Ledger, recipe: Recipe) -> None:
     version, camera = recipe("deadline_ms: 20000"), HandCamera()
     station = Station("s", ledger, PacedInspector(), lambda: version)
-    feed = Feed(station, ledger, lambda: camera, triggered=True)
+    feed = SourceLoop(station, ledger, lambda: camera, triggered=True)
     with feeding(feed):
         camera.shoot("too early")
         until(lambda: feed.frames == 1)
         first, second, again = feed.fire("1"), feed.fire("2"), feed.fire("1")
         assert again is first
         camera.shoot("a")
-        assert first.wait(20) is not None and second.settlement is None
+        assert first.wait(20) is not None and second.result is None
         camera.shoot("b")
         assert second.wait(20) is not None
         camera.shoot("nobody asked")
@@ -103,7 +103,7 @@ def test_a_part_gets_the_first_frame_after_its_trigger_and_no_frame_serves_two(l
         never = feed.fire("3")
     station.close()
     assert (first.frame.name, second.frame.name) == ("a", "b")
-    assert never.settlement is not None and never.settlement.cause is Cause.SOURCE
+    assert never.result is not None and never.result.cause is Cause.SOURCE
     assert ledger.read("SELECT trigger_key, frame, verdict FROM parts") == [
         ("1", "a", "PASS"), ("2", "b", "PASS"), ("3", "3", "NO_VERDICT"),
     ]  # fmt: skip
@@ -112,9 +112,9 @@ def test_a_part_gets_the_first_frame_after_its_trigger_and_no_frame_serves_two(l
 def test_a_trigger_without_a_frame_is_no_verdict_of_the_source_at_its_deadline(ledger: Ledger, recipe: Recipe) -> None:
     version, camera = recipe("deadline_ms: 100"), HandCamera()
     station = Station("s", ledger, PacedInspector(), lambda: version)
-    with feeding(feed := Feed(station, ledger, lambda: camera, triggered=True)):
-        ticket = feed.fire("1")
-        end = ticket.wait(30)
+    with feeding(feed := SourceLoop(station, ledger, lambda: camera, triggered=True)):
+        pending = feed.fire("1")
+        end = pending.wait(30)
         assert end is not None and end.cause is Cause.SOURCE and "no frame within 100 ms" in str(end.detail)
         camera.shoot("late")
         until(lambda: feed.frames == 1)
@@ -129,7 +129,7 @@ def test_under_load_each_policy_does_as_its_name_says_and_counts_what_it_drops(
     version, camera, inspector = recipe("deadline_ms: 60000"), HandCamera(), PacedInspector()
     inspector.may_end.clear()
     station = Station("s", ledger, inspector, lambda: version, queue_parts=4)
-    with feeding(feed := Feed(station, ledger, lambda: camera, policy=policy)):
+    with feeding(feed := SourceLoop(station, ledger, lambda: camera, policy=policy)):
         camera.shoot("0")
         until(lambda: feed.parts == 1)
         camera.dropped = 3
@@ -363,7 +363,7 @@ def test_a_killed_camera_leaves_a_gap_in_the_ledger_and_no_frame_that_was_never_
         (["0", "1", "2"], {"triggers": ["free", "free"]}, "once, or once for each"),
         ([], {"triggers": ["http:0"]}, "no --camera"),
         (["0"], {"triggers": ["htp:0"]}, "did you mean http"),
-        (["genicam://x?trigger=Software"], {}, "nobody asks"),
+        (["genicam://x?trigger=Software"], {}, "there is no trigger"),
         (["genicam://x?trigger=Line1"], {"triggers": ["http:0"]}, "leave one of the two out"),
         (["0"], {"triggers": ["software"], "policies": [QueuePolicy.LATEST]}, "would drop parts"),
         (["0"], {"bits": 12}, "cameras that send Mono16"),
@@ -375,11 +375,11 @@ def test_a_killed_camera_leaves_a_gap_in_the_ledger_and_no_frame_that_was_never_
 )
 def test_lanes_that_do_not_fit_are_refused(cameras: list[str], options: dict[str, Any], what: str) -> None:
     with pytest.raises(UsageError, match=what):
-        lane_jobs(cameras, [], [Path("r.yaml")], **options)
+        station_jobs(cameras, [], [Path("r.yaml")], **options)
 
 
 def test_a_camera_that_is_triggered_itself_drops_nothing_and_secrets_stay_out_of_addresses() -> None:
-    (lane,) = lane_jobs(["genicam://x?trigger=Line1"], [], [Path("r.yaml")])
+    (lane,) = station_jobs(["genicam://x?trigger=Line1"], [], [Path("r.yaml")])
     assert lane.queue_policy is QueuePolicy.EVERY and not lane.triggered
     for address in (
         "mqtt://u:pw@h/t",

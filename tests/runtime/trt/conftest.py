@@ -46,6 +46,6 @@ def empty_bench(tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 @pytest.fixture
 def bench(empty_bench: Bench) -> Bench:
-    """With engines of all joints, for up to two tiles at once."""
+    """With engines of all stages, for up to two tiles at once."""
     empty_bench.build()
     return empty_bench

@@ -16,7 +16,7 @@ from agvas_core.contract.errors import SetupError, UsageError
 from agvas_core.contract.preprocess import make_view, scaled_views
 from agvas_runtime import native
 from agvas_runtime.bundle import Bundle, load_bundle
-from agvas_runtime.images.tiling import plan_looks
+from agvas_runtime.images.tiling import plan_scales
 from agvas_runtime.stages.open import open_head, open_references, open_stages
 from agvas_runtime.stages.protocol import FramePlan, FrameReferences, ReferenceDistances
 
@@ -67,7 +67,7 @@ def kernels(empty_bench: Bench, monkeypatch: pytest.MonkeyPatch) -> FakeKernels:
 def plan_of(bundle: Bundle, size: tuple[int, int], references: FrameReferences | None) -> FramePlan:
     manifest = bundle.manifest
     views = scaled_views(manifest.pixel_view, manifest.scales, *size)
-    looks = tuple(plan_looks(*size, views, manifest.tiling, enabled=True))
+    looks = tuple(plan_scales(*size, views, manifest.tiling, enabled=True))
     return FramePlan(size, manifest.semantic_view, looks, manifest.decision.alpha, 2, references)
 
 

@@ -3,7 +3,7 @@
 //     DeviceViews views(frame, crop, plans, count);            // allocates, copies, waits
 //     views.run(frame_on_device, outputs_on_device, stream);   // neither allocates nor waits; may be captured into a graph
 //
-// Pointers and streams are CUDA's, whoever made them (cuda-bindings, pycuda, torch). One thread at a time.
+// Pointers and streams are CUDA's (from cuda-bindings, pycuda or torch). One thread at a time.
 #pragma once
 
 #include <memory>

@@ -1,4 +1,4 @@
-"""What a line says while it runs: lines for a person, or JSON for a machine."""
+"""The log of a line: plain text, or JSON lines."""
 
 import json
 import logging
@@ -24,7 +24,7 @@ class LineLog:
 
     def __call__(self, outcome: Outcome) -> None:
         """Says how a part ended."""
-        end = outcome.settlement
+        end = outcome.result
         fields = {
             "event": "part",
             "seq": outcome.seq,
@@ -69,7 +69,7 @@ class _Lines(logging.Handler):
         try:
             self._stream.write(line + "\n")
             self._stream.flush()
-        except (BrokenPipeError, ValueError):  # nobody listens any more; the ledger has it all
+        except (BrokenPipeError, ValueError):  # the reader is gone; the ledger has everything
             pass
 
 

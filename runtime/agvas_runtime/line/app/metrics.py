@@ -1,4 +1,4 @@
-"""Figures of a line for Prometheus, in its text format, and whether the line is well; over HTTP on loopback.
+"""Metrics of a line for Prometheus, and a health check, over HTTP on loopback.
 
 GET /metrics    the figures
 GET /healthz    200 while every station takes triggers, 503 otherwise
@@ -40,7 +40,7 @@ class Metrics:
 
     def __call__(self, outcome: Outcome) -> None:
         """Counts one part."""
-        end = outcome.settlement
+        end = outcome.result
         with self._mutex:
             self._parts[outcome.station, str(end.verdict), str(end.cause or "")] += 1
             counts = self._buckets.setdefault(outcome.station, [0] * (len(BUCKETS_MS) + 1))

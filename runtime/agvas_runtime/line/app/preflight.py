@@ -14,13 +14,13 @@ from agvas_runtime.bundle import note_on_parity
 from agvas_runtime.images.frame import Frame
 from agvas_runtime.line.app.run import LineJob
 from agvas_runtime.line.ledger.check import open_for_reading
-from agvas_runtime.line.ledger.disk_reserve import Ballast, DiskLevel
+from agvas_runtime.line.ledger.disk_reserve import DiskLevel, DiskReserve
 from agvas_runtime.line.ledger.ledger import LEDGER_NAME
 from agvas_runtime.line.recipe.file import RecipeVersion, read_recipe
 from agvas_runtime.line.recipe.store import RecipeStore
 from agvas_runtime.line.recipe.thresholds import not_calibrated, oddities
 from agvas_runtime.line.station.inspector import SegmenterInspector, frame_fault
-from agvas_runtime.line.station.runner import LaneJob
+from agvas_runtime.line.station.runner import StationJob
 from agvas_runtime.sinks.open_sink import Secrets, open_sink
 from agvas_runtime.sources import CameraSource, FolderWatch, Source
 from agvas_runtime.triggers.open_trigger import FREE, SOFTWARE, open_trigger
@@ -57,22 +57,22 @@ def preflight(job: LineJob) -> int:
 def findings(job: LineJob) -> Iterator[tuple[Finding, AgvasError | None]]:
     """For each camera recipe, model, camera and rate; then disk, triggers and sinks. Later ones go on where an earlier one failed."""
     inspector = SegmenterInspector(job.options)
-    for lane in job.lanes():
-        yield from _lane(lane, inspector)
+    for station in job.station_jobs():
+        yield from _station(station, inspector)
     yield _look("disk", lambda: _disk(job))
-    for address in dict.fromkeys(lane.trigger for lane in job.lanes() if lane.trigger not in (FREE, SOFTWARE)):
+    for address in dict.fromkeys(station.trigger for station in job.station_jobs() if station.trigger not in (FREE, SOFTWARE)):
         yield _look("trigger", lambda address=address: _trigger(job, address))  # type: ignore[misc]
     for address in job.sinks:
         yield _look("sink", lambda address=address: _sink(job, address))  # type: ignore[misc]
 
 
-def _lane(lane: LaneJob, inspector: SegmenterInspector) -> Iterator[tuple[Finding, AgvasError | None]]:
+def _station(station: StationJob, inspector: SegmenterInspector) -> Iterator[tuple[Finding, AgvasError | None]]:
     version: RecipeVersion | None = None
 
     def recipe() -> str:
         nonlocal version
-        store = RecipeStore(lane.recipe)
-        version = store.active() if store.is_store() else read_recipe(lane.recipe)
+        store = RecipeStore(station.recipe)
+        version = store.active() if store.is_store() else read_recipe(station.recipe)
         fault = not_calibrated(version.recipe)
         if fault is not None and not store.is_store():
             raise RecipeError(fault)
@@ -92,7 +92,7 @@ def _lane(lane: LaneJob, inspector: SegmenterInspector) -> Iterator[tuple[Findin
     if found[1] is None and version is not None and (concern := inspector.concern(version)) is not None:
         yield Finding("product", True, concern, warning=True), None
     frames: list[Frame] = []
-    yield _look(lane.what, lambda: _camera(lane, frames, version))
+    yield _look(station.what, lambda: _camera(station, frames, version))
     if version is not None and frames and frames[0].image is not None:
         yield _look("rate", lambda: _rate(inspector, frames, version))
 
@@ -104,8 +104,8 @@ def _look(what: str, look: Callable[[], str]) -> tuple[Finding, AgvasError | Non
         return Finding(what, False, " ".join(str(error).split())), error
 
 
-def _camera(lane: LaneJob, frames: list[Frame], version: RecipeVersion | None) -> str:
-    with lane.open_source() as source, _attending(source, asks=lane.triggered):
+def _camera(station: StationJob, frames: list[Frame], version: RecipeVersion | None) -> str:
+    with station.open_source() as source, _attending(source, asks=station.triggered):
         began = time.monotonic()
         count = 0
         for frame in source:
@@ -149,11 +149,11 @@ def _disk(job: LineJob) -> str:
         raise OutputError(f"{job.state} cannot be written: choose another --state DIR, or change who may write there")
     if (job.state / LEDGER_NAME).exists():
         open_for_reading(job.state).close()
-    ballast = Ballast(job.state)
-    free = ballast.free_mb
-    if free < ballast.needed_mb:
-        raise OutputError(f"{free:.0f} MB are free in {job.state}; {ballast.needed_mb:.0f} MB are needed: free some space")
-    level = DiskLevel.FINE if free > ballast.images_reserve_mb else DiskLevel.NO_IMAGES
+    reserve = DiskReserve(job.state)
+    free = reserve.free_mb
+    if free < reserve.needed_mb:
+        raise OutputError(f"{free:.0f} MB are free in {job.state}; {reserve.needed_mb:.0f} MB are needed: free some space")
+    level = DiskLevel.FINE if free > reserve.images_reserve_mb else DiskLevel.NO_IMAGES
     return f"{free:.0f} MB are free in {job.state}" + ("" if level is DiskLevel.FINE else ", too few for images")
 
 

@@ -1,4 +1,4 @@
-"""Stored parts, judged again: by a recipe that does not go yet, or by their own to see that a verdict comes out as it did.
+"""Stored parts, judged again: by a new recipe before it is activated, or by their own to reproduce each verdict.
 
 A verdict is reproduced where image, recipe, bundle and engine are those of the ledger and verdict, score, findings and broken rules
 come out the same to the last digit. Anything less has its reason.

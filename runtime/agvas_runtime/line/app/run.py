@@ -1,4 +1,4 @@
-"""``agvas-run --camera URI --recipe R``: cameras, stations, ledger, triggers, sinks and metrics, until somebody says stop."""
+"""``agvas-run --camera URI --recipe R``: cameras, stations, ledger, triggers, sinks and metrics, until SIGTERM, Ctrl-C or --limit."""
 
 import logging
 import signal
@@ -16,13 +16,13 @@ from agvas_core.contract.command_line import EXIT_TERMINATED
 from agvas_core.contract.errors import EXIT_OK, SourceError, UsageError
 from agvas_runtime.line.app.log import LineLog, LogFormat, logging_to
 from agvas_runtime.line.app.metrics import Gauge, Metrics, MetricsServer
-from agvas_runtime.line.app.status import Board, LineFacts, SinkFacts
+from agvas_runtime.line.app.status import LineFacts, LineStatus, SinkFacts
 from agvas_runtime.line.ledger.images import ImageStore
 from agvas_runtime.line.ledger.ledger import Ledger
-from agvas_runtime.line.station.dispatcher import TriggerDesk
-from agvas_runtime.line.station.inspector import InTurns, SegmenterInspector
-from agvas_runtime.line.station.outbox import Courier
-from agvas_runtime.line.station.runner import Lane, LaneJob, lane_jobs
+from agvas_runtime.line.station.dispatcher import TriggerDispatcher
+from agvas_runtime.line.station.inspector import SegmenterInspector, SharedInspector
+from agvas_runtime.line.station.outbox import OutboxWorker
+from agvas_runtime.line.station.runner import StationJob, StationRunner, station_jobs
 from agvas_runtime.line.station.source_loop import QueuePolicy
 from agvas_runtime.line.station.station import Outcome
 from agvas_runtime.pipeline.options import SegmentOptions
@@ -36,7 +36,7 @@ __all__ = ["LineJob", "Page", "run_line"]
 log = logging.getLogger("agvas.line")
 
 JUMP_S: Final = 1.0
-"""Between two looks; whoever slews a clock stays below it."""
+"""Larger jumps between two checks are reported; slewing stays below it."""
 
 
 class Page(Protocol):
@@ -44,7 +44,7 @@ class Page(Protocol):
 
     address: str
 
-    def start(self, board: Board) -> None:
+    def start(self, status: LineStatus) -> None:
         """Shows a line from now on."""
         ...
 
@@ -77,7 +77,7 @@ class LineJob:
     log: LogFormat = "text"
     limit: int | None = None
 
-    def lanes(self) -> tuple[LaneJob, ...]:
+    def station_jobs(self) -> tuple[StationJob, ...]:
         """One for each camera.
 
         Raises:
@@ -88,7 +88,7 @@ class LineJob:
             raise UsageError(
                 f"{watched[0]} is given beside files: a line watches folders, or takes files; leave one of the two out"
             )
-        return lane_jobs(
+        return station_jobs(
             self.cameras or watched,  # a folder that is watched may stand in either place
             () if watched else self.sources,
             self.recipes,
@@ -105,31 +105,31 @@ def run_line(
     *,
     listeners: tuple[Callable[[Outcome], None], ...] = (),
     page: Page | None = None,
-    desk: TriggerDesk | None = None,
+    dispatcher: TriggerDispatcher | None = None,
 ) -> int:
     """Runs until SIGTERM or Ctrl-C, ``limit`` parts of each camera, or the end of the files; returns the exit code.
 
     Parts that were taken get their verdict before it returns; messages that cannot be sent at once stay in the outbox.
 
     Args:
-        desk: where Python code may ask for parts; its ``ready`` is set once it may.
+        dispatcher: where Python code may ask for parts; its ``ready`` is set once it may.
 
     Raises:
         AgvasError: something that is wrong from the start, or a ledger that can no longer be written.
     """
-    lane_plans = job.lanes()
-    desk = desk or TriggerDesk()
+    plans = job.station_jobs()
+    dispatcher = dispatcher or TriggerDispatcher()
     sinks = [open_sink(address, job.secrets) for address in job.sinks]
     if len({sink.name for sink in sinks}) < len(sinks):
         raise UsageError("a sink is given twice: leave one of the two out")
     with logging_to(job.log), _stopping() as stop, ExitStack() as stack:
         if page is not None:
             stack.callback(page.close)  # its port is taken already
-        for plan in lane_plans:
+        for plan in plans:
             plan.open_source().close()  # an address that cannot be meant is refused before there is a ledger
         triggers = {
             address: open_trigger(address, mqtt_password=job.secrets.mqtt_password, api_key=job.secrets.api_key)
-            for address in _heard(lane_plans)
+            for address in _heard(plans)
         }
         for trigger in triggers.values():
             stack.callback(trigger.close)
@@ -138,64 +138,64 @@ def run_line(
             log.warning(
                 "%d triggers were left without a verdict when the last run ended; they are NO_VERDICT now", ledger.recovered
             )
-        inspector = InTurns(SegmenterInspector(job.options))
+        inspector = SharedInspector(SegmenterInspector(job.options))
         images = ImageStore(ledger)
-        couriers = [Courier(ledger, sink) for sink in sinks]
-        lanes: list[Lane] = []
-        metrics = Metrics(lambda: _gauges(ledger, lanes, couriers, list(triggers.values())))
-        board = Board(ledger.folder, lambda: _line_facts(ledger, couriers)) if page is not None else None
-        shown = (board,) if board is not None else ()
+        workers = [OutboxWorker(ledger, sink) for sink in sinks]
+        runners: list[StationRunner] = []
+        metrics = Metrics(lambda: _gauges(ledger, runners, workers, list(triggers.values())))
+        status = LineStatus(ledger.folder, lambda: _line_facts(ledger, workers)) if page is not None else None
+        shown = (status,) if status is not None else ()
 
         def wake(_: Outcome) -> None:
-            for courier in couriers:
-                courier.wake()
+            for worker in workers:
+                worker.wake()
 
-        for courier in couriers:
-            stack.callback(courier.close)
+        for worker in workers:
+            stack.callback(worker.close)
         stack.callback(images.close)
-        for plan in lane_plans:
-            lanes.append(Lane(plan, ledger, inspector, images, (wake, metrics, LineLog(), *shown, *listeners)))
-            stack.callback(lanes[-1].close)
+        for plan in plans:
+            runners.append(StationRunner(plan, ledger, inspector, images, (wake, metrics, LineLog(), *shown, *listeners)))
+            stack.callback(runners[-1].close)
         if job.metrics_port is not None:
-            server = MetricsServer(metrics, lambda: not _failures(lanes), host=job.metrics_host, port=job.metrics_port)
+            server = MetricsServer(metrics, lambda: not _failures(runners), host=job.metrics_host, port=job.metrics_port)
             stack.callback(server.close)
             log.info("metrics at http://%s:%d/metrics", job.metrics_host, server.port)
-        if page is not None and board is not None:
-            stack.callback(board.close)
+        if page is not None and status is not None:
+            stack.callback(status.close)
             stack.callback(page.close)
-            for lane in lanes:
-                board.add_station(lane.name, lane.facts)
-            page.start(board)
+            for runner in runners:
+                status.add_station(runner.name, runner.facts)
+            page.start(status)
             log.info("page at %s", page.address)
-        for courier in couriers:
-            courier.start()
-        for lane in lanes:
-            lane.start(stop.event, limit=job.limit)
-            if lane.job.triggered:
-                desk.add(lane.name, lane.feed)
+        for worker in workers:
+            worker.start()
+        for runner in runners:
+            runner.start(stop.event, limit=job.limit)
+            if runner.job.triggered:
+                dispatcher.add(runner.name, runner.feed)
         for address, trigger in triggers.items():
-            meant = tuple(plan.name for plan in lane_plans if plan.trigger == address)
-            trigger.start(partial(desk.fire, among=meant), partial(ledger.event, "+".join(meant)))
+            meant = tuple(plan.name for plan in plans if plan.trigger == address)
+            trigger.start(partial(dispatcher.fire, among=meant), partial(ledger.event, "+".join(meant)))
             log.info("%s is triggered by %s", ", ".join(meant), trigger.name)
-        desk.ready.set()
+        dispatcher.ready.set()
         clock = _WallClock()
-        while any(lane.running for lane in lanes) and not stop.event.wait(0.1):
+        while any(runner.running for runner in runners) and not stop.event.wait(0.1):
             if (jump := clock.jump()) is not None:
                 log.warning("%s", jump)
-                for lane in lanes:
-                    ledger.event(lane.name, "clock", jump)
-            if _failures(lanes) or any(trigger.failure for trigger in triggers.values()):
+                for runner in runners:
+                    ledger.event(runner.name, "clock", jump)
+            if _failures(runners) or any(trigger.failure for trigger in triggers.values()):
                 break
-        ended = not any(lane.running for lane in lanes)
+        ended = not any(runner.running for runner in runners)
         stop.event.set()
         for trigger in triggers.values():
             trigger.close()
-        for lane in lanes:
-            lane.end(stop.why or ("the source came to its end" if ended else "another station failed"))
+        for runner in runners:
+            runner.end(stop.why or ("the source came to its end" if ended else "another station failed"))
         images.close()
-    drawing = board.failure if board is not None else None
-    told = (*(courier.failure for courier in couriers), *(trigger.failure for trigger in triggers.values()))
-    for failure in (*_failures(lanes), images.failure, drawing, *told):
+    drawing = status.failure if status is not None else None
+    told = (*(worker.failure for worker in workers), *(trigger.failure for trigger in triggers.values()))
+    for failure in (*_failures(runners), images.failure, drawing, *told):
         if failure is not None:
             raise failure
     if stop.code == EXIT_OK and not stop.why and metrics.only_without_verdict:
@@ -204,7 +204,7 @@ def run_line(
 
 
 class _WallClock:
-    """Notices when somebody sets the clock, by the one that nobody sets."""
+    """Notices when the wall clock is set, by the monotonic one."""
 
     def __init__(self) -> None:
         self._ahead_s = time.time() - time.monotonic()
@@ -218,33 +218,35 @@ class _WallClock:
         return f"the wall clock jumped by {by_s:+.1f} s: times in UTC before and after it cannot be compared"
 
 
-def _heard(lanes: Sequence[LaneJob]) -> list[str]:
-    """Addresses that somebody must listen at, each once."""
-    return list(dict.fromkeys(lane.trigger for lane in lanes if lane.trigger not in (FREE, SOFTWARE)))
+def _heard(runners: Sequence[StationJob]) -> list[str]:
+    """Addresses to listen at, each once."""
+    return list(dict.fromkeys(runner.trigger for runner in runners if runner.trigger not in (FREE, SOFTWARE)))
 
 
-def _failures(lanes: Sequence[Lane]) -> list[BaseException]:
-    return [lane.failure for lane in lanes if lane.failure is not None]
+def _failures(runners: Sequence[StationRunner]) -> list[BaseException]:
+    return [runner.failure for runner in runners if runner.failure is not None]
 
 
-def _line_facts(ledger: Ledger, couriers: list[Courier]) -> LineFacts:
-    sinks = tuple(SinkFacts(courier.sink.name, courier.pending, courier.last_error) for courier in couriers)
-    return LineFacts(ledger.ballast.free_mb, int(ledger.ballast.level()), sinks)
+def _line_facts(ledger: Ledger, workers: list[OutboxWorker]) -> LineFacts:
+    sinks = tuple(SinkFacts(worker.sink.name, worker.pending, worker.last_error) for worker in workers)
+    return LineFacts(ledger.reserve.free_mb, int(ledger.reserve.level()), sinks)
 
 
 def _gauges(
-    ledger: Ledger, lanes: Sequence[Lane], couriers: Sequence[Courier], triggers: Sequence[TriggerListener]
+    ledger: Ledger, runners: Sequence[StationRunner], workers: Sequence[OutboxWorker], triggers: Sequence[TriggerListener]
 ) -> Iterator[Gauge]:
-    for family in zip(*(lane.gauges() for lane in lanes), strict=True):  # each with all its stations, as Prometheus wants it
+    for family in zip(
+        *(runner.gauges() for runner in runners), strict=True
+    ):  # each with all its stations, as Prometheus wants it
         yield from family
     for trigger in triggers:
         yield "agvas_trigger_up", "Whether the trigger is heard.", {"trigger": trigger.name}, float(trigger.last_error is None)
-    for courier in couriers:
-        yield "agvas_outbox_messages", "Messages that wait for a sink.", {"sink": courier.sink.name}, float(courier.pending)
-    for courier in couriers:
-        yield "agvas_sink_up", "Whether the sink takes messages.", {"sink": courier.sink.name}, float(courier.last_error is None)
-    yield "agvas_disk_free_mb", "Free space where the ledger lies.", {}, ledger.ballast.free_mb
-    yield "agvas_disk_level", "0 fine, 1 no images, 2 no verdicts.", {}, float(ledger.ballast.level())
+    for worker in workers:
+        yield "agvas_outbox_messages", "Messages that wait for a sink.", {"sink": worker.sink.name}, float(worker.pending)
+    for worker in workers:
+        yield "agvas_sink_up", "Whether the sink takes messages.", {"sink": worker.sink.name}, float(worker.last_error is None)
+    yield "agvas_disk_free_mb", "Free space where the ledger lies.", {}, ledger.reserve.free_mb
+    yield "agvas_disk_level", "0 fine, 1 no images, 2 no verdicts.", {}, float(ledger.reserve.level())
 
 
 class _Stop:

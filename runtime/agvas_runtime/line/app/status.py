@@ -1,7 +1,7 @@
 """What a page shows of a line: for each station the newest part, the last rejects, counts; for all of them disk and sinks.
 
 A listener of every station. It keeps references and counts, and draws nothing but rejects, in a thread of its own; the newest part is
-drawn when somebody looks. What was before this run comes from the ledger, over a connection that no verdict waits for.
+drawn when the page is open. What was before this run comes from the ledger, over a connection that no verdict waits for.
 """
 
 import json
@@ -21,11 +21,11 @@ import numpy as np
 from agvas_core.contract.errors import UsageError
 from agvas_runtime.line.ledger.check import open_for_reading
 from agvas_runtime.line.ledger.images import SIDE_PX, THUMB_PX, drawn, mask_of_findings, read_kept
-from agvas_runtime.line.ledger.settlement import Cause
+from agvas_runtime.line.ledger.part_result import Cause
 from agvas_runtime.line.station.station import Outcome
 from agvas_runtime.masks.result import Verdict
 
-__all__ = ["BOUNDS_MS", "MINUTES", "Board", "LineFacts", "SinkFacts", "StationFacts", "Tally"]
+__all__ = ["BOUNDS_MS", "MINUTES", "LineFacts", "LineStatus", "SinkFacts", "StationFacts", "StationStats"]
 
 
 # What a person beside the line wants to know of a station's last parts: how many, how fast, which share is good.
@@ -39,11 +39,11 @@ BOUNDS_MS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000)
 """Upper ends of the histogram's bars; one more is for what took longer."""
 
 
-class Tally:
+class StationStats:
     """Counts the parts of one station. Not for several threads at once."""
 
     def __init__(self, clock: Callable[[], float] = time.time, steady: Callable[[], float] = time.monotonic) -> None:
-        """``clock``: Unix time. ``steady``: seconds that nobody sets back, for the rate."""
+        """``clock``: Unix time. ``steady``: monotonic seconds, for the rate."""
         self._clock, self._steady = clock, steady
         self._began_s = steady()
         self._run: Counter[Verdict] = Counter()
@@ -112,7 +112,7 @@ class StationFacts:
     deadline_ms: float
     source_up: bool
     dropped: int
-    """Frames that the camera gave and nobody took, since the start."""
+    """Frames of the camera that were not taken, since the start."""
     waiting: int
     """Parts that wait for the engine, of ``queue_parts``."""
     queue_parts: int
@@ -146,7 +146,7 @@ class LineFacts:
 @dataclass
 class _Shown:
     facts: Callable[[], StationFacts]
-    tally: Tally = field(default_factory=Tally)
+    stats: StationStats = field(default_factory=StationStats)
     newest: Outcome | None = None
     newest_row: dict[str, Any] | None = None
     rejects: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=REJECTS))
@@ -155,7 +155,7 @@ class _Shown:
     pictures: dict[tuple[int, bool, int], bytes] = field(default_factory=dict)
 
 
-class Board:
+class LineStatus:
     """The stations of one line, in the order in which they were added. Threads may share it."""
 
     def __init__(self, folder: Path, line: Callable[[], LineFacts]) -> None:
@@ -170,7 +170,7 @@ class Board:
         self.version = 0
         """Counts what has changed."""
         self.failure: BaseException | None = None
-        self._thread = threading.Thread(target=self._draw_rejects, name="agvas-board", daemon=True)
+        self._thread = threading.Thread(target=self._draw_rejects, name="agvas-status", daemon=True)
         self._thread.start()
 
     def add_station(self, name: str, facts: Callable[[], StationFacts]) -> None:
@@ -183,7 +183,7 @@ class Board:
 
     def __call__(self, outcome: Outcome) -> None:
         """Takes one part."""
-        end = outcome.settlement
+        end = outcome.result
         threshold = outcome.inspection.threshold if outcome.inspection is not None else None
         row = {
             "seq": outcome.seq,
@@ -202,7 +202,7 @@ class Board:
             shown = self._stations.get(outcome.station)
             if shown is None:
                 return
-            shown.tally.add(end.verdict, end.cause, end.decided_ms)
+            shown.stats.add(end.verdict, end.cause, end.decided_ms)
             shown.newest, shown.newest_row = outcome, row
             if end.score is not None and threshold is not None:
                 shown.trend.append((end.score, threshold, str(end.verdict)))
@@ -231,7 +231,7 @@ class Board:
                         "newest": shown.newest_row,
                         "rejects": list(shown.rejects),
                         "trend": list(shown.trend),
-                        **shown.tally.figures(),
+                        **shown.stats.figures(),
                     }
                     for name, shown in self._stations.items()
                     if name in facts
@@ -305,7 +305,7 @@ class Board:
                 with self._mutex:
                     current = {row["seq"] for row in shown.rejects}
                     shown.pictures = {key: picture for key, picture in shown.pictures.items() if key[0] in current}
-        except BaseException as error:  # whoever runs the line sees it
+        except BaseException as error:  # raised again in the line's main thread
             self.failure = error
 
     def _from_disk(self, station: str, seq: int, *, masked: bool, side_px: int) -> bytes:
@@ -327,7 +327,7 @@ class Board:
             ):
                 at_s = datetime.fromisoformat(settled).timestamp()
                 if now - at_s < 60 * (MINUTES - 1):
-                    shown.tally.add_earlier(Verdict(verdict), decided_ms, at_s)
+                    shown.stats.add_earlier(Verdict(verdict), decided_ms, at_s)
             for row in db.execute(
                 f"SELECT seq, settled_utc, frame, broken, score, json_array_length(findings), decided_ms, image_state FROM parts WHERE {since} "
                 "AND verdict = 'FAIL' ORDER BY seq DESC LIMIT ?",

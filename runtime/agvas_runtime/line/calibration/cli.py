@@ -33,7 +33,7 @@ def with_keys(text: str, values: Mapping[str, Any]) -> str:
     """The text of a valid recipe with these top-level keys at its end, and none of them before."""
     node = yaml.compose(text, Loader=yaml.SafeLoader)
     lines = text.splitlines(keepends=True)
-    if node is None or node.flow_style:  # {product: x}: written out anew
+    if node is None or node.flow_style:  # {product: x}: written out again
         table = yaml.safe_load(text) or {}
         return "".join(_block(key, value) for key, value in {**table, **values}.items())
     for key, value in reversed(node.value):

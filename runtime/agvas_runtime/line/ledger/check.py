@@ -1,4 +1,4 @@
-"""Conservation: triggers = frames and reasons = verdicts = deliveries, and every kept image is the one that was judged.
+"""Checks of a ledger: triggers = frames and reasons = verdicts = deliveries, and every kept image is the one that was judged.
 
 The tables forbid most of it already; this counts it again, from another process if need be, and while the line runs.
 """
@@ -54,7 +54,7 @@ class LedgerCheck:
         found += [f"sink       {sink}: " + _counts(states) for sink, states in self.deliveries.items()]
         found += [
             f"images     {_counts(self.images)}",
-            f"dropped    {self.dropped} frames that nobody took",
+            f"dropped    {self.dropped} frames that were not taken",
             f"events     {self.events}",
         ]
         return found + [f"FAULT      {fault}" for fault in self.faults]
@@ -160,7 +160,7 @@ def _check_deliveries(db: sqlite3.Connection, check: LedgerCheck) -> None:
         if missing:
             check.faults.append(f"{missing} verdicts have no message for sink {name}")
         if refused := check.deliveries[name].get("refused"):
-            check.faults.append(f"sink {name} refused {refused} messages for good: see agvas ledger show --refused")
+            check.faults.append(f"sink {name} refused {refused} messages permanently: see agvas ledger show --refused")
 
 
 def _check_delivered(db: sqlite3.Connection, check: LedgerCheck) -> None:

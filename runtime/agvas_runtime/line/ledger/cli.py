@@ -48,7 +48,7 @@ def show(
     folder: Folder = STATE,
     last: Annotated[int, typer.Option(min=1, metavar="N", help="So many parts, the newest last.")] = 20,
     events: Annotated[bool, typer.Option("--events", help="What happened beside the parts, instead.")] = False,
-    refused: Annotated[bool, typer.Option("--refused", help="Messages that a sink refused for good, instead.")] = False,
+    refused: Annotated[bool, typer.Option("--refused", help="Messages that a sink refused permanently, instead.")] = False,
 ) -> None:
     """Shows the last parts of a ledger."""
     if events:

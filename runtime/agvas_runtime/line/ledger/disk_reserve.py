@@ -12,7 +12,7 @@ from typing import Final
 
 from agvas_core.contract.errors import OutputError
 
-__all__ = ["Ballast", "DiskLevel"]
+__all__ = ["DiskLevel", "DiskReserve"]
 
 BALLAST_NAME: Final = "reserve.bin"
 MB: Final = 1_000_000
@@ -26,7 +26,7 @@ class DiskLevel(IntEnum):
     NO_VERDICTS = 2
 
 
-class Ballast:
+class DiskReserve:
     """The reserve of one ledger."""
 
     def __init__(
@@ -60,7 +60,7 @@ class Ballast:
                 return DiskLevel.NO_VERDICTS
             try:
                 self.fill()
-            except OutputError:  # somebody else took the space at this moment
+            except OutputError:  # another process took the space at this moment
                 return DiskLevel.NO_VERDICTS
         if free < self._reserve:
             return DiskLevel.NO_VERDICTS

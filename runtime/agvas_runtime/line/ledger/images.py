@@ -90,7 +90,7 @@ class ImageStore:
             self.failure = error
 
     def _store(self, job: _Job) -> None:
-        if self._ledger.ballast.level() is not DiskLevel.FINE:
+        if self._ledger.reserve.level() is not DiskLevel.FINE:
             self._drop(job.seq)
             return
         relative = f"{FOLDER}/{job.seq // 1000:06d}/{job.seq:09d}-{job.verdict}.png"

@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
 from agvas_core.contract.errors import LedgerError
-from agvas_runtime.line.ledger.disk_reserve import Ballast
+from agvas_runtime.line.ledger.disk_reserve import DiskReserve
+from agvas_runtime.line.ledger.part_result import Cause, PartResult, without_verdict
 from agvas_runtime.line.ledger.schema import APPLICATION_ID, SCHEMA, VERSION, foreign_words
-from agvas_runtime.line.ledger.settlement import Cause, Settlement, without_verdict
 from agvas_runtime.masks.result import Verdict
 
 __all__ = ["LEDGER_NAME", "Ledger", "OpenedPart", "utc_now"]
@@ -52,12 +52,12 @@ def utc_now() -> str:
 class Ledger:
     """The one writer of a ledger. Threads may share it."""
 
-    def __init__(self, folder: Path, *, sinks: Sequence[str] = (), ballast: Ballast | None = None) -> None:
+    def __init__(self, folder: Path, *, sinks: Sequence[str] = (), reserve: DiskReserve | None = None) -> None:
         """Opens or makes ``folder/ledger.sqlite``, and gives every trigger that a killed process left behind its NO_VERDICT.
 
         Args:
             sinks: names of those that every verdict goes to from now on.
-            ballast: space that is held back; the default size where None.
+            reserve: space that is held back; the default size where None.
 
         Raises:
             LedgerError: another process writes to it, it is no ledger, or it is damaged.
@@ -75,15 +75,15 @@ class Ledger:
         except OSError as error:
             os.close(self._lock)
             raise LedgerError(f"{self.path} is in use by another process: end it, or choose another --state DIR") from error
-        self.ballast = ballast or Ballast(folder)
+        self.reserve = reserve or DiskReserve(folder)
         try:
             self._db = self._connect()
             self.sinks = tuple(name for (name,) in self.read("SELECT name FROM sinks WHERE until_seq IS NULL"))
             self.recovered = self._recover()
             self.sinks = tuple(sinks)
             self._register_sinks()
-            if not self.ballast.held:
-                self.ballast.level()
+            if not self.reserve.held:
+                self.reserve.level()
         except BaseException:
             os.close(self._lock)
             raise
@@ -145,7 +145,7 @@ class Ledger:
 
         return self._durably(write)
 
-    def settle(self, seq: int, end: Settlement) -> None:
+    def settle(self, seq: int, end: PartResult) -> None:
         """Gives a part its one verdict, and every sink its message, in one transaction.
 
         Raises:
@@ -243,9 +243,9 @@ class Ledger:
         except sqlite3.Error as error:
             if not _is_full(error):
                 raise self._error(error) from error
-            self.ballast.give_up()
+            self.reserve.give_up()
         try:
-            with self._mutex:  # what waits in the journal goes to its place, and the journal begins anew, as short as can be
+            with self._mutex:  # what waits in the journal goes to its place, and the journal begins again, as short as can be
                 self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             return self._in_transaction(write)
         except sqlite3.Error as error:

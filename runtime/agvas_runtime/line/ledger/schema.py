@@ -1,4 +1,4 @@
-"""The ledger's tables. What must never happen is forbidden here, in the database, whoever writes to it."""
+"""The ledger's tables. What must never happen is forbidden here, in the database, for every writer."""
 
 from pathlib import Path
 from typing import Final

@@ -1,4 +1,4 @@
-"""What a frame itself says of camera and light: focus, exposure, and dirt that stays where it is while parts come and go."""
+"""Limits of an image: focus, exposure, and dirt that stays in one place from part to part."""
 
 from typing import Final
 

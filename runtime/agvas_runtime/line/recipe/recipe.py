@@ -1,4 +1,4 @@
-"""A recipe: all that decides about one product. A YAML file; ``recipe_file`` reads it.
+"""A recipe: everything that decides about one product. A YAML file; ``recipe.file`` reads it.
 
     product: bracket-42
     prompt: Please segment the scratches in this image.
@@ -22,11 +22,11 @@ from typing import Annotated, Self
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from agvas_core.contract.decision import OperatingPoint
 from agvas_core.contract.prompts import MAX_INSTRUCTION_CHARS, Mode
-from agvas_core.contract.validation import did_you_mean
+from agvas_core.contract.validation import FiniteModel, did_you_mean
 
 __all__ = ["ANY", "Calibration", "FrameSize", "ImageLimits", "Keep", "Kind", "Polygon", "Recipe", "Rule", "filled"]
 
@@ -108,24 +108,20 @@ Positive = Annotated[float, Field(gt=0.0, le=1e9)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class FrameSize(_Part):
+class FrameSize(FiniteModel):
     """What the camera must give; a frame of another size gets NO_VERDICT."""
 
     width_px: int = Field(ge=1, le=100_000)
     height_px: int = Field(ge=1, le=100_000)
 
 
-class Kind(_Part):
+class Kind(FiniteModel):
     """One kind of anomaly, asked for in its own words."""
 
     prompt: Words
 
 
-class Rule(_Part):
+class Rule(FiniteModel):
     """More than ``max_count`` regions that are as large as this make the part FAIL."""
 
     name: str | None = Field(default=None, max_length=100)
@@ -156,7 +152,7 @@ class Rule(_Part):
         return next((key for key in ("min_area_mm2", "min_length_mm", "min_width_mm") if getattr(self, key) is not None), None)
 
 
-class Keep(_Part):
+class Keep(FiniteModel):
     """Which images stay on disk, losslessly, and for how long. Rows of the ledger always stay."""
 
     rejects: bool = True
@@ -169,7 +165,7 @@ class Keep(_Part):
     """Beyond it, the oldest images go."""
 
 
-class ImageLimits(_Part):
+class ImageLimits(FiniteModel):
     """What makes a frame unfit for a verdict; see ``image_check``. A limit that is None is not checked."""
 
     min_focus: Positive | None = None
@@ -183,7 +179,7 @@ class ImageLimits(_Part):
         return self != ImageLimits()
 
 
-class Calibration(_Part):
+class Calibration(FiniteModel):
     """How the thresholds came about; written by ``agvas calibrate``, read by the drift monitor."""
 
     date: str
@@ -210,7 +206,7 @@ class Calibration(_Part):
     """``Recipe.decides`` of the recipe that was calibrated; unknown where None."""
 
 
-class Recipe(_Part):
+class Recipe(FiniteModel):
     """One product; see the module."""
 
     product: Name

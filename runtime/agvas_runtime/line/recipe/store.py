@@ -19,10 +19,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from agvas_core.contract.durable import write_durably
 from agvas_core.contract.errors import OutputError, RecipeError
+from agvas_core.contract.validation import StrictModel
 from agvas_runtime.line.recipe.file import RecipeVersion, read_recipe
 
 __all__ = ["ACTIVE_NAME", "Activation", "RecipeStore"]
@@ -32,10 +33,8 @@ HISTORY = 200  # activations that are remembered; versions are kept for ever
 PREFIX_LENGTH = 12
 
 
-class Activation(BaseModel):
+class Activation(StrictModel):
     """One version that went, and since when."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
     product: str
@@ -44,9 +43,7 @@ class Activation(BaseModel):
     why: str = "activate"
 
 
-class _Pointer(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
+class _Pointer(StrictModel):
     history: tuple[Activation, ...] = Field(min_length=1)
     """The last one is active."""
 
@@ -80,10 +77,10 @@ class RecipeStore:
         except FileNotFoundError:
             raise RecipeError(f"{self.folder} has no active recipe: agvas recipe activate FILE --store {self.folder}") from None
         except (OSError, ValidationError) as error:
-            raise RecipeError(f"{path} cannot be read ({_first_line(error)}): activate a recipe anew") from error
+            raise RecipeError(f"{path} cannot be read ({_first_line(error)}): activate a recipe again") from error
 
     def active(self) -> RecipeVersion:
-        """The version that goes.
+        """The active version.
 
         Raises:
             RecipeError: there is none, or its file is gone, changed or wrong.

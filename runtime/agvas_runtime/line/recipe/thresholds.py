@@ -1,4 +1,4 @@
-"""Whether a recipe suits its bundle, and what is odd about it though it is valid."""
+"""Whether a recipe suits its bundle, and warnings about valid but unusual values."""
 
 from agvas_core.contract.decision import OperatingPoint
 from agvas_core.contract.errors import RecipeError, UsageError
@@ -24,7 +24,7 @@ def check_against(recipe: Recipe, bundle: Bundle, what: str) -> None:
     """
     if recipe.bundle is not None and recipe.bundle != bundle.identity:
         raise RecipeError(
-            f"{what} was made for {recipe.bundle} and the model here is {bundle.identity}: install that bundle, or calibrate anew "
+            f"{what} was made for {recipe.bundle} and the model here is {bundle.identity}: install that bundle, or calibrate again "
             "and change the line"
         )
     for prompt in recipe.prompts.values():
@@ -90,5 +90,5 @@ def oddities(recipe: Recipe) -> list[str]:
     if recipe.deadline_ms < SHORT_DEADLINE_MS:
         found.append(f"deadline_ms is {recipe.deadline_ms:g}; below {SHORT_DEADLINE_MS:g} ms most parts may have NO_VERDICT")
     if not recipe.keep.rejects:
-        found.append("keep.rejects is false: nobody will see what was rejected")
+        found.append("keep.rejects is false: images of rejected parts are not kept")
     return found

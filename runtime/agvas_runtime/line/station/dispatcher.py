@@ -1,26 +1,26 @@
-"""Where triggers of all kinds come to ask the stations of a line for parts."""
+"""Passes triggers of all kinds on to the stations of a line."""
 
 import threading
 from functools import partial
 from typing import Any
 
 from agvas_core.contract.errors import UsageError
-from agvas_runtime.line.station.source_loop import Feed
-from agvas_runtime.line.station.station import Ticket
+from agvas_runtime.line.station.source_loop import SourceLoop
+from agvas_runtime.line.station.station import PendingPart
 from agvas_runtime.triggers.protocol import Taken
 
-__all__ = ["TriggerDesk"]
+__all__ = ["TriggerDispatcher"]
 
 
-class TriggerDesk:
+class TriggerDispatcher:
     """The stations of a line that are triggered. Also the Python interface: make one, pass it to ``run_line``, and ``fire``."""
 
     def __init__(self) -> None:
         self.ready = threading.Event()
         """Set once the line takes triggers."""
-        self._feeds: dict[str, Feed] = {}
+        self._feeds: dict[str, SourceLoop] = {}
 
-    def add(self, station: str, feed: Feed) -> None:
+    def add(self, station: str, feed: SourceLoop) -> None:
         """A station that may be asked from now on."""
         self._feeds[station] = feed
 
@@ -38,12 +38,12 @@ class TriggerDesk:
         return [_taken(name, self._feeds[name].fire(key)) for name in asked]
 
 
-def _taken(station: str, ticket: Ticket) -> Taken:
-    return Taken(station, ticket.seq, ticket.key, partial(_verdict, ticket))
+def _taken(station: str, pending: PendingPart) -> Taken:
+    return Taken(station, pending.seq, pending.key, partial(_verdict, pending))
 
 
-def _verdict(ticket: Ticket, wait_s: float) -> dict[str, Any] | None:
-    end = ticket.wait(wait_s)
+def _verdict(pending: PendingPart, wait_s: float) -> dict[str, Any] | None:
+    end = pending.wait(wait_s)
     if end is None:
         return None
     return {

@@ -1,4 +1,4 @@
-"""Whether live parts still look as those of the calibration did; where they do not, its bound says nothing any more.
+"""Drift: whether live parts still score like those of the calibration; if not, its bound does not hold.
 
 Three exact one-sided binomial tests over a window of the last parts, each against what the calibration leaves possible:
 
@@ -21,7 +21,7 @@ from agvas_runtime.line.recipe.recipe import Calibration
 from agvas_runtime.line.recipe.thresholds import not_calibrated
 from agvas_runtime.line.station.station import Outcome
 
-__all__ = ["DriftMonitor", "Watch"]
+__all__ = ["DriftMonitor", "ScoreDrift"]
 
 
 WINDOW: Final = 500
@@ -30,14 +30,14 @@ LEAST: Final = 50
 DOUBT: Final = 1e-5
 
 
-class DriftMonitor:
+class ScoreDrift:
     """Takes the reject scores of a station, one by one."""
 
     def __init__(self, calibration: Calibration, seed_threshold: float, *, window: int = WINDOW) -> None:
         """Raises UsageError where the calibration keeps no scores to compare with."""
         quantiles = calibration.score_quantiles
         if len(quantiles) < 3:
-            raise UsageError("the recipe's calibration has no score_quantiles: calibrate anew")
+            raise UsageError("the recipe's calibration has no score_quantiles: calibrate again")
         self._calibration, self._seed = calibration, seed_threshold
         self._median = quantiles[len(quantiles) // 2]
         below = sum(value <= self._median for value in quantiles) / len(quantiles)
@@ -67,7 +67,7 @@ class DriftMonitor:
         if _at_least(rejected, n, bound) < DOUBT:
             return f"rejects: {rejected} of the last {n} parts are rejected, and of good parts at most {bound:.2%} would be"
         if _at_least(above, n, self._high) < DOUBT:
-            return f"scores high: {above} of the last {n} lie above the calibration's median {self._median:.3f}: check light and focus, or calibrate anew"
+            return f"scores high: {above} of the last {n} lie above the calibration's median {self._median:.3f}: check light and focus, or calibrate again"
         if binomial_at_most(above, n, self._low) < DOUBT:
             return f"scores low: {above} of the last {n} lie above the calibration's median {self._median:.3f}: is the lens covered, the light off?"
         return None
@@ -84,13 +84,13 @@ def _at_least(k: int, n: int, share: float) -> float:
 log = logging.getLogger("agvas.line")
 
 
-class Watch:
-    """Begins anew with each recipe."""
+class DriftMonitor:
+    """Begins again with each recipe."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._version: RecipeVersion | None = None
-        self._drift: DriftMonitor | None = None
+        self._drift: ScoreDrift | None = None
         self._dirt, self._dirty = DirtWatch(), False
 
     @property
@@ -107,9 +107,9 @@ class Watch:
         """Takes one part; those without a verdict say nothing."""
         if self._version is None or self._version.sha256 != outcome.version.sha256:
             self._begin(outcome.version)
-        if outcome.inspection is None or outcome.settlement.score is None:
+        if outcome.inspection is None or outcome.result.score is None:
             return
-        if self._drift is not None and (alarm := self._drift.add(outcome.settlement.score)) is not None:
+        if self._drift is not None and (alarm := self._drift.add(outcome.result.score)) is not None:
             self._tell(outcome.station, "drift", alarm)
         point = outcome.version.recipe.thresholds
         place = self._dirt.add(outcome.inspection.score_map, point.seed_threshold if point is not None else 0.5)
@@ -125,7 +125,7 @@ class Watch:
         if calibration is None or point is None or not_calibrated(version.recipe) is not None:
             return
         try:
-            self._drift = DriftMonitor(calibration, point.seed_threshold)
+            self._drift = ScoreDrift(calibration, point.seed_threshold)
         except UsageError as error:
             log.warning("no drift monitor: %s", error)
 

@@ -30,7 +30,7 @@ from agvas_runtime.pipeline.options import SegmentOptions
 from agvas_runtime.pipeline.segmenter import Segmenter
 from agvas_runtime.sources.camera import without_secrets
 
-__all__ = ["InTurns", "Inspection", "Inspector", "SegmenterInspector", "frame_fault"]
+__all__ = ["Inspection", "Inspector", "SegmenterInspector", "SharedInspector", "frame_fault"]
 
 
 CAPTURED_AFTER = 4  # runs of one size and prompt, of an engine that captures: after these its graph is there
@@ -65,7 +65,7 @@ class Inspector(Protocol):
         ...
 
     def prepare(self, version: RecipeVersion) -> None:
-        """Makes ready for a recipe, beside the one that goes.
+        """Prepares a recipe, beside the active one.
 
         Raises:
             AgvasError: it cannot be followed here.
@@ -205,10 +205,10 @@ def frame_fault(frame: Frame, version: RecipeVersion) -> str | None:
     return None if fault is None else f"{UnlikeError.START} {fault}"
 
 
-# One engine for several stations: they take turns, whoever has waited longest first.
+# One engine for several stations: they take turns, the longest waiting first.
 
 
-class InTurns:
+class SharedInspector:
     """An inspector that any thread may use. A busy station cannot keep the others from the engine, as with a plain lock it could."""
 
     def __init__(self, inspector: Inspector) -> None:

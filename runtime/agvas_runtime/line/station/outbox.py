@@ -1,7 +1,7 @@
 """Takes messages out of the outbox to one sink: in order, at least once, for as long as it takes.
 
 A message leaves the outbox when the sink has acknowledged it. A process that is killed between the two sends it again, with the same
-key, by which the receiver knows it. A sink that is down keeps its messages waiting; one message that is refused for good is marked so
+key, by which the receiver knows it. A sink that is down keeps its messages waiting; one message that is refused permanently is marked so
 and does not hold up the others.
 """
 
@@ -15,7 +15,7 @@ from agvas_runtime.back_off import BackOff
 from agvas_runtime.line.ledger.ledger import Ledger, utc_now
 from agvas_runtime.sinks.message import Message, VerdictSink
 
-__all__ = ["Courier", "message_of"]
+__all__ = ["OutboxWorker", "message_of"]
 
 log = logging.getLogger("agvas.line")
 
@@ -38,7 +38,7 @@ def message_of(ledger: Ledger, seq: int) -> Message:
     return Message(body["key"], seq, body)
 
 
-class Courier:
+class OutboxWorker:
     """The thread behind one sink."""
 
     def __init__(self, ledger: Ledger, sink: VerdictSink) -> None:
@@ -128,7 +128,7 @@ class Courier:
                     if not error.permanent:
                         raise
                     state, detail = "refused", str(error)
-                    log.error("sink %s: refuses part %d for good: %s", self.sink.name, seq, error)
+                    log.error("sink %s: refuses part %d permanently: %s", self.sink.name, seq, error)
                 done.append((state, utc_now(), detail, self.sink.name, seq))
         finally:
             if done:

@@ -1,4 +1,4 @@
-"""The recipe that goes, while somebody activates others: taken between two parts, and only where it can be followed.
+"""The active recipe, while others are activated: taken between two parts, and only where it can be followed.
 
 A wrong recipe is refused, the one before goes on, and the ledger has the reason.
 """
@@ -34,8 +34,8 @@ class RecipeFollower:
         """Args:
         path: a recipe, or a store with an active one.
         prepare: makes ready for a recipe, or raises AgvasError.
-        on_change: told of a recipe that goes from now on, before ``current`` gives it.
-        on_refusal: told why one does not.
+        on_change: called with a recipe that is active from now on, before ``current`` gives it.
+        on_refusal: called with why one is refused.
 
         Raises:
             AgvasError: there is no recipe to begin with, or it cannot be followed.
@@ -94,7 +94,7 @@ class RecipeFollower:
         self._current = version
 
     def _refuse_uncalibrated(self, version: RecipeVersion) -> None:
-        """A file that was edited beside its calibration record is refused; in a store somebody activated it by name."""
+        """A file that was edited beside its calibration record is refused; in a store it was activated by name."""
         if self._store is None and (fault := not_calibrated(version.recipe)) is not None:
             raise RecipeError(f"{self._path}: {fault}, or activate it by name (agvas recipe activate FILE --store DIR)")
 

@@ -1,4 +1,4 @@
-"""One camera of a line with all that is its own: recipe, station, queue, watch for drift, and a thread that feeds it."""
+"""Runs one station of a line: its camera, recipe, queue, drift monitor, and the thread that feeds it."""
 
 import logging
 import os
@@ -15,17 +15,17 @@ from agvas_runtime.line.ledger.images import ImageStore
 from agvas_runtime.line.ledger.ledger import Ledger
 from agvas_runtime.line.recipe.file import RecipeVersion
 from agvas_runtime.line.recipe.thresholds import not_calibrated
-from agvas_runtime.line.station.drift import Watch
+from agvas_runtime.line.station.drift import DriftMonitor
 from agvas_runtime.line.station.inspector import Inspector
 from agvas_runtime.line.station.reloader import RecipeFollower
-from agvas_runtime.line.station.source_loop import Feed, QueuePolicy
+from agvas_runtime.line.station.source_loop import QueuePolicy, SourceLoop
 from agvas_runtime.line.station.station import QUEUE_PARTS, Outcome, Station
 from agvas_runtime.sources import CameraSource, FileSource, FolderWatch, Source, open_source
 from agvas_runtime.sources.camera_address import camera_address
 from agvas_runtime.sources.folder_watch import WATCH_SCHEME
 from agvas_runtime.triggers.open_trigger import FREE, check_trigger
 
-__all__ = ["Lane", "LaneJob", "lane_jobs"]
+__all__ = ["StationJob", "StationRunner", "station_jobs"]
 
 
 # One camera of a line, as it was asked for: where frames come from, which recipe, what triggers, what happens to the queue.
@@ -36,8 +36,8 @@ OPEN_S: Final = 10.0
 
 
 @dataclass(frozen=True)
-class LaneJob:
-    """What a lane is made from; checked by ``lane_jobs``."""
+class StationJob:
+    """What a station is started with; checked by ``station_jobs``."""
 
     name: str
     """Of the station, in the ledger and for every sink."""
@@ -94,7 +94,7 @@ class LaneJob:
         )
 
 
-def lane_jobs(
+def station_jobs(
     cameras: Sequence[str],
     sources: Sequence[str],
     recipes: Sequence[Path],
@@ -103,11 +103,11 @@ def lane_jobs(
     policies: Sequence[QueuePolicy] = (),
     pixel_formats: Sequence[str] = (),
     bits: int | None = None,
-) -> tuple[LaneJob, ...]:
-    """A lane for each camera, or one for files. Recipes, triggers, policies and pixel formats are given once, or once for each camera in its order.
+) -> tuple[StationJob, ...]:
+    """A job for each camera, or one for files. Recipes, triggers, policies and pixel formats are given once, or once for each camera in its order.
 
     Raises:
-        UsageError: they do not fit, or one cannot be meant.
+        UsageError: they do not fit, or one is invalid.
     """
     count = len(cameras) or 1
     for option, given, once in (
@@ -125,7 +125,7 @@ def lane_jobs(
         raise UsageError("--trigger is given and no --camera: files are parts as they come, leave it out")
     if pixel_formats and not cameras:
         raise UsageError(f"--pixel-format {pixel_formats[0]} is for --camera: leave it out")
-    lanes = []
+    jobs = []
     for index in range(count):
         camera = cameras[index] if cameras else None
         name = stations[index] if stations else "files" if camera is None else _name(camera)
@@ -133,10 +133,10 @@ def lane_jobs(
         policy = policies[index % len(policies)] if policies else None
         pixels = pixel_formats[index % len(pixel_formats)] if pixel_formats else None
         check_trigger(trigger)
-        lane = LaneJob(name, recipes[index % len(recipes)], camera, tuple(sources), trigger, policy, pixels, bits)
-        _check(lane)
-        lanes.append(lane)
-    names = [lane.name for lane in lanes]
+        job = StationJob(name, recipes[index % len(recipes)], camera, tuple(sources), trigger, policy, pixels, bits)
+        _check(job)
+        jobs.append(job)
+    names = [job.name for job in jobs]
     for name in names:
         if names.count(name) > 1:
             raise UsageError(f"two cameras are called {name}: give --station NAME for each, in their order")
@@ -144,30 +144,32 @@ def lane_jobs(
             raise UsageError(
                 f"the station's name is {name!r}; letters, digits, dots, dashes and underscores are possible (--station)"
             )
-    return tuple(lanes)
+    return tuple(jobs)
 
 
-def _check(lane: LaneJob) -> None:
-    if lane.camera is None:
+def _check(job: StationJob) -> None:
+    if job.camera is None:
         return
-    if lane.camera.startswith(WATCH_SCHEME):
-        if lane.triggered or lane.policy is QueuePolicy.LATEST:
-            raise UsageError(f"{lane.camera} gives a part for each file: leave --trigger out, and --queue latest")
-        if lane.pixel_format is not None:
-            raise UsageError(f"{lane.camera} gives files, and --pixel-format {lane.pixel_format} is for a camera: leave it out")
-        if not os.path.isdir(folder := lane.camera.removeprefix(WATCH_SCHEME)):  # Path.is_dir raises where it may not look
+    if job.camera.startswith(WATCH_SCHEME):
+        if job.triggered or job.policy is QueuePolicy.LATEST:
+            raise UsageError(f"{job.camera} gives a part for each file: leave --trigger out, and --queue latest")
+        if job.pixel_format is not None:
+            raise UsageError(f"{job.camera} gives files, and --pixel-format {job.pixel_format} is for a camera: leave it out")
+        if not os.path.isdir(folder := job.camera.removeprefix(WATCH_SCHEME)):  # Path.is_dir raises where it may not look
             raise UsageError(f"{folder!r} is no folder that can be watched: make it, or check its name and who may read it")
         return
-    if lane.bits is not None and lane.pixel_format != "Mono16":
+    if job.bits is not None and job.pixel_format != "Mono16":
         raise UsageError(
-            f"--bits {lane.bits} is for files and for cameras that send Mono16 (--pixel-format Mono16), not for {lane.name}: leave it out"
+            f"--bits {job.bits} is for files and for cameras that send Mono16 (--pixel-format Mono16), not for {job.name}: leave it out"
         )
-    asked = camera_address(lane.camera).is_asked
-    if asked and not lane.triggered:
-        raise UsageError(f"{lane.name} gives a frame only when it is asked, and nobody asks: give --trigger, or another trigger=")
-    if lane.triggered and "trigger" in camera_address(lane.camera).settings and not asked:
-        raise UsageError(f"{lane.name} is triggered at the camera and by --trigger: leave one of the two out")
-    if lane.triggered and lane.policy is QueuePolicy.LATEST:
+    asked = camera_address(job.camera).is_asked
+    if asked and not job.triggered:
+        raise UsageError(
+            f"{job.name} gives a frame only when it is asked, and there is no trigger: give --trigger, or another trigger="
+        )
+    if job.triggered and "trigger" in camera_address(job.camera).settings and not asked:
+        raise UsageError(f"{job.name} is triggered at the camera and by --trigger: leave one of the two out")
+    if job.triggered and job.policy is QueuePolicy.LATEST:
         raise UsageError("--queue latest would drop parts that were asked for: with --trigger take every, or block")
 
 
@@ -180,12 +182,12 @@ def _name(camera: str) -> str:
 log = logging.getLogger("agvas.line")
 
 
-class Lane:
-    """Made, then started, then ended. What becomes of one lane's source is nothing to the others."""
+class StationRunner:
+    """Runs one station: made, started, ended. A lost source stops only its own station."""
 
     def __init__(
         self,
-        job: LaneJob,
+        job: StationJob,
         ledger: Ledger,
         inspector: Inspector,
         images: ImageStore,
@@ -198,11 +200,11 @@ class Lane:
         self._notes: set[str] = set()
         self._concern: str | None = None
         self._follower = RecipeFollower(job.recipe, prepare=inspector.prepare, on_change=self._change, on_refusal=self._refuse)
-        self._watch = Watch(ledger)
+        self._watch = DriftMonitor(ledger)
         self.station = Station(
             job.name, ledger, inspector, self._follower.current, images=images, listeners=(*listeners, self._watch)
         )
-        self.feed = Feed(self.station, ledger, self._open_source, policy=job.queue_policy, triggered=job.triggered)
+        self.feed = SourceLoop(self.station, ledger, self._open_source, policy=job.queue_policy, triggered=job.triggered)
         self._thread: threading.Thread | None = None
 
     def start(self, stop: threading.Event, *, limit: int | None) -> None:
@@ -215,7 +217,7 @@ class Lane:
     def _run(self, stop: threading.Event, limit: int | None) -> None:
         try:
             self.feed.run(stop, limit=limit)
-        except BaseException as error:  # raised by whoever runs the line
+        except BaseException as error:  # raised again in the line's main thread
             self._failure = error
 
     @property
@@ -297,7 +299,7 @@ class Lane:
         yield "agvas_source_up", "Whether the source gives frames.", here, float(not self.feed.lost)
         yield (
             "agvas_frames_dropped",
-            "Frames that the camera gave and nobody took, since the start.",
+            "Frames of the camera that were not taken, since the start.",
             here,
             float(self.feed.dropped),
         )

@@ -1,4 +1,4 @@
-"""From a source to a station: every frame a trigger, or the one that was asked for; a source that is lost is opened again for ever."""
+"""Feeds a station from a source: every frame is a part, or the one after a trigger; a lost source is reopened until it works."""
 
 import logging
 import threading
@@ -15,11 +15,11 @@ from agvas_core.contract.errors import ImageError, SourceError
 from agvas_runtime.back_off import BackOff
 from agvas_runtime.images.frame import Frame
 from agvas_runtime.line.ledger.ledger import Ledger
-from agvas_runtime.line.station.station import Station, Ticket
+from agvas_runtime.line.station.station import PendingPart, Station
 from agvas_runtime.sources.folder_watch import file_key
 from agvas_runtime.sources.protocol import Source
 
-__all__ = ["Feed", "QueuePolicy"]
+__all__ = ["QueuePolicy", "SourceLoop"]
 
 
 # What happens while frames come faster than they are judged, by name.
@@ -33,7 +33,7 @@ class QueuePolicy(StrEnum):
     LATEST = "latest"
     """The newest frame counts, and those that it replaces are dropped. For a camera that runs free."""
     BLOCK = "block"
-    """The source, or whoever triggers, is made to wait."""
+    """The source, or the trigger, waits."""
 
 
 log = logging.getLogger("agvas.line")
@@ -42,7 +42,7 @@ BACK_OFF_S: Final = (0.1, 0.7)  # first and longest wait for a source that was l
 LOOK_S: Final = 0.1  # how often a wait looks whether it is to stop
 
 
-class Feed:
+class SourceLoop:
     """One source and its station. One thread runs it; any may ``fire``."""
 
     def __init__(
@@ -63,7 +63,7 @@ class Feed:
         self.parts = 0
         """Frames that became parts."""
         self.dropped = 0
-        """Frames that the camera gave and nobody took."""
+        """Frames of the camera that were not taken."""
         self.lost = False
         """Whether the source is away at this moment."""
         self.triggered = triggered
@@ -72,7 +72,7 @@ class Feed:
         self._format: tuple[int, int, str | None] | None = None
         self._openings = 0
         self._mutex = threading.Lock()
-        self._expected: deque[Ticket] = deque()
+        self._expected: deque[PendingPart] = deque()
         self._source: Source | None = None
         self._unwritten = 0  # frames dropped since the last part
 
@@ -105,8 +105,8 @@ class Feed:
         if self._unwritten:
             self._note("dropped", f"{self._unwritten} frames after the last part")
 
-    def fire(self, key: str | None = None) -> Ticket:
-        """Asks for a part: the first frame that arrives from now on is its own, and of nobody else.
+    def fire(self, key: str | None = None) -> PendingPart:
+        """Asks for a part: the first frame that arrives from now on is its own alone.
 
         Args:
             key: what asks, unique at this station; sent again, the part is the one that is there. A random one where None.
@@ -117,19 +117,19 @@ class Feed:
         began_s = time.monotonic()
         while self._policy is QueuePolicy.BLOCK and self._station.waiting and self._station.failure is None:
             time.sleep(0.005)
-        ticket = self._station.expect(uuid.uuid4().hex if key is None else key, began_s=began_s)
+        pending = self._station.expect(uuid.uuid4().hex if key is None else key, began_s=began_s)
         with self._mutex:
-            if not ticket.awaited or any(ticket is other for other in self._expected):
-                return ticket
-            self._expected.append(ticket)
+            if not pending.awaited or any(pending is other for other in self._expected):
+                return pending
+            self._expected.append(pending)
         source = self._source
         if source is not None and hasattr(source, "fire"):
             source.fire()
-        return ticket
+        return pending
 
     def _drain(self, source: Source, stop: threading.Event, limit: int | None) -> None:
         dropped_here = 0
-        before: Ticket | None = None
+        before: PendingPart | None = None
         policy = self._policy or (QueuePolicy.LATEST if source.live else QueuePolicy.EVERY)
         for frame in self._until(source, stop):
             if self.lost:
@@ -156,8 +156,8 @@ class Feed:
             if limit is not None and self.parts >= limit:
                 return
 
-    def _wait_for(self, ticket: Ticket) -> None:
-        while not ticket.done.wait(LOOK_S) and self._station.failure is None:
+    def _wait_for(self, pending: PendingPart) -> None:
+        while not pending.done.wait(LOOK_S) and self._station.failure is None:
             pass
 
     def _give(self, frame: Frame) -> None:
@@ -168,9 +168,9 @@ class Feed:
                 self._expected.popleft()
             if not self._expected or self._expected[0].began_s > taken_s:
                 return
-            ticket = self._expected.popleft()
+            pending = self._expected.popleft()
         self.parts += 1
-        self._station.supply(ticket, frame)
+        self._station.supply(pending, frame)
 
     def _until(self, source: Source, stop: threading.Event) -> Iterator[Frame]:
         """Frames until ``stop``; a camera that is silent at that moment is closed from beside."""

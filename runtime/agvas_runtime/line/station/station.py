@@ -1,11 +1,11 @@
-"""A station: each trigger that it takes has exactly one verdict, at its deadline at the latest.
+"""A station: each trigger gets exactly one verdict, at the latest at its deadline.
 
     station = Station("camera-0", ledger, inspector, follower.current)
-    ticket = station.offer(frame, key="trigger 4711")
-    ticket.wait().verdict
+    pending = station.offer(frame, key="trigger 4711")
+    pending.wait().verdict
 
 Three threads meet in a part: the one that offers it, the worker that looks at it, and the clock that gives it NO_VERDICT at its
-deadline. Whoever claims the part first settles it; nobody else can. A verdict is told to nobody before it is in the ledger.
+deadline. The first to claim the part settles it. A verdict is published only after it is in the ledger.
 """
 
 import heapq
@@ -22,12 +22,12 @@ from agvas_runtime.images.frame import Frame
 from agvas_runtime.line.ledger.disk_reserve import DiskLevel
 from agvas_runtime.line.ledger.images import ImageStore, hash_of_image, wanted
 from agvas_runtime.line.ledger.ledger import Ledger
-from agvas_runtime.line.ledger.settlement import Cause, Settlement, without_verdict
+from agvas_runtime.line.ledger.part_result import Cause, PartResult, without_verdict
 from agvas_runtime.line.recipe.file import RecipeVersion
 from agvas_runtime.line.station.inspector import Inspection, Inspector, frame_fault
 from agvas_runtime.masks.result import Verdict
 
-__all__ = ["Outcome", "Pace", "Station", "Ticket"]
+__all__ = ["LatencyEstimate", "Outcome", "PendingPart", "Station"]
 
 
 # How fast an engine has been, and so whether a part that waits can still have its verdict in time.
@@ -38,7 +38,7 @@ FEWEST: Final = 3  # before so many are known, all are tried
 DECAY: Final = 0.9  # a part given up for lack of time makes the next one more likely to be tried
 
 
-class Pace:
+class LatencyEstimate:
     """Of one station; for its worker alone."""
 
     def __init__(self) -> None:
@@ -56,23 +56,23 @@ class Pace:
         return False
 
 
-# A part on its way to its verdict, and what is told of it afterwards.
+# A part on its way to its verdict, and what listeners get afterwards.
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A part that has its verdict, for whoever shows or counts it."""
+    """A part that has its verdict, for listeners."""
 
     seq: int
     station: str
     frame: Frame
     version: RecipeVersion
-    settlement: Settlement
+    result: PartResult
     inspection: Inspection | None = None
 
 
 @dataclass
-class Ticket:
+class PendingPart:
     """A part on its way to its verdict."""
 
     seq: int
@@ -86,16 +86,16 @@ class Ticket:
     known: dict[str, Any] = field(default_factory=dict)
     number: int = 0
     """Counts the parts of its station."""
-    settlement: Settlement | None = None
+    result: PartResult | None = None
     claimed: bool = False
     awaited: bool = False
     """Its frame is still to come; until then ``frame`` says so."""
     done: threading.Event = field(default_factory=threading.Event)
 
-    def wait(self, timeout_s: float | None = None) -> Settlement | None:
+    def wait(self, timeout_s: float | None = None) -> PartResult | None:
         """The verdict once it is in the ledger; None where it took longer than ``timeout_s``, or its station failed."""
         self.done.wait(timeout_s)
-        return self.settlement
+        return self.result
 
     @property
     def elapsed_ms(self) -> float:
@@ -122,7 +122,7 @@ class Station:
     ) -> None:
         """Args:
         recipe: gives the recipe for a part that comes now; the inspector is ready for it.
-        listeners: told of each part after it is in the ledger, by the thread that settled it; they must be quick.
+        listeners: called with each part after it is in the ledger, by the thread that settled it; they must be quick.
         """
         self.name = name
         self.failure: BaseException | None = None
@@ -132,10 +132,10 @@ class Station:
         self.queue_parts = queue_parts
         """How many may wait."""
         self._changed, self._offering = threading.Condition(), threading.Lock()
-        self._queue: deque[Ticket] = deque()
+        self._queue: deque[PendingPart] = deque()
         self._deadlines: list[tuple[float, int]] = []
-        self._open: dict[int, Ticket] = {}
-        self._pace = Pace()
+        self._open: dict[int, PendingPart] = {}
+        self._latency = LatencyEstimate()
         self._closing = False
         self._count = int(ledger.read("SELECT COUNT(*) FROM parts WHERE station = ?", (name,))[0][0])
         ledger.know_engine(inspector.identity, inspector.facts)
@@ -146,13 +146,15 @@ class Station:
         for thread in self._threads:
             thread.start()
 
-    def offer(self, frame: Frame, *, key: str, began_s: float | None = None, dropped: int = 0, block: bool = False) -> Ticket:
+    def offer(
+        self, frame: Frame, *, key: str, began_s: float | None = None, dropped: int = 0, block: bool = False
+    ) -> PendingPart:
         """Takes a trigger; it is in the ledger when this returns.
 
         Args:
             key: what asked for this part, unique at this station; offered again, the same part comes back.
             began_s: ``time.monotonic`` of the trigger, now where None.
-            dropped: frames that the camera gave and nobody took since the part before.
+            dropped: frames of the camera that were not taken since the part before.
             block: wait while the queue is full; else such a part has NO_VERDICT at once.
 
         Raises:
@@ -162,12 +164,12 @@ class Station:
         began_s = time.monotonic() if began_s is None else began_s
         version = self._recipe()
         known = self._known_of(frame, version)
-        ticket, new = self._opened(frame, version, known, key, began_s, dropped)
+        pending, new = self._opened(frame, version, known, key, began_s, dropped)
         if new:
-            self._admit(ticket, block=block)
-        return ticket
+            self._admit(pending, block=block)
+        return pending
 
-    def expect(self, key: str, *, began_s: float | None = None) -> Ticket:
+    def expect(self, key: str, *, began_s: float | None = None) -> PendingPart:
         """Takes a trigger whose frame is still to come; it is in the ledger, and its deadline runs, when this returns.
 
         ``supply`` brings the frame. Without one the part is NO_VERDICT at its deadline, its source being the cause. Arguments, errors and
@@ -180,14 +182,14 @@ class Station:
         known = {"frame": key, "recipe": version.sha256, "engine": self._inspector.identity}
         return self._opened(none_yet, version, known, key, began_s, 0, awaited=True)[0]
 
-    def supply(self, ticket: Ticket, frame: Frame) -> None:
+    def supply(self, pending: PendingPart, frame: Frame) -> None:
         """Brings the frame of a part that was expected; too late, it is for nothing."""
-        known = self._known_of(frame, ticket.version)
+        known = self._known_of(frame, pending.version)
         with self._changed:
-            if ticket.claimed or not ticket.awaited:
+            if pending.claimed or not pending.awaited:
                 return
-            ticket.frame, ticket.known, ticket.awaited = frame, known, False
-        self._admit(ticket, block=False)
+            pending.frame, pending.known, pending.awaited = frame, known, False
+        self._admit(pending, block=False)
 
     def _refuse_if_ended(self) -> None:
         if self.failure is not None or self._closing:
@@ -202,8 +204,8 @@ class Station:
         began_s: float,
         dropped: int,
         awaited: bool = False,
-    ) -> tuple[Ticket, bool]:
-        """The ticket of a trigger, and whether it is a new one."""
+    ) -> tuple[PendingPart, bool]:
+        """The part of a trigger, and whether it is a new one."""
         with self._offering:
             opened = self._ledger.open_part(
                 self.name, key, deadline_ms=version.recipe.deadline_ms, dropped=dropped, frame=known["frame"]
@@ -211,54 +213,54 @@ class Station:
             if not opened.new:
                 return self._earlier(opened.seq, key, frame, version, began_s), False
             deadline_s = began_s + version.recipe.deadline_ms / 1000
-            ticket = Ticket(opened.seq, key, frame, version, began_s, deadline_s, known, awaited=awaited)
+            pending = PendingPart(opened.seq, key, frame, version, began_s, deadline_s, known, awaited=awaited)
             with self._changed:
                 self._count += 1
-                ticket.number = self._count
-                self._open[ticket.seq] = ticket
-                heapq.heappush(self._deadlines, (ticket.deadline_s, ticket.seq))
+                pending.number = self._count
+                self._open[pending.seq] = pending
+                heapq.heappush(self._deadlines, (pending.deadline_s, pending.seq))
                 self._changed.notify_all()
-        return ticket, True
+        return pending, True
 
     def _known_of(self, frame: Frame, version: RecipeVersion) -> dict[str, Any]:
-        """What the ledger has of a part, whatever becomes of it."""
+        """What the ledger stores of a part, with or without a verdict."""
         known: dict[str, Any] = {"frame": frame.name, "recipe": version.sha256, "engine": self._inspector.identity}
         if frame.image is not None:
             height, width = frame.image.shape[:2]
             known |= {"image_sha256": hash_of_image(frame.image), "height": height, "width": width}
         return known
 
-    def _admit(self, ticket: Ticket, *, block: bool) -> None:
+    def _admit(self, pending: PendingPart, *, block: bool) -> None:
         """Into the queue, or to its NO_VERDICT where it need not be looked at."""
-        fault = frame_fault(ticket.frame, ticket.version)
+        fault = frame_fault(pending.frame, pending.version)
         if fault is not None:
-            self._settle_without(ticket, Cause.SOURCE, fault)
-        elif self._ledger.ballast.level() is DiskLevel.NO_VERDICTS:
-            free = self._ledger.ballast.free_mb
-            self._settle_without(ticket, Cause.DISK, f"{free:.0f} MB are free, which is kept for the ledger: free some space")
+            self._settle_without(pending, Cause.SOURCE, fault)
+        elif self._ledger.reserve.level() is DiskLevel.NO_VERDICTS:
+            free = self._ledger.reserve.free_mb
+            self._settle_without(pending, Cause.DISK, f"{free:.0f} MB are free, which is kept for the ledger: free some space")
         else:
             with self._changed:
-                while block and len(self._queue) >= self.queue_parts and not ticket.claimed and self.failure is None:
+                while block and len(self._queue) >= self.queue_parts and not pending.claimed and self.failure is None:
                     self._changed.wait(0.1)
                 full = len(self._queue) >= self.queue_parts
                 if not full:
-                    self._queue.append(ticket)
+                    self._queue.append(pending)
                     self._changed.notify_all()
             if full:
                 self._settle_without(
-                    ticket, Cause.DEADLINE, f"{self.queue_parts} parts wait already: they come faster than the engine"
+                    pending, Cause.DEADLINE, f"{self.queue_parts} parts wait already: they come faster than the engine"
                 )
 
-    def _earlier(self, seq: int, key: str, frame: Frame, version: RecipeVersion, began_s: float) -> Ticket:
-        """The ticket of a trigger that came before: still under way, or with the verdict that stands."""
+    def _earlier(self, seq: int, key: str, frame: Frame, version: RecipeVersion, began_s: float) -> PendingPart:
+        """The part of a trigger that came before: still under way, or with the verdict that stands."""
         with self._changed:
-            if (ticket := self._open.get(seq)) is not None:
-                return ticket
+            if (pending := self._open.get(seq)) is not None:
+                return pending
         ((verdict, cause, detail, decided_ms, score, findings, broken),) = self._ledger.read(
             "SELECT verdict, cause, detail, decided_ms, score, findings, broken FROM parts WHERE seq = ?", (seq,)
         )
-        ticket = Ticket(seq, key, frame, version, began_s, began_s, claimed=True)
-        ticket.settlement = Settlement(
+        pending = PendingPart(seq, key, frame, version, began_s, began_s, claimed=True)
+        pending.result = PartResult(
             Verdict(verdict),
             decided_ms,
             Cause(cause) if cause else None,
@@ -267,8 +269,8 @@ class Station:
             findings=tuple(json.loads(findings)),
             broken=tuple(json.loads(broken)),
         )
-        ticket.done.set()
-        return ticket
+        pending.done.set()
+        return pending
 
     @property
     def waiting(self) -> int:
@@ -279,42 +281,42 @@ class Station:
         """Takes no more triggers, gives all that were taken their verdict, and ends. May be called twice."""
         with self._changed:
             self._closing = True
-            awaited = [ticket for ticket in self._open.values() if ticket.awaited]
+            awaited = [pending for pending in self._open.values() if pending.awaited]
             self._changed.notify_all()
-        for ticket in awaited:
-            self._settle_without(ticket, Cause.SOURCE, "the station ended before a frame came for this trigger")
+        for pending in awaited:
+            self._settle_without(pending, Cause.SOURCE, "the station ended before a frame came for this trigger")
         for thread in self._threads:
             thread.join()
 
     def _work(self) -> None:
-        while (ticket := self._next()) is not None:
-            if ticket.claimed or not self._has_time(ticket):
+        while (pending := self._next()) is not None:
+            if pending.claimed or not self._has_time(pending):
                 continue
             began = time.perf_counter()
             try:
-                inspection = self._inspector.inspect(ticket.frame, ticket.version)
+                inspection = self._inspector.inspect(pending.frame, pending.version)
             except AgvasError as error:
                 # What is unlike the product is no fault of the engine: the part, the camera or the light is not what it was.
                 cause = Cause.SOURCE if isinstance(error, UnlikeError) else Cause.ENGINE
-                self._settle_without(ticket, cause, str(error))
+                self._settle_without(pending, cause, str(error))
                 continue
-            self._pace.took((time.perf_counter() - began) * 1000)
-            self._settle_with(ticket, inspection)
+            self._latency.took((time.perf_counter() - began) * 1000)
+            self._settle_with(pending, inspection)
 
-    def _next(self) -> Ticket | None:
+    def _next(self) -> PendingPart | None:
         with self._changed:
             while not self._queue:
                 if self._closing or self.failure is not None:
                     return None
                 self._changed.wait()
-            ticket = self._queue.popleft()
+            pending = self._queue.popleft()
             self._changed.notify_all()
-            return ticket
+            return pending
 
-    def _has_time(self, ticket: Ticket) -> bool:
+    def _has_time(self, pending: PendingPart) -> bool:
         """Whether a verdict in time is possible. Where others wait, a part that would be late is left to the clock: looking at it even so
         would make the next one late, too."""
-        return not self._queue or self._pace.has_time(ticket.elapsed_ms, ticket.version.recipe.deadline_ms)
+        return not self._queue or self._latency.has_time(pending.elapsed_ms, pending.version.recipe.deadline_ms)
 
     def _watch_deadlines(self) -> None:
         while True:
@@ -339,14 +341,14 @@ class Station:
             else:
                 self._settle_without(first, Cause.DEADLINE, f"no verdict within {first.version.recipe.deadline_ms:g} ms")
 
-    def _settle_with(self, ticket: Ticket, inspection: Inspection) -> None:
-        recipe, judgement = ticket.version.recipe, inspection.judgement
+    def _settle_with(self, pending: PendingPart, inspection: Inspection) -> None:
+        recipe, judgement = pending.version.recipe, inspection.judgement
         with self._changed:
-            decided_ms = ticket.elapsed_ms
-            if ticket.claimed or decided_ms > recipe.deadline_ms:
+            decided_ms = pending.elapsed_ms
+            if pending.claimed or decided_ms > recipe.deadline_ms:
                 return  # the clock has it, or will have it at once
-            ticket.claimed = True
-        end = Settlement(
+            pending.claimed = True
+        end = PartResult(
             judgement.verdict,
             decided_ms,
             score=judgement.reject_score,
@@ -354,41 +356,41 @@ class Station:
             broken=judgement.broken,
             bundle=inspection.bundle,
             timing=inspection.timing,
-            **ticket.known,
+            **pending.known,
         )
-        self._write_down(ticket, end, inspection)
+        self._write_down(pending, end, inspection)
 
-    def _settle_without(self, ticket: Ticket, cause: Cause, detail: str) -> None:
+    def _settle_without(self, pending: PendingPart, cause: Cause, detail: str) -> None:
         with self._changed:
-            if ticket.claimed:
+            if pending.claimed:
                 return
-            ticket.claimed = True
-        self._write_down(ticket, without_verdict(cause, detail, ticket.elapsed_ms, **ticket.known), None)
+            pending.claimed = True
+        self._write_down(pending, without_verdict(cause, detail, pending.elapsed_ms, **pending.known), None)
 
-    def _write_down(self, ticket: Ticket, end: Settlement, inspection: Inspection | None) -> None:
+    def _write_down(self, pending: PendingPart, end: PartResult, inspection: Inspection | None) -> None:
         try:
-            self._ledger.settle(ticket.seq, end)
+            self._ledger.settle(pending.seq, end)
         except BaseException as error:
             self._fail(error)
-            ticket.done.set()
+            pending.done.set()
             raise
         finally:
             with self._changed:
-                self._open.pop(ticket.seq, None)
+                self._open.pop(pending.seq, None)
                 if self._closing or self.failure is not None:
                     self._changed.notify_all()  # the clock need not wait for this part's deadline
-        image, keep = ticket.frame.image, ticket.version.recipe.keep
-        if self._images is not None and image is not None and wanted(keep, end.verdict, ticket.number):
-            self._images.offer(ticket.seq, image, end.verdict, max_gb=keep.max_gb)
-        ticket.settlement = end
-        ticket.done.set()
+        image, keep = pending.frame.image, pending.version.recipe.keep
+        if self._images is not None and image is not None and wanted(keep, end.verdict, pending.number):
+            self._images.offer(pending.seq, image, end.verdict, max_gb=keep.max_gb)
+        pending.result = end
+        pending.done.set()
         for listener in self._listeners:
-            listener(Outcome(ticket.seq, self.name, ticket.frame, ticket.version, end, inspection))
+            listener(Outcome(pending.seq, self.name, pending.frame, pending.version, end, inspection))
 
     def _guarded(self, target: Callable[[], None]) -> None:
         try:
             target()
-        except BaseException as error:  # whoever runs the station sees it and ends; the clock gives what is open its NO_VERDICT
+        except BaseException as error:  # ends the line; the deadline thread gives open parts their NO_VERDICT
             self._fail(error)
 
     def _fail(self, error: BaseException) -> None:

@@ -2,9 +2,9 @@
 
     device     which GPU, and the reasons to refuse
     sam        SAM without a bias of L x L
-    seeing     joint 1 and 3 as they are computed here
+    seeing     stage 1 and 3 as they are computed here
     pieces     norms, rotations and products between the matrix products, which torch may compile
-    reading    joint 2 in direct mode: the prompt's beginning known beforehand, four rows in the last layer
+    reading    stage 2 in direct mode: the prompt's beginning known beforehand, four rows in the last layer
     linear     products in bfloat16 or float8
     direct     one frame, SAM on a stream of its own
     capture    CUDA graphs by shape

@@ -8,7 +8,7 @@ import torch
 
 from agvas_core.contract.errors import ImageError, SetupError, StageError
 
-__all__ = ["PRECISIONS", "Precision", "open_device", "told"]
+__all__ = ["PRECISIONS", "Precision", "cuda_errors", "open_device"]
 
 Precision = Literal["fp32", "bf16", "fp8"]
 PRECISIONS: Final[tuple[Precision, ...]] = ("fp32", "bf16", "fp8")
@@ -47,7 +47,7 @@ def open_device(precision: Precision = "bf16", index: int = 0) -> torch.device:
 
 
 @contextmanager
-def told(what: str) -> Iterator[None]:
+def cuda_errors(what: str) -> Iterator[None]:
     """What CUDA raises inside, as what it means for this frame.
 
     Raises:

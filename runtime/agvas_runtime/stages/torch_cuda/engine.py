@@ -1,4 +1,4 @@
-"""A model on its device: the three joints one by one, and in direct mode all of them at once, without waiting."""
+"""A model on its device: the three stages one by one, and in direct mode all of them at once, without waiting."""
 
 import threading
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
@@ -14,10 +14,10 @@ from torch import Tensor
 
 from agvas_core.model.agvas import AgVas
 from agvas_core.model.encoders.encoders import PixelFeatures
+from agvas_runtime.stages.graph_cache import GraphCache
 from agvas_runtime.stages.prompt_tokenizer import Words
 from agvas_runtime.stages.protocol import Features, FramePlan, FrameReferences, FrameSeen, Segmented
-from agvas_runtime.stages.recurring import Recurring
-from agvas_runtime.stages.torch_cuda.device import Precision, told
+from agvas_runtime.stages.torch_cuda.device import Precision, cuda_errors
 from agvas_runtime.stages.torch_cuda.pieces import PLAIN, Pieces
 from agvas_runtime.stages.torch_cuda.reading import Prompt, Reader, Wanted
 from agvas_runtime.stages.torch_cuda.seeing import Eyes, placed
@@ -113,7 +113,7 @@ class Graphs:
 
     def __init__(self, stream: torch.cuda.Stream | None) -> None:
         self._stream = stream
-        self._captured: Recurring[Captured] = Recurring()  # each holds the memory of one run
+        self._captured: GraphCache[Captured] = GraphCache()  # each holds the memory of one run
 
     def run(self, key: Hashable, function: Function, *inputs: Tensor) -> tuple[Tensor, ...]:
         """``function(*inputs)``; the results are good until the next run."""
@@ -245,20 +245,25 @@ class Engine:
     ) -> None:
         on_gpu = device.type == "cuda"
         self.device, self.precision, self.first_words = device, precision, first_words
-        with told("loading"), torch.inference_mode(False), torch.no_grad():
+        with cuda_errors("loading"), torch.inference_mode(False), torch.no_grad():
             self.model = placed(model, device, torch.float32 if precision == "fp32" else torch.bfloat16)
             self.stream = torch.cuda.Stream(device) if on_gpu else None  # type: ignore[no-untyped-call]
             side = torch.cuda.Stream(device) if on_gpu else None  # type: ignore[no-untyped-call]
             self.direct = Direct(self.model, side=side, float8=precision == "fp8", pieces=pieces)
         self.graphs = Graphs(self.stream)
-        self._frames: Recurring[TorchFrame] = Recurring()
+        self._frames: GraphCache[TorchFrame] = GraphCache()
         self._lock, self._slots = threading.RLock(), list[dict[str, Tensor]]()
         self._prompts = lru_cache(maxsize=KEPT_PROMPTS)(self._prepare)
 
     @contextmanager
     def turn(self, what: str) -> Iterator[None]:
-        """One thread at a time, on the engine's stream; errors of CUDA as ``told`` has them."""
-        with self._lock, told(what), torch.inference_mode(), torch.cuda.stream(self.stream) if self.stream else nullcontext():
+        """One thread at a time, on the engine's stream; errors of CUDA as ``cuda_errors`` has them."""
+        with (
+            self._lock,
+            cuda_errors(what),
+            torch.inference_mode(),
+            torch.cuda.stream(self.stream) if self.stream else nullcontext(),
+        ):
             yield
 
     def prompt(self, words: Words) -> Prompt:
@@ -303,7 +308,7 @@ class Engine:
             return FrameFlight(*self._begun(slot, names, found), names=names)
 
     def see(self, semantic_image: NDArray[np.uint8], pixel_image: NDArray[np.uint8]) -> Features:
-        """Joint 1."""
+        """Stage 1."""
 
         def vision(semantic: Tensor, pixel: Tensor) -> tuple[Tensor, ...]:
             f_s, features = self.direct.eyes.semantic(semantic), self.direct.eyes.pixel(pixel)
@@ -316,7 +321,7 @@ class Engine:
             return Features(f_s, f_align, dict(zip(PixelFeatures._fields, rest, strict=False)))
 
     def ask(self, features: Features, words: Words) -> tuple[Float, Float]:
-        """Joint 2 in direct mode: anchor states [B, 3, D] and acceptance [B]."""
+        """Stage 2 in direct mode: anchor states [B, 3, D] and acceptance [B]."""
         with self.turn("the language model"):
             prompt = self.prompt(words)
 
@@ -331,7 +336,7 @@ class Engine:
             return anchors, accept
 
     def decode(self, anchor_states: Float, decoder: Mapping[str, Float]) -> Float:
-        """Joint 3: logits [B, 3, H', W']."""
+        """Stage 3: logits [B, 3, H', W']."""
 
         def masks(anchors: Tensor, f_p: Tensor, f_detail: Tensor | None = None) -> tuple[Tensor, ...]:
             return (self.direct.eyes.masks(anchors, PixelFeatures(f_p, f_detail)),)
@@ -390,7 +395,7 @@ class _Flight:
         self._engine, self._slot, self._done = engine, slot, done
 
     def _landed(self, *names: str) -> list[NDArray[Any]]:
-        with told("a frame"):
+        with cuda_errors("a frame"):
             if self._done is not None:
                 self._done.synchronize()
             found = [self._slot[name].numpy().copy() for name in names]
@@ -418,7 +423,7 @@ class FrameFlight(_Flight):
         self._names = names
 
     def result(self) -> FrameSeen:
-        """As of ``PendingFrame``."""
+        """See ``PendingFrame``."""
         score_map, summary, *distances = self._landed(*self._names)
         return read_summary(summary, score_map, *distances)
 

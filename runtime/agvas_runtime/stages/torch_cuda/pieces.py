@@ -1,4 +1,4 @@
-"""What lies between the language model's products of matrices, as functions that torch may compile into one kernel each."""
+"""Element-wise parts of the language model, as functions that torch may compile into one kernel each."""
 
 from collections.abc import Callable
 from typing import NamedTuple

@@ -11,17 +11,17 @@ from agvas_core.model.encoders.encoders import PixelFeatures
 from agvas_runtime.stages.prompt_tokenizer import Words
 from agvas_runtime.stages.torch_cuda.engine import Engine, Views
 
-__all__ = ["joint_times", "limits"]
+__all__ = ["limits", "stage_times"]
 
 WARMUP: Final = 3  # the second round captures
 MATRIX: Final = {"cuda": 8192, "cpu": 256}
 COPY_BYTES: Final = {"cuda": 4 << 30, "cpu": 16 << 20}
 
 
-def joint_times(engine: Engine, views: Views, words: Words, count: int) -> dict[str, list[float]]:
-    """Milliseconds of one batch of views, ``count`` times each: copies, the joints one by one, each a graph of its own, and all as one launch.
+def stage_times(engine: Engine, views: Views, words: Words, count: int) -> dict[str, list[float]]:
+    """Milliseconds of one batch of views, ``count`` times each: copies, the stages one by one, each a graph of its own, and all as one launch.
 
-    What one graph gives is copied into the next one's buffers; that is in the joint which takes it.
+    What one graph gives is copied into the next one's buffers; that is in the stage which takes it.
     """
     names = ("copy in", "vision", "lmm", "decoder", "copy out", "one launch")
     found: dict[str, list[float]] = {name: [] for name in names}
@@ -67,7 +67,7 @@ def joint_times(engine: Engine, views: Views, words: Words, count: int) -> dict[
 
 
 def limits(engine: Engine) -> tuple[str, float, float]:
-    """As of ``ProbedVision``; the best of five."""
+    """See ``ProbedVision``; the best of five."""
     device = engine.device
     dtype = torch.float32 if engine.precision == "fp32" else torch.bfloat16
     with engine.turn("the profile"):

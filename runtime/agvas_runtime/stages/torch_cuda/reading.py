@@ -1,4 +1,4 @@
-"""Joint 2 in direct mode (eq. 3): one prefill that computes only what is asked for.
+"""Stage 2 in direct mode (eq. 3): one prefill that computes only what is asked for.
 
 The words before the image are the same for every frame, so their keys and values are kept. Of the last layer only four rows are read, the
 three anchors and the one that says whether the model answers or refuses: keys and values are needed of all, queries and what follows of these

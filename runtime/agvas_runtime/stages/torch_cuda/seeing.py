@@ -1,4 +1,4 @@
-"""Joints 1 and 3 as they are computed here: eq. 1 and 2 in the engine's dtype, eq. 4-7 in float32."""
+"""Stages 1 and 3 as they are computed here: eq. 1 and 2 in the engine's dtype, eq. 4-7 in float32."""
 
 import copy
 from collections.abc import Callable
@@ -101,7 +101,7 @@ def _attend(attention: Any, places: _Places, x: Tensor) -> Tensor:
 def placed(model: AgVas, device: torch.device, dtype: torch.dtype) -> AgVas:
     """A copy of ``model`` on ``device``, whose parameters share memory with the model's own where they are there already in that form.
 
-    Parameters get ``dtype`` but for those of the decoder and of the small pixel encoders, which take differences of small numbers. Buffers
+    Parameters get ``dtype`` except those of the decoder and of the small pixel encoders, which take differences of small numbers. Buffers
     stay as they are: normalisation, and positions whose angles would lose their period.
     """
     exact: list[nn.Module] = [model.refiner, model.agmd]

@@ -17,7 +17,7 @@ from agvas_runtime.stages.prompt_tokenizer import PromptTokenizer
 from agvas_runtime.stages.protocol import Features, FramePlan, Pending, PendingFrame, Reply, Turn
 from agvas_runtime.stages.torch_cuda.device import Precision, open_device
 from agvas_runtime.stages.torch_cuda.engine import Engine, Views
-from agvas_runtime.stages.torch_cuda.probe import joint_times, limits
+from agvas_runtime.stages.torch_cuda.probe import limits, stage_times
 from agvas_runtime.stages.torch_reference import TorchLmm, TorchReferences, checkpoint_of
 from agvas_runtime.stages.whole_frame import can_see_references, kernels, packed_rule
 
@@ -37,7 +37,7 @@ Float = NDArray[np.float32]
 
 
 class CudaVision:
-    """Joint 1; and where the other two are on the same engine, all three."""
+    """Stage 1; and where the other two are on the same engine, all three."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
@@ -52,22 +52,22 @@ class CudaVision:
         return CudaDirect(lmm) if mine and isinstance(lmm, CudaLmm) else None
 
     def framed(self, lmm: object, decoder: object) -> "CudaFrames | None":
-        """As of ``FramedVision``."""
+        """See ``FramedVision``."""
         joined, core = self.joined(lmm, decoder), kernels()
         return CudaFrames(core, joined.lmm) if joined is not None and core is not None else None
 
     def times(self, lmm: object, views: Views, instruction: str, count: int) -> dict[str, list[float]]:
-        """As of ``ProbedVision``."""
+        """See ``ProbedVision``."""
         assert isinstance(lmm, CudaLmm), "joined() says whose the language model is"
-        return joint_times(self.engine, views, lmm.tokenizer.words(instruction, Mode.DIRECT, ()), count)
+        return stage_times(self.engine, views, lmm.tokenizer.words(instruction, Mode.DIRECT, ()), count)
 
     def limits(self) -> tuple[str, float, float]:
-        """As of ``ProbedVision``."""
+        """See ``ProbedVision``."""
         return limits(self.engine)
 
 
 class CudaLmm:
-    """Joint 2. Direct mode is one prefill by the engine; the others decode word by word, as the reference does, on the same weights."""
+    """Stage 2. Direct mode is one prefill by the engine; the others decode word by word, as the reference does, on the same weights."""
 
     def __init__(self, bundle: Bundle, engine: Engine) -> None:
         self.engine, self.tokenizer = engine, PromptTokenizer(bundle)
@@ -89,7 +89,7 @@ class CudaLmm:
 
 
 class CudaDecoder:
-    """Joint 3."""
+    """Stage 3."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
@@ -106,7 +106,7 @@ class CudaDirect:
         self.lmm = lmm
 
     def __call__(self, semantic_image: NDArray[np.uint8], pixel_image: NDArray[np.uint8], instruction: str) -> Pending:
-        """Begins, and returns at once; arguments and errors as of the three stages."""
+        """Begins, and returns at once; arguments and errors are those of the three stages."""
         return self.lmm.engine.launch((semantic_image, pixel_image), self.lmm.tokenizer.words(instruction, Mode.DIRECT, ()))
 
 
@@ -117,7 +117,7 @@ class CudaFrames:
         self._core, self._lmm = core, lmm
 
     def __call__(self, image: NDArray[np.uint8], plan: FramePlan, instruction: str, point: OperatingPoint) -> PendingFrame | None:
-        """As of ``FrameStage``."""
+        """See ``FrameStage``."""
         if not can_see_references(plan, TorchReferences):
             return None
         rule = packed_rule(point, image.shape[0] * image.shape[1])

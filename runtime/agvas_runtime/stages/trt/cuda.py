@@ -1,6 +1,6 @@
 """CUDA through cuda-bindings: one GPU, its memory and streams. Every call goes through ``Cuda.call``, which says what failed and what helps.
 
-A context of somebody else's (pycuda's, say) is taken in place of CUDA's own where its handle is given: memory belongs to a context.
+A foreign context (pycuda's, for example) is used in place of CUDA's own where its handle is given: memory belongs to a context.
 """
 
 import ctypes
@@ -204,7 +204,7 @@ class Repeated:
 
 
 class _Loan:
-    """Stands for lent memory while somebody holds it."""
+    """Lent memory, while it is held."""
 
 
 class DeviceMemory:

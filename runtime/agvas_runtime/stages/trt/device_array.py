@@ -13,7 +13,7 @@ __all__ = ["DeviceArray"]
 
 
 class DeviceArray:
-    """Elements in one piece, C order, finished: whoever makes one waits for its stream first.
+    """Elements in one piece, C order, finished: its maker waits for the stream first.
 
     CuPy, Numba, torch and pycuda's GPUArray read it by ``__cuda_array_interface__``.
 

@@ -45,31 +45,31 @@ class Sized:
 
 
 class TrtEngine:
-    """One joint's engine, on the GPU. Threads that call at once take turns.
+    """One stage's engine, on the GPU. Threads that call at once take turns.
 
     Args:
         library: TensorRT, or TensorRT-RTX.
-        joint: ``vision``, ``lmm`` or ``decoder``, for the messages.
+        stage: ``vision``, ``lmm`` or ``decoder``, for the messages.
         spec: the graph that it was built from, as the manifest has it.
-        remedy: the command that builds it anew.
+        remedy: the command that builds it again.
 
     Raises:
         SetupError: it cannot be opened, is of another graph, or the GPU has too little memory.
     """
 
-    def __init__(self, cuda: Cuda, library: Any, file: Path, joint: str, spec: GraphSpec, remedy: str) -> None:
-        self.cuda, self.joint, self._library, self._spec, self._remedy = cuda, joint, library, spec, remedy
+    def __init__(self, cuda: Cuda, library: Any, file: Path, stage: str, spec: GraphSpec, remedy: str) -> None:
+        self.cuda, self.stage, self._library, self._spec, self._remedy = cuda, stage, library, spec, remedy
         self._lock = Lock()
         self._logger = error_logger(library)
         cuda.enter()
-        self._runtime, self._engine = open_engine(cuda, library, self._logger, file, joint, remedy)
-        refuse_other_graph(library, self._engine, joint, spec, remedy)
+        self._runtime, self._engine = open_engine(cuda, library, self._logger, file, stage, remedy)
+        refuse_other_graph(library, self._engine, stage, spec, remedy)
         self._stream = cuda.stream()
         self._captures_itself = hasattr(library, "CudaGraphStrategy")  # TensorRT-RTX, once its kernels are compiled
         self.capturable = not self._captures_itself
         self._lent_to: int | None = None
         scratch = int(self._engine.device_memory_size_v2)
-        self._scratch = cuda.allocate(scratch, f"scratch memory of the {joint} engine", opening=True)
+        self._scratch = cuda.allocate(scratch, f"scratch memory of the {stage} engine", opening=True)
         self._sized: OrderedDict[tuple[Shape, ...], Sized] = OrderedDict()
         limits = {
             tensor.name: [tuple(shape) for shape in self._engine.get_tensor_profile_shape(tensor.name, 0)]
@@ -97,7 +97,7 @@ class TrtEngine:
         """
         with self.turn():
             if self._lent_to is not None:
-                self.cuda.wait(self._lent_to, f"a frame before the {self.joint} engine")
+                self.cuda.wait(self._lent_to, f"a frame before the {self.stage} engine")
                 self._lent_to = None
             first = self._spec.inputs[0]
             batch = inputs[first.name].shape[_batch_axis(first) or 0]
@@ -120,7 +120,7 @@ class TrtEngine:
             yield
 
     def lend_to(self, stream: int) -> None:
-        """Work of a stream of somebody else's is under way in the scratch memory; the next ``run`` waits for it. Within a turn."""
+        """Work of a foreign stream is under way in the scratch memory; the next ``run`` waits for it. Within a turn."""
         self._lent_to = stream
 
     def _allocate(self) -> dict[str, DeviceMemory]:
@@ -130,9 +130,9 @@ class TrtEngine:
         found = {}
         for name, shape in shapes.items():
             if min(shape, default=0) < 0:
-                raise SetupError(f"TensorRT does not know how large {name} of the {self.joint} engine will be: {self._remedy}")
+                raise SetupError(f"TensorRT does not know how large {name} of the {self.stage} engine will be: {self._remedy}")
             found[name] = self.cuda.allocate(
-                tensor_bytes(shape, self.kinds[name]), f"{name} of the {self.joint} engine", opening=True
+                tensor_bytes(shape, self.kinds[name]), f"{name} of the {self.stage} engine", opening=True
             )
         self._sized.clear()  # made before there were addresses
         return found
@@ -162,18 +162,18 @@ class TrtEngine:
                 low <= side <= high for low, side, high in zip(least, shape, most, strict=True)
             ):
                 raise ImageError(
-                    f"{name} is {_shown(shape)}; the {self.joint} engine takes {_shown(least)} to {_shown(most)}: {self._remedy}"
+                    f"{name} is {_shown(shape)}; the {self.stage} engine takes {_shown(least)} to {_shown(most)}: {self._remedy}"
                 )
         context = self._new_context()
         for name, shape in shapes.items():
             if not context.set_input_shape(name, shape):
                 raise StageError(
-                    f"the {self.joint} engine refuses {name} of shape {_shown(shape)} ({self._logger.last}): {self._remedy}"
+                    f"the {self.stage} engine refuses {name} of shape {_shown(shape)} ({self._logger.last}): {self._remedy}"
                 )
         for name, memory in self.memory.items():
             context.set_tensor_address(name, memory.pointer)
         outputs = {one.name: tuple(context.get_tensor_shape(one.name)) for one in self._spec.outputs}
-        return Sized(context, outputs, Repeated(self.cuda, self._stream, f"the {self.joint} engine"))
+        return Sized(context, outputs, Repeated(self.cuda, self._stream, f"the {self.stage} engine"))
 
     def _new_context(self) -> Any:
         strategy = self._library.ExecutionContextAllocationStrategy.USER_MANAGED
@@ -186,14 +186,14 @@ class TrtEngine:
             context = self._engine.create_execution_context(config)
         if context is None:
             raise SetupError(
-                f"TensorRT cannot prepare the {self.joint} engine ({self._logger.last or 'no reason given'}); "
+                f"TensorRT cannot prepare the {self.stage} engine ({self._logger.last or 'no reason given'}); "
                 f"{self.cuda.memory_in_words()}: end what else uses the GPU, or build with a smaller --max-batch"
             )
         context.set_device_memory(self._scratch.pointer, self._scratch.size)
         return context
 
     def _send(self, name: str, array: Array) -> None:
-        target, doing = self.memory[name].pointer, f"{name} to the {self.joint} engine"
+        target, doing = self.memory[name].pointer, f"{name} to the {self.stage} engine"
         if isinstance(array, DeviceArray):
             self.cuda.copy(target, array.pointer, array.nbytes, "DeviceToDevice", self._stream, doing)
         elif array.nbytes:
@@ -205,9 +205,9 @@ class TrtEngine:
         taken = sized.again.run(lambda: bool(sized.context.execute_async_v3(self._stream)), capture=self.capturable)
         if sized.again.refused and self.capturable:
             self.capturable = False
-            _log.warning("the %s engine cannot be captured as a CUDA graph (%s); it runs without", self.joint, self._logger.last)
+            _log.warning("the %s engine cannot be captured as a CUDA graph (%s); it runs without", self.stage, self._logger.last)
         if not taken:
-            doing = f"the {self.joint} engine"
+            doing = f"the {self.stage} engine"
             self.cuda.wait(self._stream, doing)  # of a GPU that is gone, CUDA knows more than TensorRT
             raise StageError(
                 f"{doing} failed ({self._logger.last or 'no reason given'}): start the run again; if it stays, {self._remedy}"
@@ -215,7 +215,7 @@ class TrtEngine:
 
     def _receive(self, shapes: dict[str, Shape], outputs: dict[str, Array], batch: int, start: int, on_gpu: bool) -> None:
         """Rows of outputs to their places in the whole; returns when they are there."""
-        doing = f"outputs of the {self.joint} engine"
+        doing = f"outputs of the {self.stage} engine"
         for name, shape in shapes.items():
             kind, source, size = self.kinds[name], self.memory[name].pointer, tensor_bytes(shape, self.kinds[name])
             if name not in outputs:
@@ -241,7 +241,7 @@ class TrtEngine:
     def _staging(self, name: str) -> PinnedMemory:
         """Page-locked memory as large as the tensor can be, made when the host first reads or writes it."""
         if name not in self._pinned:
-            self._pinned[name] = PinnedMemory(self.cuda, self.memory[name].size, f"{name} of the {self.joint} engine")
+            self._pinned[name] = PinnedMemory(self.cuda, self.memory[name].size, f"{name} of the {self.stage} engine")
         return self._pinned[name]
 
 
@@ -271,12 +271,12 @@ def _shown(shape: Shape) -> str:
     return " x ".join(map(str, shape)) or "scalar"
 
 
-def open_engine_of(bundle: Bundle, joint: str, spec: GraphSpec, settings: StageSettings) -> TrtEngine:
+def open_engine_of(bundle: Bundle, stage: str, spec: GraphSpec, settings: StageSettings) -> TrtEngine:
     """The engine of one graph of a bundle.
 
     Raises:
         SetupError: no GPU, no TensorRT, no engine that is for both, or too little memory.
     """
     cuda = Cuda(settings.cuda_context)
-    library, file = find_engine(bundle, joint, spec, cuda, settings.engines)
-    return TrtEngine(cuda, library, file, joint, spec, remedy(bundle))
+    library, file = find_engine(bundle, stage, spec, cuda, settings.engines)
+    return TrtEngine(cuda, library, file, stage, spec, remedy(bundle))

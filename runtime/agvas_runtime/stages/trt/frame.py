@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from agvas_core.contract.decision import OperatingPoint
 from agvas_core.contract.errors import StageError
+from agvas_runtime.stages.graph_cache import GraphCache
 from agvas_runtime.stages.prompt_tokenizer import PromptTokenizer, Words
 from agvas_runtime.stages.protocol import FramePlan, FrameReferences, FrameSeen
-from agvas_runtime.stages.recurring import Recurring
 from agvas_runtime.stages.trt.cuda import Cuda, DeviceMemory, PinnedMemory, Repeated
 from agvas_runtime.stages.trt.engine import Sized, TrtEngine, tensor_bytes
 from agvas_runtime.stages.trt.references import TrtReferences
@@ -61,10 +61,10 @@ class TrtFrames:
 
     def __init__(self, core: ModuleType, engines: Engines, tokenizer: PromptTokenizer, empty_past: Past) -> None:
         self._core, self._engines, self._tokenizer, self._past = core, engines, tokenizer, empty_past
-        self._frames: Recurring[_Frame] = Recurring()
+        self._frames: GraphCache[_Frame] = GraphCache()
 
     def __call__(self, image: NDArray[np.uint8], plan: FramePlan, instruction: str, point: OperatingPoint) -> "_Flight | None":
-        """As of ``FrameStage``.
+        """See ``FrameStage``.
 
         Raises:
             ImageError: a view that an engine was not built for; out of GPU memory.
@@ -256,7 +256,7 @@ class _Flight:
         self._cuda, self._slot, self._slots, self._names = cuda, slot, slots, names
 
     def result(self) -> FrameSeen:
-        """As of ``PendingFrame``."""
+        """See ``PendingFrame``."""
         self._cuda.enter()
         self._cuda.wait_for(self._slot.done, "a frame")
         summary, score_map, *distances = (self._slot.array(name).copy() for name in self._names)

@@ -25,14 +25,14 @@ class TrtReferences:
         self.engine, self.spec = engine, spec
 
     def embed(self, image: NDArray[np.uint8], features: Features | None = None) -> Float:
-        """As of ``ReferenceStage``."""
+        """See ``ReferenceStage``."""
         given = reference_inputs(self.spec, image, empty_bank(self.spec), features, 1.0)
         return np.asarray(self.engine.run(given, ("embedding",))["embedding"])
 
     def __call__(
         self, image: NDArray[np.uint8], bank: Float, features: Features | None = None, *, colour_weight: float = 1.0
     ) -> ReferenceDistances:
-        """As of ``ReferenceStage``; raises UsageError, too, for more rows than the engine was built for."""
+        """See ``ReferenceStage``; raises UsageError, too, for more rows than the engine was built for."""
         given = self.inputs(image, bank, features, colour_weight)
         found: dict[str, Any] = dict(self.engine.run(given, ("embedding", "deep", "joint")))
         return ReferenceDistances(*(np.asarray(found[name]) for name in ("embedding", "deep", "joint")))

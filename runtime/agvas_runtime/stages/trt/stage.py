@@ -1,4 +1,4 @@
-"""The three joints on TensorRT. What vision gives lies on the GPU, where the other two take it."""
+"""The three stages on TensorRT. What vision gives lies on the GPU, where the other two take it."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -24,7 +24,7 @@ Float = NDArray[np.float32]
 
 
 class TrtVision:
-    """Joint 1: views to features, which stay on the GPU. Views may lie there, too (``DeviceArray``)."""
+    """Stage 1: views to features, which stay on the GPU. Views may lie there, too (``DeviceArray``)."""
 
     def __init__(self, engine: TrtEngine) -> None:
         self.engine = engine
@@ -38,7 +38,7 @@ class TrtVision:
         return Features(found["f_s"], found["f_align"], {name: found[name] for name in self._decoder})
 
     def framed(self, lmm: object, decoder: object) -> TrtFrames | None:
-        """As of ``FramedVision``."""
+        """See ``FramedVision``."""
         if self._framed is None or self._framed[0] is not lmm or self._framed[1] is not decoder:
             self._framed = lmm, decoder, self._frames(lmm, decoder)
         return self._framed[2]
@@ -52,7 +52,7 @@ class TrtVision:
 
 
 class TrtLmm:
-    """Joint 2 in direct mode: one prefill with the fixed answer appended. The cache that it fills is not read."""
+    """Stage 2 in direct mode: one prefill with the fixed answer appended. The cache that it fills is not read."""
 
     def __init__(self, engine: TrtEngine, bundle: Bundle, spec: GraphSpec) -> None:
         self.engine, self.tokenizer = engine, PromptTokenizer(bundle)
@@ -89,7 +89,7 @@ class TrtLmm:
 
 
 class TrtDecoder:
-    """Joint 3: anchor states and pixel features to mask logits."""
+    """Stage 3: anchor states and pixel features to mask logits."""
 
     def __init__(self, engine: TrtEngine) -> None:
         self.engine = engine

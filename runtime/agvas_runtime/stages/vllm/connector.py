@@ -1,4 +1,4 @@
-"""Which states leave vLLM where words are generated: those that were asked for and those of generated anchors, through memory-backed files.
+"""Copies hidden states out of vLLM when words are generated: those that were asked for and those of generated anchors, through memory-backed files.
 
 vLLM's ``extract_hidden_states`` keeps states in a cache beside keys and values, and its example connector writes all of them. This one
 writes a handful of rows, and needs no CUDA stream to do so.

@@ -1,4 +1,4 @@
-"""What both ways to vLLM have in common: a request, and what comes back."""
+"""Requests and responses that both ways to vLLM share."""
 
 import fcntl
 from pathlib import Path
@@ -24,7 +24,7 @@ from agvas_core.contract.lmm_folder import (
 )
 from agvas_core.contract.manifest import sha256_of
 from agvas_runtime.stages.vllm.connector import ROWS
-from agvas_runtime.stages.vllm.protocol import Asked, Identity, Said
+from agvas_runtime.stages.vllm.protocol import Identity, LmmRequest, LmmResponse
 
 __all__ = ["Answering", "is_written", "states_of"]
 
@@ -56,7 +56,7 @@ class Answering:
         return sorted(file.parent.name for file in (self.folder / ADAPTERS).glob(f"*/{LMM_FOLDER_NAME}"))
 
     def adapter(self, name: str | None) -> LoRARequest | None:
-        """What vLLM is told to answer with; an adapter is checked when it is asked for first, and when it was replaced.
+        """What vLLM answers with; an adapter is checked when it is asked for first, and when it was replaced.
 
         Raises:
             UsageError: there is none of that name.
@@ -78,7 +78,7 @@ class Answering:
             self._adapters[key] = LoRARequest(f"{name}@{key[1][:12]}", len(self._adapters) + 1, str(folder))
         return self._adapters[key]
 
-    def prompts(self, asked: Asked) -> list[dict[str, Any]]:
+    def prompts(self, asked: LmmRequest) -> list[dict[str, Any]]:
         """One for each image.
 
         Raises:
@@ -105,7 +105,7 @@ class Answering:
             for visual in asked.visual.copy()
         ]
 
-    def parameters(self, asked: Asked) -> PoolingParams | SamplingParams:
+    def parameters(self, asked: LmmRequest) -> PoolingParams | SamplingParams:
         """What is to come back."""
         skipped = len(asked.before) + self.spec.visual_tokens
         rows = [skipped + row for row in asked.rows]
@@ -120,7 +120,7 @@ class Answering:
             extra_args={"kv_transfer_params": {"include_output_tokens": True, ROWS: rows}},
         )
 
-    def said(self, asked: Asked, output: Any) -> Said:
+    def said(self, asked: LmmRequest, output: Any) -> LmmResponse:
         """One output of vLLM, finished.
 
         Raises:
@@ -134,13 +134,13 @@ class Answering:
         ids = tuple(output.outputs[0].token_ids) if asked.new_tokens else ()
         return self._checked(asked, ids, tuple(position - skipped for position in positions), states)
 
-    def _checked(self, asked: Asked, ids: tuple[int, ...], positions: tuple[int, ...], states: Float) -> Said:
+    def _checked(self, asked: LmmRequest, ids: tuple[int, ...], positions: tuple[int, ...], states: Float) -> LmmResponse:
         if positions[: len(asked.rows)] != asked.rows or states.shape != (len(positions), self.spec.dim):
             raise StageError(
                 f"vLLM gave states of shape {list(states.shape)} at {list(positions)}; {list(asked.rows)} were asked for: report this"
             )
         lean = float(states[0].astype(np.float64) @ self._direction.astype(np.float64)) if asked.rows else 0.0
-        return Said(ids, positions, lean, np.ascontiguousarray(states, np.float32))
+        return LmmResponse(ids, positions, lean, np.ascontiguousarray(states, np.float32))
 
 
 def states_of(output: Any) -> Path:

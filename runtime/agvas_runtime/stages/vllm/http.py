@@ -1,4 +1,4 @@
-"""Joint 2 on vLLM behind HTTP: a server that ``agvas serve-lmm`` started.
+"""Stage 2 on vLLM behind HTTP: a server that ``agvas serve-lmm`` started.
 
 The hash of the server's model is compared before the first question, and again in every reply: a server may be restarted with another.
 """
@@ -18,11 +18,11 @@ from agvas_runtime.stages.vllm.protocol import (
     ADAPTERS_PATH,
     ASK_PATH,
     IDENTITY_PATH,
-    Asked,
     Identity,
-    Said,
-    pack_asked,
-    unpack_said,
+    LmmRequest,
+    LmmResponse,
+    pack_request,
+    unpack_responses,
 )
 
 __all__ = ["HttpEngine", "open_http"]
@@ -75,16 +75,16 @@ class HttpEngine:
         """Does its engine work? The server may answer while that is dead."""
         return self._request("GET", "/health") is not None
 
-    def ask(self, asked: Asked) -> list[Said]:
-        body = self._request("POST", ASK_PATH, pack_asked(asked))
+    def ask(self, asked: LmmRequest) -> list[LmmResponse]:
+        body = self._request("POST", ASK_PATH, pack_request(asked))
         try:
-            identity, said = unpack_said(body)
+            identity, said = unpack_responses(body)
         except (ValueError, KeyError, TypeError, UsageError) as error:
             raise StageError(f"the engine at {self.address} sent no reply of ours ({error}): is it agvas serve-lmm?") from error
         if identity != self._expected:
             raise StageError(
                 f"the engine at {self.address} is now {identity.name} ({identity.checkpoint_sha256[:12]}...), it was another when this run "
-                "began: start the run anew"
+                "began: start the run again"
             )
         if len(said) != len(asked.visual):
             raise StageError(
@@ -93,7 +93,7 @@ class HttpEngine:
         return said
 
     def _request(self, method: str, path: str, body: bytes | None = None) -> bytes:
-        """The body of a reply; a connection that the server closed meanwhile is made anew, once."""
+        """The body of a reply; a connection that the server closed meanwhile is made again, once."""
         for fresh in (False, True):
             kept: http.client.HTTPConnection | None = None if fresh else getattr(self._own, "connection", None)
             if kept is None and not fresh:
@@ -148,7 +148,7 @@ def open_http(bundle: Bundle, settings: StageSettings) -> AskingLmm:
 
     Raises:
         UsageError: no address, or none that can be one.
-        SetupError: nobody answers there.
+        SetupError: no answer from there.
         BundleError: it serves another model.
     """
     if settings.lmm_url is None:

@@ -1,4 +1,4 @@
-"""Joint 2 on vLLM, wherever it runs: features and words to a question, and what it says to a reply."""
+"""Stage 2 on vLLM, in process or behind HTTP: makes a request of features and words, reads the response."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ from agvas_runtime.bundle import Bundle
 from agvas_runtime.stages.open import StageSettings
 from agvas_runtime.stages.prompt_tokenizer import PromptTokenizer, Words
 from agvas_runtime.stages.protocol import Features, Reply, Turn
-from agvas_runtime.stages.vllm.protocol import Asked, Engine, Identity, Said
+from agvas_runtime.stages.vllm.protocol import Engine, Identity, LmmRequest, LmmResponse
 
 __all__ = ["AskingLmm", "open_vllm", "open_vllm_direct", "refuse_foreign"]
 
@@ -58,16 +58,16 @@ class AskingLmm:
         there = np.array(found, bool)
         return Reply(np.stack(states), there.astype(np.float32), there, list(answers))
 
-    def _question(self, features: Features, words: Words, mode: Mode) -> Asked:
+    def _question(self, features: Features, words: Words, mode: Mode) -> LmmRequest:
         before, after = (tuple(ids[0].tolist()) for ids in (words.ids_before, words.ids_after))
         visual = np.concatenate([features.f_s, features.f_align], 1).astype(np.float32)  # [B, 2N, D]
         if mode is not Mode.DIRECT:
             # One more than may be said: an anchor that comes last is read, too.
-            return Asked(before, after, (), self._prompt.max_new_tokens + 1, self._adapter, visual)
+            return LmmRequest(before, after, (), self._prompt.max_new_tokens + 1, self._adapter, visual)
         rows = sorted({*words.logit_positions[0].tolist(), *words.anchor_positions[0].tolist()})
-        return Asked(before, after, tuple(rows), 0, self._adapter, visual)
+        return LmmRequest(before, after, tuple(rows), 0, self._adapter, visual)
 
-    def _read(self, words: Words, said: list[Said]) -> Reply:
+    def _read(self, words: Words, said: list[LmmResponse]) -> Reply:
         """Direct mode: the anchors are where they were put."""
         at = words.anchor_positions[0].tolist()
         anchors = np.stack(
@@ -76,7 +76,7 @@ class AskingLmm:
         lean = np.clip(np.array([each.lean for each in said]), -80.0, 80.0)
         return Reply(anchors, (1.0 / (1.0 + np.exp(-lean))).astype(np.float32), np.ones(len(said), bool))
 
-    def _read_generated(self, said: Said, length: int) -> tuple[Float, bool, str]:
+    def _read_generated(self, said: LmmResponse, length: int) -> tuple[Float, bool, str]:
         """States [3, D] of the last of each anchor that was said, whether there are all three, and the words."""
         ids = said.ids[: self._prompt.max_new_tokens]
         last = {id: length + at for at, id in enumerate(ids) if id in self._anchor_ids}
@@ -96,7 +96,7 @@ def refuse_foreign(bundle: Bundle, identity: Identity) -> None:
         )
 
 
-# Joint 2 on vLLM in this process.
+# Stage 2 on vLLM in this process.
 
 
 def open_vllm(bundle: Bundle, settings: StageSettings, *, all_modes: bool = True) -> AskingLmm:
@@ -114,7 +114,7 @@ def open_vllm(bundle: Bundle, settings: StageSettings, *, all_modes: bool = True
     return AskingLmm(bundle, open_local(folder, all_modes=all_modes), settings.adapter)
 
 
-# Joint 2 on vLLM in this process, for direct mode alone: no output head, no cache of states.
+# Stage 2 on vLLM in this process, for direct mode alone: no output head, no cache of states.
 
 
 def open_vllm_direct(bundle: Bundle, settings: StageSettings) -> AskingLmm:

@@ -1,4 +1,4 @@
-"""vLLM in this process, its engine included: one start, one copy of torch, and nothing that could be killed apart."""
+"""vLLM in this process, its engine included: one start and one copy of torch."""
 
 import atexit
 import os
@@ -17,7 +17,7 @@ from vllm.v1.engine.exceptions import EngineDeadError
 from agvas_core.contract.errors import StageError, UsageError
 from agvas_runtime.stages.vllm.arguments import engine_arguments, environment, state_folder
 from agvas_runtime.stages.vllm.engine import Answering, is_written, states_of
-from agvas_runtime.stages.vllm.protocol import Asked, Identity, Said
+from agvas_runtime.stages.vllm.protocol import Identity, LmmRequest, LmmResponse
 
 __all__ = ["LocalEngine", "open_local"]
 
@@ -60,7 +60,7 @@ class LocalEngine:
     def identity(self) -> Identity:
         return self.answering.identity
 
-    def ask(self, asked: Asked) -> list[Said]:
+    def ask(self, asked: LmmRequest) -> list[LmmResponse]:
         prompts, parameters = self.answering.prompts(asked), self.answering.parameters(asked)
         adapter = self.answering.adapter(asked.adapter)
         try:
@@ -77,7 +77,7 @@ class LocalEngine:
                             self.llm.llm_engine.step()  # the connector writes one step after the last word
                 return [self.answering.said(asked, output) for output in outputs]
         except EngineDeadError as error:
-            raise StageError("vLLM's engine has died, see what it printed; open the segmenter anew") from error
+            raise StageError("vLLM's engine has died, see what it printed; open the segmenter again") from error
 
     def close(self) -> None:
         """Ends the engine."""

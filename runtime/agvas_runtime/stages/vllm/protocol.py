@@ -1,4 +1,4 @@
-"""What is asked of a language model on vLLM and what it says, in process and, as bytes, over HTTP.
+"""Request and response of the language model on vLLM, in process and, as bytes, over HTTP.
 
 A message is one line of JSON and then raw float32, little-endian: nothing in it can be run when it is read, and an image of 1,460 tokens is
 21 MB where base64 in JSON would be 28.
@@ -17,14 +17,14 @@ __all__ = [
     "ADAPTERS_PATH",
     "ASK_PATH",
     "IDENTITY_PATH",
-    "Asked",
     "Engine",
     "Identity",
-    "Said",
-    "pack_asked",
-    "pack_said",
-    "unpack_asked",
-    "unpack_said",
+    "LmmRequest",
+    "LmmResponse",
+    "pack_request",
+    "pack_responses",
+    "unpack_request",
+    "unpack_responses",
 ]
 
 IDENTITY_PATH: Final = "/agvas/v1/identity"
@@ -37,7 +37,7 @@ Float = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Asked:
+class LmmRequest:
     """One question about one or more images. ``visual`` [B, 2N, D] is Concat(f_s, f_align); the image stands between ``before`` and
     ``after``."""
 
@@ -52,7 +52,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Said:
+class LmmResponse:
     """What came back for one image."""
 
     ids: tuple[int, ...]
@@ -83,11 +83,11 @@ class Engine(Protocol):
     """A running vLLM, in process or elsewhere."""
 
     def identity(self) -> Identity:
-        """Raises StageError where nobody answers."""
+        """Raises StageError if there is no answer."""
         ...
 
-    def ask(self, asked: Asked) -> list[Said]:
-        """One ``Said`` for each image.
+    def ask(self, asked: LmmRequest) -> list[LmmResponse]:
+        """One ``LmmResponse`` for each image.
 
         Raises:
             UsageError: an adapter that is not there, or a mode that this engine has not.
@@ -96,12 +96,12 @@ class Engine(Protocol):
         ...
 
 
-def pack_asked(asked: Asked) -> bytes:
+def pack_request(asked: LmmRequest) -> bytes:
     """As bytes."""
     return _pack(asdict(replace(asked, visual=asked.visual[:0])) | {"visual": asked.visual.shape}, asked.visual)
 
 
-def unpack_asked(data: bytes) -> Asked:
+def unpack_request(data: bytes) -> LmmRequest:
     """Raises UsageError where the bytes are no question."""
     head, floats = _unpack(data)
     try:
@@ -123,26 +123,26 @@ def unpack_asked(data: bytes) -> Asked:
             f"rows are {list(ids['rows'])}; they ascend, and lie within the {len(ids['after'])} tokens after the image"
         )
     if not (adapter is None or isinstance(adapter, str)) or new_tokens < 0 or min((*ids["before"], *ids["after"]), default=0) < 0:
-        raise UsageError("the question has an adapter, a length or an id that cannot be meant: use the same agvas on both sides")
-    return Asked(ids["before"], ids["after"], ids["rows"], new_tokens, adapter, floats.reshape(shape))
+        raise UsageError("the question has an invalid adapter, length or id: use the same agvas on both sides")
+    return LmmRequest(ids["before"], ids["after"], ids["rows"], new_tokens, adapter, floats.reshape(shape))
 
 
-def pack_said(identity: Identity, said: list[Said]) -> bytes:
+def pack_responses(identity: Identity, said: list[LmmResponse]) -> bytes:
     """Who answers, and what."""
     rows = [asdict(replace(each, states=each.states[:0])) | {"states": each.states.shape} for each in said]
     floats = [each.states.ravel() for each in said]
     return _pack({"identity": asdict(identity), "said": rows}, np.concatenate(floats))
 
 
-def unpack_said(data: bytes) -> tuple[Identity, list[Said]]:
-    """Raises ValueError, KeyError or TypeError where the bytes are no reply; whoever asked knows who sent it."""
+def unpack_responses(data: bytes) -> tuple[Identity, list[LmmResponse]]:
+    """Raises ValueError, KeyError or TypeError where the bytes are no reply."""
     head, floats = _unpack(data)
     said, at = [], 0
     for row in head["said"]:
         count, dim = (int(size) for size in row["states"])
         states = floats[at : at + count * dim].reshape(count, dim)
         at += count * dim
-        said.append(Said(tuple(row["ids"]), tuple(row["positions"]), float(row["lean"]), states))
+        said.append(LmmResponse(tuple(row["ids"]), tuple(row["positions"]), float(row["lean"]), states))
     return Identity(**head["identity"]), said
 
 

@@ -18,7 +18,7 @@ import typer
 from agvas_core.contract.errors import SetupError, StageError, UsageError
 from agvas_core.contract.lmm_folder import IN_BUNDLE, find_lmm_folder, read_lmm_folder
 
-__all__ = ["Patience", "serve_lmm", "supervise"]
+__all__ = ["RestartPolicy", "serve_lmm", "supervise"]
 
 
 DEFAULT_HOST = "127.0.0.1"
@@ -29,7 +29,7 @@ def serve_lmm(
     bundle: Annotated[
         Path, typer.Argument(metavar="FOLDER", help=f"Folder of agvas-export vllm, or a bundle with one in {IN_BUNDLE}/.")
     ],
-    host: Annotated[str, typer.Option(help="Whoever reaches it may use it, and is trusted: keep it on loopback.")] = DEFAULT_HOST,
+    host: Annotated[str, typer.Option(help="Address to listen on. Every client is trusted: keep it on loopback.")] = DEFAULT_HOST,
     port: Annotated[int, typer.Option(min=1, max=65535)] = DEFAULT_PORT,
     direct_only: Annotated[
         bool, typer.Option("--direct-only", help="Direct mode alone: no output head, less memory, a little faster.")
@@ -126,7 +126,7 @@ def _refuse_taken(host: str, port: int) -> None:
 
 
 @dataclass(frozen=True)
-class Patience:
+class RestartPolicy:
     """Times in seconds."""
 
     start_s: float = 900.0
@@ -151,7 +151,7 @@ def supervise(
     healthy: Callable[[], bool],
     told: Callable[[str], None],
     environment: Mapping[str, str] | None = None,
-    patience: Patience | None = None,
+    patience: RestartPolicy | None = None,
     ready: Callable[[], None] = lambda: None,
 ) -> None:
     """Runs ``command`` until the caller is interrupted (KeyboardInterrupt), which ends the process, too.
@@ -164,7 +164,7 @@ def supervise(
     Raises:
         SetupError: it never became healthy.
     """
-    patience = patience or Patience()
+    patience = patience or RestartPolicy()
     failures, ever = 0, False
     while True:
         process = _start(command, environment)
@@ -190,7 +190,7 @@ def _start(command: Sequence[str], environment: Mapping[str, str] | None) -> "su
 
 
 def _watch(
-    process: "subprocess.Popen[bytes]", healthy: Callable[[], bool], ready: Callable[[], None], patience: Patience
+    process: "subprocess.Popen[bytes]", healthy: Callable[[], bool], ready: Callable[[], None], patience: RestartPolicy
 ) -> tuple[float | None, str]:
     """Until it ends or hangs: how long it was in health (None: never), and what happened."""
     began = monotonic()
@@ -214,7 +214,7 @@ def _watch(
         sleep(patience.poll_s)
 
 
-def _stop(process: "subprocess.Popen[bytes]", patience: Patience) -> None:
+def _stop(process: "subprocess.Popen[bytes]", patience: RestartPolicy) -> None:
     """Asks, waits, kills; with its workers."""
     with suppress(ProcessLookupError, PermissionError):
         _signal_group(process, signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""Our few paths beside vLLM's own, inside ``vllm serve``: a middleware that answers them and passes everything else on.
+"""Middleware inside ``vllm serve``: answers our few paths and passes everything else on.
 
 GET  /agvas/v1/identity   who answers
 GET  /agvas/v1/adapters   the adapters that lie in the folder now
@@ -23,7 +23,15 @@ from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 from agvas_core.contract.errors import AgvasError, BundleError, StageError, UsageError
 from agvas_runtime.stages.vllm.arguments import DIRECT_ONLY, FOLDER
 from agvas_runtime.stages.vllm.engine import Answering
-from agvas_runtime.stages.vllm.protocol import ADAPTERS_PATH, ASK_PATH, IDENTITY_PATH, Asked, Said, pack_said, unpack_asked
+from agvas_runtime.stages.vllm.protocol import (
+    ADAPTERS_PATH,
+    ASK_PATH,
+    IDENTITY_PATH,
+    LmmRequest,
+    LmmResponse,
+    pack_responses,
+    unpack_request,
+)
 
 __all__ = ["AnchorService"]
 
@@ -64,16 +72,16 @@ class AnchorService:
             case "GET", path if path == ADAPTERS_PATH:
                 return {"adapter": self._answering.spec.adapter, "adapters": self._answering.adapters()}
             case "POST", path if path == ASK_PATH:
-                asked = unpack_asked(await _body(receive))
-                return pack_said(self._answering.identity, await self._ask(scope["app"].state.engine_client, asked))
+                asked = unpack_request(await _body(receive))
+                return pack_responses(self._answering.identity, await self._ask(scope["app"].state.engine_client, asked))
         raise UsageError(f"{scope['method']} {scope['path']}: there is no such path; see agvas_runtime/vllm_plugin/service.py")
 
-    async def _ask(self, engine: Any, asked: Asked) -> list[Said]:
+    async def _ask(self, engine: Any, asked: LmmRequest) -> list[LmmResponse]:
         prompts, parameters = self._answering.prompts(asked), self._answering.parameters(asked)
         adapter = await asyncio.to_thread(self._answering.adapter, asked.adapter)
         run = engine.encode if isinstance(parameters, PoolingParams) else engine.generate
 
-        async def one(prompt: dict[str, Any]) -> Said:
+        async def one(prompt: dict[str, Any]) -> LmmResponse:
             outputs = [output async for output in run(prompt, parameters.clone(), f"agvas-{uuid4().hex}", lora_request=adapter)]
             return await asyncio.to_thread(self._answering.said, asked, outputs[-1])
 

@@ -1,1 +1,1 @@
-"""Pages beside the line: what a station sees now, and a person's word on what it has seen. They load nothing from elsewhere."""
+"""Pages of a line: the live page and the review page. They load nothing from elsewhere."""

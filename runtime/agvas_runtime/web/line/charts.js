@@ -1,4 +1,4 @@
-// Two charts, drawn anew with each state: yield and parts of the last hour, and the time from trigger to verdict.
+// Two charts, drawn again with each state: yield and parts of the last hour, and the time from trigger to verdict.
 import { at, drawn } from "./asking.js";
 
 const WIDTH = 440;

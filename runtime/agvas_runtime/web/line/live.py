@@ -1,4 +1,4 @@
-"""The page of a line: what each station sees and says, as it happens.
+"""The live page of a line: newest part, verdicts and figures of each station.
 
 GET /v1/line?after=N            the state once it is newer than N, or after a second
 GET /v1/line/STATION/newest     the newest part's picture; its number and verdict are in the headers
@@ -13,7 +13,7 @@ from fastapi import APIRouter, Path, Query
 from fastapi.responses import JSONResponse, Response
 
 from agvas_core.contract.errors import UsageError
-from agvas_runtime.line.app.status import Board
+from agvas_runtime.line.app.status import LineStatus
 from agvas_runtime.web.line.page_server import PageServer, settings_for
 from agvas_runtime.web.refusal import Refusal
 
@@ -31,7 +31,7 @@ class LivePage:
         self._server = server
         self.address = server.address
 
-    def start(self, board: Board) -> None:
+    def start(self, board: LineStatus) -> None:
         """Shows a line from now on."""
         self._server.start(live_routes(board))
 
@@ -50,7 +50,7 @@ def open_live_page(host: str, port: int) -> LivePage:
     return LivePage(PageServer("live", settings_for(host, port), options=("--page", "--page-host")))
 
 
-def live_routes(board: Board) -> APIRouter:
+def live_routes(board: LineStatus) -> APIRouter:
     """Of one line."""
     router = APIRouter(prefix="/v1/line")
 

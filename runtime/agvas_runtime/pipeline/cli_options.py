@@ -1,4 +1,4 @@
-"""Options that several verbs of the command ``agvas`` share, each with its panel of the help."""
+"""Command line options that several commands share, each declared once, with its panel of the help."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from agvas_core.contract.command_line import INPUT, LINE, MODEL, SPEED
+from agvas_core.contract.command_line import DECISION, INPUT, LINE, MODEL, OUTPUT, SPEED
 
 __all__ = [
     "Adapter",
@@ -17,24 +17,35 @@ __all__ = [
     "Checkpoint",
     "Decoder",
     "Engines",
+    "FailOnReject",
     "Limit",
     "Lmm",
     "LmmFolder",
     "Log",
     "LogForm",
+    "MaxPixels",
     "Metrics",
+    "ModeName",
+    "Model",
+    "NormalLook",
     "Offline",
     "Page",
     "PageHost",
     "PixelFormats",
+    "Prompt",
     "Queue",
     "Queues",
+    "Quiet",
     "Recipes",
     "Sinks",
     "Sources",
     "State",
     "Stations",
+    "Strict",
     "Threads",
+    "Threshold",
+    "Tiling",
+    "TilingChoice",
     "Triggers",
     "Version",
     "Vision",
@@ -46,6 +57,13 @@ class LogForm(StrEnum):
 
     text = "text"
     json = "json"
+
+
+class Tiling(StrEnum):
+    """Whether large images are cut into tiles."""
+
+    auto = "auto"
+    off = "off"
 
 
 class Queue(StrEnum):
@@ -99,8 +117,38 @@ Bits = Annotated[
     int | None,
     typer.Option(min=9, max=16, metavar="N", help="Bits that 16-bit images use, 12 say; 16 by default.", rich_help_panel=INPUT),
 ]
+MaxPixels = Annotated[
+    int | None,
+    typer.Option(min=1, metavar="N", help="Larger images get NO_VERDICT; 100 million by default.", rich_help_panel=INPUT),
+]
 
 # Model.
+
+Model = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        metavar="NAME|FOLDER",
+        help="A bundled model, the folder of a bundle or product, or hf:org/name of a hub.",
+        rich_help_panel=MODEL,
+    ),
+]
+Prompt = Annotated[
+    str | None,
+    typer.Option(help="What to look for, in words: 'Segment the scratch at the top left.', in any mode.", rich_help_panel=MODEL),
+]
+ModeName = Annotated[
+    str,
+    typer.Option(
+        help="How the model answers: direct, the mask alone; describe, words before the mask; describe-plus, the same "
+        "after --normal-look; explain, words after it.",
+        rich_help_panel=MODEL,
+    ),
+]
+NormalLook = Annotated[
+    str | None,
+    typer.Option(metavar="TEXT", help="How a good part looks, in a sentence; for --mode describe-plus.", rich_help_panel=MODEL),
+]
 
 Offline = Annotated[
     bool,
@@ -154,7 +202,35 @@ Checkpoint = Annotated[
     typer.Option(metavar="DIR", help="With torch: the checkpoint of the bundle, if it is not nano's.", rich_help_panel=MODEL),
 ]
 
+# Decision.
+
+Strict = Annotated[
+    bool,
+    typer.Option(
+        "--strict",
+        help="Spare good parts: the bundle's strict operating point in place of the balanced one.",
+        rich_help_panel=DECISION,
+    ),
+]
+Threshold = Annotated[
+    float | None,
+    typer.Option(
+        help="Every pixel above this score, 0 to 1, is anomalous, in place of the operating point's thresholds.",
+        rich_help_panel=DECISION,
+    ),
+]
+FailOnReject = Annotated[
+    bool,
+    typer.Option("--fail-on-reject", help="Exit with 1 if any image is FAIL or NO_VERDICT.", rich_help_panel=DECISION),
+]
+
+# Output.
+
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.", rich_help_panel=OUTPUT)]
+
 # Speed.
+
+TilingChoice = Annotated[Tiling, typer.Option(help="Cut large images into tiles, or shrink them whole.", rich_help_panel=SPEED)]
 
 Threads = Annotated[
     int | None, typer.Option(min=1, metavar="N", help="CPU threads; all cores by default.", rich_help_panel=SPEED)

@@ -1,10 +1,10 @@
-"""What is worth making for things that come again: execution contexts, captured graphs, tables of one size of frame."""
+"""A cache of what is expensive to make for one frame size: execution contexts, captured graphs, tables."""
 
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Final, Generic, TypeVar
 
-__all__ = ["Recurring"]
+__all__ = ["GraphCache"]
 
 MOST: Final = 8
 """Kept at once; a line has one size of frame, a folder of photographs a few."""
@@ -15,7 +15,7 @@ REMEMBERED: Final = 1000
 T = TypeVar("T")
 
 
-class Recurring(Generic[T]):
+class GraphCache(Generic[T]):
     """By key, the most recently used, and with each its key. One thread at a time."""
 
     def __init__(self, most: int = MOST) -> None:

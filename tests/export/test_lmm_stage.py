@@ -14,8 +14,8 @@ from agvas_core.model.agvas import AgVas
 from agvas_core.model.build import build_model, visual_tokens
 from agvas_core.model.config import ModelConfig, parse_config
 from agvas_core.model.weights.checkpoint import Checkpoint
-from agvas_export.graphs import eager_attention, export_joint
-from agvas_export.joints import Joint, make_joints, past_shape
+from agvas_export.graphs import eager_attention, export_stage
+from agvas_export.stages import Stage, make_stages, past_shape
 
 FP32 = TOLERANCES["fp32"]
 IDS = list(range(20, 32))  # 5 words before the image, 7 after it
@@ -31,11 +31,11 @@ def llama_table(tiny_checkpoint: Checkpoint) -> dict[str, Any]:
     return table
 
 
-def made(table: dict[str, Any]) -> tuple[AgVas, ModelConfig, dict[str, Joint]]:
+def made(table: dict[str, Any]) -> tuple[AgVas, ModelConfig, dict[str, Stage]]:
     config = parse_config(table)
     torch.manual_seed(3)
     model = build_model(config).eval().requires_grad_(False)
-    return model, config, {joint.name: joint for joint in make_joints(model, config)}
+    return model, config, {stage.name: stage for stage in make_stages(model, config)}
 
 
 @torch.no_grad()
@@ -74,8 +74,8 @@ def test_step_by_step_gives_what_the_model_gives_at_once(
     table = copy.deepcopy(llama_table if family == "llava-1.5" else tiny_checkpoint.config.model_dump(mode="json"))
     if not has_spam:
         table["spam"] = None
-    model, config, joints = made(table)
-    vision, lmm = joints["vision"], joints["lmm"].module
+    model, config, stages = made(table)
+    vision, lmm = stages["vision"], stages["lmm"].module
     f_s, f_align = vision.module(*vision.inputs.values())[:2]
     assert f_s.shape[1] + f_align.shape[1] == visual_tokens(config)
     with torch.no_grad(), eager_attention(lmm):
@@ -85,8 +85,8 @@ def test_step_by_step_gives_what_the_model_gives_at_once(
 
 
 def test_the_graph_of_llama_takes_an_empty_past_and_an_empty_image(llama_table: dict[str, Any], tmp_path: Path) -> None:
-    model, config, joints = made(llama_table)
-    spec = export_joint(joints["lmm"], tmp_path)
+    model, config, stages = made(llama_table)
+    spec = export_stage(stages["lmm"], tmp_path)
     session = ort.InferenceSession(str(tmp_path / spec.file), providers=["CPUExecutionProvider"])
 
     def run(*tensors: Tensor) -> tuple[Tensor, ...]:

@@ -1,4 +1,4 @@
-"""How a part ended: the verdict, why, and all that is needed to come to it again."""
+"""The result of a part: verdict, reason, and everything needed to reproduce it."""
 
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -7,7 +7,7 @@ from typing import Any
 from agvas_core.contract.errors import UnlikeError
 from agvas_runtime.masks.result import Verdict
 
-__all__ = ["Cause", "Settlement", "without_verdict"]
+__all__ = ["Cause", "PartResult", "without_verdict"]
 
 
 class Cause(StrEnum):
@@ -21,7 +21,7 @@ class Cause(StrEnum):
 
 
 @dataclass(frozen=True)
-class Settlement:
+class PartResult:
     """One part's end, as the ledger has it. ``cause`` is given exactly where ``verdict`` is NO_VERDICT."""
 
     verdict: Verdict
@@ -59,6 +59,6 @@ class Settlement:
         assert (self.cause is not None) == (self.verdict is Verdict.NO_VERDICT), "a cause belongs to NO_VERDICT, and to it alone"
 
 
-def without_verdict(cause: Cause, detail: str, decided_ms: float, **known: Any) -> Settlement:
+def without_verdict(cause: Cause, detail: str, decided_ms: float, **known: Any) -> PartResult:
     """NO_VERDICT, with what is known of the part."""
-    return Settlement(Verdict.NO_VERDICT, decided_ms, cause, detail, **known)
+    return PartResult(Verdict.NO_VERDICT, decided_ms, cause, detail, **known)

@@ -1,4 +1,4 @@
-"""The model cut at its joints: three modules with plain tensors in and out, and what their axes are called.
+"""The model cut at its stages: three modules with plain tensors in and out, and what their axes are called.
 
 What is outside the graphs (resizing, tokenizing, fusion, the threshold) is agvas_core.contract's and the runtime's.
 """
@@ -19,11 +19,11 @@ from agvas_core.model.encoders.encoders import PixelFeatures
 from agvas_core.model.lmm import Lmm
 from agvas_core.model.spam import fold_linear_p
 
-__all__ = ["Axis", "DecoderJoint", "Joint", "LmmJoint", "VisionJoint", "make_joints", "past_shape"]
+__all__ = ["Axis", "DecoderStage", "LmmStage", "Stage", "VisionStage", "make_stages", "past_shape"]
 
 
-class VisionJoint(nn.Module):
-    """Joint 1: the two views to f_s, f_align and the decoder's features.
+class VisionStage(nn.Module):
+    """Stage 1: the two views to f_s, f_align and the decoder's features.
 
     Args:
         trunk: the features of the pixel encoder's trunk come out, too, for the references; it must have one.
@@ -50,8 +50,8 @@ class VisionJoint(nn.Module):
         return f_s, f_align, f_p, *(each for each in others if each is not None)
 
 
-class LmmJoint(nn.Module):
-    """Joint 2: Concat(f_s, f_align, f_txt) and what came before it, causally (eq. 3); read at the anchors and where text goes on.
+class LmmStage(nn.Module):
+    """Stage 2: Concat(f_s, f_align, f_txt) and what came before it, causally (eq. 3); read at the anchors and where text goes on.
 
     One graph for the prefill and for every step of decoding: a step has no image, one word, and the keys and values so far. Any
     of the past, the image and the words before it may be empty. No padding.
@@ -117,8 +117,8 @@ def filled(keys: Tensor, values: Tensor) -> Any:
     return layer
 
 
-class DecoderJoint(nn.Module):
-    """Joint 3: anchor states and pixel features to mask logits (eq. 4-7)."""
+class DecoderStage(nn.Module):
+    """Stage 3: anchor states and pixel features to mask logits (eq. 4-7)."""
 
     def __init__(self, model: AgVas) -> None:
         super().__init__()
@@ -141,7 +141,7 @@ Axes = Mapping[int, Axis]
 
 
 @dataclass(frozen=True)
-class Joint:
+class Stage:
     """One graph to be: the module, tensors that it can be traced with, and the open axes of each."""
 
     name: str
@@ -151,29 +151,29 @@ class Joint:
     axes: dict[str, Axes]
 
 
-def make_joints(model: AgVas, config: ModelConfig, max_batch: int | None = None, *, trunk: bool = False) -> list[Joint]:
-    """The three joints of a model in evaluation mode.
+def make_stages(model: AgVas, config: ModelConfig, max_batch: int | None = None, *, trunk: bool = False) -> list[Stage]:
+    """The three stages of a model in evaluation mode.
 
     Args:
         max_batch: views that they take together at most; 1 makes the batch a constant of the graphs, None leaves it open.
         trunk: the vision graph gives the features of its trunk for the references, too.
     """
-    joints = open_joints(model, config, trunk=trunk)
-    return [of_one(joint) for joint in joints] if max_batch == 1 else joints  # a graph can only say which axes are open
+    stages = open_stages(model, config, trunk=trunk)
+    return [of_one(stage) for stage in stages] if max_batch == 1 else stages  # a graph can only say which axes are open
 
 
-def of_one(joint: Joint) -> Joint:
-    """The joint with a batch of one, which is then a constant."""
-    at = {name: next(i for i, axis in axes.items() if axis.name == "batch") for name, axes in joint.axes.items()}
+def of_one(stage: Stage) -> Stage:
+    """The stage with a batch of one, which is then a constant."""
+    at = {name: next(i for i, axis in axes.items() if axis.name == "batch") for name, axes in stage.axes.items()}
     inputs, outputs = (
-        {name: tensor.narrow(at[name], 0, 1) for name, tensor in tensors.items()} for tensors in (joint.inputs, joint.outputs)
+        {name: tensor.narrow(at[name], 0, 1) for name, tensor in tensors.items()} for tensors in (stage.inputs, stage.outputs)
     )
-    left: dict[str, Axes] = {name: {i: axis for i, axis in axes.items() if i != at[name]} for name, axes in joint.axes.items()}
-    return replace(joint, inputs=inputs, outputs=outputs, axes=left)
+    left: dict[str, Axes] = {name: {i: axis for i, axis in axes.items() if i != at[name]} for name, axes in stage.axes.items()}
+    return replace(stage, inputs=inputs, outputs=outputs, axes=left)
 
 
-def open_joints(model: AgVas, config: ModelConfig, *, trunk: bool = False) -> list[Joint]:
-    """The three joints with an open batch."""
+def open_stages(model: AgVas, config: ModelConfig, *, trunk: bool = False) -> list[Stage]:
+    """The three stages with an open batch."""
     batch = Axis("batch", Dim("batch"))
     rows, columns = Dim("rows", min=2), Dim("columns", min=2)  # in multiples of the view's granularity
     view, semantic_px = config.pixel_view, config.semantic_view.size_px
@@ -194,7 +194,7 @@ def open_joints(model: AgVas, config: ModelConfig, *, trunk: bool = False) -> li
         "semantic_image": torch.randint(0, 256, (2, semantic_px, semantic_px, 3), dtype=torch.uint8),
         "pixel_image": torch.randint(0, 256, (2, height, width, 3), dtype=torch.uint8),
     }
-    vision = VisionJoint(model, trunk=trunk).eval()
+    vision = VisionStage(model, trunk=trunk).eval()
     with torch.no_grad():
         found = vision(*vision_inputs.values())
     names = [*("f_s", "f_align", "f_p", "f_detail")[: len(found) - 2 * trunk], *(TRUNK_STRIDES if trunk else ())]
@@ -212,10 +212,10 @@ def open_joints(model: AgVas, config: ModelConfig, *, trunk: bool = False) -> li
         "logit_positions": torch.tensor([[3, 5, 9, 11]] * 2),
         "past_key_values": torch.zeros(past_shape(model, batch=2, past=13)),
     }
-    lmm = LmmJoint(model).eval()
+    lmm = LmmStage(model).eval()
     place = next(lmm.parameters()).device  # "meta" where the weights are streamed
     lmm_inputs = {name: tensor.to(place) for name, tensor in lmm_inputs.items()}
-    decoder = DecoderJoint(model).eval()
+    decoder = DecoderStage(model).eval()
     with torch.no_grad():
         said = dict(zip(("anchor_states", "text_logits", "present_key_values"), lmm(**lmm_inputs), strict=True))
         states = {"anchor_states": torch.randn(said["anchor_states"].shape)}
@@ -238,9 +238,9 @@ def open_joints(model: AgVas, config: ModelConfig, *, trunk: bool = False) -> li
     }
     view_axes: dict[str, Axes] = {"semantic_image": {0: batch}, "pixel_image": image_axes(vision_inputs["pixel_image"], 1)}
     return [
-        Joint("vision", vision, vision_inputs, seen, view_axes | token_axes | map_axes | trunk_axes),
-        Joint("lmm", lmm, lmm_inputs, said, word_axes | state_axes),
-        Joint(
+        Stage("vision", vision, vision_inputs, seen, view_axes | token_axes | map_axes | trunk_axes),
+        Stage("lmm", lmm, lmm_inputs, said, word_axes | state_axes),
+        Stage(
             "decoder",
             decoder,
             states | maps,
