@@ -129,13 +129,14 @@ def test_a_model_with_the_shipped_trunk_gives_its_features_to_the_references(
     names = list(done.spec.features)
     made = sessions[0].run(names, {"semantic_image": semantic.numpy(), "pixel_image": image.numpy()})
     # The same cells as of an encoder of its own with the padding that the model has.
-    own = ReferenceDistance(EncoderCells(load_trunk(), pad_px=0)).eval()
+    front = EncoderCells(load_trunk(), pad_px=0)
+    own = ReferenceDistance(front).eval()
     encoder = model.pixel_encoder
     with torch.no_grad():
         pixels = encoder.backbone.padded(encoder.normalize(image))
-        features = [each for each in encoder.backbone.trunk.features(pixels, (4, 10))]
+        features = encoder.backbone.trunk.features(pixels, (4, 10))
         features = [encoder.backbone.cut(each, 16 // stride) for each, stride in zip(features, (8, 16), strict=True)]
-        deep = own.cells.join(features)
+        deep = front.join(features)
         embedding = torch.cat([deep.permute(0, 2, 3, 1), own.colour(image)], 3)
         bank = 0.1 * torch.randn(9, 155, generator=generator)
         expected = embedding, *own.distances(embedding, bank, 0.7)

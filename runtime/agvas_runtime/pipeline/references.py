@@ -227,8 +227,8 @@ class References:
         rarities = self.scales.rarities(grids(found, zero_shot))
         if self.head is not None:
             rarities |= self.scales.rarities({"head": head_map(self.head, rarities, found.embedding)})
-        seen = self.scales.added(rarities)
-        return at_frame_size(squash(seen.fused(share), product.half), (image.shape[0], image.shape[1]))
+        statistics = self.scales.added(rarities)
+        return at_frame_size(squash(statistics.fused(share), product.half), (image.shape[0], image.shape[1]))
 
     def _check(self, facts: Mapping[str, float]) -> None:
         for limit in self.product.limits:
