@@ -3,22 +3,24 @@
     python benchmarks/fit_rules.py --out runs/fit-rules      # 12 generated products
     python benchmarks/fit_rules.py --data ../shared/data --set mpdd --out runs/mpdd
     python benchmarks/fit_rules.py --head --out runs/fit-head  # products with --head against those without
+    python benchmarks/fit_rules.py --head --first 1 --shots 10 --tests 2 --out runs/fit-head-small
 
 For each product some good images become references as in ``agvas fit``, defects are painted on the same
 images, each compared with a memory bank that has nothing of it, and other images are the test. Generated
 products are made by the painter of the painted defects, and nano was trained with it, so gains there are
 the most that can be hoped for. Real sets are reported; nothing may be chosen by them.
 
-Maps are kept in ``--out`` as one .npz per product, so a run that was stopped goes on, and several runs
+Maps are kept in ``--out`` as one .npz per product, figures of heads as one .json, so a run that was stopped goes on, and several runs
 (``--part 0/2``) share the work.
 """
 
 import argparse
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import cv2
 import numpy as np
@@ -30,8 +32,10 @@ from agvas.fitting.fit import MOST_FOLDS
 from agvas.fitting.judging import Engine, open_engine
 from agvas.fitting.operating_point import IMAGE_SHARE, map_scale
 from agvas.fitting.pictures import thumbnail
-from agvas.fitting.rules import WEIGHTS, Evidence, average_precision, zero_shot_weight
+from agvas.fitting.rules import LEAST_IMAGES, WEIGHTS, Evidence, average_precision, zero_shot_weight
 from agvas_core.contract.decision import mean_of_highest
+from agvas_core.contract.durable import write_whole
+from agvas_core.contract.product import HeadTrial
 from agvas_core.data.datasets.item import read_truth
 from agvas_core.data.datasets.layouts import find_test_sets, limited
 from agvas_core.data.synthetic.defects import KINDS
@@ -131,7 +135,8 @@ def measure(engine: Engine, images: Images, painted_each: int, seed: int) -> dic
     whole = engine.bank(cells, rng)
 
     def maps(image: Rgb, bank: Float) -> Float:
-        found = grids(engine.compare(engine.cells.prepare(image), bank), engine.zero_shot("image", image))
+        zero_shot, frame = engine.look("image", image)
+        found = grids(engine.compare(frame, bank), zero_shot)
         return np.stack([_small(found[kind]) for kind in ("joint", "deep", "zero_shot")])
 
     good = [maps(image, banks[index % folds]) for index, image in enumerate(images.references)]
@@ -212,18 +217,37 @@ def tested(found: Measured, weight: float) -> tuple[float, float, float]:
     return precision, auroc(scores, found.bad) or 0.0, caught(scores, found.bad, 0.05) or 0.0
 
 
-def with_head(images: Images, folder: Path, threads: int, seed: int) -> str:
-    """A line of the table: what is known of a head, then AP / image AUROC / caught at 5 % of the product without and with it, by the test."""
-    fitted = fit(images.references, folder / "head", head=True, threads=threads, seed=seed)
+def with_head(images: Images, folder: Path, model: str, threads: int, seed: int) -> dict[str, object]:
+    """What the trial of a head says, and AP / image AUROC / caught at 5 % by the test of the product without it and as it was written."""
+    fitted = fit(images.references, folder / "head", model=model, head=True, threads=threads, seed=seed)
     trial = fitted.product.head_trial
-    assert trial is not None, "there are enough good images"
-    figures = [_tested_product(folder / "head", images, threads)]
-    if trial.adopted:
-        fit(images.references, folder / "none", threads=threads, seed=seed)
-        figures.insert(0, _tested_product(folder / "none", images, threads))
-    seconds = fitted.product.seconds["head"]
-    known = f"{trial.ap[0]:.3f} to {trial.ap[1]:.3f} ({trial.error:.3f}) | {trial.auroc[0]:.3f} to {trial.auroc[1]:.3f}"
-    return f"| {images.name} | {known} | {seconds:.0f} s | {' | '.join(map(_figures, figures))} |"
+    written = _tested_product(folder / "head", images, threads)
+    without = written
+    if trial is not None and trial.adopted:
+        fit(images.references, folder / "none", model=model, threads=threads, seed=seed)
+        without = _tested_product(folder / "none", images, threads)
+    seconds = fitted.product.seconds.get("head", 0.0)
+    told = None if trial is None else trial.model_dump()
+    return {"name": images.name, "trial": told, "seconds": seconds, "without": without, "written": written}
+
+
+def report_heads(found: Sequence[dict[str, Any]]) -> str:
+    """A row for each product, and the means."""
+    lines = [
+        "| product | trial AP without, with (error) | trial AUROC | trained in | without a head | as written | |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for each in found:
+        known, adopted = "- | -", "too few images that look alike"
+        if each["trial"] is not None:
+            trial = HeadTrial.model_validate(each["trial"])
+            known = f"{trial.ap[0]:.3f}, {trial.ap[1]:.3f} ({trial.error:.3f}) | {trial.auroc[0]:.3f}, {trial.auroc[1]:.3f}"
+            adopted = "with head" if trial.adopted else "left out"
+        figures = f"{_figures(each['without'])} | {_figures(each['written'])}"
+        lines.append(f"| {each['name']} | {known} | {each['seconds']:.0f} s | {figures} | {adopted} |")
+    means = (_figures(np.mean([each[key] for each in found], axis=0)) for key in ("without", "written"))
+    lines.append(f"| mean | | | | {' | '.join(means)} | |")
+    return "\n".join(lines) + "\n"
 
 
 def _tested_product(folder: Path, images: Images, threads: int) -> tuple[float, float, float]:
@@ -278,24 +302,35 @@ def main() -> None:
     parser.add_argument("--tests", type=int, default=10, help="test images of each kind")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--part", default="0/1", help="K/N: only every Nth product, from K")
+    parser.add_argument("--first", type=int, help="only so many products, from the first")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("runs/fit-rules"))
     options = parser.parse_args()
+    if options.head and options.shots < LEAST_IMAGES:
+        parser.error(f"--shots is {options.shots}; a head needs {LEAST_IMAGES} good images or more")
     options.out.mkdir(parents=True, exist_ok=True)
     part, parts = (int(each) for each in options.part.split("/"))
     engine = None
     products: Sequence[Images | None] = [None] * len(GENERATED)
     if options.data is not None:
         products = real(options.data, options.set, options.shots, options.tests, options.seed)
+    products = products[: options.first]
     found: dict[str, Measured] = {}
+    heads: list[dict[str, Any]] = []
     for index, images in enumerate(products):
         name = GENERATED[index][0] if images is None else images.name
-        if options.head:
-            if index % parts == part:
-                images = images or generated(index, options.shots, options.tests)
-                print(with_head(images, options.out / f"{index}", options.threads, options.seed), flush=True)
-            continue
         path = options.out / f"{name.replace(' ', '-').replace(',', '').replace('/', '-')}.npz"
+        if options.head:
+            path = path.with_suffix(".json")
+            if not path.is_file():
+                if index % parts != part:
+                    continue
+                images = images or generated(index, options.shots, options.tests)
+                row = with_head(images, path.with_suffix(""), options.model, options.threads, options.seed)
+                write_whole(path, json.dumps(row))
+                print(report_heads([row]), flush=True)
+            heads.append(json.loads(path.read_text(encoding="utf-8")))
+            continue
         if not path.is_file():
             if index % parts != part:
                 continue
@@ -309,8 +344,8 @@ def main() -> None:
             print(f"{name}: {time.monotonic() - began:.0f} s", flush=True)
         with np.load(path, allow_pickle=False) as arrays:
             found[name] = measured(dict(arrays))
-    if found:
-        text = report(found)
+    if found or heads:
+        text = report(found) if found else report_heads(heads)
         (options.out / "table.md").write_text(text, encoding="utf-8")
         print(text)
 

@@ -1,6 +1,6 @@
 """What references cost: the same frames with a product and with its base bundle, in turns, and fitting beside the encoder alone.
 
-python benchmarks/reference_cost.py --side 800 --frames 20 --threads 1
+python benchmarks/reference_cost.py --side 800 --frames 20 --threads 1 --model nano
 """
 
 import argparse
@@ -15,8 +15,8 @@ from agvas import Segmenter, fit
 from agvas_core.data.synthetic.products import SyntheticProduct
 from agvas_runtime.bundle import load_bundle
 from agvas_runtime.images.frame import Frame
-from agvas_runtime.images.views import make_views
-from agvas_runtime.stages.open import StageSettings, open_references
+from agvas_runtime.pipeline.references import ReferenceCells
+from agvas_runtime.stages.open import StageSettings, open_references, open_stages
 
 
 def main() -> None:
@@ -26,19 +26,20 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=20, help="frames of each kind, in turns")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of the frames")
     parser.add_argument("--fit-threads", type=int, default=2, help="CPU threads of fitting")
+    parser.add_argument("--model", default="nano", help="bundle that is fitted")
     given = parser.parse_args()
     product = SyntheticProduct(3, "object", (given.side, given.side))
     good = [product.good(index).image for index in range(given.good)]
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
-        fitted = fit(good, Path(folder) / "product", threads=given.fit_threads)
+        fitted = fit(good, Path(folder) / "product", model=given.model, threads=given.fit_threads)
         print(
             f"fit of {given.good} pictures of {given.side} px, {given.fit_threads} threads: {time.perf_counter() - start:.1f} s"
         )
         print("  " + ", ".join(f"{step} {seconds:.1f} s" for step, seconds in fitted.product.seconds.items()))
-        _time_encoder(good, given.fit_threads)
+        _time_encoder(given.model, good, given.fit_threads)
         segmenters = {
-            "without": Segmenter.load("nano", threads=given.threads),
+            "without": Segmenter.load(given.model, threads=given.threads),
             "with": Segmenter.load(Path(folder) / "product", threads=given.threads),
         }
         spent: dict[str, list[float]] = {name: [] for name in segmenters}
@@ -60,15 +61,16 @@ def main() -> None:
             )
 
 
-def _time_encoder(good: list[np.ndarray], threads: int) -> None:
-    """The encoder alone on the same pictures, for comparison with fitting."""
-    bundle = load_bundle("nano")
+def _time_encoder(model: str, good: list[np.ndarray], threads: int) -> None:
+    """The encoder alone on the same pictures, for comparison with fitting; the vision graph where it has the references' encoder."""
+    bundle, settings = load_bundle(model), StageSettings(threads=threads)
     references = bundle.manifest.references
-    assert references is not None and references.view is not None, "nano's references graph has an encoder of its own"
-    stage = open_references(bundle, "onnx", StageSettings(threads=threads))
+    assert references is not None, "a bundle that was fitted has a references graph"
+    vision, stage = open_stages(bundle, settings=settings).vision, open_references(bundle, settings=settings)
+    cells = ReferenceCells(bundle, references.view or bundle.manifest.pixel_view, stage, vision)
     start = time.perf_counter()
     for image in good:
-        stage.embed(make_views(image, [references.view])[0].pixels[None])
+        cells.embed(cells.prepare(image))
     print(f"  the encoder alone on these pictures: {time.perf_counter() - start:.1f} s")
 
 

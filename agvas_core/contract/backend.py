@@ -79,12 +79,16 @@ class Backend(Stages, Protocol):
 
 
 class Comparison(Protocol):
-    """The references graph of a bundle on one engine."""
+    """The references graph of a bundle, and a product's fitted head, on one engine."""
 
-    def __call__(self, image: NDArray[np.uint8], bank: NDArray[np.float32] | None = None) -> Arrays:
-        """Of RGB uint8 [H, W, 3]: ``embedding`` [h, w, D], the squares of the distances ``deep`` and ``joint`` [h, w], and the ``bank``
-        [rows, D] that they are to; every third cell of the image's own where there is none. Squares, for a root turns the last bit of a
+    def __call__(self, image: NDArray[np.uint8], truth: Arrays | None = None) -> Arrays:
+        """Of RGB uint8 [H, W, 3]: ``embedding`` [h, w, D], the squares of the distances ``deep`` and ``joint`` [h, w], the ``bank``
+        [rows, D] that they are to and, of a product with a fitted head, its ``logit`` [h, w]. Squares, for a root turns the last bit of a
         distance of 0 into a thousandth.
+
+        Args:
+            truth: the reference's answer, whose bank is taken and whose embedding and distances the head is given. Where there is none
+                the bank is the product's, or every third cell of the image's own.
 
         Raises:
             ImageError: the engine fails on this image.

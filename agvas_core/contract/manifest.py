@@ -6,7 +6,7 @@ A bundle is a folder with ``manifest.json`` and the files it lists. Nothing in i
 import hashlib
 import json
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any, Literal, Self
+from typing import Any, Final, Literal, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
@@ -22,6 +22,7 @@ __all__ = [
     "IN_BUNDLE",
     "MANIFEST_NAME",
     "SCHEMA_VERSION",
+    "TRUNK_STRIDES",
     "GraphSpec",
     "Manifest",
     "Precision",
@@ -37,9 +38,9 @@ __all__ = [
     "write_manifest",
 ]
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 OLDEST_VERSION = 2
-"""Bundles from here on are read: 3 added ``references`` and ``product``, which may be missing."""
+"""Bundles from here on are read: 3 added ``references`` and ``product``, which may be missing; 4 references that take the trunk's features."""
 MANIFEST_NAME = "manifest.json"
 BANK = "bank.npy"
 """The memory bank of a product."""
@@ -50,6 +51,9 @@ ADAPTERS = "adapters"
 
 
 Precision = Literal["fp32", "fp16", "bf16"]
+
+TRUNK_STRIDES: Final = {"trunk_8": 8, "trunk_16": 16}
+"""Outputs of a vision graph whose pretrained trunk is the references' own, and their strides in pixels of the pixel view."""
 
 
 class TensorSpec(StrictModel):
@@ -72,8 +76,8 @@ class ReferencesSpec(GraphSpec):
     """The graph that compares cells of an image with those of good images.
 
     Inputs: ``reference_image`` uint8 RGB [batch, height, width, 3] where it has an encoder of its own, else ``pixel_image`` and
-    ``f_p`` of the vision graph; ``bank`` float32 [rows, D], the embeddings of good cells; and ``colour_weight`` float32 [], the
-    weight of the squared colour distance in ``joint``.
+    features of the vision graph, ``f_p`` or ``trunk_8`` and ``trunk_16``; ``bank`` float32 [rows, D], the embeddings of good cells;
+    and ``colour_weight`` float32 [], the weight of the squared colour distance in ``joint``.
     Outputs, float32, [batch, h, w]: ``embedding`` [batch, h, w, D], whose last ``colour_channels`` are colour; ``deep``, the
     distance of the others to the nearest row; ``joint``, that of all D to the nearest.
     """
@@ -85,6 +89,12 @@ class ReferencesSpec(GraphSpec):
     colour_channels: int = Field(default=3, ge=0)
     max_rows: int = Field(default=4096, ge=1)
     """Rows of a bank that engines are built for; a product has the number of its own."""
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """Outputs of the vision graph that it takes; none where it has an encoder of its own."""
+        others = ("reference_image", "pixel_image", "bank", "colour_weight")
+        return tuple(spec.name for spec in self.inputs if spec.name not in others)
 
     @property
     def channels(self) -> int:

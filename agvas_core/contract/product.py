@@ -299,20 +299,22 @@ def read_product(folder: Path, name: str = PRODUCT) -> Product:
         raise BundleError(f"{path}: {where}: {first['msg']}: run agvas fit again") from error
 
 
-def head_spec(channels: int) -> GraphSpec:
+def head_spec(channels: int, stride: int = 8) -> GraphSpec:
     """What ``head.onnx`` takes and gives.
 
     Args:
         channels: D of an embedding.
+        stride: pixels of the view in a cell, which the names of the open axes say.
     """
+    rows, columns = f"height/{stride}", f"width/{stride}"
 
     def tensor(name: str, *shape: int | str) -> TensorSpec:
         return TensorSpec(name=name, dtype="float32", shape=shape)
 
     return GraphSpec(
         file=HEAD,
-        inputs=(tensor("embedding", "batch", "h", "w", channels), tensor("rarities", "batch", 3, "h", "w")),
-        outputs=(tensor("logit", "batch", "h", "w"),),
+        inputs=(tensor("embedding", "batch", rows, columns, channels), tensor("rarities", "batch", 3, rows, columns)),
+        outputs=(tensor("logit", "batch", rows, columns),),
     )
 
 

@@ -23,7 +23,7 @@ class Vision(NamedTuple):
 
     def of(self, image: Tensor) -> "Vision":
         """One row for each exchange: ``image`` [R] holds the index of the image that it is about."""
-        f_p, f_detail = self.pixel
+        f_p, f_detail = self.pixel.f_p, self.pixel.f_detail
         pixel = PixelFeatures(f_p[image], None if f_detail is None else f_detail[image])
         return Vision(self.f_s[image], self.f_align[image], pixel)
 

@@ -8,7 +8,8 @@ The idea is PatchCore's (Roth et al. 2022): patch embeddings of a pretrained enc
 is three more channels, because ImageNet features ignore much of it.
 
 The module has one of two front ends: ``EncoderCells`` reads the image with an encoder of its own, ``FeatureCells`` takes
-the vision stage's ``f_p``. All of it exports to ONNX: the bank is an input, so one graph serves every product.
+features of the vision stage: those of its trunk where that is the same encoder, so that one pass serves both, else ``f_p``.
+All of it exports to ONNX: the bank is an input, so one graph serves every product.
 """
 
 from collections.abc import Sequence
@@ -97,33 +98,27 @@ class EncoderCells(nn.Module):
 
     def join(self, features: Sequence[Tensor]) -> Tensor:
         """Outputs of the blocks to the vectors of the cells; the padding is cut off."""
-        edge = self.pad_px // self.stride
-        cells = []
-        for block, of_block in zip(self.blocks, features, strict=True):
-            mean = _neighbour_mean(of_block, self.pool)
-            factor = self.trunk.strides[block] // self.stride
-            if factor > 1:
-                mean = F.interpolate(mean, scale_factor=float(factor), mode="bilinear")
-            cells.append(_unit_mean_norm(mean[..., edge:-edge, edge:-edge] if edge else mean))
-        return torch.cat(cells, 1)
+        strides = [self.trunk.strides[block] for block in self.blocks]
+        return _joined(features, strides, self.pool, self.pad_px // self.stride)
 
 
 class FeatureCells(nn.Module):
-    """Front end that takes the vision stage's ``f_p``: any pixel encoder's features, one deep vector per place.
+    """Front end that takes features of the vision stage: ``f_p`` of any pixel encoder, or ``trunk_8`` and ``trunk_16``.
 
     Args:
-        channels: C of f_p.
-        stride: of f_p, in pixels of the pixel view.
+        channels: of each of the features.
+        strides: of each, in pixels of the pixel view, finest first.
         pool: side of the mean over neighbouring cells; 1 for none.
     """
 
-    def __init__(self, channels: int, stride: int, *, pool: int = 3) -> None:
+    def __init__(self, channels: Sequence[int], strides: Sequence[int], *, pool: int = 3) -> None:
         super().__init__()
-        self.channels, self.stride, self.pool = channels, stride, pool
+        self.of_feature, self.strides, self.pool = tuple(channels), tuple(strides), pool
+        self.channels, self.stride = sum(channels), strides[0]
 
-    def forward(self, f_p: Tensor) -> Tensor:
-        """[B, C, h, w] -> [B, C, h, w]."""
-        return _unit_mean_norm(_neighbour_mean(f_p, self.pool))
+    def forward(self, *features: Tensor) -> Tensor:
+        """[B, C, h, w] of each -> [B, sum of C, h, w] at the finest stride."""
+        return _joined(features, self.strides, self.pool, edge=0)
 
 
 class ColourCells(nn.Module):
@@ -192,17 +187,17 @@ class ReferenceDistance(nn.Module):
         self.channels = cells.channels + COLOUR_CHANNELS
         """D of embedding and bank."""
 
-    def embed(self, image: Tensor, f_p: Tensor | None = None) -> Tensor:
+    def embed(self, image: Tensor, *features: Tensor) -> Tensor:
         """Embedding of each cell.
 
         Args:
-            image: uint8 RGB [B, H, W, 3]: the reference view, or, with ``f_p``, the pixel view that it was made from.
-            f_p: [B, C, h, w] for a front end that takes it.
+            image: uint8 RGB [B, H, W, 3]: the reference view, or, with features, the pixel view that they were made from.
+            features: [B, C, h, w] each, for a front end that takes them.
 
         Returns:
             [B, h, w, D].
         """
-        deep = self.cells(image if f_p is None else f_p)  # [B, C, h, w]
+        deep = self.cells(*(features or (image,)))  # [B, C, h, w]
         return torch.cat([deep.permute(0, 2, 3, 1), self.colour(image)], 3)
 
     def distances(self, embedding: Tensor, bank: Tensor, colour_weight: Tensor | float = 1.0) -> tuple[Tensor, Tensor]:
@@ -235,7 +230,7 @@ class ReferenceDistance(nn.Module):
         image: Tensor,
         bank: Tensor,
         colour_weight: Tensor | float = 1.0,
-        f_p: Tensor | None = None,
+        features: Sequence[Tensor] = (),
     ) -> Distances:
         """As ``embed`` and ``distances``.
 
@@ -243,7 +238,7 @@ class ReferenceDistance(nn.Module):
             bank: float32 [M, D], M >= ``neighbours``.
             colour_weight: of the squared colour distance in the joint one, a scalar; 0 leaves colour out.
         """
-        embedding = self.embed(image, f_p)
+        embedding = self.embed(image, *features)
         return Distances(embedding, *self.distances(embedding, bank, colour_weight))
 
     def _nearest(self, squares: Tensor) -> Tensor:
@@ -305,6 +300,17 @@ class ReferenceHead(nn.Module):
         except (KeyError, IndexError, RuntimeError, ZeroDivisionError):
             return None
         return module
+
+
+def _joined(features: Sequence[Tensor], strides: Sequence[int], pool: int, edge: int) -> Tensor:
+    """Features [B, C, h, w] at rising strides to one vector per cell of the first stride; ``edge`` cells of it are cut off each side."""
+    cells = []
+    for feature, stride in zip(features, strides, strict=True):
+        mean = _neighbour_mean(feature, pool)
+        if stride > strides[0]:
+            mean = F.interpolate(mean, scale_factor=float(stride // strides[0]), mode="bilinear")
+        cells.append(_unit_mean_norm(mean[..., edge:-edge, edge:-edge] if edge else mean))
+    return torch.cat(cells, 1) if len(cells) > 1 else cells[0]
 
 
 def _neighbour_mean(features: Tensor, side: int) -> Tensor:

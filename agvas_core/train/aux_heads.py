@@ -76,7 +76,7 @@ class AuxHeads(nn.Module):
         """
         assert batch.kinds is not None and batch.tones is not None
         counts = counts.clamp(min=1)
-        f_p, f_detail = output.vision.pixel
+        f_p, f_detail = output.vision.pixel.f_p, output.vision.pixel.f_detail
         kinds = cell_loss(self.of_pixels(f_p), batch.kinds, counts[0])
         kinds = kinds + cell_loss(self.tone_of_pixels(f_p), batch.tones, counts[1])
         if self.of_detail is not None and f_detail is not None:

@@ -32,7 +32,7 @@ from agvas_export.graphs import export_stage
 from agvas_export.parity import Parity, compare
 from agvas_export.precision import in_precision
 from agvas_export.reference import encode, words
-from agvas_export.references import export_references
+from agvas_export.references import export_references, shares_trunk
 from agvas_export.source import TORCH_FOLDER, checkpoint_files, read_checkpoint
 from agvas_export.stages import make_stages
 from agvas_export.streaming import STREAMED_BYTES, LmmWeights, can_stream, read_without_lmm
@@ -194,7 +194,8 @@ def export_bundle(
         write_lmm_forms(form, source, sha256, prompt, weights, folder, progress)
         merge(source.model)  # whose adapters are beside their layers where vLLM has them apart
         specs, references = {}, None
-        for stage in make_stages(source.model, source.config, form.max_batch):
+        trunk = form.references and shares_trunk(source.model)
+        for stage in make_stages(source.model, source.config, form.max_batch, trunk=trunk):
             if stage.name == "vision" and form.references:
                 progress("exporting the references graph")
                 references = export_references(source.config, stage, folder)

@@ -65,6 +65,8 @@ _STAGES: Final[Mapping[str, tuple[str, str]]] = {  # tensor -> stage, and the to
     "f_align": ("vision", "features"),
     "f_p": ("vision", "features"),
     "f_detail": ("vision", "features"),
+    "trunk_8": ("vision", "features"),
+    "trunk_16": ("vision", "features"),
     "anchor_states": ("lmm", "anchor_states"),
     "accept": ("lmm", "probability"),
     "logits": ("decoder", "logits"),
@@ -72,6 +74,7 @@ _STAGES: Final[Mapping[str, tuple[str, str]]] = {  # tensor -> stage, and the to
     "embedding": ("references", "features"),
     "deep": ("references", "features"),
     "joint": ("references", "features"),
+    "logit": ("head", "logits"),
 }
 _UNSCALED: Final = frozenset({"accept", "probability"})
 
@@ -164,6 +167,7 @@ class TorchStages:
 
     def __init__(self, source: Checkpoint, manifest: Manifest) -> None:
         self.model = source.model
+        self._seen = {spec.name for spec in manifest.vision.outputs}
         self._first = [encode(source.tokenizer, text)[0] for text in (manifest.prompt.refusal, manifest.prompt.answer)]
         self._words = lru_cache(maxsize=64)(
             lambda instruction: words(source.tokenizer, manifest.prompt, manifest.anchor_ids, instruction)
@@ -173,8 +177,8 @@ class TorchStages:
     def see(self, semantic_image: NDArray[np.uint8], pixel_image: NDArray[np.uint8]) -> Arrays:
         """Stage 1."""
         vision = self.model.see(torch.from_numpy(semantic_image), torch.from_numpy(pixel_image))
-        seen = {"f_s": vision.f_s, "f_align": vision.f_align, "f_p": vision.pixel.f_p, "f_detail": vision.pixel.f_detail}
-        return {name: tensor.float().numpy() for name, tensor in seen.items() if tensor is not None}
+        seen = {"f_s": vision.f_s, "f_align": vision.f_align, **vision.pixel._asdict()}
+        return {name: tensor.float().numpy() for name, tensor in seen.items() if tensor is not None and name in self._seen}
 
     @torch.no_grad()
     def ask(self, features: Arrays, instruction: str) -> Arrays:
@@ -308,7 +312,7 @@ def check_bundle(
         if compared:
             wanted = compared[REFERENCE](image)
             for name in engines.keys() & compared.keys():
-                tallies[name].errors.add(wanted, _distances(compared[name], image, wanted["bank"]))
+                tallies[name].errors.add(wanted, _distances(compared[name], image, wanted))
         for name, engine in engines.items():
             own, iou = _against(engine, image, asked, truth, tallies[name], digest)
             if own is None or own.verdict != truth.verdict or iou < 1.0:
@@ -388,7 +392,7 @@ REFERENCE: Final = "torch"
 
 
 def open_comparisons(folder: Path, manifest: Manifest, names: Sequence[str]) -> dict[str, Comparison]:
-    """The references graph on torch and on each of these engines that runs one; nothing where the bundle has none.
+    """The references graph, and a product's head, on torch and on each of these engines that runs one; nothing where the bundle has none.
 
     Raises:
         BundleError: it was made from another encoder than the one that is here.
@@ -401,9 +405,9 @@ def open_comparisons(folder: Path, manifest: Manifest, names: Sequence[str]) -> 
     return {name: compare for name, compare in opened.items() if compare is not None}
 
 
-def _distances(compare: Comparison, image: NDArray[np.uint8], bank: NDArray[np.float32]) -> Arrays:
+def _distances(compare: Comparison, image: NDArray[np.uint8], truth: Arrays) -> Arrays:
     try:
-        return compare(image, bank)
+        return compare(image, truth)
     except ImageError:
         return {}
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from agvas_core.contract.certificate import TOLERANCES
 from agvas_core.contract.errors import ParityError
-from agvas_core.contract.manifest import GraphSpec, Manifest
+from agvas_core.contract.manifest import TRUNK_STRIDES, GraphSpec, Manifest
 from agvas_core.model.fusion import anomaly_probability, binary_mask
 from agvas_core.model.weights.checkpoint import Checkpoint
 from agvas_export.reference import SEED, Words, encode, reference, synthetic_frames, words
@@ -163,7 +163,7 @@ def compare(folder: Path, manifest: Manifest, checkpoint: Checkpoint) -> Parity:
     """
     precision = manifest.precision
     tolerance = TOLERANCES[precision]
-    allowed = {name: tolerance.features for name in ("f_s", "f_align", "f_p", "f_detail")} | {
+    allowed = {name: tolerance.features for name in ("f_s", "f_align", "f_p", "f_detail", *TRUNK_STRIDES)} | {
         "anchor_states": tolerance.anchor_states,
         "last_state": tolerance.anchor_states,
         "text_logits": tolerance.text,

@@ -104,6 +104,8 @@ def reference(model: AgVas, frames: Frames, said: Words) -> dict[str, Tensor]:
         "f_align": vision.f_align,
         "f_p": vision.pixel.f_p,
         "f_detail": vision.pixel.f_detail,
+        "trunk_8": vision.pixel.trunk_8,
+        "trunk_16": vision.pixel.trunk_16,
         "anchor_states": anchors,
         "text_logits": model.lmm.head(hidden[:, asked, None]),  # [B, 1, V]
         "present_key_values": torch.stack([torch.stack([layer.keys, layer.values]) for layer in cache.layers]),

@@ -1,8 +1,11 @@
-"""The graph ``references`` of a bundle: an image, or the vision graph's ``f_p``, and a memory bank to distances.
+"""The graph ``references`` of a bundle: an image, or features of the vision graph, and a memory bank to distances.
 
-A model whose pixel encoder is nano's gets the encoder that ships with this package; every other one measures its own ``f_p``.
+A model whose pixel encoder has the trunk that ships with this package, unchanged, measures that trunk's features: they come out of the
+vision graph, so that a frame is seen once. Nano, and a trunk that was trained further, get the shipped encoder in a graph of its own;
+every other model measures its ``f_p``.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import gcd
@@ -17,17 +20,19 @@ from torch import Tensor
 from torch.export import Dim
 
 from agvas_core.contract.errors import ParityError
-from agvas_core.contract.manifest import ReferencesSpec, sha256_of
+from agvas_core.contract.manifest import TRUNK_STRIDES, ReferencesSpec, sha256_of
 from agvas_core.contract.preprocess import ViewSpec
 from agvas_core.data.synthetic.synthesis import synthesize
+from agvas_core.model.agvas import AgVas
 from agvas_core.model.config import ModelConfig
 from agvas_core.model.encoders.efficientnet_lite import IMAGENET_MEAN, IMAGENET_STD, TRUNK, load_trunk
+from agvas_core.model.encoders.lite_pyramid import LitePyramid
 from agvas_core.model.references import EncoderCells, FeatureCells, ReferenceDistance
 from agvas_export.graphs import export_stage
 from agvas_export.reference import SEED
 from agvas_export.stages import Axes, Axis, Stage
 
-__all__ = ["NAME", "REFERENCE_VIEW", "ReferencesGraph", "export_references", "references_stage"]
+__all__ = ["NAME", "REFERENCE_VIEW", "ReferencesGraph", "export_references", "references_stage", "shares_trunk"]
 
 NAME: Final = "references"
 TOLERANCE: Final = 1e-4
@@ -45,29 +50,46 @@ class ReferencesGraph:
     """Where the weights come from, and the largest error against torch."""
 
 
+def shares_trunk(model: AgVas) -> bool:
+    """Whether the pixel encoder's trunk is the shipped one to the bit, so that its features can be the references'.
+
+    Raises:
+        SetupError: the shipped encoder is missing.
+    """
+    encoder = model.pixel_encoder.backbone
+    if not isinstance(encoder, LitePyramid):
+        return False
+    shipped, own = load_trunk().state_dict(), encoder.trunk.state_dict()
+    return shipped.keys() == own.keys() and all(torch.equal(own[name].cpu(), value) for name, value in shipped.items())
+
+
 def export_references(config: ModelConfig, vision: Stage, folder: Path) -> ReferencesGraph:
     """Writes ``references.onnx`` into ``folder`` and compares it with the module.
 
     Args:
-        vision: the stage of the vision graph, whose ``f_p`` is compared where the model is not nano.
+        vision: the stage of the vision graph. Where it gives the features of its trunk, these are compared.
 
     Raises:
         ParityError: the graph does not give the module's answer.
         SetupError: the shipped encoder is missing.
     """
-    if config.pixel.kind == "lite":
+    names = [name for name in TRUNK_STRIDES if name in vision.outputs]
+    if not names and config.pixel.kind == "lite":
         data, spec, provenance = _with_encoder(TRUNK, sha256_of(TRUNK) if TRUNK.is_file() else "")
         (folder / spec.file).write_bytes(data)
         return ReferencesGraph(spec, provenance)
-    _, channels, rows, _ = vision.outputs["f_p"].shape
-    stride = vision.inputs["pixel_image"].shape[1] // rows
-    rows_apart = config.pixel_view.multiple_px // stride if config.pixel_view.fit == "area" else rows
-    module = ReferenceDistance(FeatureCells(channels, stride), pieces=gcd(rows_apart, 4))
-    stage = references_stage(module.eval(), config.pixel_view)
+    names = names or ["f_p"]
+    height = vision.inputs["pixel_image"].shape[1]
+    channels = [vision.outputs[name].shape[1] for name in names]
+    strides = [height // vision.outputs[name].shape[2] for name in names]
+    rows_apart = (config.pixel_view.multiple_px if config.pixel_view.fit == "area" else height) // strides[0]
+    module = ReferenceDistance(FeatureCells(channels, strides), pieces=gcd(rows_apart, 4))
+    stage = references_stage(module.eval(), config.pixel_view, names)
     graph = export_stage(stage, folder)
     error = _error(folder / graph.file, stage)
     return ReferencesGraph(
-        ReferencesSpec(**dict(graph), stride=stride), {"encoder": f"f_p of {config.pixel.kind}", "error": error}
+        ReferencesSpec(**dict(graph), stride=strides[0]),
+        {"encoder": f"{' and '.join(names)} of {config.pixel.kind}", "error": error},
     )
 
 
@@ -89,22 +111,24 @@ def _with_encoder(trunk: Path, sha256: str) -> tuple[bytes, ReferencesSpec, dict
     )
 
 
-def references_stage(module: ReferenceDistance, view: ViewSpec) -> Stage:
+def references_stage(module: ReferenceDistance, view: ViewSpec, features: Sequence[str] = ()) -> Stage:
     """The module with tensors to trace it with; batch and rows are open, and the sides where the view leaves them open.
 
     Args:
         view: of the image that the module takes.
+        features: names of those that it takes beside it.
     """
     is_open = view.fit == "area"
     stride, unit = module.cells.stride, view.multiple_px
     height, width = (3 * unit, 5 * unit) if is_open else (view.size_px, view.size_px)
     generator = torch.Generator().manual_seed(0)
     image = torch.randint(0, 256, (2, height, width, 3), dtype=torch.uint8, generator=generator)
-    takes_image = isinstance(module.cells, EncoderCells)
-    inputs: dict[str, Tensor] = {"reference_image" if takes_image else "pixel_image": image}
-    if not takes_image:
-        cells = (height // stride, width // stride)
-        inputs["f_p"] = torch.randn(2, module.cells.channels, *cells, generator=generator)
+    inputs: dict[str, Tensor] = {"pixel_image" if features else "reference_image": image}
+    at: dict[str, int] = {}
+    if isinstance(module.cells, FeatureCells):
+        at = dict(zip(features, module.cells.strides, strict=True))
+        for channels, (name, each) in zip(module.cells.of_feature, at.items(), strict=True):
+            inputs[name] = torch.randn(2, channels, height // each, width // each, generator=generator)
     inputs["bank"] = torch.randn(7, module.channels, generator=generator)
     inputs["colour_weight"] = torch.tensor(1.0)
     wrapped = _ByPlace(module)
@@ -125,7 +149,7 @@ def references_stage(module: ReferenceDistance, view: ViewSpec) -> Stage:
 
     axes: dict[str, Axes] = {
         **dict.fromkeys(("reference_image", "pixel_image"), sides(1, 1)),
-        "f_p": sides(2, stride),
+        **{name: sides(2, each) for name, each in at.items()},
         "bank": {0: Axis("rows", Dim("bank_rows", min=2))},
         "colour_weight": {},
         **dict.fromkeys(outputs, sides(1, stride)),
@@ -141,11 +165,17 @@ class _ByPlace(torch.nn.Module):
         self.module = module
 
     def forward(
-        self, image: Tensor, second: Tensor, third: Tensor, fourth: Tensor | None = None
+        self,
+        image: Tensor,
+        second: Tensor,
+        third: Tensor,
+        fourth: Tensor | None = None,
+        fifth: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """image, f_p if any, bank, colour_weight -> embedding, deep, joint."""
-        f_p, bank, weight = (None, second, third) if fourth is None else (second, third, fourth)
-        embedding, deep, joint = self.module(image, bank, weight, f_p)
+        """image, up to two features, bank, colour_weight -> embedding, deep, joint."""
+        given = (second, third, fourth, fifth)  # torch.export wants them one by one
+        *features, bank, weight = (each for each in given if each is not None)
+        embedding, deep, joint = self.module(image, bank, weight, features)
         return embedding, deep, joint
 
 

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from torch.export import Dim
 from transformers.cache_utils import Cache, DynamicLayer
 
+from agvas_core.contract.manifest import TRUNK_STRIDES
 from agvas_core.model.agvas import AgVas
 from agvas_core.model.config import ModelConfig
+from agvas_core.model.encoders.encoders import PixelFeatures
 from agvas_core.model.lmm import Lmm
 from agvas_core.model.spam import fold_linear_p
 
@@ -21,10 +23,15 @@ __all__ = ["Axis", "DecoderStage", "LmmStage", "Stage", "VisionStage", "make_sta
 
 
 class VisionStage(nn.Module):
-    """Stage 1: the two views to f_s, f_align and the decoder's features."""
+    """Stage 1: the two views to f_s, f_align and the decoder's features.
 
-    def __init__(self, model: AgVas) -> None:
+    Args:
+        trunk: the features of the pixel encoder's trunk come out, too, for the references; it must have one.
+    """
+
+    def __init__(self, model: AgVas, *, trunk: bool = False) -> None:
         super().__init__()
+        self.trunk = trunk
         self.semantic_encoder, self.pixel_encoder = model.semantic_encoder, model.pixel_encoder
         linear_p, spam = model.linear_p, model.spam
         self.norm = None if linear_p is None else linear_p.norm
@@ -32,13 +39,15 @@ class VisionStage(nn.Module):
 
     def forward(self, semantic_image: Tensor, pixel_image: Tensor) -> tuple[Tensor, ...]:
         """uint8 RGB [B, Hs, Ws, 3] and [B, H, W, 3] -> f_s, f_align [B, N, D] (without SPAM [B, 0, D]), f_p [B, C, h, w] and, if any,
-        f_detail."""
+        f_detail, trunk_8 and trunk_16."""
         f_s = self.semantic_encoder(semantic_image)  # eq. 1: [B, N, D]
-        f_p, f_detail = self.pixel_encoder(pixel_image)  # eq. 1: [B, C, h, w]
+        pixel: PixelFeatures = self.pixel_encoder(pixel_image)  # eq. 1: [B, C, h, w]
+        f_p = pixel.f_p
         f_align = f_s[:, :0]
         if self.spam is not None and self.norm is not None:
             f_align = self.spam(f_s, self.norm(f_p.flatten(2).transpose(1, 2)), (f_p.shape[2], f_p.shape[3]))  # eq. 2: [B, N, D]
-        return (f_s, f_align, f_p) if f_detail is None else (f_s, f_align, f_p, f_detail)
+        others = (pixel.f_detail, *((pixel.trunk_8, pixel.trunk_16) if self.trunk else ()))
+        return f_s, f_align, f_p, *(each for each in others if each is not None)
 
 
 class LmmStage(nn.Module):
@@ -142,13 +151,14 @@ class Stage:
     axes: dict[str, Axes]
 
 
-def make_stages(model: AgVas, config: ModelConfig, max_batch: int | None = None) -> list[Stage]:
+def make_stages(model: AgVas, config: ModelConfig, max_batch: int | None = None, *, trunk: bool = False) -> list[Stage]:
     """The three stages of a model in evaluation mode.
 
     Args:
         max_batch: views that they take together at most; 1 makes the batch a constant of the graphs, None leaves it open.
+        trunk: the vision graph gives the features of its trunk for the references, too.
     """
-    stages = open_stages(model, config)
+    stages = open_stages(model, config, trunk=trunk)
     return [of_one(stage) for stage in stages] if max_batch == 1 else stages  # a graph can only say which axes are open
 
 
@@ -162,7 +172,7 @@ def of_one(stage: Stage) -> Stage:
     return replace(stage, inputs=inputs, outputs=outputs, axes=left)
 
 
-def open_stages(model: AgVas, config: ModelConfig) -> list[Stage]:
+def open_stages(model: AgVas, config: ModelConfig, *, trunk: bool = False) -> list[Stage]:
     """The three stages with an open batch."""
     batch = Axis("batch", Dim("batch"))
     rows, columns = Dim("rows", min=2), Dim("columns", min=2)  # in multiples of the view's granularity
@@ -184,11 +194,14 @@ def open_stages(model: AgVas, config: ModelConfig) -> list[Stage]:
         "semantic_image": torch.randint(0, 256, (2, semantic_px, semantic_px, 3), dtype=torch.uint8),
         "pixel_image": torch.randint(0, 256, (2, height, width, 3), dtype=torch.uint8),
     }
-    vision = VisionStage(model).eval()
+    vision = VisionStage(model, trunk=trunk).eval()
     with torch.no_grad():
-        seen = dict(zip(("f_s", "f_align", "f_p", "f_detail"), vision(*vision_inputs.values()), strict=False))
+        found = vision(*vision_inputs.values())
+    names = [*("f_s", "f_align", "f_p", "f_detail")[: len(found) - 2 * trunk], *(TRUNK_STRIDES if trunk else ())]
+    seen = dict(zip(names, found, strict=True))
     tokens = {name: seen[name] for name in ("f_s", "f_align")}
-    maps = {name: tensor for name, tensor in seen.items() if name not in tokens}
+    maps = {name: seen[name] for name in ("f_p", "f_detail") if name in seen}
+    of_trunk = {name: seen[name] for name in TRUNK_STRIDES if name in seen}
 
     lmm_inputs = {
         "f_s": seen["f_s"],
@@ -209,6 +222,7 @@ def open_stages(model: AgVas, config: ModelConfig) -> list[Stage]:
         logits = decoder(**states, **maps)
 
     map_axes = {name: image_axes(tensor, 2) for name, tensor in maps.items()}
+    trunk_axes = {name: image_axes(tensor, 2) for name, tensor in of_trunk.items()}
     token_axes: dict[str, Axes] = {name: {0: batch} for name in tokens}
     state_axes: dict[str, Axes] = {"anchor_states": {0: batch}}
     word_axes: dict[str, Axes] = {
@@ -224,7 +238,7 @@ def open_stages(model: AgVas, config: ModelConfig) -> list[Stage]:
     }
     view_axes: dict[str, Axes] = {"semantic_image": {0: batch}, "pixel_image": image_axes(vision_inputs["pixel_image"], 1)}
     return [
-        Stage("vision", vision, vision_inputs, seen, view_axes | token_axes | map_axes),
+        Stage("vision", vision, vision_inputs, seen, view_axes | token_axes | map_axes | trunk_axes),
         Stage("lmm", lmm, lmm_inputs, said, word_axes | state_axes),
         Stage(
             "decoder",

@@ -189,6 +189,8 @@ class _Builder:
         self.first_words = tokenizer.first_of_answer, tokenizer.first_of_refusal
         (past,) = (spec.shape for spec in self.manifest.lmm.inputs if spec.name == "past_key_values")
         self.past = past
+        self.seen: dict[ViewSpec, tuple[str, dict[str, str]]] = {}
+        """Of whole frames: the pixel view and the features of it."""
         self.image = self.g.op("Cast", "image", to=TensorProto.FLOAT)  # [H, W, 3]
 
     # Pixels
@@ -263,6 +265,8 @@ class _Builder:
             pixel.append(self.view(frame, look.tiles.size, look.view))
         batch = len(tiles)
         features = self.vision(_joined(g, semantic), _joined(g, pixel))
+        if batch == 1:
+            self.seen[look.view] = pixel[0], features
         words = {name: g.const(np.repeat(ids, batch, axis=0), np.int64) for name, ids in self.words._asdict().items()}
         layers, _, _, heads, _, head_dim = self.past
         words["past_key_values"] = g.const(np.zeros((layers, 2, batch, heads, 0, head_dim)))
@@ -334,14 +338,17 @@ class _Builder:
         g, references = self.g, self.manifest.references
         if references is None:
             raise BundleError(f"{self.bundle.identity} has a product and no references graph: run agvas fit again")
-        view = self.view(self.image, size, product.view)
         bank = load_array(self.bundle.folder / BANK, (product.rows, product.channels))
         given = {"bank": g.const(bank), "colour_weight": g.const(product.colour_weight)}
         if references.view is not None:
-            given["reference_image"] = view
+            given["reference_image"] = self.view(self.image, size, product.view)
+        elif product.view in self.seen:  # the model has seen the whole frame in this view already
+            given["pixel_image"], features = self.seen[product.view]
+            given |= {name: features[name] for name in references.features}
         else:
-            semantic = self.view(self.image, size, self.manifest.semantic_view)
-            given |= {"pixel_image": view, "f_p": self.vision(semantic, view)["f_p"]}
+            semantic, view = (self.view(self.image, size, spec) for spec in (self.manifest.semantic_view, product.view))
+            features = self.vision(semantic, view)
+            given |= {"pixel_image": view, **{name: features[name] for name in references.features}}
         wanted = {tensor.name for tensor in self.stages["references"].graph.input}
         found = g.embed(self.stages["references"], "references", {name: given[name] for name in wanted})
         joint, deep = self.distances(found["joint"]), self.distances(found["deep"])

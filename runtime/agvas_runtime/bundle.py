@@ -199,7 +199,7 @@ def _check_stages(folder: Path, manifest: Manifest) -> None:
 def _check_references(folder: Path, manifest: Manifest, references: ReferencesSpec) -> None:
     """The graph takes an image of its own view, or what the vision graph takes and gives; tensors are those of ``ReferencesSpec``."""
     place = f"{folder / MANIFEST_NAME}: the references graph"
-    images = {"reference_image"} if references.view is not None else {"pixel_image", "f_p"}
+    images = {"reference_image"} if references.view is not None else {"pixel_image", *(references.features or ("f_p",))}
     if (given := _names(references.inputs)) != images | {"bank", "colour_weight"}:
         raise BundleError(
             f"{place} takes {', '.join(sorted(given))}, not {', '.join(sorted(images))}, bank, colour_weight: export the bundle again"
@@ -209,7 +209,9 @@ def _check_references(folder: Path, manifest: Manifest, references: ReferencesSp
     known = {spec.name: spec for spec in (*manifest.vision.inputs, *manifest.vision.outputs)}
     shapes = {spec.name: spec.shape for spec in (*references.inputs, *references.outputs)}
     for spec in references.inputs:
-        if spec.name in ("pixel_image", "f_p") and (spec.name not in known or known[spec.name].dtype != spec.dtype):
+        if spec.name in ("pixel_image", *references.features) and (
+            spec.name not in known or known[spec.name].dtype != spec.dtype
+        ):
             raise BundleError(
                 f"{place} takes {spec.name} as {spec.dtype}, which the vision graph does not have: export the bundle again"
             )

@@ -124,7 +124,8 @@ def pyramid(**arguments: bool | int) -> LitePyramid:
 @pytest.mark.parametrize("arguments", [{}, {"prior": True}, {"attention": 2}], ids=["plain", "prior", "attention"])
 @pytest.mark.parametrize("height, width", [(64, 64), (64, 160), (224, 96), (320, 320)])
 def test_the_pyramid_takes_any_multiple_of_32(height: int, width: int, arguments: dict[str, bool | int]) -> None:
-    f_p, f_detail = pyramid(**arguments)(torch.randn(1, 3, height, width))
+    f_p, f_detail, *of_trunk = pyramid(**arguments)(torch.randn(1, 3, height, width))
+    assert [each.shape for each in of_trunk] == [(1, 40, height // 8, width // 8), (1, 112, height // 16, width // 16)]
     assert f_p.shape == (1, 12, height // 8, width // 8)
     assert f_detail.shape == (1, 6, height // 2, width // 2)
     assert f_p.isfinite().all()
@@ -154,7 +155,7 @@ def test_a_frozen_trunk_keeps_no_gradients_and_the_pyramid_does() -> None:
 
 def test_coarse_levels_reach_the_finest() -> None:
     encoder = pyramid()
-    _, f_detail = encoder(torch.randn(1, 3, 64, 64))
+    f_detail = encoder(torch.randn(1, 3, 64, 64))[1]
     f_detail[..., 0, 0].sum().backward()
     coarsest = encoder.lateral[3]
     assert isinstance(coarsest, nn.Conv2d) and coarsest.weight.grad is not None and coarsest.weight.grad.any()

@@ -91,14 +91,23 @@ def test_colour_is_cie_lab(colour: tuple[int, int, int]) -> None:
 
 
 def test_features_of_another_encoder_are_measured_the_same_way() -> None:
-    model = ReferenceDistance(FeatureCells(6, 16), pieces=1).eval()
+    model = ReferenceDistance(FeatureCells([6], [16]), pieces=1).eval()
     f_p = torch.randn(2, 6, 4, 4, generator=torch.Generator().manual_seed(2))
     image = random_image(2, 64, 64)
     bank = model.embed(image, f_p)[:1].flatten(0, 2)
-    _, deep, joint = model(image, bank, 1.0, f_p)
+    _, deep, joint = model(image, bank, 1.0, [f_p])
     assert deep.shape == (2, 4, 4)
     assert float(joint[0].max()) < 5e-3 < float(joint[1].min())
     assert bool((joint >= deep - 1e-3).all())
+
+
+def test_features_that_the_vision_stage_made_give_the_cells_of_an_encoder_of_its_own(trunk: EfficientNetLite) -> None:
+    own = ReferenceDistance(EncoderCells(trunk, pad_px=0)).eval()
+    shared = ReferenceDistance(FeatureCells([40, 112], [8, 16])).eval()
+    image = random_image(2, 64, 96)
+    features = own.cells.features(image)  # type: ignore[operator]
+    assert [tuple(each.shape) for each in features] == [(2, 40, 8, 12), (2, 112, 4, 6)]
+    assert torch.equal(own.embed(image), shared.embed(image, *features))
 
 
 def test_padding_that_does_not_suit_the_strides_is_refused(trunk: EfficientNetLite) -> None:

@@ -15,10 +15,12 @@ import pytest
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from agvas.fitting.fit import fit
 from agvas_core.contract.certificate import PARITY_NAME, Certificate, read_certificate
 from agvas_core.contract.command_line import exit_code_of
 from agvas_core.contract.errors import ParityError, SetupError, UsageError
 from agvas_core.contract.manifest import MANIFEST_NAME, read_manifest, sha256_of, write_manifest
+from agvas_core.data.synthetic.products import SyntheticProduct
 from agvas_core.data.synthetic.synthesis import synthesize
 from agvas_export import check as check_module
 from agvas_export.check import NOT_FINITE, Limits, check_bundle, images_in, mask_iou, refuse_failed
@@ -105,6 +107,38 @@ def test_one_changed_weight_is_caught_at_its_joint(
     assert wrong <= {graph, "whole"}  # the stages after it were given the model's own tensors
     with pytest.raises(ParityError, match=f"first wrong stage is {graph}"):
         refuse_failed(done.certificate, read_manifest(folder))
+
+
+@pytest.fixture(scope="module")
+def headed(exported_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A product of the tiny bundle with a fitted head, whatever it gains; read it only."""
+    product = SyntheticProduct(3, "object", (128, 128))
+    images = [product.good(index).image for index in range(8)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("agvas.fitting.head.is_better", lambda gain, areas: True)
+        patch.setattr("agvas.fitting.head.STEPS", 3)
+        patch.setattr("agvas.fitting.fit.PAINTED_IMAGES", 4)
+        out = tmp_path_factory.mktemp("products") / "plate"
+        return fit(images, out, model=exported_folder, head=True, size_px=128, threads=1).bundle.folder
+
+
+def test_a_products_references_and_head_are_certified(headed: Path, tiny_checkpoint_folder: Path, pictures: Path) -> None:
+    (engine,) = check_bundle(
+        headed, pictures / "0.png", checkpoint=tiny_checkpoint_folder, backends=["onnx"]
+    ).certificate.backends
+    assert [joint.tensor for joint in engine.joints[-4:]] == ["embedding", "deep", "joint", "logit"]
+    assert engine.passed and engine.joints[-1].joint == "head"
+
+
+def test_one_changed_weight_of_a_products_head_is_caught(
+    headed: Path, tiny_checkpoint_folder: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Torch takes the weights of the product's own graph, so here the engine's is another."""
+    folder = changed(copied(headed, tmp_path / "plate"), "head", one_weight)
+    opened = {"torch": open_comparison(headed, "torch"), "onnx": open_comparison(folder, "onnx")}
+    monkeypatch.setattr(check_module, "open_comparisons", lambda *_: opened)
+    done = check_bundle(folder, pictures / "0.png", checkpoint=tiny_checkpoint_folder, backends=["onnx"])
+    assert done.certificate.backends[0].first_wrong == "head: logit" and not done.certificate.passed
 
 
 def test_a_norm_that_overflows_in_half_precision_is_caught(

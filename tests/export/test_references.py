@@ -15,7 +15,8 @@ from agvas_core.contract.errors import BundleError
 from agvas_core.contract.manifest import MANIFEST_NAME, read_manifest
 from agvas_core.model.encoders.efficientnet_lite import load_trunk
 from agvas_core.model.references import EncoderCells, ReferenceDistance
-from agvas_export.references import export_references
+from agvas_export.graphs import export_stage
+from agvas_export.references import export_references, shares_trunk
 from agvas_export.stages import make_stages
 from agvas_runtime.bundle import load_bundle
 from agvas_runtime.stages.open import open_references
@@ -99,3 +100,58 @@ def test_a_references_graph_that_does_not_fit_is_refused(exported_folder: Path, 
     changed(copy, files={name: digest for name, digest in raw["files"].items() if name != "references.onnx"})
     with pytest.raises(BundleError, match=r"references\.onnx"):
         load_bundle(copy)
+
+
+def lite_model(small_model: Callable[[dict[str, Any]], Any]) -> Any:
+    """A tiny model whose pixel encoder has the trunk that ships, and its configuration."""
+    pixel = {"kind": "lite", "channels": 32, "arguments": {"widths": [4, 8, 8, 12], "detail_dim": 8}}
+    return small_model({"pixel": pixel})
+
+
+def test_a_model_with_the_shipped_trunk_gives_its_features_to_the_references(
+    small_model: Callable[[dict[str, Any]], Any], tmp_path: Path
+) -> None:
+    model, config = lite_model(small_model)
+    assert shares_trunk(model) and not shares_trunk(small_model({})[0])
+    vision = make_stages(model, config, trunk=True)[0]
+    done = export_references(config, vision, tmp_path)
+    assert done.spec.view is None and done.spec.channels == 155
+    assert done.spec.features == ("trunk_8", "trunk_16")
+    seen = export_stage(vision, tmp_path)
+    shapes = {tensor.name: tensor.shape for tensor in seen.outputs}
+    assert shapes["trunk_8"] == ("batch", 40, "height/8", "width/8")
+    assert shapes["trunk_16"] == ("batch", 112, "height/16", "width/16")
+
+    generator = torch.Generator().manual_seed(1)
+    image = torch.randint(0, 256, (2, 64, 96, 3), dtype=torch.uint8, generator=generator)
+    semantic = torch.zeros(2, config.semantic_view.size_px, config.semantic_view.size_px, 3, dtype=torch.uint8)
+    sessions = [ort.InferenceSession(tmp_path / each.file, providers=["CPUExecutionProvider"]) for each in (seen, done.spec)]
+    names = list(done.spec.features)
+    made = sessions[0].run(names, {"semantic_image": semantic.numpy(), "pixel_image": image.numpy()})
+    # The same cells as of an encoder of its own with the padding that the model has.
+    front = EncoderCells(load_trunk(), pad_px=0)
+    own = ReferenceDistance(front).eval()
+    encoder = model.pixel_encoder
+    with torch.no_grad():
+        pixels = encoder.backbone.padded(encoder.normalize(image))
+        features = encoder.backbone.trunk.features(pixels, (4, 10))
+        features = [encoder.backbone.cut(each, 16 // stride) for each, stride in zip(features, (8, 16), strict=True)]
+        deep = front.join(features)
+        embedding = torch.cat([deep.permute(0, 2, 3, 1), own.colour(image)], 3)
+        bank = 0.1 * torch.randn(9, 155, generator=generator)
+        expected = embedding, *own.distances(embedding, bank, 0.7)
+    given = {"pixel_image": image.numpy(), **dict(zip(names, made, strict=True)), "bank": bank.numpy()}
+    found = sessions[1].run(["embedding", "deep", "joint"], given | {"colour_weight": np.array(0.7, np.float32)})
+    for value, truth in zip(found, expected, strict=True):
+        np.testing.assert_allclose(value, truth.numpy(), atol=1e-4)
+
+
+def test_a_trunk_that_was_trained_further_is_not_shared(small_model: Callable[[dict[str, Any]], Any], tmp_path: Path) -> None:
+    model, config = lite_model(small_model)
+    with torch.no_grad():
+        model.pixel_encoder.backbone.trunk.blocks[3].depthwise[0].bias[2] += 1e-4
+    assert not shares_trunk(model)
+    vision = make_stages(model, config)[0]
+    assert "trunk_8" not in vision.outputs
+    done = export_references(config, vision, tmp_path)
+    assert done.spec.view is not None and done.spec.features == ()

@@ -96,10 +96,16 @@ class SemanticEncoder(nn.Module):
 
 
 class PixelFeatures(NamedTuple):
-    """``f_p`` [B, C, h, w]; ``f_detail`` [B, C', H/2, W/2], or None from encoders that have no finer features (SAM)."""
+    """What the pixel encoder gives: ``f_p`` and ``f_detail`` for the model, the trunk's maps for the references."""
 
     f_p: Tensor
+    """[B, C, h, w]."""
     f_detail: Tensor | None
+    """[B, C', H/2, W/2]; None from encoders that have no finer features (SAM)."""
+    trunk_8: Tensor | None = None
+    """Features of a pretrained trunk at stride 8, [B, 40, H/8, W/8]; None from encoders without one (all but LitePyramid)."""
+    trunk_16: Tensor | None = None
+    """At stride 16, [B, 112, H/16, W/16]."""
 
 
 class PixelEncoder(nn.Module):

@@ -37,7 +37,8 @@ def enlarged(x: Tensor) -> Tensor:
 
 
 class LitePyramid(nn.Module):
-    """Normalised pixels [B, 3, H, W] -> f_p [B, out_dim, H/8, W/8] and f_detail [B, detail_dim, H/2, W/2].
+    """Normalised pixels [B, 3, H, W] -> f_p [B, out_dim, H/8, W/8], f_detail [B, detail_dim, H/2, W/2], and the trunk's features
+    that the references compare: [B, 40, H/8, W/8] and [B, 112, H/16, W/16].
 
     Args:
         trunk: its block 10 at least. Where nothing in it needs gradients, none are kept.
@@ -84,7 +85,7 @@ class LitePyramid(nn.Module):
         self.to_f_p = nn.Conv2d(widths[2], out_dim, 1)
         self.to_detail = nn.Conv2d(widths[0], detail_dim, 1)
 
-    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         learns = torch.is_grad_enabled() and any(p.requires_grad for p in self.trunk.parameters())
         with torch.set_grad_enabled(learns):
             features = [
@@ -104,7 +105,7 @@ class LitePyramid(nn.Module):
         for level in (2, 1, 0):
             y = self.mix[level](joined[level] + enlarged(self.down[level](y)))
             pyramid.append(y)
-        return self.to_f_p(pyramid[1]), self.to_detail(pyramid[3])
+        return self.to_f_p(pyramid[1]), self.to_detail(pyramid[3]), features[2], features[3]
 
     def padded(self, pixels: Tensor) -> Tensor:
         """With ``pad_px`` more on each side."""

@@ -5,14 +5,15 @@ from pathlib import Path
 
 from agvas_core.contract.engine import parse_version
 from agvas_core.contract.errors import UsageError
-from agvas_core.contract.manifest import MANIFEST_NAME, Manifest, read_manifest, verify_files
+from agvas_core.contract.manifest import MANIFEST_NAME, GraphSpec, Manifest, read_manifest, verify_files
+from agvas_core.contract.product import Product, head_spec, read_product
 from agvas_export.trt.precision import BUILDER_PRECISIONS, FLOAT8_SINCE, graph_precision
 from agvas_export.trt.recipe import Recipe
 from agvas_export.trt.shapes import Shapes, profile_shapes
 
-__all__ = ["STAGES", "Plan", "Step", "find_folder", "make_plan"]
+__all__ = ["STAGES", "Plan", "Step", "find_folder", "graphs_of", "make_plan"]
 
-STAGES = ("vision", "lmm", "decoder", "references")
+STAGES = ("vision", "lmm", "decoder", "references", "head")
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def make_plan(
 
     Args:
         precision: as exported where None.
-        stages: all that the bundle has a graph of where None.
+        stages: all that the bundle, or the product, has a graph of where None.
 
     Raises:
         BundleError: the bundle is not whole.
@@ -73,7 +74,9 @@ def make_plan(
     """
     manifest = read_manifest(bundle)
     verify_files(bundle, manifest)
-    present = tuple(stage for stage in STAGES if getattr(manifest, stage) is not None)
+    product = None if manifest.product is None else read_product(bundle, manifest.product)
+    specs = graphs_of(manifest, product)
+    present = tuple(specs)
     stages = stages or present
     if unknown := [stage for stage in stages if stage not in STAGES]:
         raise UsageError(f"there is no stage {unknown[0]!r}: they are {', '.join(STAGES)}")
@@ -95,11 +98,12 @@ def make_plan(
         )
     batch = max_batch or recipe.max_batch
     steps = []
+    view = None if product is None else product.view
     for stage in stages:
-        spec = getattr(manifest, stage)
+        spec = specs[stage]
         graph = bundle / spec.file
         size = sum(path.stat().st_size for path in (graph, graph.with_name(f"{graph.name}.data")) if path.is_file())
-        steps.append(Step(stage, graph, size / 1e6, profile_shapes(manifest, spec, batch)))
+        steps.append(Step(stage, graph, size / 1e6, profile_shapes(manifest, spec, batch, view)))
     return Plan(bundle, manifest, recipe, wanted, batch, tuple(steps))
 
 
@@ -123,3 +127,13 @@ def find_folder(bundle: str) -> Path:
     if folder.is_file():
         raise UsageError(f"{bundle} is a file: unpack the bundle, for the certificate goes into its folder")
     raise UsageError(f"there is no bundle {bundle!r}: give the folder that agvas-export bundle wrote")
+
+
+def graphs_of(manifest: Manifest, product: Product | None) -> dict[str, GraphSpec]:
+    """The graphs that engines can be built of, by stage, in the order of ``STAGES``."""
+    found = {name: graph for name, graph in manifest.graphs.items() if name in STAGES}
+    if manifest.references is not None:
+        found["references"] = manifest.references
+        if product is not None and product.head is not None:
+            found["head"] = head_spec(product.channels, manifest.references.stride)
+    return found

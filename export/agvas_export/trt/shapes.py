@@ -10,7 +10,8 @@ from itertools import product
 
 from agvas_core.contract.errors import BundleError
 from agvas_core.contract.manifest import GraphSpec, Manifest, ReferencesSpec
-from agvas_core.contract.preprocess import view_size
+from agvas_core.contract.preprocess import ViewSpec, view_size
+from agvas_core.contract.product import HEAD
 
 __all__ = ["Range", "Shapes", "profile_shapes"]
 
@@ -19,13 +20,16 @@ Range = tuple[int, int, int]
 Shapes = dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]
 
 
-def profile_shapes(manifest: Manifest, graph: GraphSpec, max_batch: int) -> Shapes:
+def profile_shapes(manifest: Manifest, graph: GraphSpec, max_batch: int, product_view: ViewSpec | None = None) -> Shapes:
     """Input -> its three shapes.
+
+    Args:
+        product_view: of a product, in which its references see a frame.
 
     Raises:
         BundleError: an open axis whose name says nothing.
     """
-    ranges = _ranges(manifest, graph, max_batch)
+    ranges = _ranges(manifest, graph, max_batch, product_view)
     found: Shapes = {}
     for spec in graph.inputs:
         axes = [_axis(axis, ranges) for axis in spec.shape]
@@ -34,13 +38,17 @@ def profile_shapes(manifest: Manifest, graph: GraphSpec, max_batch: int) -> Shap
     return found
 
 
-def _ranges(manifest: Manifest, graph: GraphSpec, max_batch: int) -> Mapping[str, Range]:
+def _ranges(manifest: Manifest, graph: GraphSpec, max_batch: int, product_view: ViewSpec | None) -> Mapping[str, Range]:
     view, scales = manifest.pixel_view, manifest.scales
-    rows = (1, 1, 1)
+    rows, references = (1, 1, 1), manifest.references
     if isinstance(graph, ReferencesSpec):
         rows = (1, graph.max_rows, graph.max_rows)
-        view, scales = (view, scales) if graph.view is None else (graph.view, (1.0,))
+    if references is not None and graph.file in (references.file, HEAD):
+        view, scales = (view, scales) if references.view is None else (references.view, (1.0,))
+        view = product_view or view
     sizes = [round(view.size_px * scale) for scale in scales]
+    if product_view is not None and references is not None and references.features:
+        sizes.append(product_view.size_px)  # which the vision engine sees, too
     # Every aspect that the view allows, at every scale: the corners are the extremes.
     aspects = (1 / view.max_aspect, 1.0, view.max_aspect)
     seen = [

@@ -174,7 +174,8 @@ def _judged(
         else:
             image = each.picture.read()
             try:
-                scores.append(image_score(references.score_map(image, engine.zero_shot(name, image), point.image_share), point))
+                zero_shot, prepared = engine.look(name, image)
+                scores.append(image_score(references.score_map(image, zero_shot, point.image_share, prepared), point))
                 give_maps(engine, each, bank, references.scales)
                 kept.append(each)
             except ImageError as error:

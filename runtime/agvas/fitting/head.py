@@ -78,11 +78,11 @@ def masked_images(engine: Engine, pictures: Sequence[Picture], banks: Sequence[F
         try:
             image = picture.read()
             truth = picture.read_mask((image.shape[0], image.shape[1]))
-            own = engine.zero_shot(picture.name, image)
+            own, prepared = engine.look(picture.name, image)
         except ImageError:
             continue  # is said where the bad images are judged
         if truth is not None and truth.any():
-            seen = engine.compare(engine.cells.prepare(image), banks[number % len(banks)])
+            seen = engine.compare(prepared, banks[number % len(banks)])
             found.append(Masked(number, seen.embedding.astype(np.float16), grids(seen, own), truth))
     return found
 

@@ -75,6 +75,8 @@ DEFECTS_AN_IMAGE: Final = 4
 PAINTED_PX: Final = 800
 """Longer side of a painted image: the generator's work grows with the area."""
 HARDEST, EXAMPLES = 6, 6
+KEPT_BYTES: Final = 1 << 20
+"""Features of a good image are kept up to this size; larger ones are computed again when the image is compared."""
 
 
 @dataclass
@@ -93,7 +95,7 @@ class Fitted:
 
 @dataclass
 class Seen:
-    """One good image, as far as it is kept: about 1.5 MB."""
+    """One good image, as far as it is kept: about 1.5 MB, and up to ``KEPT_BYTES`` of features."""
 
     picture: Picture
     size: tuple[int, int]
@@ -135,12 +137,14 @@ class Engine:
         """Distances of a frame's cells to a bank."""
         return self.cells.compare(frame, bank, self.colour_weight)
 
-    def zero_shot(self, name: str, image: Rgb) -> Float:
-        """The model's own score map [H, W]. Raises ImageError where there is none."""
-        result = self.segmenter.segment(Frame(name, 0, image=image))
-        if result.score_map is None:
-            raise ImageError(result.error or f"{name}: the model gave no score map")
-        return result.score_map
+    def look(self, name: str, image: Rgb) -> tuple[Float, Prepared]:
+        """The model's own score map [H, W], and the frame ready to be compared, of one pass where the references share it.
+
+        Raises:
+            ImageError: the model cannot judge the image.
+        """
+        zero_shot, seen = self.segmenter.score_map(Frame(name, 0, image=image), self.cells.shared_view)
+        return zero_shot, self.cells.prepare(image, seen)
 
 
 def open_engine(model: str | Path, size_px: int | None, threads: int | None) -> Engine:
@@ -219,16 +223,17 @@ def look(
 
 
 def see(engine: Engine, picture: Picture, image: Rgb, kept: int, rng: np.random.Generator) -> Seen:
-    zero_shot = zero_shot_grid(engine.zero_shot(picture.name, image))
-    prepared = engine.cells.prepare(image)
+    zero_shot, prepared = engine.look(picture.name, image)
     embedding = engine.cells.embed(prepared)
+    if prepared.feature_bytes > KEPT_BYTES:
+        prepared = engine.cells.prepare(image)
     cells = embedding.reshape(-1, embedding.shape[-1])
     return Seen(
         picture,
         (image.shape[0], image.shape[1]),
         frame_facts(image),
         prepared,
-        zero_shot.astype(np.float16),
+        zero_shot_grid(zero_shot).astype(np.float16),
         cells[rng.permutation(len(cells))[:kept]],
         thumbnail(image, 360),
     )
@@ -294,8 +299,9 @@ def paint(
         rng.shuffle(kinds)
         painted = paint_defects(rng, image, DEFECTS_AN_IMAGE, tuple(kinds))
         if painted.defects:
-            distances = engine.compare(engine.cells.prepare(painted.image), banks[index])
-            maps = grids(distances, engine.zero_shot(picture.name, painted.image))
+            zero_shot, prepared = engine.look(picture.name, painted.image)
+            distances = engine.compare(prepared, banks[index])
+            maps = grids(distances, zero_shot)
             if scales is not None and engine.head is not None:
                 maps["head"] = head_map(engine.head, scales.rarities(maps), distances.embedding)
             beside = number % len(judged) if alone else index
@@ -364,14 +370,14 @@ def judge_bad(
         try:
             image = picture.read()
             mask = picture.read_mask((image.shape[0], image.shape[1]))
-            zero_shot = engine.zero_shot(picture.name, image)
+            zero_shot, prepared = engine.look(picture.name, image)
         except ImageError as error:
             notes.append(f"left out: {error}")
             step(number)
             continue
         facts: dict[str, float] = {}
         try:
-            judged = references[(number - 1) % len(references)].judge(image, zero_shot, point)
+            judged = references[(number - 1) % len(references)].judge(image, zero_shot, point, prepared)
             score = judged.score
             if mask is not None and mask.any():
                 union = np.count_nonzero(judged.mask | mask)

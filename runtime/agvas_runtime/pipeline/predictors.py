@@ -17,15 +17,25 @@ from numpy.typing import NDArray
 from agvas_core import __version__
 from agvas_core.contract.backend import Arrays, Comparison, Judged, Stages
 from agvas_core.contract.errors import ImageError, UnlikeError, UsageError
+from agvas_core.contract.manifest import BANK
+from agvas_core.contract.product import load_array
 from agvas_core.contract.prompts import Mode
 from agvas_runtime.bundle import Bundle, load_bundle
 from agvas_runtime.images.frame import Frame
 from agvas_runtime.images.read import read_image
 from agvas_runtime.pipeline.options import SegmentOptions
-from agvas_runtime.pipeline.references import ReferenceCells
+from agvas_runtime.pipeline.references import Compared, ReferenceCells, Scales, grids, head_input
 from agvas_runtime.pipeline.segmenter import Segmenter
 from agvas_runtime.stages.onnx import OnnxVision
-from agvas_runtime.stages.open import BACKENDS, DEFAULT_BACKEND, REFERENCE_BACKENDS, open_references, open_stages
+from agvas_runtime.stages.open import (
+    BACKENDS,
+    DEFAULT_BACKEND,
+    HEAD_BACKENDS,
+    REFERENCE_BACKENDS,
+    open_head,
+    open_references,
+    open_stages,
+)
 from agvas_runtime.stages.protocol import DecoderStage, Features, LmmStage, Reply, Turn, VisionStage
 
 __all__ = ["BundlePredictor", "Offered", "backend_names", "open_backend", "open_comparison", "open_predictor"]
@@ -241,7 +251,8 @@ CHECKED_WEIGHT: Final = 0.5
 
 
 def open_comparison(folder: Path, name: str) -> Comparison | None:
-    """The references graph of a bundle on a backend; None where the bundle has none, or the backend runs none.
+    """The references graph of a bundle, and a product's fitted head, on a backend; None where the bundle has none, or the backend runs none.
+    A head that the backend does not run is on ONNX Runtime, as in a run.
 
     Features that the graph takes of the vision stage come from ONNX Runtime for every backend, so that all have the same.
 
@@ -254,15 +265,29 @@ def open_comparison(folder: Path, name: str) -> Comparison | None:
     if spec is None or name not in REFERENCE_BACKENDS:
         return None
     vision = OnnxVision(bundle) if spec.view is None else None
-    view = bundle.product.view if bundle.product is not None else spec.view or bundle.manifest.pixel_view
+    product = bundle.product
+    view, weight, own_bank = spec.view or bundle.manifest.pixel_view, CHECKED_WEIGHT, None
+    head = None
+    if product is not None:
+        view, weight = product.view, product.colour_weight
+        own_bank = load_array(bundle.folder / BANK, (product.rows, product.channels))
+        if product.head is not None:
+            head = open_head(bundle, name if name in HEAD_BACKENDS else DEFAULT_BACKEND)
     cells = ReferenceCells(bundle, view, open_references(bundle, name), vision)
 
-    def compare(image: NDArray[np.uint8], bank: Float | None = None) -> Arrays:
+    def compare(image: NDArray[np.uint8], truth: Arrays | None = None) -> Arrays:
         frame = cells.prepare(image)
+        bank = own_bank if truth is None else truth["bank"]
         if bank is None:
             bank = np.ascontiguousarray(cells.embed(frame).reshape(-1, spec.channels)[::3])
-        found = cells.compare(frame, bank, CHECKED_WEIGHT)
-        return {"embedding": found.embedding, "deep": found.deep**2, "joint": found.joint**2, "bank": bank}
+        found = cells.compare(frame, bank, weight)
+        answer: Arrays = {"embedding": found.embedding, "deep": found.deep**2, "joint": found.joint**2, "bank": bank}
+        if head is None or product is None:
+            return answer
+        embedding, deep, joint = ((truth or answer)[kind] for kind in ("embedding", "deep", "joint"))
+        maps = grids(Compared(embedding, np.sqrt(deep), np.sqrt(joint)), np.full(image.shape[:2], 0.5, np.float32))
+        rarities = head_input(Scales.of(product).rarities(maps), (embedding.shape[0], embedding.shape[1]))
+        return {**answer, "logit": head(embedding[None], rarities[None])[0]}
 
     return compare
 

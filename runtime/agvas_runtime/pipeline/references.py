@@ -205,29 +205,30 @@ class References:
         self.scales = Scales.of(product)
         self.cells = ReferenceCells(bundle, product.view, stage, vision)
 
-    def judge(self, image: Rgb, zero_shot: Float, point: OperatingPoint) -> Judged:
+    def judge(self, image: Rgb, zero_shot: Float, point: OperatingPoint, seen: "Prepared | None" = None) -> Judged:
         """Score map, score, mask and regions of an RGB frame [H, W, 3].
 
         Args:
             zero_shot: the model's own score map, float32 [H, W].
+            seen: what the model's own pass kept of the frame (``Scored.whole``), which saves the references a pass.
 
         Raises:
             UnlikeError: the frame is unlike every good image: what is out of bounds, its value and the limit.
         """
-        score_map = self.score_map(image, zero_shot, point.image_share)
+        score_map = self.score_map(image, zero_shot, point.image_share, seen)
         return Judged(score_map, image_score(score_map, point), *judge_map(score_map, point))
 
-    def score_map(self, image: Rgb, zero_shot: Float, share: float) -> Float:
+    def score_map(self, image: Rgb, zero_shot: Float, share: float, seen: "Prepared | None" = None) -> Float:
         """The score map alone, float32 [H, W] in 0..1; arguments and errors are those of ``judge``."""
         product = self.product
         self._check(frame_facts(image))
-        found = self.cells.compare(self.cells.prepare(image), self.bank, product.colour_weight)
+        found = self.cells.compare(self.cells.prepare(image, seen), self.bank, product.colour_weight)
         self._check(map_facts(found.deep, product.far_cell, product.mean_distance))
         rarities = self.scales.rarities(grids(found, zero_shot))
         if self.head is not None:
             rarities |= self.scales.rarities({"head": head_map(self.head, rarities, found.embedding)})
-        seen = self.scales.added(rarities)
-        return at_frame_size(squash(seen.fused(share), product.half), (image.shape[0], image.shape[1]))
+        statistics = self.scales.added(rarities)
+        return at_frame_size(squash(statistics.fused(share), product.half), (image.shape[0], image.shape[1]))
 
     def _check(self, facts: Mapping[str, float]) -> None:
         for limit in self.product.limits:
@@ -253,8 +254,15 @@ class Prepared(NamedTuple):
 
     pixels: Rgb
     """[h, w, 3], the view whose cells are compared."""
-    semantic: Rgb | None
-    """[hs, ws, 3], where the stage takes features of the vision stage, which needs it."""
+    semantic: Rgb | None = None
+    """[hs, ws, 3], where the stage takes features that the vision stage is still to make."""
+    features: Features | None = None
+    """Of the vision stage, where it has seen this view already."""
+
+    @property
+    def feature_bytes(self) -> int:
+        """Memory that the features take."""
+        return 0 if self.features is None else sum(each.nbytes for each in self.features.decoder.values())
 
 
 class ReferenceCells:
@@ -267,13 +275,25 @@ class ReferenceCells:
     def __init__(self, bundle: Bundle, view: ViewSpec, stage: ReferenceStage, vision: VisionStage | None) -> None:
         self.view, self.stage, self._vision = view, stage, vision
         references = bundle.manifest.references
-        self._takes_features = references is not None and references.view is None
+        self._names = () if references is None else references.features
         self._semantic = bundle.manifest.semantic_view
 
-    def prepare(self, image: Rgb) -> Prepared:
-        """Of an RGB frame [H, W, 3]."""
-        views = make_views(image, [self.view, *([self._semantic] if self._takes_features else [])])
-        return Prepared(views[0].pixels, views[1].pixels if self._takes_features else None)
+    @property
+    def shared_view(self) -> ViewSpec | None:
+        """The view of a whole frame whose features the stage takes; None where it has an encoder of its own."""
+        return self.view if self._names else None
+
+    def prepare(self, image: Rgb, seen: Prepared | None = None) -> Prepared:
+        """Of an RGB frame [H, W, 3].
+
+        Args:
+            seen: of ``shared_view``, with all features of the vision stage, where it has seen it already.
+        """
+        if seen is not None and seen.features is not None:
+            f_s, f_align, maps = seen.features
+            return Prepared(seen.pixels, None, Features(f_s, f_align, {name: maps[name] for name in self._names}))
+        views = make_views(image, [self.view, *([self._semantic] if self._names else [])])
+        return Prepared(views[0].pixels, views[1].pixels if self._names else None)
 
     def embed(self, frame: Prepared) -> Float:
         """Embedding [h, w, D] of the cells."""
@@ -285,8 +305,8 @@ class ReferenceCells:
         return Compared(*(np.asarray(values[0], np.float32) for values in found))
 
     def _features(self, frame: Prepared) -> Features | None:
-        if frame.semantic is None:
-            return None
+        if frame.features is not None or frame.semantic is None:
+            return frame.features
         assert self._vision is not None, "a graph without a view of its own takes the vision stage's features"
         return self._vision(frame.semantic[None], frame.pixels[None])
 

@@ -19,6 +19,7 @@ from agvas_runtime.images.tiling import Scale, Tile, plan_scales
 from agvas_runtime.images.views import make_views, shrinks
 from agvas_runtime.pipeline.batching import Counts
 from agvas_runtime.pipeline.frame_logits import FrameLogits, FrameMap
+from agvas_runtime.pipeline.references import Prepared
 from agvas_runtime.stages.protocol import (
     DecoderStage,
     DirectStage,
@@ -99,6 +100,8 @@ class Scored(NamedTuple):
     """Of the finest look."""
     answer: str | None = None
     """What the language model said, where its mode has it speak."""
+    whole: Prepared | None = None
+    """The whole frame in the view that references share, with its features, where there was such a look and they came back."""
 
 
 class Scorer:
@@ -114,6 +117,7 @@ class Scorer:
         tiled: bool = True,
         threads: int | None = None,
         tiles: int = Counts.tiles,
+        shared_view: ViewSpec | None = None,
     ) -> None:
         self.manifest = manifest
         self.vision = vision
@@ -122,6 +126,8 @@ class Scorer:
         self.tiled = tiled
         self.threads = threads or 0  # of the native core, whose 0 is one per core
         self.tiles = _tiles_a_launch(manifest, tiles)
+        self.shared_view = shared_view
+        """Of references that take the vision stage's features: what is seen of a whole frame in it is kept for them."""
 
     def with_tiles(self, tiles: int) -> "Scorer":
         """The same, with up to so many tiles of a frame in one launch."""
@@ -227,13 +233,15 @@ class Scorer:
         spoken = mode is not Mode.DIRECT
         frame = FrameLogits(*size, self.threads)
         reply, accepts = None, dict[int, tuple[float, float]]()  # look -> its share, and the highest acceptance of its tiles
-        tiles = 0
+        tiles, whole = 0, None
         for seen in passes:
             if isinstance(seen, SeenWhole):
                 with clock.stage(ALL_AT_ONCE):
                     found = seen.pending.result()
                 return Scored(FrameMap(found, seen.point), found.accept, seen.tiles)
             look = seen.look
+            if look.view == self.shared_view and len(look.tiles) == 1 and isinstance(seen.features, Features):
+                whole = Prepared(seen.views[0].pixels, None, seen.features)
             tiles = tiles or len(look.tiles)
             reply, logits = self._reply(seen, (instruction, mode), reply if spoken else None, clock)  # [B, 3, Hm, Wm]
             best = accepts.get(id(look), (0.0, 0.0))[1]
@@ -242,7 +250,7 @@ class Scorer:
                 for tile, view, layers in zip(seen.tiles, seen.views, logits, strict=True):
                     frame.add(tile, view, layers, look.tiles.size, look.share)
         answer = reply.answers[0] if reply is not None and reply.answers else None
-        return Scored(frame, sum(share * best for share, best in accepts.values()), tiles, answer)
+        return Scored(frame, sum(share * best for share, best in accepts.values()), tiles, answer, whole)
 
     def _reply(self, seen: Seen, question: tuple[str, Mode], said: Reply | None, clock: Clock) -> tuple[Reply, Float]:
         """What the language model says of each view, and the logits [B, 3, Hm, Wm] that follow.

@@ -9,7 +9,7 @@ A frame that cannot be used gives NO_VERDICT with the reason, and the next one i
 
 import copy
 from collections.abc import Generator, Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, fields, replace
 from itertools import chain
 from pathlib import Path
@@ -36,7 +36,7 @@ from agvas_runtime.pipeline.frame_logits import Judged
 from agvas_runtime.pipeline.instruction import Question, ask
 from agvas_runtime.pipeline.options import SegmentKeywords, SegmentOptions, check_threshold
 from agvas_runtime.pipeline.overlap import overlapped
-from agvas_runtime.pipeline.references import References, open_references
+from agvas_runtime.pipeline.references import Prepared, References, open_references
 from agvas_runtime.pipeline.scorer import Clock, Scorer, Seen, SeenWhole
 from agvas_runtime.sources import ArraySource, CameraSource, FileSource, Source, WebSource, open_source, prefetch
 from agvas_runtime.stages.open import StageSettings, open_stages
@@ -119,6 +119,7 @@ class Segmenter:
             tiled=options.tiling == "auto",
             threads=options.threads,
             tiles=self._counts.tiles,
+            shared_view=None if references is None else references.cells.shared_view,
         )
 
     @classmethod
@@ -388,17 +389,27 @@ class Segmenter:
         ready = frame.views if image is frame.image else {}
         yield from self._scorer.see(image, work.clock, question.mode, question.instruction, ready, rule.point)
 
+    def score_map(self, frame: Frame, shared_view: ViewSpec | None = None) -> tuple[NDArray[np.float32], Prepared | None]:
+        """The model's own score map P, float32 [H, W], and what references that share ``shared_view`` need of the pass that made it.
+
+        Raises:
+            ImageError: the frame carries an error, or cannot be used.
+            StageError: an engine is down.
+        """
+        scorer = copy.copy(self._scorer)
+        scorer.shared_view = shared_view
+        with _memory_error_told():
+            scored = scorer.score(self._usable(frame), self.question.instruction, Clock(), self.question.mode)
+            return scored.logits.score_map(self.bundle.manifest.decision.alpha), scored.whole
+
     def _second_half(self, work: _Work, seen: Iterator[Seen | SeenWhole], question: Question, rule: Rule) -> Result:
         """The result of a frame, or the reason why there is none."""
         unjudged = self._unjudged(work.frame, question, rule)
         try:
-            result = self._judge(unjudged, work, seen, question, rule.point)
+            with _memory_error_told():
+                result = self._judge(unjudged, work, seen, question, rule.point)
         except (ImageError, StageError) as error:
             result = replace(unjudged, error=str(error))
-        except (MemoryError, cv2.error) as error:
-            if isinstance(error, cv2.error) and error.code != cv2.Error.StsNoMem:
-                raise
-            result = replace(unjudged, error="the image needs more memory than there is: give a smaller one, or lower max_pixels")
         return replace(result, timing=work.clock.timing())
 
     def _judge(
@@ -409,11 +420,11 @@ class Segmenter:
         image, clock = work.image, work.clock
         assert image is not None, "the first half sets it before it gives anything"
         size = image.shape[0], image.shape[1]
-        logits, accept, tiles, answer = self._scorer.judge(passes, size, question.instruction, clock, question.mode)
+        logits, accept, tiles, answer, whole = self._scorer.judge(passes, size, question.instruction, clock, question.mode)
         alpha = self.bundle.manifest.decision.alpha
         if self.references is not None:
             with clock.stage("references"):
-                judged = self._compared(self.references, work, logits.score_map(alpha), point)
+                judged = self._compared(self.references, work, logits.score_map(alpha), point, whole)
         else:
             with clock.stage("postprocess"):
                 judged = logits.judge(alpha, point, accept)
@@ -430,13 +441,15 @@ class Segmenter:
             accept=accept,
         )
 
-    def _compared(self, references: References, work: _Work, zero_shot: NDArray[np.float32], point: OperatingPoint) -> Judged:
+    def _compared(
+        self, references: References, work: _Work, zero_shot: NDArray[np.float32], point: OperatingPoint, seen: Prepared | None
+    ) -> Judged:
         """A frame, or the crop of one, against the product's good images; what comes of it is in pixels of the frame."""
         image, place, product = work.image, work.place, self.bundle.product
         assert image is not None, "the first half sets it before it gives anything"
         if place is None or product is None or product.locate is None:
-            return references.judge(image, zero_shot, point)
-        found = references.score_map(image, zero_shot, min(0.5, point.image_share / product.locate.share))
+            return references.judge(image, zero_shot, point, seen)
+        found = references.score_map(image, zero_shot, min(0.5, point.image_share / product.locate.share), seen)
         score_map = place.to_frame(found)
         return Judged(score_map, image_score(score_map, point), *judge_map(score_map, point))
 
@@ -472,3 +485,14 @@ class Segmenter:
             mode=str(question.mode),
             bundle=self.bundle.identity,
         )
+
+
+@contextmanager
+def _memory_error_told() -> Iterator[None]:
+    """Raises ImageError where memory ran out."""
+    try:
+        yield
+    except (MemoryError, cv2.error) as error:
+        if isinstance(error, cv2.error) and error.code != cv2.Error.StsNoMem:
+            raise
+        raise ImageError("the image needs more memory than there is: give a smaller one, or lower max_pixels") from error

@@ -72,15 +72,17 @@ def count_work(segmenter: Segmenter, image: NDArray[np.uint8]) -> dict[str, Stag
     if references is not None and isinstance(references.cells.stage, OnnxReferences):
         opened["references"] = references.cells.stage.graph
     graphs = {name: graph for name, graph in opened.items() if isinstance(graph, OnnxGraph)}
-    scorer = Scorer(bundle.manifest, vision, lmm, decoder, tiled=segmenter.tiled, tiles=tiles)
+    shared_view = None if references is None else references.cells.shared_view
+    scorer = Scorer(bundle.manifest, vision, lmm, decoder, tiled=segmenter.tiled, tiles=tiles, shared_view=shared_view)
     with tempfile.TemporaryDirectory(prefix="agvas-profile-") as folder, ExitStack() as stack:
         sessions, recorders = dict[str, Any](), dict[str, Recorder]()
         for name, graph in graphs.items():
             sessions[name] = _tracing(graph.path, Path(folder) / name)
             recorders[name] = stack.enter_context(recorded(graph, sessions[name]))
-        scorer.score(image, segmenter.prompt, Clock(), segmenter.question.mode)
+        scored = scorer.score(image, segmenter.prompt, Clock(), segmenter.question.mode)
         if references is not None:
-            references.cells.compare(references.cells.prepare(image), references.bank, references.product.colour_weight)
+            prepared = references.cells.prepare(image, scored.whole)
+            references.cells.compare(prepared, references.bank, references.product.colour_weight)
         found = {}
         for name, session in sessions.items():
             flop, weights = _sum(json.loads(Path(session.end_profiling()).read_text(encoding="utf-8")))

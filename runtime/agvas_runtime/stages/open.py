@@ -116,6 +116,7 @@ HEAD_BACKENDS: Final[Mapping[str, str]] = MappingProxyType(
     {
         "onnx": "agvas_runtime.stages.onnx:open_head",
         "openvino": "agvas_runtime.stages.openvino:open_head",
+        "trt": "agvas_runtime.stages.trt.references:open_head",
         "torch": "agvas_runtime.stages.torch_reference:open_head",
     }
 )

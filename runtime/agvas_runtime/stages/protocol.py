@@ -159,6 +159,8 @@ class FrameReferences:
     view: ViewSpec
     """Of the whole frame."""
     colour_weight: float = 1.0
+    takes_features: bool = False
+    """Whether the stage takes features of the vision stage; no engine does that within a whole frame."""
 
 
 @dataclass(frozen=True)

@@ -72,4 +72,4 @@ def reference_inputs(
         return {"reference_image": image, **given}
     if features is None:
         raise UsageError("this model measures the vision stage's features: give them beside the image")
-    return {"pixel_image": image, "f_p": features.decoder["f_p"], **given}
+    return {"pixel_image": image, **{name: features.decoder[name] for name in spec.features}, **given}

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from agvas_core.contract.errors import BundleError, SetupError
-from agvas_core.contract.manifest import sha256_of
+from agvas_core.contract.manifest import TRUNK_STRIDES, sha256_of
 from agvas_core.contract.prompts import Mode
 from agvas_core.model.agvas import AgVas, Vision
 from agvas_core.model.encoders.efficientnet_lite import TRUNK, load_trunk
@@ -210,7 +210,10 @@ class TorchReferences:
         self.spec = references_of(bundle)
         self._device = device
         if self.spec.view is None:
-            cells: EncoderCells | FeatureCells = FeatureCells(self.spec.channels - self.spec.colour_channels, self.spec.stride)
+            shapes = {spec.name: spec.shape for spec in self.spec.inputs}
+            channels = [int(shapes[name][1]) for name in self.spec.features]
+            strides = [TRUNK_STRIDES.get(name, self.spec.stride) for name in self.spec.features]
+            cells: EncoderCells | FeatureCells = FeatureCells(channels, strides)
         else:
             made_from = bundle.manifest.provenance.get("references", {}).get("sha256")
             here = sha256_of(TRUNK) if TRUNK.is_file() else "none"
@@ -235,7 +238,7 @@ class TorchReferences:
         inputs = reference_inputs(self.spec, image, bank, features, colour_weight)
         given = {name: torch.from_numpy(np.asarray(value)).to(self._device) for name, value in inputs.items()}
         view = given["reference_image"] if "reference_image" in given else given["pixel_image"]
-        found = self.module(view, given["bank"], given["colour_weight"], given.get("f_p"))
+        found = self.module(view, given["bank"], given["colour_weight"], [given[name] for name in self.spec.features])
         arrays: list[Any] = [tensor.float().cpu().numpy() for tensor in found]
         return ReferenceDistances(*arrays)
 

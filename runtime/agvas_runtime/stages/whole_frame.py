@@ -101,9 +101,12 @@ def packed_rule(point: OperatingPoint, pixels: int) -> NDArray[np.uint8]:
 
 
 def can_see_references(plan: FramePlan, kind: type) -> bool:
-    """Whether the plan has no references, or those of a stage of ``kind`` and a view that the kernels can make: they only shrink."""
+    """Whether the plan has no references, or those of a stage of ``kind`` with an encoder of its own and a view that the kernels can
+    make: they only shrink."""
     references = plan.references
-    return references is None or (isinstance(references.stage, kind) and shrinks(references.view, *plan.size))
+    if references is None:
+        return True
+    return isinstance(references.stage, kind) and not references.takes_features and shrinks(references.view, *plan.size)
 
 
 def read_summary(summary: NDArray[np.uint8], score_map: NDArray[np.float32], *distances: NDArray[np.float32]) -> FrameSeen:

@@ -20,6 +20,8 @@ from agvas_core.contract.manifest import read_manifest, sha256_of, write_manifes
 from agvas_core.contract.product import HEAD, Kind, MapScale
 from agvas_core.data.synthetic.photographs import PaintedImage
 from agvas_core.model.references import ReferenceHead
+from agvas_export.trt.plan import graphs_of, make_plan
+from agvas_export.trt.recipe import find_recipe
 from agvas_runtime import Segmenter
 from agvas_runtime.bundle import load_bundle
 from agvas_runtime.pipeline.references import Scales
@@ -252,3 +254,14 @@ def test_training_leaves_torch_as_it_was(
     one, two = (quick_fit(good, tmp_path / name, head=True).product for name in ("one", "two"))
     assert one.head_trial == two.head_trial
     assert torch.get_num_threads() == state[0] and torch.equal(torch.random.get_rng_state(), state[1])
+
+
+def test_engines_of_a_product_are_planned_with_its_head(headed: Fitted) -> None:
+    bundle = headed.bundle
+    assert list(graphs_of(bundle.manifest, bundle.product)) == ["vision", "lmm", "decoder", "references", "head"]
+    plan = make_plan(bundle.folder, find_recipe("a100"), precision=None, stages=("references", "head"))
+    references, head = (step.shapes for step in plan.steps)
+    for shapes in zip(references["reference_image"], head["embedding"], head["rarities"], strict=True):
+        image, embedding, rarities = shapes
+        cells = (image[1] // 8, image[2] // 8)
+        assert embedding == (image[0], *cells, 6) and rarities == (image[0], 3, *cells)

@@ -2,6 +2,7 @@
 
 import importlib.util
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,13 @@ import pytest
 from fake_bench import Bench
 from fake_kernels import FakeKernels
 
+from agvas.fitting.fit import fit
 from agvas_core.contract.errors import SetupError, UsageError
 from agvas_core.contract.preprocess import make_view, scaled_views
 from agvas_runtime import native
 from agvas_runtime.bundle import Bundle, load_bundle
 from agvas_runtime.images.tiling import plan_scales
-from agvas_runtime.stages.open import open_references, open_stages
+from agvas_runtime.stages.open import open_head, open_references, open_stages
 from agvas_runtime.stages.protocol import FramePlan, FrameReferences, ReferenceDistances
 
 
@@ -115,7 +117,8 @@ def test_whole_frames_whose_references_another_engine_has_go_the_other_way(
         spec.view.model_copy(update={"size_px": 512}),
     )
     image, point = make_part(), bundle.manifest.decision.point()
-    for references in (elsewhere, too_large):
+    features = replace(too_large, view=spec.view, takes_features=True)
+    for references in (elsewhere, too_large, features):
         plan = plan_of(bundle, image.shape[:2], references)
         assert [frames(image, plan, "find", point) for _ in range(3)] == [None] * 3
 
@@ -128,6 +131,24 @@ def test_features_that_lie_on_the_gpu_stay_there(references_bench: Bench) -> Non
     one = open_references(bundle, "trt")(images, bank, on_gpu)
     other = open_references(bundle)(images, bank, on_gpu)
     np.testing.assert_array_equal(one.joint, other.joint)
+
+
+def test_trt_gives_the_logits_of_a_products_head(
+    empty_bench: Bench, make_part: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("torch")
+    monkeypatch.setattr("agvas.fitting.head.is_better", lambda gain, areas: True)
+    monkeypatch.setattr("agvas.fitting.head.STEPS", 3)
+    monkeypatch.setattr("agvas.fitting.fit.PAINTED_IMAGES", 4)
+    base = runtime_conftest().add_references(empty_bench.bundle)
+    rng = np.random.default_rng(3)
+    good = [np.clip(make_part() + rng.normal(0, 4, (96, 128, 3)), 0, 255).astype(np.uint8) for _ in range(8)]
+    bundle = fit(good, tmp_path / "plate", model=base, head=True, threads=1).bundle
+    replace(empty_bench, bundle=bundle.folder).build()
+    embedding, rarities = rng.random((1, 16, 12, 4), np.float32), rng.random((1, 3, 16, 12), np.float32)
+    one, other = (open_head(bundle, name)(embedding, rarities) for name in ("onnx", "trt"))
+    assert one.shape == (1, 16, 12) and one.std() > 0
+    np.testing.assert_array_equal(one, other)
 
 
 def test_more_rows_than_the_engine_takes_are_refused(references_bench: Bench) -> None:

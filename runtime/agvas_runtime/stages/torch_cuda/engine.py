@@ -312,13 +312,13 @@ class Engine:
 
         def vision(semantic: Tensor, pixel: Tensor) -> tuple[Tensor, ...]:
             f_s, features = self.direct.eyes.semantic(semantic), self.direct.eyes.pixel(pixel)
-            seen = f_s, self.direct.eyes.align(f_s, features.f_p), features.f_p
-            return seen if features.f_detail is None else (*seen, features.f_detail)
+            maps = (each for each in features if each is not None)
+            return f_s, self.direct.eyes.align(f_s, features.f_p), *maps
 
         with self.turn("vision"):
             given = (torch.from_numpy(view) for view in (semantic_image, pixel_image))
             f_s, f_align, *rest = (_host(tensor) for tensor in self.graphs.run("vision", vision, *given))
-            return Features(f_s, f_align, dict(zip(("f_p", "f_detail"), rest, strict=False)))
+            return Features(f_s, f_align, dict(zip(PixelFeatures._fields, rest, strict=False)))
 
     def ask(self, features: Features, words: Words) -> tuple[Float, Float]:
         """Stage 2 in direct mode: anchor states [B, 3, D] and acceptance [B]."""

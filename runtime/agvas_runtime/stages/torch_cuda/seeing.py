@@ -150,7 +150,7 @@ class Eyes:
 
     def masks(self, anchors: Tensor, pixel: PixelFeatures) -> Tensor:
         """Anchor states [B, 3, D] -> logits float32 [B, 3, H', W']."""
-        f_p, f_detail = pixel
+        f_p, f_detail = pixel.f_p, pixel.f_detail
         return self._model.decode(anchors.float(), PixelFeatures(f_p.float(), None if f_detail is None else f_detail.float()))
 
 

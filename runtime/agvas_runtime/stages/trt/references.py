@@ -1,4 +1,4 @@
-"""Reference distances on TensorRT."""
+"""Reference distances and a product's fitted head on TensorRT."""
 
 from typing import Any
 
@@ -10,10 +10,10 @@ from agvas_core.contract.manifest import ReferencesSpec
 from agvas_runtime.bundle import Bundle
 from agvas_runtime.stages.open import StageSettings
 from agvas_runtime.stages.protocol import Features, ReferenceDistances
-from agvas_runtime.stages.references import empty_bank, reference_inputs, references_of
+from agvas_runtime.stages.references import empty_bank, head_of, reference_inputs, references_of
 from agvas_runtime.stages.trt.engine import TrtEngine, open_engine_of
 
-__all__ = ["TrtReferences", "open_stage"]
+__all__ = ["TrtHead", "TrtReferences", "open_head", "open_stage"]
 
 Float = NDArray[np.float32]
 
@@ -53,3 +53,20 @@ def open_stage(bundle: Bundle, settings: StageSettings) -> TrtReferences:
     references graph."""
     spec = references_of(bundle)
     return TrtReferences(open_engine_of(bundle, "references", spec, settings), spec)
+
+
+class TrtHead:
+    """``HeadStage`` on TensorRT."""
+
+    def __init__(self, engine: TrtEngine) -> None:
+        self.engine = engine
+
+    def __call__(self, embedding: Float, rarities: Float) -> Float:
+        """As of ``HeadStage``; raises ImageError, too, for a view that the engine was not built for."""
+        found = self.engine.run({"embedding": embedding, "rarities": rarities}, ("logit",))
+        return np.asarray(found["logit"], np.float32)
+
+
+def open_head(bundle: Bundle, settings: StageSettings) -> TrtHead:
+    """Raises SetupError as ``open_stage``; BundleError where the product has no head."""
+    return TrtHead(open_engine_of(bundle, "head", head_of(bundle), settings))
