@@ -84,7 +84,8 @@ def test_every_graph_says_what_it_is_part_of(exported_folder: Path) -> None:
 def test_the_provenance_says_what_was_compared(exported_folder: Path) -> None:
     parity = read_manifest(exported_folder).provenance["comparison"]
     compared = {each["tensor"] for each in parity["comparisons"]}
-    vision, words = {"f_s", "f_align", "f_p", "f_detail"}, {"anchor_states", "text_logits", "present_key_values", "accept"}
+    vision = {"f_s", "f_align", "f_p", "f_detail", "trunk_8", "trunk_16"}
+    words = {"anchor_states", "text_logits", "present_key_values", "accept"}
     assert compared == vision | words | {"last_state", "last_text_logits", "logits", "probability"}
     assert all(0 <= each["error"] <= each["tolerance"] for each in parity["comparisons"])
     assert parity["frames"] >= 4 and parity["mask_pixels"] > 10_000

@@ -72,7 +72,7 @@ def test_every_joint_gives_the_models_own_tensors(
     truth = reference(tiny_checkpoint.model, frames, said)
     given = given_to(graphs, frames, said) | truth
     seen = graphs.run("vision", given)
-    assert seen.keys() == {"f_s", "f_align", "f_p", "f_detail"}
+    assert seen.keys() == {"f_s", "f_align", "f_p", "f_detail", "trunk_8", "trunk_16"}
     for name, value in seen.items():
         assert_near(value, truth[name], FP32.features)
     spoken = graphs.run("lmm", given)

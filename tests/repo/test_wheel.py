@@ -169,7 +169,7 @@ def test_the_bundled_model_runs_there(root: Path, binaries: Path, tmp_path: Path
     ("command", "extra"),
     [
         (["agvas", "train", "--preset", "nano"], "train"),
-        (["agvas-export", "bundle", "checkpoint.safetensors", "-o", "bundle"], "train"),
+        (["agvas-export", "bundle", "checkpoint.safetensors", "-o", "bundle"], "export"),
     ],
 )
 def test_what_needs_torch_names_the_extra(binaries: Path, tmp_path: Path, command: list[str], extra: str) -> None:

@@ -41,13 +41,17 @@ def test_torch_gives_the_answer_of_onnx_runtime() -> None:
     pytest.importorskip("torch")
     bundle = load_bundle("nano")
     spec = bundle.manifest.references
-    assert spec is not None and spec.view is not None
+    assert spec is not None and spec.view is None
     frames = np.random.default_rng(1).integers(0, 256, (2, 300, 400, 3), np.uint8)
     frames[:, 100:200, 100:260] = 90
-    images = np.stack([make_view(spec.view, frame).pixels for frame in frames])
+    semantic, images = (
+        np.stack([make_view(view, frame).pixels for frame in frames])
+        for view in (bundle.manifest.semantic_view, bundle.manifest.pixel_view)
+    )
+    features = open_stages(bundle, settings=ONE_THREAD).vision(semantic, images)
     onnx, torch_stage = (open_references(bundle, name, ONE_THREAD) for name in ("onnx", "torch"))
-    bank = onnx.embed(images[:1]).reshape(-1, spec.channels)[::7] + np.float32(0.05)
-    one, other = onnx(images, bank), torch_stage(images, bank)
+    bank = onnx.embed(images, features)[0].reshape(-1, spec.channels)[::7] + np.float32(0.05)
+    one, other = onnx(images, bank, features), torch_stage(images, bank, features)
     for name in ReferenceDistances._fields:
         np.testing.assert_allclose(getattr(one, name), getattr(other, name), atol=1e-4, err_msg=name)
     assert float(one.joint[0].mean()) < float(one.joint[1].mean()) + 1e-3

@@ -1,5 +1,6 @@
 """torch-cuda: each way of computing less is the model's own answer, on a CPU in float32; on a GPU so are graphs and streams."""
 
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,15 @@ from torch import Tensor
 
 from agvas_core.contract.certificate import TOLERANCES
 from agvas_core.contract.errors import BundleError, ImageError, SetupError, StageError, UsageError
+from agvas_core.contract.manifest import read_manifest, sha256_of, write_manifest
 from agvas_core.contract.preprocess import make_view, scaled_views
 from agvas_core.contract.prompts import Mode
 from agvas_core.model.agvas import AgVas
 from agvas_core.model.config import ModelConfig
+from agvas_core.model.encoders.efficientnet_lite import TRUNK
 from agvas_core.model.encoders.sam import SamImageEncoder
 from agvas_core.model.weights.checkpoint import load_checkpoint
+from agvas_export.references import _with_encoder
 from agvas_runtime import Segmenter, native
 from agvas_runtime.bundle import Bundle, load_bundle
 from agvas_runtime.images.tiling import plan_scales
@@ -24,7 +28,7 @@ from agvas_runtime.stages.open import open_stages
 from agvas_runtime.stages.prompt_tokenizer import PromptTokenizer, Words
 from agvas_runtime.stages.protocol import FramePlan, FrameReferences
 from agvas_runtime.stages.torch_cuda import device as device_module
-from agvas_runtime.stages.torch_cuda.device import open_device, told
+from agvas_runtime.stages.torch_cuda.device import cuda_errors, open_device
 from agvas_runtime.stages.torch_cuda.engine import Engine
 from agvas_runtime.stages.torch_cuda.pieces import PLAIN, compiled
 from agvas_runtime.stages.torch_cuda.reading import Float8, Reader, Wanted, fused
@@ -160,6 +164,22 @@ def engine(nano: Bundle) -> Engine:
     return Engine(load_checkpoint("nano").model, first, device=CPU, precision="fp32")
 
 
+def with_encoder(bundle: Bundle, folder: Path) -> Bundle:
+    """The bundle with a references graph that has an encoder of its own."""
+    shutil.copytree(bundle.folder, folder)
+    data, spec, made_of = _with_encoder(TRUNK, sha256_of(TRUNK))
+    (folder / spec.file).write_bytes(data)
+    manifest = read_manifest(folder)
+    files = manifest.files | {spec.file: sha256_of(folder / spec.file)}
+    write_manifest(
+        folder,
+        manifest.model_copy(
+            update={"references": spec, "files": files, "provenance": manifest.provenance | {"references": made_of}}
+        ),
+    )
+    return load_bundle(folder)
+
+
 def segmenter_of(bundle: Bundle, engine: Engine) -> Segmenter:
     return Segmenter(bundle, CudaVision(engine), CudaLmm(bundle, engine), CudaDecoder(engine))
 
@@ -213,7 +233,11 @@ def test_a_frame_whose_size_comes_again_is_one_launch_with_the_same_answer(
     assert not strict.mask.any()
 
 
-def test_a_whole_frame_brings_its_distances_to_good_images(nano: Bundle, engine: Engine, kernels: FakeKernels) -> None:
+def test_a_whole_frame_brings_its_distances_to_good_images(
+    nano: Bundle, engine: Engine, kernels: FakeKernels, tmp_path: Path
+) -> None:
+    """References with an encoder of their own, as a product of ``agvas fit --size`` has them."""
+    nano = with_encoder(nano, tmp_path / "own")
     spec = nano.manifest.references
     assert spec is not None and spec.view is not None
     stage, vision, lmm = TorchReferences(nano), CudaVision(engine), CudaLmm(nano, engine)
@@ -378,11 +402,11 @@ def test_a_gpu_without_the_precision_is_refused(monkeypatch: pytest.MonkeyPatch,
 
 
 def test_what_cuda_raises_is_said_of_the_frame() -> None:
-    with pytest.raises(ImageError, match=r"full in the decoder.*Tried to allocate 20\.00 GiB.*lower"), told("the decoder"):
+    with pytest.raises(ImageError, match=r"full in the decoder.*Tried to allocate 20\.00 GiB.*lower"), cuda_errors("the decoder"):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 10 GiB")
-    with pytest.raises(StageError, match="GPU failed in vision"), told("vision"):
+    with pytest.raises(StageError, match="GPU failed in vision"), cuda_errors("vision"):
         raise RuntimeError("CUDA error: device unavailable\nmore")
-    with pytest.raises(RuntimeError, match="of ours"), told("vision"):
+    with pytest.raises(RuntimeError, match="of ours"), cuda_errors("vision"):
         raise RuntimeError("a mistake of ours")
 
 
