@@ -50,9 +50,9 @@ class AuxHeads(nn.Module):
         detail_channels = config.agmd.mask_dim if config.agmd.detail else None
         before = model.pixel_encoder.training
         with torch.no_grad():
-            f_p, f_detail = model.pixel_encoder.eval()(torch.zeros(1, _PROBE_PX, _PROBE_PX, 3, dtype=torch.uint8))
+            seen = model.pixel_encoder.eval()(torch.zeros(1, _PROBE_PX, _PROBE_PX, 3, dtype=torch.uint8))
         model.pixel_encoder.train(before)
-        strides = (_PROBE_PX // f_p.shape[-1], _PROBE_PX // (f_p if f_detail is None else f_detail).shape[-1])
+        strides = (_PROBE_PX // seen.f_p.shape[-1], _PROBE_PX // (seen.f_p if seen.f_detail is None else seen.f_detail).shape[-1])
         return cls(config.pixel.channels, detail_channels, int(config.lmm.text["hidden_size"]), strides)
 
     def counts(self, batch: Batch) -> Tensor:

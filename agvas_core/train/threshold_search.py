@@ -21,7 +21,7 @@ Map = NDArray[np.float32]
 # Evenly spaced in logits, for maps are probabilities; seeds go further up, where the peaks of good parts lie.
 SEEDS = tuple(float(1 / (1 + np.exp(-logit))) for logit in np.arange(-3.0, 7.01, 0.25))
 THRESHOLDS = SEEDS[:25]
-AREAS = (0.0, 0.0002, 0.0005, 0.001)  # 0.0002 is a spot of 5 px in a frame of 320 px
+AREAS = (0.0,)  # a small defect is a defect: least areas are a recipe's to set
 GATES = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7)
 
 

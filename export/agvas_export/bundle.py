@@ -194,7 +194,8 @@ def export_bundle(
         write_lmm_forms(form, source, sha256, prompt, weights, folder, progress)
         merge(source.model)  # whose adapters are beside their layers where vLLM has them apart
         specs, references = {}, None
-        trunk = form.references and shares_trunk(source.model)
+        # The references compute in float32 whatever the model does; a trunk in half precision would give them other distances.
+        trunk = form.references and form.precision == "fp32" and shares_trunk(source.model)
         for stage in make_stages(source.model, source.config, form.max_batch, trunk=trunk):
             if stage.name == "vision" and form.references:
                 progress("exporting the references graph")

@@ -36,7 +36,7 @@ def test_one_forward_is_its_steps(tiny_model: AgVas, images: Any) -> None:
     output = m(semantic, pixel, ids, mask, start)
     for b in range(2):  # one image at a time, without padding
         f_s = m.semantic_encoder(semantic[b : b + 1])
-        f_p, f_detail = m.pixel_encoder(pixel[b : b + 1])
+        f_p, f_detail = m.pixel_encoder(pixel[b : b + 1])[:2]
         f_align = m.spam(f_s, m.linear_p(f_p))
         tokens = ids[b, mask[b].bool()][None]
         hidden, logits = m.lmm(m.lmm.embed(tokens, f_s, f_align))

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,7 +24,7 @@ from agvas_core.contract.manifest import MANIFEST_NAME, read_manifest, sha256_of
 from agvas_core.data.synthetic.products import SyntheticProduct
 from agvas_core.data.synthetic.synthesis import synthesize
 from agvas_export import check as check_module
-from agvas_export.check import NOT_FINITE, Limits, check_bundle, images_in, mask_iou, refuse_failed
+from agvas_export.check import NOT_FINITE, Limits, check_bundle, images_in, mask_iou, open_backends, refuse_failed
 from agvas_export.cli import app
 from agvas_runtime.bundle import load_bundle
 from agvas_runtime.pipeline.predictors import backend_names, open_backend, open_comparison
@@ -88,7 +89,7 @@ def test_a_faithful_bundle_is_certified_and_stays_the_same_bundle(
     assert certificate.manifest_sha256 == sha256_of(folder / MANIFEST_NAME)
     assert certificate.data == tuple(sorted(sha256_of(path) for path in pictures.glob("[0-9].png")))
     (engine,) = certificate.backends
-    assert [joint.joint for joint in engine.joints] == ["vision"] * 4 + ["lmm"] * 2 + ["decoder", "whole"] + ["references"] * 3
+    assert [joint.joint for joint in engine.joints] == ["vision"] * 6 + ["lmm"] * 2 + ["decoder", "whole"] + ["references"] * 3
     assert all(joint.holds for joint in engine.joints) and not engine.flips and engine.min_mask_iou == 1.0
     assert load_bundle(folder).identity == before
     said = capsys.readouterr().out
@@ -134,7 +135,12 @@ def test_one_changed_weight_of_a_products_head_is_caught(
     headed: Path, tiny_checkpoint_folder: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Torch takes the weights of the product's own graph, so here the engine's is another."""
-    folder = changed(copied(headed, tmp_path / "plate"), "head", one_weight)
+
+    def last_bias(model: onnx.ModelProto) -> None:
+        (bias,) = (tensor for tensor in model.graph.initializer if tensor.name == "logit.bias")
+        bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) + np.float32(0.5), bias.name))
+
+    folder = changed(copied(headed, tmp_path / "plate"), "head", last_bias)
     opened = {"torch": open_comparison(headed, "torch"), "onnx": open_comparison(folder, "onnx")}
     monkeypatch.setattr(check_module, "open_comparisons", lambda *_: opened)
     done = check_bundle(folder, pictures / "0.png", checkpoint=tiny_checkpoint_folder, backends=["onnx"])
@@ -252,3 +258,11 @@ def test_a_certificate_reads_back_as_it_was_written(exported_folder: Path, tmp_p
     (tmp_path / "old.json").write_text(json.dumps({"comparisons": []}))
     assert read_certificate(tmp_path / "old.json") is None
     assert set(Certificate.model_fields) >= {"hardware", "data_sha256", "versions", "manifest_sha256"}
+
+
+def test_engines_whose_packages_are_missing_are_passed_over(exported_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "vllm", None)  # as if it were not installed
+    monkeypatch.delitem(sys.modules, "agvas_runtime.stages.vllm.local", raising=False)
+    found, skipped = open_backends(exported_folder)
+    assert "onnx" in found and "vllm" not in found
+    assert "vllm" in skipped["vllm"]

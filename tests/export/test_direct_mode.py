@@ -44,9 +44,9 @@ class TorchModel:
 
     @torch.no_grad()
     def vision(self, semantic_image: Rgb, pixel_image: Rgb) -> Features:
-        f_s, f_align, (f_p, f_detail) = self.model.see(torch.from_numpy(semantic_image), torch.from_numpy(pixel_image))
-        assert f_detail is not None
-        return Features(f_s.numpy(), f_align.numpy(), {"f_p": f_p.numpy(), "f_detail": f_detail.numpy()})
+        f_s, f_align, pixel = self.model.see(torch.from_numpy(semantic_image), torch.from_numpy(pixel_image))
+        assert pixel.f_detail is not None
+        return Features(f_s.numpy(), f_align.numpy(), {"f_p": pixel.f_p.numpy(), "f_detail": pixel.f_detail.numpy()})
 
     @torch.no_grad()
     def lmm(self, features: Features, instruction: str, mode: Mode = Mode.DIRECT) -> Reply:

@@ -79,7 +79,7 @@ def test_a_newer_schema_is_refused_with_the_command_that_mends_it(bundle_copy: P
 
 def test_a_bundle_from_before_the_cache_is_refused_with_the_command_that_mends_it(bundle_copy: Path) -> None:
     rewrite(bundle_copy, schema_version=1)
-    with pytest.raises(BundleError, match=r"schema 1, .* reads 2 to 3: export the bundle again with agvas-export bundle"):
+    with pytest.raises(BundleError, match=r"schema 1, .* reads 2 to 4: export the bundle again with agvas-export bundle"):
         load_bundle(bundle_copy)
 
 

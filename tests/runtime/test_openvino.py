@@ -13,7 +13,7 @@ from agvas_core.contract.prompts import Mode
 from agvas_runtime.bundle import Bundle, load_bundle
 from agvas_runtime.pipeline.segmenter import Segmenter
 from agvas_runtime.profile.session import generated_frame
-from agvas_runtime.stages.open import Stages, StageSettings, open_stages
+from agvas_runtime.stages.open import Stages, StageSettings, open_references, open_stages
 
 ov = pytest.importorskip("openvino")
 TOLERANCE = TOLERANCES["fp32"]
@@ -32,7 +32,7 @@ def off(one: Any, other: Any) -> float:
 def test_each_stage_gives_the_answer_of_onnx_runtime() -> None:
     bundle = load_bundle("nano")
     rng = np.random.default_rng(3)
-    views = rng.integers(0, 256, (1, 128, 128, 3), np.uint8), rng.integers(0, 256, (1, 96, 128, 3), np.uint8)
+    views = rng.integers(0, 256, (1, 128, 128, 3), np.uint8), rng.integers(0, 256, (1, 192, 256, 3), np.uint8)
     mine, theirs = stages(bundle, "openvino"), stages(bundle, "onnx")
     seen, truth = mine.vision(*views), theirs.vision(*views)
     assert off(seen.f_s, truth.f_s) < TOLERANCE.features and off(seen.f_align, truth.f_align) < TOLERANCE.features
@@ -42,6 +42,10 @@ def test_each_stage_gives_the_answer_of_onnx_runtime() -> None:
         assert said.answers == told.answers and off(said.anchor_states, told.anchor_states) < TOLERANCE.anchor_states
     anchors = told.anchor_states
     assert off(mine.decoder(anchors, truth), theirs.decoder(anchors, truth)) < TOLERANCE.logits
+    far, near = (open_references(bundle, name, StageSettings(threads=1)) for name in ("openvino", "onnx"))
+    bank = near.embed(views[1], truth)[0].reshape(-1, near.spec.channels)[::5] + np.float32(0.05)
+    for one, other in zip(far(views[1], bank, truth), near(views[1], bank, truth), strict=True):
+        assert off(one, other) < TOLERANCE.features
 
 
 def test_threads_do_not_mix_their_answers(tiny_bundle: Path) -> None:

@@ -63,7 +63,7 @@ def hashes(
     data: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a test set, or of several; lists without images too.")],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="The file, JSON.")] = Path("test-images.json"),
 ) -> None:
-    """Write names, sizes and SHA-256 of test images, so that a training elsewhere can refuse them ([mixture] test_data)."""
+    """Write names, sizes and SHA-256 of test images, so that a training elsewhere can refuse them (test_data of the table mixture)."""
     found = TestHashes.of(known_images(data))
     _write(out, found.model_dump_json())
     unseen = sum(sha256 is None for _, _, sha256 in found.test_images)

@@ -188,6 +188,5 @@ def _open(stage: str, backend: str, bundle: Bundle, settings: StageSettings) -> 
         address = ", or the address of a server" if "http" in backends else ""
         raise UsageError(f"{stage} is {backend!r}: {meant}it can be {', '.join(backends)}{address}")
     place, _, function = backends[backend].partition(":")
-    with needs_packages():
-        module = import_module(place)
-    return getattr(module, function)(bundle, settings)
+    with needs_packages():  # some modules import their engine when they are asked for it
+        return getattr(import_module(place), function)(bundle, settings)

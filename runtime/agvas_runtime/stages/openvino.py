@@ -78,7 +78,7 @@ class OpenVinoGraph:
         if not hasattr(self._own, "request"):
             self._own.request = self.compiled.create_infer_request()
         try:
-            found = self._own.request.infer({name: np.ascontiguousarray(value) for name, value in inputs.items()})
+            found = self._own.request.infer({name: np.asarray(value, order="C") for name, value in inputs.items()})
         except RuntimeError as error:
             raise ImageError(
                 f"{self.path.name} failed on this image ({' '.join(str(error).split())[:300]}): try a smaller image, or free memory"
