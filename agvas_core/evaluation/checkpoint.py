@@ -215,7 +215,8 @@ class CheckpointPredictor:
         start = torch.tensor([len(prompt)], device=device)
         positions, found = find_anchors(ids, model.lmm.anchor_ids, start)
         scores = model.lmm.head(hidden[0, len(prompt) - 1]).float()  # [V], of the answer's first token
-        accept = float((scores[self._openings[0]] - scores[self._openings[1]]).sigmoid())
+        # An answer in words says itself whether there is anything; a fixed one leaves it to the first word.
+        accept = float(bool(found)) if speaks else float((scores[self._openings[0]] - scores[self._openings[1]]).sigmoid())
         return model.lmm.anchor_states(hidden, positions), found, accept, self._shown(answer, bool(found)) if speaks else None
 
     def _instruction(self, words: str | None, mode: Mode, normal_look: str | None) -> str:
