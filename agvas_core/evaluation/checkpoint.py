@@ -214,10 +214,11 @@ class CheckpointPredictor:
         hidden = model.lmm(embeddings, with_logits=False).hidden  # [1, L, D]; logits of all words at every place would be 1 GB
         start = torch.tensor([len(prompt)], device=device)
         positions, found = find_anchors(ids, model.lmm.anchor_ids, start)
+        states = model.lmm.anchor_states(hidden, positions)
+        if speaks:  # an answer in words says itself whether there is anything
+            return states, found, float(bool(found)), self._shown(answer, bool(found))
         scores = model.lmm.head(hidden[0, len(prompt) - 1]).float()  # [V], of the answer's first token
-        # An answer in words says itself whether there is anything; a fixed one leaves it to the first word.
-        accept = float(bool(found)) if speaks else float((scores[self._openings[0]] - scores[self._openings[1]]).sigmoid())
-        return model.lmm.anchor_states(hidden, positions), found, accept, self._shown(answer, bool(found)) if speaks else None
+        return states, found, float((scores[self._openings[0]] - scores[self._openings[1]]).sigmoid()), None
 
     def _instruction(self, words: str | None, mode: Mode, normal_look: str | None) -> str:
         cleaned = INSTRUCTIONS[mode] if words is None else strip_control_tokens(words)[0]

@@ -1,7 +1,7 @@
 """Search for the operating point: regions are found once per threshold, and scored for all other settings together.
 
-A region counts by its peak and its area (contract/decision.py), so these tell IoU_ano and IoU_nor (eq. 12, 13) at any seed threshold
-and least area without another look at the map; the gate then takes whole images away.
+A region counts by its peak (contract/decision.py), so peaks tell IoU_ano and IoU_nor (eq. 12, 13) at any seed threshold without another
+look at the map; the gate then takes whole images away. No least area is searched for: a small defect is a defect, and a recipe may leave it out.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from agvas_core.contract.decision import OperatingPoint, anomaly_mask, find_candidates
 
-__all__ = ["AREAS", "GATES", "SEEDS", "THRESHOLDS", "Judged", "Scored", "judge", "overlap", "search", "strict_seed", "table"]
+__all__ = ["GATES", "SEEDS", "THRESHOLDS", "Judged", "Scored", "judge", "overlap", "search", "strict_seed", "table"]
 
 Mask = NDArray[np.bool_]
 Map = NDArray[np.float32]
@@ -21,7 +21,6 @@ Map = NDArray[np.float32]
 # Evenly spaced in logits, for maps are probabilities; seeds go further up, where the peaks of good parts lie.
 SEEDS = tuple(float(1 / (1 + np.exp(-logit))) for logit in np.arange(-3.0, 7.01, 0.25))
 THRESHOLDS = SEEDS[:25]
-AREAS = (0.0,)  # a small defect is a defect: least areas are a recipe's to set
 GATES = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7)
 
 
@@ -58,39 +57,35 @@ def judge(images: Sequence[Scored], point: OperatingPoint) -> Judged:
 
 
 def table(image: Scored, threshold: float) -> Map:
-    """``overlap`` at every seed threshold and least area with this threshold, float32 [SEEDS, AREAS]; the gate left out."""
+    """``overlap`` at every seed threshold with this threshold, float32 [SEEDS]; the gate left out."""
     window, labels, areas, peaks = find_candidates(image.score_map, threshold)
     truth = int(image.truth.sum())
     hits = np.bincount(labels[image.truth[window]], minlength=len(areas) + 1)[1:]  # [n]
     reached = (peaks > np.array(SEEDS, np.float32)[:, None]).astype(np.float64)  # [SEEDS, n]
-    large = areas[:, None] >= np.array(AREAS) * image.score_map.size  # [n, AREAS]
-    marked, right = reached @ (areas[:, None] * large), reached @ (hits[:, None] * large)  # [SEEDS, AREAS], pixels
+    marked, right = reached @ areas, reached @ hits  # [SEEDS], pixels
     return ((right / (truth + marked - right)) if truth else (marked == 0)).astype(np.float32)
 
 
 def search(images: Sequence[Scored], iou_nor: float) -> Judged:
     """The point of the highest IoU_ano among those that keep ``iou_nor``; if none does, that of the highest IoU_nor.
 
-    Where several are alike it is the plainest: the lowest gate, least area, and seed threshold.
+    Where several are alike it is the plainest: the lowest gate and seed threshold.
     """
     bad = np.array([image.truth.any() for image in images])
-    tables = np.stack([[table(image, threshold) for threshold in THRESHOLDS] for image in images])  # [N, T, S, A]
+    tables = np.stack([[table(image, threshold) for threshold in THRESHOLDS] for image in images])  # [N, T, S]
     open_ = np.array([[image.accept >= gate for gate in GATES] for image in images])  # [N, G]
-    ano = np.stack([(tables[bad] * through[bad, None, None, None]).sum(0) for through in open_.T])  # [G, T, S, A]
-    shut = ~open_.T[:, ~bad, None, None, None]  # a good image that is refused has an empty mask
+    ano = np.stack([(tables[bad] * through[bad, None, None]).sum(0) for through in open_.T])  # [G, T, S]
+    shut = ~open_.T[:, ~bad, None, None]  # a good image that is refused has an empty mask
     nor = np.stack([np.maximum(tables[~bad], refused).sum(0) for refused in shut])
     ano, nor = ano / max(1, bad.sum()), nor / max(1, (~bad).sum())
     kept = np.minimum(nor, iou_nor - 1e-9)  # more than was asked is worth nothing
     possible = np.array(SEEDS) >= np.array(THRESHOLDS)[:, None]  # [T, S]
-    kept = np.where(possible[None, :, :, None], kept, -1.0)
+    kept = np.where(possible, kept, -1.0)
     best = np.where(kept >= kept.max(), ano, -1.0)
-    # Plainest first where alike: gates, then areas, then seeds.
-    order = np.moveaxis(best, (0, 3, 2, 1), (0, 1, 2, 3))
-    gate, area, seed, threshold = np.unravel_index(int(order.argmax()), order.shape)
-    point = OperatingPoint(
-        threshold=THRESHOLDS[threshold], seed_threshold=SEEDS[seed], min_area_fraction=AREAS[area], gate=GATES[gate]
-    )
-    return Judged(point, float(order[gate, area, seed, threshold]), float(nor[gate, threshold, seed, area]))
+    order = best.swapaxes(1, 2)  # plainest first where alike: gates, then seeds
+    gate, seed, threshold = np.unravel_index(int(order.argmax()), order.shape)
+    point = OperatingPoint(threshold=THRESHOLDS[threshold], seed_threshold=SEEDS[seed], min_area_fraction=0.0, gate=GATES[gate])
+    return Judged(point, float(order[gate, seed, threshold]), float(nor[gate, threshold, seed]))
 
 
 def strict_seed(images: Sequence[Scored], point: OperatingPoint, iou_nor: float) -> float:

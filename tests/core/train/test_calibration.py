@@ -23,7 +23,7 @@ from agvas_core.model.weights.checkpoint import Checkpoint, load_checkpoint, sav
 from agvas_core.train import threshold_search
 from agvas_core.train.calibration import FrameLogits, calibrate, calibrate_checkpoint, decided, lowered, summary
 from agvas_core.train.config import CalibrationConfig, TrainConfig, parse_train_config
-from agvas_core.train.threshold_search import AREAS, GATES, SEEDS, THRESHOLDS, Scored, judge, overlap, search, strict_seed, table
+from agvas_core.train.threshold_search import GATES, SEEDS, THRESHOLDS, Scored, judge, overlap, search, strict_seed, table
 
 SMALL = CalibrationConfig(images=4, sizes=((96, 96), (96, 160)), kept_px=96)
 
@@ -52,10 +52,9 @@ def test_tables_say_what_the_rule_itself_gives() -> None:
         for threshold in THRESHOLDS[::6]:
             found = table(image, threshold)
             for row, seed in enumerate(SEEDS):
-                for column, area in enumerate(AREAS):
-                    if seed >= threshold:
-                        point = OperatingPoint(threshold=threshold, seed_threshold=seed, min_area_fraction=area)
-                        assert found[row, column] == pytest.approx(overlap(anomaly_mask(image.score_map, point), image.truth))
+                if seed >= threshold:
+                    point = OperatingPoint(threshold=threshold, seed_threshold=seed, min_area_fraction=0.0)
+                    assert found[row] == pytest.approx(overlap(anomaly_mask(image.score_map, point), image.truth))
 
 
 @pytest.mark.parametrize("asked", [0.3, 0.8, 1.0])
@@ -67,8 +66,8 @@ def test_the_balanced_point_is_the_best_of_all_that_keep_the_asked_share(monkeyp
     again = judge(images, found.point)
     assert (found.iou_ano, found.iou_nor) == (pytest.approx(again.iou_ano), pytest.approx(again.iou_nor))
     everything = [
-        judge(images, OperatingPoint(threshold=threshold, seed_threshold=seed, min_area_fraction=area, gate=gate))
-        for threshold in threshold_search.THRESHOLDS for seed in threshold_search.SEEDS for area in AREAS for gate in GATES if seed >= threshold
+        judge(images, OperatingPoint(threshold=threshold, seed_threshold=seed, min_area_fraction=0.0, gate=gate))
+        for threshold in threshold_search.THRESHOLDS for seed in threshold_search.SEEDS for gate in GATES if seed >= threshold
     ]  # fmt: skip
     kept = [judged.iou_ano for judged in everything if judged.iou_nor >= asked]
     assert found.iou_nor >= asked and found.iou_ano == pytest.approx(max(kept))
